@@ -1,0 +1,1 @@
+//! Authenticators, authorizers and the bootstrap RBAC policy.

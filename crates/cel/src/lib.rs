@@ -1,0 +1,1 @@
+//! The Kubernetes CEL environment. Not built yet: see docs/STATUS.md.

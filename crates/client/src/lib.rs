@@ -1,0 +1,1 @@
+//! The kube client over HTTPS or in-process, kubeconfig, shared informers.

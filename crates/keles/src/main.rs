@@ -1,0 +1,3 @@
+//! main: argv to role to services.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Logs, metrics and the table of metrics.

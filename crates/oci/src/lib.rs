@@ -1,0 +1,1 @@
+//! OCI image, runtime and distribution types, digests and references.

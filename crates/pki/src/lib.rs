@@ -1,0 +1,1 @@
+//! The CA, certificates and ServiceAccount signing keys.

@@ -1,0 +1,1 @@
+//! The service proxy: services and endpoints to nftables.

@@ -1,0 +1,1 @@
+//! The controller runtime: watches, queue, back-off, events, panic boundary.

@@ -1,0 +1,318 @@
+//! What a kind is: [`Kind`] for built-in kinds (one file each in `kinds`), [`AnyKind`] as the pipelines see it.
+//!
+//! A built-in kind states only its differences; every REST verb is written once over `AnyKind`. A CustomResourceDefinition
+//! becomes another `AnyKind` at run time. Rules run in the order of the trait's methods, on the *storage version* of the object
+//! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
+
+use serde::{Serialize, de::DeserializeOwned};
+use keles_api::{Object, Problems, Status};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// A served group and version of a kind; the Rust type of that version gives the schema's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Name in the schema table, upstream's OpenAPI name: `io.k8s.api.core.v1.Pod`.
+    pub schema: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A subresource that the generic pipeline or a handler of `apiserver` serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, `exec`, …
+    pub name: &'static str,
+    /// Kind in discovery: the parent's kind for `status`, `Scale`, `PodExecOptions`, …
+    pub kind: &'static str,
+    /// Group and version in discovery when they differ from the parent's (`autoscaling/v1` of Scale), else empty strings.
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Verbs as discovery prints them.
+    pub verbs: &'static [&'static str],
+}
+
+/// `…/status` with the verbs every status has.
+pub const STATUS: &str = "status";
+
+/// A field that field selectors may name besides `metadata.name` and `metadata.namespace`.
+#[derive(Clone, Copy)]
+pub struct Selectable {
+    /// `spec.nodeName`
+    pub path: &'static str,
+    /// The value as a selector compares it; a missing field is `""` (or `"false"`, `"0"` as upstream prints the zero value).
+    pub value: fn(&Object) -> Cow<'_, str>,
+}
+
+/// Names and facts of a kind. All of discovery comes from here.
+#[derive(Clone, Copy)]
+pub struct Info {
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub scope: Scope,
+    /// Served versions, the storage version first.
+    pub served: &'static [Served],
+    /// Verbs of the main resource as discovery prints them; [`ALL_VERBS`] for nearly all kinds.
+    pub verbs: &'static [&'static str],
+    pub subresources: &'static [Subresource],
+    pub selectable: &'static [Selectable],
+    /// Whether `metadata.generation` is kept (1 on create, +1 when anything but metadata and status changes).
+    pub generation: bool,
+    /// How field selectors that are not known are refused, see [`UnknownSelector`].
+    pub unknown_selector: UnknownSelector,
+    /// PUT (and apply) to a missing name creates it (Lease, Node, Endpoints, …: upstream's `AllowCreateOnUpdate`).
+    pub create_on_update: bool,
+    /// An update without resourceVersion is allowed (upstream's `AllowUnconditionalUpdate`).
+    pub unconditional_update: bool,
+    /// Deletion is graceful (Pod): see `Kind::grace_seconds`.
+    pub name_rule: NameRule,
+}
+
+/// The two wordings upstream has for an unknown field label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownSelector {
+    /// `"foo.bar" is not a known field selector: only "metadata.name", "metadata.namespace"`
+    Known,
+    /// `field label not supported: foo.bar`
+    NotSupported,
+    /// `field label "foo.bar" not supported for Pod`? — whatever the recordings show for the kind; the text with `{}` for the label.
+    Text(&'static str),
+}
+
+/// Which names an object of the kind may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    DnsSubdomain,
+    DnsLabel,
+    /// RFC 1035 label (Service until 1.34's relaxed names).
+    Dns1035Label,
+    /// A path segment: no `/`, `%`, not `.` or `..` (RBAC kinds).
+    PathSegment,
+    /// Checked by the kind's own `validate`.
+    Own,
+}
+
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+impl Info {
+    /// A base to build rows from: `Info { kind: "Pod", …, ..Info::BASE }`.
+    pub const BASE: Info = Info {
+        kind: "",
+        plural: "",
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        served: &[],
+        verbs: ALL_VERBS,
+        subresources: &[],
+        selectable: &[],
+        generation: false,
+        unknown_selector: UnknownSelector::Known,
+        create_on_update: false,
+        unconditional_update: true,
+        name_rule: NameRule::DnsSubdomain,
+    };
+}
+
+/// A column of the Table that `kubectl get` prints.
+pub struct Column<T: 'static> {
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `boolean`, `date`.
+    pub kind: &'static str,
+    /// `name` for the first column of nearly all kinds, else empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 always shown, 1 with `-o wide`.
+    pub priority: i32,
+    pub cell: fn(&T, &Cells) -> Value,
+}
+
+/// What a cell may need besides the object.
+pub struct Cells {
+    /// Seconds since the epoch, for ages. The only clock a cell sees.
+    pub now_unix_seconds: i64,
+}
+
+/// Who asks, and how: what prepare rules and admission may look at.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub user: User,
+    pub group: String,
+    pub version: String,
+    pub plural: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub dry_run: bool,
+    /// RFC 3339, second precision; one clock reading a request.
+    pub now: String,
+    pub field_manager: String,
+}
+
+/// The caller, as authentication found them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: std::collections::BTreeMap<String, Vec<String>>,
+}
+
+/// A built-in kind: its differences from every other kind, in this order in its file.
+pub trait Kind: Sync + Send + 'static {
+    /// The typed view (of the storage version).
+    type Object: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+    const INFO: Info;
+    fn columns() -> &'static [Column<Self::Object>];
+    /// The smallest valid object; feeds the laws and the docs.
+    fn example() -> Self::Object;
+    /// Defaults that the schema table cannot say. Idempotent. Must not look at the old object.
+    fn set_defaults(_: &mut Self::Object) {}
+    /// Runs on create after defaulting: clear status, set computed fields (QoS class), drop what clients may not set.
+    fn prepare_create(_: &mut Self::Object, _: &Request) {}
+    /// Runs on update and patch of the main resource; status is already the old one's where the kind has a status subresource.
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object, _: &Request) {}
+    /// Runs on update of `/status`; spec and most of metadata are already the old one's.
+    fn prepare_status(_new: &mut Self::Object, _old: &Self::Object, _: &Request) {}
+    /// Everything upstream checks on create except object metadata (the pipeline does that first).
+    fn validate(_: &Self::Object, _: &mut Problems) {}
+    /// Everything upstream checks on update, *including* what it repeats from create: call `Self::validate` where upstream does.
+    fn validate_update(new: &Self::Object, _old: &Self::Object, problems: &mut Problems) {
+        Self::validate(new, problems);
+    }
+    fn validate_status(_new: &Self::Object, _old: &Self::Object, _: &mut Problems) {}
+    /// `Warning:` headers on create and update (`old` absent on create).
+    fn warnings(_new: &Self::Object, _old: Option<&Self::Object>, _: &mut Vec<String>) {}
+    /// Convert a tree between served versions, `to` being an apiVersion; called with apiVersion already rewritten.
+    fn convert(_: &mut Object, _from: &str, _to: &str) {}
+    /// Grace period of a delete, in seconds, when the kind deletes gracefully (Pod). `asked` is DeleteOptions' value.
+    /// `None`: deleted at once (finalizers aside).
+    fn grace_seconds(_: &Self::Object, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+}
+
+/// A column definition without its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnInfo {
+    pub name: Cow<'static, str>,
+    pub kind: Cow<'static, str>,
+    pub format: Cow<'static, str>,
+    pub description: Cow<'static, str>,
+    pub priority: i32,
+}
+
+/// A kind as the pipelines see it. Methods work on trees; `Err` is the wrong-type answer that decoding should have caught.
+pub trait AnyKind: Send + Sync + 'static {
+    fn info(&self) -> &Info;
+    fn columns(&self) -> Vec<ColumnInfo>;
+    fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status>;
+    fn example(&self) -> Object;
+    fn set_defaults(&self, o: &mut Object) -> Result<(), Status>;
+    fn prepare_create(&self, o: &mut Object, r: &Request) -> Result<(), Status>;
+    fn prepare_update(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status>;
+    fn prepare_status(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status>;
+    fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status>;
+    fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
+    fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
+    fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
+    fn convert(&self, o: &mut Object, from: &str, to: &str);
+    fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status>;
+}
+
+/// Erases a [`Kind`]: `Erased::<Pod>::new()` in the row of `kinds`.
+pub struct Erased<K>(std::marker::PhantomData<fn() -> K>);
+
+impl<K: Kind> Erased<K> {
+    pub const fn new() -> Self {
+        Erased(std::marker::PhantomData)
+    }
+}
+
+impl<K: Kind> Default for Erased<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn view<K: Kind>(o: &Object) -> Result<K::Object, Status> {
+    o.typed().map_err(|e| Status::bad_request(format!("{} cannot be handled as a {}: {e}", o.kind(), K::INFO.kind)))
+}
+
+/// Writes a typed view back into its tree. apiVersion and kind come from the type, so they stay right.
+fn write_back<T: Serialize>(o: &mut Object, t: &T) {
+    *o = Object::from_typed(t);
+}
+
+impl<K: Kind> AnyKind for Erased<K> {
+    fn info(&self) -> &Info {
+        const { &K::INFO }
+    }
+    fn columns(&self) -> Vec<ColumnInfo> {
+        K::columns().iter().map(|c| ColumnInfo { name: c.name.into(), kind: c.kind.into(), format: c.format.into(), description: c.description.into(), priority: c.priority }).collect()
+    }
+    fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status> {
+        let t = view::<K>(o)?;
+        Ok(K::columns().iter().map(|col| (col.cell)(&t, c)).collect())
+    }
+    fn example(&self) -> Object {
+        Object::from_typed(&K::example())
+    }
+    fn set_defaults(&self, o: &mut Object) -> Result<(), Status> {
+        let mut t = view::<K>(o)?;
+        K::set_defaults(&mut t);
+        write_back(o, &t);
+        Ok(())
+    }
+    fn prepare_create(&self, o: &mut Object, r: &Request) -> Result<(), Status> {
+        let mut t = view::<K>(o)?;
+        K::prepare_create(&mut t, r);
+        write_back(o, &t);
+        Ok(())
+    }
+    fn prepare_update(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status> {
+        let mut t = view::<K>(new)?;
+        K::prepare_update(&mut t, &view::<K>(old)?, r);
+        write_back(new, &t);
+        Ok(())
+    }
+    fn prepare_status(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status> {
+        let mut t = view::<K>(new)?;
+        K::prepare_status(&mut t, &view::<K>(old)?, r);
+        write_back(new, &t);
+        Ok(())
+    }
+    fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status> {
+        K::validate(&view::<K>(o)?, p);
+        Ok(())
+    }
+    fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
+        K::validate_update(&view::<K>(new)?, &view::<K>(old)?, p);
+        Ok(())
+    }
+    fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
+        K::validate_status(&view::<K>(new)?, &view::<K>(old)?, p);
+        Ok(())
+    }
+    fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
+        let old = old.map(view::<K>).transpose()?;
+        K::warnings(&view::<K>(new)?, old.as_ref(), w);
+        Ok(())
+    }
+    fn convert(&self, o: &mut Object, from: &str, to: &str) {
+        K::convert(o, from, to);
+    }
+    fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status> {
+        Ok(K::grace_seconds(&view::<K>(o)?, asked))
+    }
+}

@@ -1,0 +1,1 @@
+//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, template hash.

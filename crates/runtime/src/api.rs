@@ -1,0 +1,276 @@
+//! What the node agent asks of a container runtime, in the CRI's terms (runtime.v1), in process.
+//!
+//! [`PodRuntime`] is the seam: `Engine` (ours) implements it now; a CRI client for containerd will later.
+//! Images are not here: `images` gives layer folders and the image config, the agent puts both into [`ContainerConfig`].
+
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("{what} {id} not found")]
+    NotFound { what: &'static str, id: String },
+    /// A set-up step failed; `message` is what users see in the container's status.
+    #[error("{step}: {message}")]
+    Step { step: &'static str, message: String },
+    /// The command could not be executed (upstream reason StartError, exit code 128; 127 not found, 126 not executable).
+    #[error("{message}")]
+    Start { message: String, exit_code: i32 },
+    #[error("timed out after {0:?}")]
+    Timeout(Duration),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+pub type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// Namespace mode of a pod, CRI NamespaceMode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum NamespaceMode {
+    #[default]
+    Pod,
+    Container,
+    Node,
+}
+
+/// CRI PodSandboxConfig.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct SandboxConfig {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    /// Sandbox generation of this pod: 0, 1, …
+    pub attempt: u32,
+    /// Empty with host network.
+    pub hostname: String,
+    /// Folder for this pod's container logs; files in it are `<container>/<restart>.log`.
+    pub log_directory: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub network: NamespaceMode,
+    pub ipc: NamespaceMode,
+    /// `Pod`: one pid namespace for the pod (shareProcessNamespace); `Container`: one each; `Node`: the host's.
+    pub pid: NamespaceMode,
+    /// The pod's cgroup relative to the runtime's root, e.g. `burstable/pod<uid>`.
+    pub cgroup: String,
+    /// Limits of the pod's cgroup, if any.
+    pub resources: Resources,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// cgroup figures, CRI LinuxContainerResources. Absent: no limit.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Resources {
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub memory_limit_bytes: Option<i64>,
+    pub pids_limit: Option<i64>,
+    pub oom_score_adj: Option<i32>,
+}
+
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Mount {
+    /// A file or folder of the host.
+    pub source: PathBuf,
+    pub target: PathBuf,
+    pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// CRI LinuxContainerSecurityContext.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Security {
+    pub privileged: bool,
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub no_new_privileges: bool,
+    pub read_only_root: bool,
+    pub seccomp: Seccomp,
+    /// `None`: the image's user.
+    pub run_as_user: Option<i64>,
+    pub run_as_group: Option<i64>,
+    /// The image's `User` (`name`, `uid`, `uid:gid`, …), resolved in the container's root when `run_as_user` is absent.
+    pub run_as_username: String,
+    pub supplemental_groups: Vec<i64>,
+    /// Host paths masked and read-only in /proc and /sys; the defaults unless privileged or procMount Unmasked.
+    pub masked_paths: Vec<String>,
+    pub read_only_paths: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum Seccomp {
+    #[default]
+    RuntimeDefault,
+    Unconfined,
+    /// A JSON profile on the host.
+    Localhost(PathBuf),
+}
+
+/// CRI ContainerConfig, with the root folder already resolved by `images`.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct ContainerConfig {
+    pub name: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// Layer folders, topmost first (overlayfs `lowerdir` order).
+    pub layers: Vec<PathBuf>,
+    pub image: String,
+    pub image_id: String,
+    /// argv; entrypoint and cmd already joined.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<PathBuf>,
+    /// Relative to the sandbox's log directory.
+    pub log_path: PathBuf,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+    pub resources: Resources,
+    pub security: Security,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// Signal number of a graceful stop (image's StopSignal or lifecycle.stopSignal); SIGTERM when absent.
+    pub stop_signal: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ContainerState {
+    Created,
+    Running,
+    Exited,
+    Unknown,
+}
+
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ContainerStatus {
+    /// 64 hex digits.
+    pub id: String,
+    pub sandbox_id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub state: ContainerState,
+    pub created_at_unix_ns: i64,
+    pub started_at_unix_ns: i64,
+    pub finished_at_unix_ns: i64,
+    pub exit_code: i32,
+    /// The signal that ended it, else 0. exit_code is then 128 + signal.
+    pub signal: i32,
+    /// `OOMKilled`, `Completed`, `Error`, `StartError`; empty while running.
+    pub reason: String,
+    pub message: String,
+    pub image: String,
+    pub image_id: String,
+    pub log_path: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// Pid on the host of the container's first process while running.
+    pub pid: Option<i32>,
+}
+
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SandboxStatus {
+    pub id: String,
+    pub config: SandboxConfig,
+    pub ready: bool,
+    pub created_at_unix_ns: i64,
+    /// Path of the pinned network namespace; absent with host network.
+    pub netns: Option<PathBuf>,
+    /// What the agent asked us to remember about the pod's network (its addresses), see `set_network`.
+    pub ips: Vec<String>,
+}
+
+/// Something happened to a container; the agent's PLEG.
+#[derive(Clone, Debug)]
+pub struct ContainerEvent {
+    pub pod_uid: String,
+    pub sandbox_id: String,
+    pub container_id: String,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    pub args: Vec<String>,
+    pub tty: bool,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+/// A running exec (or attach). Streams not asked for are absent; with a tty `stderr` is absent.
+pub struct ExecStream {
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub control: Box<dyn ExecControl>,
+}
+
+#[async_trait]
+pub trait ExecControl: Send + Sync {
+    async fn resize(&self, columns: u16, rows: u16) -> Result<()>;
+    /// Waits for the end; the exit code (128 + signal when killed). For attach: the container's.
+    async fn wait(&self) -> Result<i32>;
+    /// Ends an exec'd process that the caller gave up (timeout, client gone).
+    async fn kill(&self) -> Result<()>;
+}
+
+pub struct ExecOutput {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub exit_code: i32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub cpu_usage_ns: u64,
+    pub memory_usage_bytes: u64,
+    pub memory_working_set_bytes: u64,
+    pub pids: u64,
+}
+
+/// The runtime. All methods are idempotent where the CRI demands it: stopping the stopped and removing the removed is fine.
+#[async_trait]
+pub trait PodRuntime: Send + Sync + 'static {
+    /// Name and version for `nodeInfo.containerRuntimeVersion`: `keles://0.1.0`.
+    fn version(&self) -> String;
+    /// Makes cgroup, namespaces (network pinned at `SandboxStatus::netns`, `lo` up) and starts the shim. Running when it returns.
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus>;
+    /// Remembers the pod's addresses across restarts of the agent.
+    async fn set_network(&self, sandbox_id: &str, ips: Vec<String>) -> Result<()>;
+    /// Kills what runs, ends the shim, unpins namespaces, removes the cgroup. State stays listed until `remove_sandbox`.
+    async fn stop_sandbox(&self, sandbox_id: &str) -> Result<()>;
+    async fn remove_sandbox(&self, sandbox_id: &str) -> Result<()>;
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>>;
+    /// Mounts the root, writes the bundle, opens the log file. Returns the container's id.
+    async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String>;
+    /// Returns once the command has been executed (or could not be: `RuntimeError::Start`).
+    async fn start_container(&self, id: &str) -> Result<()>;
+    /// Stop signal, then SIGKILL to all of its processes after `grace`. Returns when it has ended.
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
+    /// Removes root mount and state; the log file stays (the agent owns log retention).
+    async fn remove_container(&self, id: &str) -> Result<()>;
+    async fn list_containers(&self) -> Result<Vec<ContainerStatus>>;
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus>;
+    async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecStream>;
+    async fn exec_sync(&self, id: &str, args: Vec<String>, timeout: Duration) -> Result<ExecOutput>;
+    async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream>;
+    /// A TCP connection to 127.0.0.1:`port` (then ::1) inside the pod's network namespace.
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream>;
+    async fn stats(&self, id: &str) -> Result<Stats>;
+    /// State changes from now on. A subscriber that lags gets `Lagged` and must list anew.
+    fn events(&self) -> tokio::sync::broadcast::Receiver<ContainerEvent>;
+}

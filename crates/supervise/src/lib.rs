@@ -1,0 +1,1 @@
+//! Services: name, needs, run; start order, readiness, drain.

@@ -1,0 +1,1 @@
+//! Test builders, goldens and check functions.

@@ -1,0 +1,1 @@
+//! Pod volumes: one file a volume type.

@@ -1,1 +1,3 @@
 //! The only unsafe code: namespaces, mounts, cgroups, seccomp, capabilities, netlink, nftables.
+pub mod netlink;
+pub mod rtnl;

@@ -4,8 +4,8 @@
 //! becomes another `AnyKind` at run time. Rules run in the order of the trait's methods, on the *storage version* of the object
 //! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
 
-use serde::{Serialize, de::DeserializeOwned};
 use keles_api::{Object, Problems, Status};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -259,7 +259,10 @@ impl<K: Kind> AnyKind for Erased<K> {
         const { &K::INFO }
     }
     fn columns(&self) -> Vec<ColumnInfo> {
-        K::columns().iter().map(|c| ColumnInfo { name: c.name.into(), kind: c.kind.into(), format: c.format.into(), description: c.description.into(), priority: c.priority }).collect()
+        K::columns()
+            .iter()
+            .map(|c| ColumnInfo { name: c.name.into(), kind: c.kind.into(), format: c.format.into(), description: c.description.into(), priority: c.priority })
+            .collect()
     }
     fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status> {
         let t = view::<K>(o)?;

@@ -68,14 +68,15 @@ pub fn bridge(name: &str, mac: [u8; 6], mtu: u32) -> Message {
         .nest(IFLA_LINKINFO, |m| m.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |m| m.u32(IFLA_BR_FORWARD_DELAY, 0).u32(IFLA_BR_STP_STATE, 0)))
 }
 
-/// Both ends of a veth pair in one message: `name` here, up and a port of `bridge`; `peer` up in the namespace of `netns`.
+/// Both ends of a veth pair in one message: `name` here, up and a port of `bridge`; `peer` in the namespace of `netns`,
+/// still down: the driver refuses to open it before the pair is whole.
 pub fn veth(name: &str, bridge: u32, peer: &str, peer_mac: [u8; 6], netns: RawFd, mtu: u32) -> Message {
     Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL).raw(&ifinfo(AF_UNSPEC, 0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu).u32(IFLA_MASTER, bridge).nest(
         IFLA_LINKINFO,
         |m| {
             m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
                 m.nest(VETH_INFO_PEER, |m| {
-                    m.raw(&ifinfo(AF_UNSPEC, 0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, peer).attr(IFLA_ADDRESS, &peer_mac).u32(IFLA_MTU, mtu).u32(IFLA_NET_NS_FD, netns as u32)
+                    m.raw(&ifinfo(AF_UNSPEC, 0, 0, 0)).text(IFLA_IFNAME, peer).attr(IFLA_ADDRESS, &peer_mac).u32(IFLA_MTU, mtu).u32(IFLA_NET_NS_FD, netns as u32)
                 })
             })
         },

@@ -165,7 +165,7 @@ fn configure_pod_side(ip: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> Result<(),
     let Some(eth0) = rtnl::link(&mut socket, POD_INTERFACE)? else {
         return Err(NetlinkError::Io { what: "find the pod's interface", source: std::io::Error::from_raw_os_error(ENODEV) });
     };
-    socket.transact(vec![rtnl::address(eth0.index, ip, prefix), rtnl::route(Ipv4Addr::UNSPECIFIED, 0, eth0.index, Some(gateway), None)])
+    socket.transact(vec![rtnl::set_up(eth0.index), rtnl::address(eth0.index, ip, prefix), rtnl::route(Ipv4Addr::UNSPECIFIED, 0, eth0.index, Some(gateway), None)])
 }
 
 fn ensure_bridge(options: &Options, gateway: Ipv4Addr) -> Result<u32, NetworkError> {

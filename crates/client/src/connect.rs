@@ -1,0 +1,53 @@
+//! Where a `kube::Client` comes from: a kubeconfig file, or a function call into a server of this process.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::path::{Path, PathBuf};
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("reading kubeconfig {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error("kubeconfig {} names no usable cluster or user; check its current-context", path.display())]
+    Context {
+        path: PathBuf,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error("setting up the connection that kubeconfig {} describes", path.display())]
+    Transport {
+        path: PathBuf,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// A client over HTTPS as the kubeconfig's current context says. Must run inside a tokio runtime.
+pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<kube::Client, ConnectError> {
+    let path = path.as_ref();
+    let file = Kubeconfig::read_from(path).map_err(|source| ConnectError::Read { path: path.into(), source })?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|source| ConnectError::Context { path: path.into(), source })?;
+    // Watches are long and may be silent; the informer's own watchdog finds dead connections.
+    config.read_timeout = None;
+    kube::Client::try_from(config).map_err(|source| ConnectError::Transport { path: path.into(), source: Box::new(source) })
+}
+
+/// A client whose transport is a function call: no TCP, no TLS, no HTTP framing. The service decides as which user the caller comes.
+/// Must run inside a tokio runtime.
+pub fn in_process<S, B>(service: S) -> kube::Client
+where
+    S: tower::Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<tower::BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tower::BoxError>,
+{
+    kube::Client::new(service, "default")
+}

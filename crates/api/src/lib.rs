@@ -3,10 +3,25 @@
 //! Pure: no tokio, no IO, no clock. Everything above speaks in these types.
 //! Deliberately absent: storage, HTTP, and rules of single kinds (those live in `kinds`).
 
+pub mod canonical;
+pub mod decode;
+pub mod defaults;
+pub mod int_or_string;
+pub mod meta;
+pub mod names;
 pub mod object;
+pub mod openapi;
 pub mod problems;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod yaml;
 
 pub use object::{GroupVersion, GroupVersionKind, Object};
 pub use problems::{Path, Problem, ProblemKind, Problems};
+pub use quantity::Quantity;
+pub use schema::{Schema, TypeRef};
+pub use selector::{FieldSelector, Selector};
 pub use status::{Cause, Status};

@@ -1,0 +1,4 @@
+//! `resource.Quantity`.
+/// A parsed quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantity;

@@ -1,0 +1,286 @@
+//! The schema model: structure, list types, map keys, patch keys and defaults of every type, built-in or custom.
+//!
+//! Entry points: [`builtin`] (the committed table, decoded once a process), [`Schema::get`] by upstream's OpenAPI name, and
+//! [`TypeRef`], a small copyable handle through which decoding, defaulting, patching, apply and OpenAPI walk. A schema is an arena of
+//! nodes, so recursive types (JSONSchemaProps) are plain indices. A CustomResourceDefinition builds its own [`Schema`] with [`Builder`].
+//! Deliberately absent: rules about values (formats, enums, CEL); those belong to validation.
+
+mod build;
+mod table;
+
+pub use build::{Builder, FieldSpec};
+pub use table::builtin;
+
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A leaf type, by its wire form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scalar {
+    String,
+    /// base64 text
+    Bytes,
+    Bool,
+    Int32,
+    Int64,
+    Double,
+    /// `metav1.Time`: RFC 3339, whole seconds, UTC
+    Time,
+    /// `metav1.MicroTime`: RFC 3339, six digits, UTC
+    MicroTime,
+    /// `metav1.Duration`: Go duration text
+    Duration,
+    Quantity,
+    IntOrString,
+    /// Any JSON value: RawExtension, JSON, FieldsV1, unstructured parts of a custom resource.
+    Any,
+}
+
+/// `x-kubernetes-list-type`; absent means atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListType {
+    Unset,
+    Atomic,
+    Set,
+    Map,
+}
+
+/// `x-kubernetes-map-type` of an object or map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MapType {
+    Unset,
+    Atomic,
+    Granular,
+}
+
+/// When Go's encoder leaves a field out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// No `omitempty`: the zero value is written (`""`, `0`, `null` for lists and maps). Also every struct held by value: `{}`.
+    Always,
+    /// `omitempty` on a value: the zero value is left out.
+    OmitEmpty,
+    /// A pointer: left out only when absent; an explicit zero stays.
+    Pointer,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Node {
+    Object(ObjectNode),
+    List { item: u32, list_type: ListType, map_keys: Box<[Cow<'static, str>]>, merge_key: Option<Cow<'static, str>> },
+    Map { value: u32, map_type: MapType },
+    Scalar(Scalar),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectNode {
+    pub name: Cow<'static, str>,
+    /// Sorted by name.
+    pub fields: Box<[FieldNode]>,
+    pub map_type: MapType,
+    /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`); built-ins prune.
+    pub preserve_unknown: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct FieldNode {
+    pub name: Cow<'static, str>,
+    pub ty: u32,
+    pub required: bool,
+    pub presence: Presence,
+    pub map_type: MapType,
+    pub strategy: Strategies,
+    /// Protobuf field number, 0 where not known.
+    pub number: u16,
+    pub default: Option<Box<Value>>,
+}
+
+/// `x-kubernetes-patch-strategy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Strategies {
+    pub merge: bool,
+    pub replace: bool,
+    pub retain_keys: bool,
+}
+
+/// Types by name over one arena.
+#[derive(Debug, Default)]
+pub struct Schema {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) names: HashMap<Cow<'static, str>, u32>,
+}
+
+impl Schema {
+    /// A type by upstream's OpenAPI name, `io.k8s.api.core.v1.Pod`.
+    pub fn get(&self, name: &str) -> Option<TypeRef<'_>> {
+        Some(TypeRef { schema: self, id: *self.names.get(name)? })
+    }
+    /// All named types, in no particular order.
+    pub fn types(&self) -> impl Iterator<Item = TypeRef<'_>> {
+        self.names.values().map(|&id| TypeRef { schema: self, id })
+    }
+}
+
+/// A type of a schema.
+#[derive(Clone, Copy)]
+pub struct TypeRef<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) id: u32,
+}
+
+/// What a type is made of.
+#[derive(Clone, Copy)]
+pub enum Shape<'a> {
+    Object(ObjectRef<'a>),
+    List(ListRef<'a>),
+    Map(MapRef<'a>),
+    Scalar(Scalar),
+}
+
+impl<'a> TypeRef<'a> {
+    pub fn shape(self) -> Shape<'a> {
+        match &self.schema.nodes[self.id as usize] {
+            Node::Object(o) => Shape::Object(ObjectRef { schema: self.schema, node: o }),
+            Node::List { item, list_type, map_keys, merge_key } => {
+                Shape::List(ListRef { item: TypeRef { schema: self.schema, id: *item }, list_type: *list_type, map_keys, merge_key: merge_key.as_deref() })
+            }
+            Node::Map { value, map_type } => Shape::Map(MapRef { value: TypeRef { schema: self.schema, id: *value }, map_type: *map_type }),
+            Node::Scalar(s) => Shape::Scalar(*s),
+        }
+    }
+    /// Upstream's OpenAPI name of an object type; empty for lists, maps and scalars.
+    pub fn name(self) -> &'a str {
+        match &self.schema.nodes[self.id as usize] {
+            Node::Object(o) => &o.name,
+            _ => "",
+        }
+    }
+    pub fn object(self) -> Option<ObjectRef<'a>> {
+        match self.shape() {
+            Shape::Object(o) => Some(o),
+            _ => None,
+        }
+    }
+    pub fn list(self) -> Option<ListRef<'a>> {
+        match self.shape() {
+            Shape::List(l) => Some(l),
+            _ => None,
+        }
+    }
+    /// A field of an object type.
+    pub fn field(self, name: &str) -> Option<FieldRef<'a>> {
+        self.object()?.field(name)
+    }
+    /// The type at a path of field names; list items and map values are stepped into silently.
+    pub fn walk(self, path: &[&str]) -> Option<TypeRef<'a>> {
+        path.iter().try_fold(self, |t, name| {
+            let mut t = t;
+            loop {
+                match t.shape() {
+                    Shape::Object(o) => return Some(o.field(name)?.ty()),
+                    Shape::List(l) => t = l.item,
+                    Shape::Map(m) => return Some(m.value),
+                    Shape::Scalar(_) => return None,
+                }
+            }
+        })
+    }
+    /// Identity within its schema, for caches keyed by type.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct ObjectRef<'a> {
+    schema: &'a Schema,
+    node: &'a ObjectNode,
+}
+
+impl<'a> ObjectRef<'a> {
+    pub fn name(self) -> &'a str {
+        &self.node.name
+    }
+    pub fn field(self, name: &str) -> Option<FieldRef<'a>> {
+        let at = self.node.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()?;
+        Some(FieldRef { schema: self.schema, node: &self.node.fields[at] })
+    }
+    /// Sorted by name.
+    pub fn fields(self) -> impl Iterator<Item = FieldRef<'a>> {
+        self.node.fields.iter().map(move |node| FieldRef { schema: self.schema, node })
+    }
+    pub fn atomic(self) -> bool {
+        self.node.map_type == MapType::Atomic
+    }
+    pub fn map_type(self) -> MapType {
+        self.node.map_type
+    }
+    pub fn preserve_unknown(self) -> bool {
+        self.node.preserve_unknown
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct ListRef<'a> {
+    pub item: TypeRef<'a>,
+    pub list_type: ListType,
+    pub map_keys: &'a [Cow<'static, str>],
+    pub merge_key: Option<&'a str>,
+}
+
+#[derive(Clone, Copy)]
+pub struct MapRef<'a> {
+    pub value: TypeRef<'a>,
+    pub map_type: MapType,
+}
+
+#[derive(Clone, Copy)]
+pub struct FieldRef<'a> {
+    schema: &'a Schema,
+    node: &'a FieldNode,
+}
+
+impl<'a> FieldRef<'a> {
+    pub fn name(self) -> &'a str {
+        &self.node.name
+    }
+    pub fn ty(self) -> TypeRef<'a> {
+        TypeRef { schema: self.schema, id: self.node.ty }
+    }
+    pub fn required(self) -> bool {
+        self.node.required
+    }
+    pub fn presence(self) -> Presence {
+        self.node.presence
+    }
+    /// The static default (`+default`), never the enforced zero values of OpenAPI.
+    pub fn default(self) -> Option<&'a Value> {
+        self.node.default.as_deref()
+    }
+    pub fn strategies(self) -> Strategies {
+        self.node.strategy
+    }
+    pub fn map_type(self) -> MapType {
+        self.node.map_type
+    }
+    pub fn list_type(self) -> ListType {
+        self.ty().list().map_or(ListType::Unset, |l| l.list_type)
+    }
+    pub fn map_keys(self) -> &'a [Cow<'static, str>] {
+        self.ty().list().map_or(&[], |l| l.map_keys)
+    }
+    pub fn merge_key(self) -> Option<&'a str> {
+        self.ty().list().and_then(|l| l.merge_key)
+    }
+    /// Protobuf field number, where known.
+    pub fn number(self) -> Option<u16> {
+        (self.node.number != 0).then_some(self.node.number)
+    }
+}
+
+/// The description of a type, or of one of its fields, from the compressed descriptions: decompressed on each call (a few
+/// milliseconds), so callers that want many take [`descriptions`] once.
+pub fn descriptions() -> table::Descriptions {
+    table::Descriptions::load()
+}

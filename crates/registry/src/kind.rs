@@ -7,6 +7,7 @@
 use keles_api::{Object, Problems, Status};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use std::any::Any;
 use std::borrow::Cow;
 
 /// A served group and version of a kind; the Rust type of that version gives the schema's name.
@@ -170,7 +171,7 @@ pub struct User {
 
 /// A built-in kind: its differences from every other kind, in this order in its file.
 pub trait Kind: Sync + Send + 'static {
-    /// The typed view (of the storage version).
+    /// What the rules see, of the storage version: a typed view, or [`Object`] itself, which costs no copy.
     type Object: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
     const INFO: Info;
     fn columns() -> &'static [Column<Self::Object>];
@@ -245,6 +246,33 @@ impl<K: Kind> Default for Erased<K> {
     }
 }
 
+/// The view of a kind whose view is the tree itself: no copy is made.
+fn tree<T: 'static>(o: &Object) -> Option<&T> {
+    (o as &dyn Any).downcast_ref()
+}
+
+fn tree_mut<T: 'static>(o: &mut Object) -> Option<&mut T> {
+    (o as &mut dyn Any).downcast_mut()
+}
+
+fn read<K: Kind, R>(o: &Object, rule: impl FnOnce(&K::Object) -> R) -> Result<R, Status> {
+    match tree(o) {
+        Some(t) => Ok(rule(t)),
+        None => Ok(rule(&view::<K>(o)?)),
+    }
+}
+
+fn change<K: Kind>(o: &mut Object, rule: impl FnOnce(&mut K::Object)) -> Result<(), Status> {
+    if let Some(t) = tree_mut(o) {
+        rule(t);
+        return Ok(());
+    }
+    let mut t = view::<K>(o)?;
+    rule(&mut t);
+    write_back(o, &t);
+    Ok(())
+}
+
 fn view<K: Kind>(o: &Object) -> Result<K::Object, Status> {
     o.typed().map_err(|e| Status::bad_request(format!("{} cannot be handled as a {}: {e}", o.kind(), K::INFO.kind)))
 }
@@ -265,57 +293,42 @@ impl<K: Kind> AnyKind for Erased<K> {
             .collect()
     }
     fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status> {
-        let t = view::<K>(o)?;
-        Ok(K::columns().iter().map(|col| (col.cell)(&t, c)).collect())
+        read::<K, _>(o, |t| K::columns().iter().map(|col| (col.cell)(t, c)).collect())
     }
     fn example(&self) -> Object {
         Object::from_typed(&K::example())
     }
     fn set_defaults(&self, o: &mut Object) -> Result<(), Status> {
-        let mut t = view::<K>(o)?;
-        K::set_defaults(&mut t);
-        write_back(o, &t);
-        Ok(())
+        change::<K>(o, K::set_defaults)
     }
     fn prepare_create(&self, o: &mut Object, r: &Request) -> Result<(), Status> {
-        let mut t = view::<K>(o)?;
-        K::prepare_create(&mut t, r);
-        write_back(o, &t);
-        Ok(())
+        change::<K>(o, |t| K::prepare_create(t, r))
     }
     fn prepare_update(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status> {
-        let mut t = view::<K>(new)?;
-        K::prepare_update(&mut t, &view::<K>(old)?, r);
-        write_back(new, &t);
-        Ok(())
+        read::<K, _>(old, |old| change::<K>(new, |new| K::prepare_update(new, old, r)))?
     }
     fn prepare_status(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status> {
-        let mut t = view::<K>(new)?;
-        K::prepare_status(&mut t, &view::<K>(old)?, r);
-        write_back(new, &t);
-        Ok(())
+        read::<K, _>(old, |old| change::<K>(new, |new| K::prepare_status(new, old, r)))?
     }
     fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status> {
-        K::validate(&view::<K>(o)?, p);
-        Ok(())
+        read::<K, _>(o, |t| K::validate(t, p))
     }
     fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
-        K::validate_update(&view::<K>(new)?, &view::<K>(old)?, p);
-        Ok(())
+        read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_update(new, old, p)))?
     }
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
-        K::validate_status(&view::<K>(new)?, &view::<K>(old)?, p);
-        Ok(())
+        read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_status(new, old, p)))?
     }
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
-        let old = old.map(view::<K>).transpose()?;
-        K::warnings(&view::<K>(new)?, old.as_ref(), w);
-        Ok(())
+        match old {
+            None => read::<K, _>(new, |new| K::warnings(new, None, w)),
+            Some(old) => read::<K, _>(old, |old| read::<K, _>(new, |new| K::warnings(new, Some(old), w)))?,
+        }
     }
     fn convert(&self, o: &mut Object, from: &str, to: &str) {
         K::convert(o, from, to);
     }
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status> {
-        Ok(K::grace_seconds(&view::<K>(o)?, asked))
+        read::<K, _>(o, |t| K::grace_seconds(t, asked))
     }
 }

@@ -1,0 +1,39 @@
+//! MutatingWebhookConfiguration: servers that may change what is written (admissionregistration.k8s.io/v1).
+
+use crate::table::{self, AGE, NAME, column};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use serde_json::json;
+
+pub struct MutatingWebhookConfiguration;
+
+const COLUMNS: &[Column<Object>] =
+    &[NAME, column("Webhooks", "integer", "Webhooks is a list of webhooks and the affected resources and operations.", |o, _| table::len_cell(o, &["webhooks"])), AGE];
+
+impl Kind for MutatingWebhookConfiguration {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "MutatingWebhookConfiguration",
+        plural: "mutatingwebhookconfigurations",
+        singular: "mutatingwebhookconfiguration",
+        categories: &["api-extensions"],
+        scope: Scope::Cluster,
+        served: &[Served { group: "admissionregistration.k8s.io", version: "v1", schema: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration" }],
+        generation: true,
+        unconditional_update: false,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "sample"},
+            "webhooks": [{"name": "a.b.example", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {"url": "https://hook.example/x"}}]
+        }))
+    }
+}

@@ -1,0 +1,46 @@
+//! CustomResourceDefinition: a kind made at run time (apiextensions.k8s.io/v1).
+
+use crate::subresource::status;
+use crate::table::{CREATED_AT, NAME};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use serde_json::json;
+
+pub struct CustomResourceDefinition;
+
+const COLUMNS: &[Column<Object>] = &[NAME, CREATED_AT];
+
+impl Kind for CustomResourceDefinition {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "CustomResourceDefinition",
+        plural: "customresourcedefinitions",
+        singular: "customresourcedefinition",
+        short_names: &["crd", "crds"],
+        categories: &["api-extensions"],
+        scope: Scope::Cluster,
+        served: &[Served { group: "apiextensions.k8s.io", version: "v1", schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition" }],
+        subresources: &[status("CustomResourceDefinition")],
+        generation: true,
+        unconditional_update: false,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "foos.x.example"},
+            "spec": {
+                "group": "x.example",
+                "scope": "Namespaced",
+                "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]
+            }
+        }))
+    }
+}

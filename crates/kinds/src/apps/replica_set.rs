@@ -1,0 +1,69 @@
+//! ReplicaSet: a number of equal pods (apps/v1).
+
+use crate::selectable;
+use crate::subresource::{SCALE, status};
+use crate::table::{self, AGE, NAME, column, text, wide};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, Selectable, Served, UnknownSelector};
+use serde_json::json;
+
+pub struct ReplicaSet;
+
+const COLUMNS: &[Column<Object>] = &[
+    NAME,
+    column(
+        "Desired",
+        "integer",
+        "Replicas is the number of desired pods. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
+        |o, _| table::int_cell(o, &["spec", "replicas"]),
+    ),
+    column(
+        "Current",
+        "integer",
+        "Replicas is the most recently observed number of non-terminating pods. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
+        |o, _| table::int_cell(o, &["status", "replicas"]),
+    ),
+    column("Ready", "integer", "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition.", |o, _| table::int_cell(o, &["status", "readyReplicas"])),
+    AGE,
+    wide("Containers", "string", "Names of each container in the template.", |o, _| table::containers(o.at(&["spec", "template", "spec"]))),
+    wide("Images", "string", "Images referenced by each container in the template.", |o, _| table::images(o.at(&["spec", "template", "spec"]))),
+    wide(
+        "Selector",
+        "string",
+        "Selector is a label query over pods that should match the replica count. Label keys and values that must match in order to be controlled by this replica set. It must match the pod template's labels. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+        |o, _| text(table::selector(o.at(&["spec", "selector"]))),
+    ),
+];
+
+impl Kind for ReplicaSet {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short_names: &["rs"],
+        categories: &["all"],
+        served: &[Served { group: "apps", version: "v1", schema: "io.k8s.api.apps.v1.ReplicaSet" }],
+        subresources: &[SCALE, status("ReplicaSet")],
+        selectable: &[Selectable { path: "status.replicas", value: |o| selectable::number(o, &["status", "replicas"]) }],
+        generation: true,
+        unknown_selector: UnknownSelector::NotSupported,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "x"}},
+                "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+            }
+        }))
+    }
+}

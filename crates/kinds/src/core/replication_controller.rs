@@ -1,0 +1,66 @@
+//! ReplicationController: a number of equal pods, the oldest form (v1).
+
+use crate::selectable;
+use crate::subresource::{SCALE, status};
+use crate::table::{self, AGE, NAME, column, text, wide};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, Selectable, Served, UnknownSelector};
+use serde_json::json;
+
+pub struct ReplicationController;
+
+const COLUMNS: &[Column<Object>] = &[
+    NAME,
+    column(
+        "Desired",
+        "integer",
+        "Replicas is the number of desired replicas. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+        |o, _| table::int_cell(o, &["spec", "replicas"]),
+    ),
+    column(
+        "Current",
+        "integer",
+        "Replicas is the most recently observed number of replicas. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+        |o, _| table::int_cell(o, &["status", "replicas"]),
+    ),
+    column("Ready", "integer", "The number of ready replicas for this replication controller.", |o, _| table::int_cell(o, &["status", "readyReplicas"])),
+    AGE,
+    wide("Containers", "string", "Names of each container in the template.", |o, _| table::containers(o.at(&["spec", "template", "spec"]))),
+    wide("Images", "string", "Images referenced by each container in the template.", |o, _| table::images(o.at(&["spec", "template", "spec"]))),
+    wide(
+        "Selector",
+        "string",
+        "Selector is a label query over pods that should match the Replicas count. If Selector is empty, it is defaulted to the labels present on the Pod template. Label keys and values that must match in order to be controlled by this replication controller, if empty defaulted to labels on Pod template. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+        |o, _| text(table::labels(o.at(&["spec", "selector"]))),
+    ),
+];
+
+impl Kind for ReplicationController {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "ReplicationController",
+        plural: "replicationcontrollers",
+        singular: "replicationcontroller",
+        short_names: &["rc"],
+        categories: &["all"],
+        served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.ReplicationController" }],
+        subresources: &[SCALE, status("ReplicationController")],
+        selectable: &[Selectable { path: "status.replicas", value: |o| selectable::number(o, &["status", "replicas"]) }],
+        generation: true,
+        unknown_selector: UnknownSelector::NotSupported,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "v1",
+            "kind": "ReplicationController",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "spec": {"selector": {"app": "x"}, "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}
+        }))
+    }
+}

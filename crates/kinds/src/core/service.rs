@@ -1,0 +1,108 @@
+//! Service: a stable address for changing pods (v1).
+
+use crate::selectable;
+use crate::subresource::status;
+use crate::table::{self, AGE, NAME, column, text, wide};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, NameRule, Selectable, Served, Subresource};
+use serde_json::{Value, json};
+
+pub struct Service;
+
+const COLUMNS: &[Column<Object>] = &[
+    NAME,
+    column(
+        "Type",
+        "string",
+        "type determines how the Service is exposed. Defaults to ClusterIP. Valid options are ExternalName, ClusterIP, NodePort, and LoadBalancer. \"ClusterIP\" allocates a cluster-internal IP address for load-balancing to endpoints. Endpoints are determined by the selector or if that is not specified, by manual construction of an Endpoints object or EndpointSlice objects. If clusterIP is \"None\", no virtual IP is allocated and the endpoints are published as a set of endpoints rather than a virtual IP. \"NodePort\" builds on ClusterIP and allocates a port on every node which routes to the same endpoints as the clusterIP. \"LoadBalancer\" builds on NodePort and creates an external load-balancer (if supported in the current cloud) which routes to the same endpoints as the clusterIP. \"ExternalName\" aliases this service to the specified externalName. Several other fields do not apply to ExternalName services. More info: https://kubernetes.io/docs/concepts/services-networking/service/#publishing-services-service-types",
+        |o, _| table::str_cell(o, &["spec", "type"]),
+    ),
+    column(
+        "Cluster-IP",
+        "string",
+        "clusterIP is the IP address of the service and is usually assigned randomly. If an address is specified manually, is in-range (as per system configuration), and is not in use, it will be allocated to the service; otherwise creation of the service will fail. This field may not be changed through updates unless the type field is also being changed to ExternalName (which requires this field to be blank) or the type field is being changed from ExternalName (in which case this field may optionally be specified, as describe above).  Valid values are \"None\", empty string (\"\"), or a valid IP address. Setting this to \"None\" makes a \"headless service\" (no virtual IP), which is useful when direct endpoint connections are preferred and proxying is not required.  Only applies to types ClusterIP, NodePort, and LoadBalancer. If this field is specified when creating a Service of type ExternalName, creation will fail. This field will be wiped when updating a Service to type ExternalName. More info: https://kubernetes.io/docs/concepts/services-networking/service/#virtual-ips-and-service-proxies",
+        |o, _| table::str_or(o, &["spec", "clusterIP"], "<none>"),
+    ),
+    column(
+        "External-IP",
+        "string",
+        "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service.  These IPs are not managed by Kubernetes.  The user is responsible for ensuring that traffic arrives at a node with this IP.  A common example is external load-balancers that are not part of the Kubernetes system.",
+        |o, _| text(external_ip(o)),
+    ),
+    column(
+        "Port(s)",
+        "string",
+        "The list of ports that are exposed by this service. More info: https://kubernetes.io/docs/concepts/services-networking/service/#virtual-ips-and-service-proxies",
+        |o, _| text(ports(o)),
+    ),
+    AGE,
+    wide(
+        "Selector",
+        "string",
+        "Route service traffic to pods with label keys and values matching this selector. If empty or not present, the service is assumed to have an external process managing its endpoints, which Kubernetes will not modify. Only applies to types ClusterIP, NodePort, and LoadBalancer. Ignored if type is ExternalName. More info: https://kubernetes.io/docs/concepts/services-networking/service/",
+        |o, _| text(table::labels(o.at(&["spec", "selector"]))),
+    ),
+];
+
+impl Kind for Service {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.Service" }],
+        subresources: &[
+            Subresource { name: "proxy", kind: "ServiceProxyOptions", group: "", version: "", verbs: &["create", "delete", "get", "patch", "update"] },
+            status("Service"),
+        ],
+        selectable: &[
+            Selectable { path: "spec.clusterIP", value: |o| selectable::text(o, &["spec", "clusterIP"]) },
+            Selectable { path: "spec.type", value: |o| selectable::text(o, &["spec", "type"]) },
+        ],
+        create_on_update: true,
+        name_rule: NameRule::DnsLabel,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "spec": {"ports": [{"port": 80}], "selector": {"app": "x"}}
+        }))
+    }
+}
+
+fn external_ip(o: &Object) -> String {
+    let given: Vec<&str> = table::list(o.at(&["spec", "externalIPs"])).iter().filter_map(Value::as_str).collect();
+    match o.str_at(&["spec", "type"]) {
+        "ClusterIP" | "NodePort" if given.is_empty() => "<none>".into(),
+        "ClusterIP" | "NodePort" => given.join(","),
+        "LoadBalancer" => {
+            let mut all = table::load_balancer(o.at(&["status", "loadBalancer"]));
+            for ip in given {
+                all = if all.is_empty() { ip.to_owned() } else { format!("{all},{ip}") };
+            }
+            if all.is_empty() { "<pending>".into() } else { all }
+        }
+        "ExternalName" => o.str_at(&["spec", "externalName"]).to_owned(),
+        _ => "<unknown>".into(),
+    }
+}
+
+/// `80:30080/TCP,53/UDP`
+fn ports(o: &Object) -> String {
+    let show = |p: &Value| {
+        let (port, node_port, protocol) = (p["port"].as_i64().unwrap_or(0), p["nodePort"].as_i64().unwrap_or(0), p["protocol"].as_str().unwrap_or(""));
+        if node_port > 0 { format!("{port}:{node_port}/{protocol}") } else { format!("{port}/{protocol}") }
+    };
+    let all: Vec<String> = table::list(o.at(&["spec", "ports"])).iter().map(show).collect();
+    if all.is_empty() { "<none>".into() } else { all.join(",") }
+}

@@ -1,0 +1,2 @@
+pub mod flow_schema;
+pub mod priority_level_configuration;

@@ -1,0 +1,36 @@
+//! Role: what may be done in a namespace (rbac.authorization.k8s.io/v1).
+
+use crate::table::{CREATED_AT, NAME};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, NameRule, Served};
+use serde_json::json;
+
+pub struct Role;
+
+const COLUMNS: &[Column<Object>] = &[NAME, CREATED_AT];
+
+impl Kind for Role {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "Role",
+        plural: "roles",
+        singular: "role",
+        served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.Role" }],
+        create_on_update: true,
+        name_rule: NameRule::PathSegment,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+        }))
+    }
+}

@@ -1,0 +1,58 @@
+//! RoleBinding: who holds a role in a namespace (rbac.authorization.k8s.io/v1).
+
+use crate::table::{self, AGE, NAME, column, text, wide};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, NameRule, Served};
+use serde_json::{Value, json};
+
+pub struct RoleBinding;
+
+const COLUMNS: &[Column<Object>] = &[
+    NAME,
+    column(
+        "Role",
+        "string",
+        "RoleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
+        |o, _| text(format!("{}/{}", o.str_at(&["roleRef", "kind"]), o.str_at(&["roleRef", "name"]))),
+    ),
+    AGE,
+    wide("Users", "string", "Users in the roleBinding", |o, _| text(subjects(o, "User"))),
+    wide("Groups", "string", "Groups in the roleBinding", |o, _| text(subjects(o, "Group"))),
+    wide("ServiceAccounts", "string", "ServiceAccounts in the roleBinding", |o, _| text(subjects(o, "ServiceAccount"))),
+];
+
+impl Kind for RoleBinding {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "RoleBinding",
+        plural: "rolebindings",
+        singular: "rolebinding",
+        served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.RoleBinding" }],
+        create_on_update: true,
+        name_rule: NameRule::PathSegment,
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"}
+        }))
+    }
+}
+
+/// Subjects of one kind, joined by commas.
+fn subjects(o: &Object, kind: &str) -> String {
+    let of_kind = |s: &&Value| s["kind"].as_str() == Some(kind);
+    let show = |s: &Value| match (s["namespace"].as_str(), s["name"].as_str().unwrap_or("")) {
+        (Some(namespace), name) if kind == "ServiceAccount" => format!("{namespace}/{name}"),
+        (_, name) => name.to_owned(),
+    };
+    table::list(o.at(&["subjects"])).iter().filter(of_kind).map(show).collect::<Vec<_>>().join(", ")
+}

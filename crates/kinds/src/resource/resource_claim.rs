@@ -1,0 +1,55 @@
+//! ResourceClaim: a wish for devices (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
+
+use crate::subresource::status;
+use crate::table::{self, AGE, NAME, column, text};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, Served};
+use serde_json::json;
+
+pub struct ResourceClaim;
+
+const COLUMNS: &[Column<Object>] = &[NAME, column("State", "string", "A summary of the current state (allocated, pending, reserved, etc.).", |o, _| text(state(o))), AGE];
+
+impl Kind for ResourceClaim {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "ResourceClaim",
+        plural: "resourceclaims",
+        singular: "resourceclaim",
+        served: &[
+            Served { group: "resource.k8s.io", version: "v1", schema: "io.k8s.api.resource.v1.ResourceClaim" },
+            Served { group: "resource.k8s.io", version: "v1beta2", schema: "io.k8s.api.resource.v1beta2.ResourceClaim" },
+            Served { group: "resource.k8s.io", version: "v1beta1", schema: "io.k8s.api.resource.v1beta1.ResourceClaim" },
+        ],
+        subresources: &[status("ResourceClaim")],
+        ..Info::BASE
+    };
+
+    fn columns() -> &'static [Column<Object>] {
+        COLUMNS
+    }
+
+    fn example() -> Object {
+        Object(json!({
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": "sample", "namespace": "default"},
+            "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1}}]}}
+        }))
+    }
+}
+
+/// `allocated,reserved`
+fn state(o: &Object) -> String {
+    if o.at(&["status", "allocation"]).is_null() {
+        return if o.deletion_timestamp().is_some() { "deleted".into() } else { "pending".into() };
+    }
+    let mut shown = vec!["allocated"];
+    if table::len(o.at(&["status", "reservedFor"])) > 0 {
+        shown.push("reserved");
+    }
+    if o.deletion_timestamp().is_some() {
+        shown.insert(0, "deleted");
+    }
+    shown.join(",")
+}

@@ -1,0 +1,3 @@
+pub mod pod_group;
+pub mod priority_class;
+pub mod workload;

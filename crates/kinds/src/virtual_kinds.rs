@@ -1,0 +1,138 @@
+//! Resources that answer but are not stored: reviews, bindings, component statuses; and the order of groups in discovery.
+//!
+//! Data only; `apiserver` has the handlers.
+
+use keles_registry::kind::Scope;
+
+/// A resource of discovery that no store holds.
+#[derive(Clone, Copy, Debug)]
+pub struct VirtualKind {
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Name in the schema table.
+    pub schema: &'static str,
+    pub scope: Scope,
+    pub verbs: &'static [&'static str],
+}
+
+pub const VIRTUAL: &[VirtualKind] = &[
+    VirtualKind {
+        kind: "Binding",
+        plural: "bindings",
+        singular: "binding",
+        short_names: &[],
+        group: "",
+        version: "v1",
+        schema: "io.k8s.api.core.v1.Binding",
+        scope: Scope::Namespaced,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "ComponentStatus",
+        plural: "componentstatuses",
+        singular: "componentstatus",
+        short_names: &["cs"],
+        group: "",
+        version: "v1",
+        schema: "io.k8s.api.core.v1.ComponentStatus",
+        scope: Scope::Cluster,
+        verbs: &["get", "list"],
+    },
+    VirtualKind {
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        short_names: &[],
+        group: "authentication.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        short_names: &[],
+        group: "authentication.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authentication.v1.TokenReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        short_names: &[],
+        group: "authorization.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        scope: Scope::Namespaced,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        short_names: &[],
+        group: "authorization.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        short_names: &[],
+        group: "authorization.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    VirtualKind {
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        short_names: &[],
+        group: "authorization.k8s.io",
+        version: "v1",
+        schema: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+];
+
+/// Groups in discovery's order (the core group first), each with its versions, the preferred first.
+pub const GROUPS: &[(&str, &[&str])] = &[
+    ("", &["v1"]),
+    ("apiregistration.k8s.io", &["v1"]),
+    ("apps", &["v1"]),
+    ("events.k8s.io", &["v1"]),
+    ("authentication.k8s.io", &["v1"]),
+    ("authorization.k8s.io", &["v1"]),
+    ("autoscaling", &["v2", "v1"]),
+    ("batch", &["v1"]),
+    ("certificates.k8s.io", &["v1", "v1beta1", "v1alpha1"]),
+    ("networking.k8s.io", &["v1", "v1beta1"]),
+    ("policy", &["v1"]),
+    ("rbac.authorization.k8s.io", &["v1"]),
+    ("storage.k8s.io", &["v1", "v1beta1"]),
+    ("admissionregistration.k8s.io", &["v1", "v1beta1", "v1alpha1"]),
+    ("apiextensions.k8s.io", &["v1"]),
+    ("scheduling.k8s.io", &["v1", "v1alpha2"]),
+    ("coordination.k8s.io", &["v1", "v1beta1", "v1alpha2"]),
+    ("node.k8s.io", &["v1"]),
+    ("discovery.k8s.io", &["v1"]),
+    ("resource.k8s.io", &["v1", "v1beta2", "v1beta1", "v1alpha3"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1"]),
+    ("internal.apiserver.k8s.io", &["v1alpha1"]),
+    ("storagemigration.k8s.io", &["v1beta1"]),
+];

@@ -1,0 +1,77 @@
+//! Response bodies as one type, and request bodies read up to a limit.
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Every response body of ours.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// A body of pieces, each sent as soon as it is there. Empty pieces are skipped: an empty chunk ends an HTTP/1.1 body.
+pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    StreamBody::new(pieces.filter(|b| futures::future::ready(!b.is_empty())).map(|b| Ok(Frame::data(b)))).boxed_unsync()
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the body is over the limit of {limit_bytes} bytes")]
+    TooLarge { limit_bytes: usize },
+    #[error("the body broke off: {0}")]
+    Broken(BoxError),
+}
+
+/// Reads a whole body, at most `limit_bytes` of it.
+pub async fn read<B>(body: B, limit_bytes: usize) -> Result<Bytes, ReadError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let mut body = std::pin::pin!(body);
+    if body.size_hint().lower() > limit_bytes as u64 {
+        return Err(ReadError::TooLarge { limit_bytes });
+    }
+    // Most bodies arrive as one frame: handed on without a copy.
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|e| ReadError::Broken(e.into()))?.into_data() else { continue };
+        if data.len() + all.len() + first.as_ref().map_or(0, Bytes::len) > limit_bytes {
+            return Err(ReadError::TooLarge { limit_bytes });
+        }
+        match first.take() {
+            None if all.is_empty() => first = Some(data),
+            None => all.extend_from_slice(&data),
+            Some(f) => {
+                all.reserve(f.len() + data.len());
+                all.extend_from_slice(&f);
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {
+        assert!(matches!(read(Full::new(Bytes::from_static(b"12345")), 4).await, Err(ReadError::TooLarge { limit_bytes: 4 })));
+        let pieces = futures::stream::iter([Bytes::from_static(b"123"), Bytes::from_static(b"45")]);
+        assert!(matches!(read(stream(pieces), 4).await, Err(ReadError::TooLarge { .. })));
+        let pieces = futures::stream::iter([Bytes::from_static(b"123"), Bytes::new(), Bytes::from_static(b"45"), Bytes::from_static(b"6")]);
+        assert_eq!(read(stream(pieces), 6).await.unwrap(), "123456");
+    }
+}

@@ -4,6 +4,9 @@
 //! `embedded` is the default engine; `etcd` comes later and must find its room.
 //! Invariant: an acknowledged write is on disk, and a revision is never given out twice.
 
+pub mod embedded;
+pub mod suite;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -35,8 +38,17 @@ pub enum Expect {
 /// A write. Every write names what it expects: there is no blind put.
 #[derive(Clone, Debug)]
 pub enum Write {
-    Put { key: Bytes, value: Bytes, expect: Expect, /** The key is deleted by the store this long after the write. */ ttl: Option<Duration> },
-    Delete { key: Bytes, expect: Revision },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        expect: Expect,
+        /** The key is deleted by the store this long after the write. */
+        ttl: Option<Duration>,
+    },
+    Delete {
+        key: Bytes,
+        expect: Revision,
+    },
 }
 
 /// A change, as watchers see it.

@@ -1,0 +1,59 @@
+//! tmpfs mounts and the removal of whatever is mounted below a pod's folder.
+
+use crate::{Result, VolumeError};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::path::{Path, PathBuf};
+
+/// Mounts a tmpfs at `dir` unless one is there already. `size_bytes` absent: the kernel's default (half of memory).
+pub fn ensure(dir: &Path, size_bytes: Option<i64>) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(VolumeError::io("create", dir))?;
+    if is_mounted(dir)? {
+        return Ok(());
+    }
+    let options = size_bytes.filter(|size| *size > 0).map(|size| format!("size={size}")).unwrap_or_default();
+    let options = std::ffi::CString::new(options).expect("digits hold no NUL");
+    mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options.as_c_str()).map_err(|error| VolumeError::io("mount tmpfs at", dir)(error.into()))
+}
+
+pub fn is_mounted(dir: &Path) -> Result<bool> {
+    Ok(mounts_below(dir)?.iter().any(|mounted| mounted == dir))
+}
+
+/// Unmounts everything at or below `dir`, deepest first, lazily so that a straggler cannot hold the pod's removal up.
+pub fn unmount_below(dir: &Path) -> Result<()> {
+    for target in mounts_below(dir)?.into_iter().rev() {
+        match unmount(&target, UnmountFlags::DETACH) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(VolumeError::io("unmount", &target)(error.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Mount points at or below `dir` in the order they were mounted.
+fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read_to_string(table).map_err(VolumeError::io("read", table))?;
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)));
+    Ok(points.filter(|point| point.starts_with(dir)).collect())
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &str) -> String {
+    let mut out = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        match rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                out.push(byte as char);
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out + rest
+}

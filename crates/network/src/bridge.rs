@@ -132,8 +132,8 @@ impl Inner {
         if let Some(port) = rtnl::link(&mut socket, &name).map_err(failed(format!("find {name}")))? {
             socket.transact(vec![rtnl::hairpin(port.index)]).map_err(failed(format!("set hairpin mode of {name}")))?;
         }
-        let (gateway, prefix) = (self.gateway, self.options.pod_cidr.prefix());
-        in_netns(netns, move || configure_pod_side(ip, prefix, gateway)).map_err(netns_error)?.map_err(failed(format!("configure {POD_INTERFACE} of pod {uid}")))?;
+        let gateway = self.gateway;
+        in_netns(netns, move || configure_pod_side(ip, gateway)).map_err(netns_error)?.map_err(failed(format!("configure {POD_INTERFACE} of pod {uid}")))?;
         Ok(ip)
     }
 
@@ -160,12 +160,19 @@ impl Inner {
     }
 }
 
-fn configure_pod_side(ip: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+/// The address is a /32 and everything goes by the gateway, so that an answer between two pods of the node passes the node's
+/// IP stack, where a service's translation is undone, and not straight over the bridge.
+fn configure_pod_side(ip: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
     let mut socket = Socket::route()?;
     let Some(eth0) = rtnl::link(&mut socket, POD_INTERFACE)? else {
         return Err(NetlinkError::Io { what: "find the pod's interface", source: std::io::Error::from_raw_os_error(ENODEV) });
     };
-    socket.transact(vec![rtnl::set_up(eth0.index), rtnl::address(eth0.index, ip, prefix), rtnl::route(Ipv4Addr::UNSPECIFIED, 0, eth0.index, Some(gateway), None)])
+    socket.transact(vec![
+        rtnl::set_up(eth0.index),
+        rtnl::address(eth0.index, ip, 32),
+        rtnl::route(gateway, 32, eth0.index, None, None),
+        rtnl::route(Ipv4Addr::UNSPECIFIED, 0, eth0.index, Some(gateway), None),
+    ])
 }
 
 fn ensure_bridge(options: &Options, gateway: Ipv4Addr) -> Result<u32, NetworkError> {
@@ -183,6 +190,8 @@ fn ensure_bridge(options: &Options, gateway: Ipv4Addr) -> Result<u32, NetworkErr
         .map_err(failed(format!("configure the bridge {name}")))?;
     // NodePorts on 127.0.0.1 are translated to pod addresses and leave by this bridge.
     sysctl(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
+    // Pods of one node answer each other through the gateway on purpose; redirects would tell them not to.
+    sysctl(&format!("/proc/sys/net/ipv4/conf/{name}/send_redirects"), "0")?;
     Ok(index)
 }
 

@@ -44,13 +44,18 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static dyn Any
     ALL.iter().copied().find(|k| k.info().plural == plural && k.info().served.iter().any(|s| s.group == group && s.version == version))
 }
 
-macro_rules! row {
+macro_rules! rows {
     ($($kind:path),* $(,)?) => {
-        &[$(&Erased::<$kind>::new()),*]
+        static ALL: &[&dyn AnyKind] = &[$(&Erased::<$kind>::new()),*];
+
+        /// The same kinds as the registry holds them, beside those made at run time.
+        pub fn shared() -> Vec<std::sync::Arc<dyn AnyKind>> {
+            vec![$(std::sync::Arc::new(Erased::<$kind>::new())),*]
+        }
     };
 }
 
-static ALL: &[&dyn AnyKind] = row![
+rows![
     core::config_map::ConfigMap,
     core::endpoints::Endpoints,
     core::event::Event,

@@ -4,7 +4,7 @@
 //! becomes another `AnyKind` at run time. Rules run in the order of the trait's methods, on the *storage version* of the object
 //! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
 
-use keles_api::{Object, Problems, Status};
+use keles_api::{Object, Problems, Status, TypeRef};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::any::Any;
@@ -229,6 +229,34 @@ pub trait AnyKind: Send + Sync + 'static {
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
     fn convert(&self, o: &mut Object, from: &str, to: &str);
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status>;
+    /// The schema of a served version; a CRD gives its own.
+    fn schema(&self, served: &Served) -> Option<TypeRef<'_>> {
+        keles_api::schema::builtin().get(served.schema)
+    }
+    /// Items of lists name kind and apiVersion (custom resources do, built-in kinds do not).
+    fn items_carry_type(&self) -> bool {
+        false
+    }
+    /// Defaults, prepare, validate and warnings of a create; one typed pass for built-in kinds.
+    fn create(&self, o: &mut Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
+        self.set_defaults(o)?;
+        self.prepare_create(o, r)?;
+        self.validate(o, p)?;
+        self.warnings(o, None, w)
+    }
+    /// The same for an update of the main resource.
+    fn update(&self, new: &mut Object, old: &Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
+        self.set_defaults(new)?;
+        self.prepare_update(new, old, r)?;
+        self.validate_update(new, old, p)?;
+        self.warnings(new, Some(old), w)
+    }
+    /// The same for an update of `/status`.
+    fn update_status(&self, new: &mut Object, old: &Object, r: &Request, p: &mut Problems) -> Result<(), Status> {
+        self.set_defaults(new)?;
+        self.prepare_status(new, old, r)?;
+        self.validate_status(new, old, p)
+    }
 }
 
 /// Erases a [`Kind`]: `Erased::<Pod>::new()` in the row of `kinds`.

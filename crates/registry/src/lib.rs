@@ -1,14 +1,31 @@
 //! The kind-generic REST pipelines and the watch cache.
 //!
 //! [`kind`] says what a kind is; the pipelines over it are written once. No kind is known here by name, except where the API itself
-//! joins two kinds (namespaces and what is in them, `scale`, `binding`).
+//! joins two kinds (namespaces and what is in them, `scale`, `binding`) and in the table of [`facts`].
 
 pub mod admission;
+pub mod cache;
 pub mod call;
+mod create;
+mod delete;
+mod encode;
+mod exchange;
+pub mod facts;
 pub mod kind;
+mod managed_fields;
+mod options;
+mod patch;
+mod pods;
+mod read;
 pub mod registry;
+mod represent;
+mod resource;
+mod scale;
+mod update;
+mod watch;
+mod write;
 
-pub use admission::{Admission, Attributes, Operation};
+pub use admission::{Admission, Attributes, NamespaceLifecycle, Operation};
 pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb};
 pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector, User};
 pub use registry::{Registry, Settings};

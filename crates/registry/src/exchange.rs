@@ -1,0 +1,177 @@
+//! One request on its way through a pipeline: what it is about, and the steps that several pipelines share.
+
+use crate::admission::{Admission, Attributes, Operation};
+use crate::call::{Answer, BodyFormat, Call, Verb};
+use crate::kind::{NameRule, Request, Scope, Served};
+use crate::registry::Registry;
+use crate::represent::View;
+use crate::resource::{Resource, api_version};
+use crate::update::Part;
+use keles_api::decode::{self, FieldValidation, Format};
+use keles_api::{Object, Status, TypeRef, defaults, names};
+use std::sync::Arc;
+
+pub struct Exchange<'a> {
+    pub registry: &'a Registry,
+    pub resource: Arc<Resource>,
+    /// The version the client speaks.
+    pub served: Served,
+    pub view: View,
+    pub call: &'a Call,
+    pub request: Request,
+}
+
+fn not_allowed() -> Status {
+    Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").with_details(Default::default())
+}
+
+impl Exchange<'_> {
+    pub async fn serve(self, verb: Verb) -> Result<Answer, Status> {
+        self.served_here(verb)?;
+        match (self.request.subresource.as_str(), verb) {
+            ("", Verb::Get) | ("status", Verb::Get) => self.get().await,
+            ("", Verb::List) => self.list().await,
+            ("", Verb::Watch) => self.watch().await,
+            ("", Verb::Create) => self.create().await,
+            ("", Verb::Update) => self.put(Part::Main).await,
+            ("", Verb::Patch) => self.patch(Part::Main).await,
+            ("", Verb::Delete) => self.delete().await,
+            ("", Verb::DeleteCollection) => self.delete_collection().await,
+            ("status", Verb::Update) => self.put(Part::Status).await,
+            ("status", Verb::Patch) => self.patch(Part::Status).await,
+            ("finalize", Verb::Update) => self.put(Part::Finalize).await,
+            ("scale", Verb::Get) => self.scale_get().await,
+            ("scale", Verb::Update) => self.scale_put().await,
+            ("scale", Verb::Patch) => self.scale_patch().await,
+            ("binding", Verb::Create) => self.bind().await,
+            ("eviction", Verb::Create) => self.evict().await,
+            (sub @ ("status" | "finalize" | "scale" | "binding" | "eviction"), _) => {
+                tracing::debug!(sub, "verb not served");
+                Err(not_allowed())
+            }
+            (sub, _) => Err(Status::not_implemented(&format!("{}/{sub}", self.resource.info().plural))),
+        }
+    }
+
+    fn served_here(&self, verb: Verb) -> Result<(), Status> {
+        let info = self.resource.info();
+        let sub = self.request.subresource.as_str();
+        if !sub.is_empty() {
+            return if info.subresources.iter().any(|s| s.name == sub) { Ok(()) } else { Err(Status::no_such_path()) };
+        }
+        let name = match verb {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        };
+        let homeless = info.scope == Scope::Namespaced && self.request.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch);
+        if !info.verbs.contains(&name) || homeless { Err(not_allowed()) } else { Ok(()) }
+    }
+
+    /// The schema of a served version.
+    pub fn schema(&self, s: &Served) -> Result<TypeRef<'_>, Status> {
+        self.resource.kind.schema(s).ok_or_else(|| Status::internal(format!("no schema for {}", s.schema)))
+    }
+
+    pub fn format(&self) -> Format {
+        match self.call.body_format {
+            BodyFormat::Json => Format::Json,
+            BodyFormat::Yaml => Format::Yaml,
+        }
+    }
+
+    /// The body as an object of the client's version, with its defaults; and what was found in it.
+    pub fn decode(&self, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
+        let kind = self.resource.info().kind;
+        let d = decode::decode(&self.call.body, self.format(), self.schema(&self.served)?, kind, validation)?;
+        let mut o = d.object;
+        self.check_type(&o)?;
+        o.set_type(&api_version(&self.served), kind);
+        Ok((o, d.warnings))
+    }
+
+    fn check_type(&self, o: &Object) -> Result<(), Status> {
+        let (expected, kind) = (api_version(&self.served), self.resource.info().kind);
+        if !o.api_version().is_empty() && o.api_version() != expected {
+            return Err(Status::bad_request(format!("the API version in the data ({}) does not match the expected API version ({expected})", o.api_version())));
+        }
+        if !o.kind().is_empty() && o.kind() != kind {
+            let (found, v) = (o.kind(), &self.served.version);
+            return Err(Status::bad_request(format!(
+                "{found} in version {v:?} cannot be handled as a {kind}: converting ({v}.{found}) to ({}.{kind}): unknown conversion",
+                if self.served.group.is_empty() { "core" } else { self.served.group }
+            )));
+        }
+        Ok(())
+    }
+
+    /// From the client's version, defaults filled in, to the storage version.
+    pub fn internalize(&self, o: &mut Object) -> Result<(), Status> {
+        defaults::apply_static(&mut o.0, self.schema(&self.served)?);
+        let storage = self.resource.storage();
+        if self.served != storage {
+            self.resource.convert(o, &self.served, &storage);
+            defaults::apply_static(&mut o.0, self.schema(&storage)?);
+        }
+        Ok(())
+    }
+
+    /// Names the namespace of the object: the URL's, which it may repeat but not contradict.
+    pub fn settle_namespace(&self, o: &mut Object) -> Result<(), Status> {
+        let asked = if self.resource.namespaced() { self.request.namespace.as_str() } else { "" };
+        if asked.is_empty() || o.namespace().is_empty() || o.namespace() == asked {
+            o.set_meta("namespace", asked);
+            return Ok(());
+        }
+        Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+    }
+
+    pub fn name_check(&self) -> keles_api::meta::NameCheck {
+        match self.resource.info().name_rule {
+            NameRule::DnsSubdomain => names::dns_subdomain,
+            NameRule::DnsLabel => names::dns_label,
+            NameRule::Dns1035Label => names::dns1035_label,
+            NameRule::PathSegment => names::path_segment,
+            NameRule::Own => |_, _| Vec::new(),
+        }
+    }
+
+    fn attributes<'b>(&'b self, operation: Operation, old: Option<&'b Object>) -> Attributes<'b> {
+        Attributes { operation, request: &self.request, info: self.resource.info(), old, registry: self.registry }
+    }
+
+    /// The plugins that care about this request.
+    fn plugins<'b>(&'b self, a: &'b Attributes<'b>) -> impl Iterator<Item = &'b Arc<dyn Admission>> {
+        self.registry.admission().iter().filter(|p| p.handles(a))
+    }
+
+    /// Runs the mutating phase. Defaults are settled before it, and again after it when something may have changed.
+    pub async fn mutate(&self, operation: Operation, o: &mut Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
+        let a = self.attributes(operation, old);
+        let mutates = self.plugins(&a).any(|p| p.mutates());
+        if mutates {
+            self.resource.kind.set_defaults(o)?;
+        }
+        for p in self.plugins(&a) {
+            p.mutate(&a, o, w).await?;
+        }
+        if mutates {
+            defaults::apply_static(&mut o.0, self.schema(&self.resource.storage())?);
+        }
+        Ok(())
+    }
+
+    /// Runs the validating phase.
+    pub async fn admit(&self, operation: Operation, o: Option<&Object>, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
+        let a = self.attributes(operation, old);
+        for p in self.plugins(&a) {
+            p.validate(&a, o, w).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! Facts of single resources that decide how a generic pipeline behaves, in one table a fact.
+//!
+//! Each is a property that upstream gives its stores by hand; a kind's file cannot know them since they only matter to a pipeline.
+
+use crate::kind::Info;
+use std::time::Duration;
+
+/// How long Events live after their last write.
+pub const EVENT_TTL: Duration = Duration::from_secs(3600);
+
+fn listed(table: &[(&str, &str)], info: &Info) -> bool {
+    table.iter().any(|(g, p)| *p == info.plural && info.served.first().is_some_and(|s| s.group == *g))
+}
+
+/// A delete that leaves nothing answers with the object instead of a Status.
+pub fn returns_deleted(info: &Info) -> bool {
+    const TABLE: &[(&str, &str)] = &[
+        ("", "pods"),
+        ("", "services"),
+        ("", "serviceaccounts"),
+        ("", "persistentvolumes"),
+        ("", "persistentvolumeclaims"),
+        ("", "podtemplates"),
+        ("", "resourcequotas"),
+        ("storage.k8s.io", "csidrivers"),
+        ("storage.k8s.io", "csinodes"),
+        ("storage.k8s.io", "storageclasses"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("storage.k8s.io", "volumeattributesclasses"),
+        ("resource.k8s.io", "deviceclasses"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("resource.k8s.io", "resourceclaimtemplates"),
+        ("resource.k8s.io", "resourceslices"),
+    ];
+    listed(TABLE, info)
+}
+
+/// Dependents are orphaned when a delete says nothing (old clients of `batch/v1` Jobs and ReplicationControllers rely on it).
+pub fn orphans_by_default(info: &Info) -> bool {
+    listed(&[("batch", "jobs"), ("", "replicationcontrollers")], info)
+}
+
+/// Objects of the resource expire by themselves.
+pub fn ttl(info: &Info) -> Option<Duration> {
+    listed(&[("", "events"), ("events.k8s.io", "events")], info).then_some(EVENT_TTL)
+}
+
+/// Namespaces hold other objects and have finalizers in their spec.
+pub fn is_namespace(info: &Info) -> bool {
+    listed(&[("", "namespaces")], info)
+}

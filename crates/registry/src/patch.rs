@@ -1,0 +1,140 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch, on the client's version of the object; the result is an update.
+
+use crate::call::{Answer, Body, PatchType};
+use crate::exchange::Exchange;
+use crate::options::WriteOptions;
+use crate::update::Part;
+use keles_api::decode;
+use keles_api::{Object, Path, Problems, Status};
+use serde_json::Value;
+
+/// A patch, read once and applied as often as others are faster.
+enum Patch {
+    Json(bytes::Bytes),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    fn parse(t: Option<PatchType>, body: &bytes::Bytes) -> Result<Self, Status> {
+        let tree = || decode::parse_json(body);
+        Ok(match t {
+            Some(PatchType::Json) => Patch::Json(body.clone()),
+            Some(PatchType::Merge) => Patch::Merge(tree()?),
+            Some(PatchType::Strategic) => Patch::Strategic(tree()?),
+            Some(PatchType::Apply) => return Err(apply_refused()),
+            None => {
+                return Err(Status::unsupported_media_type(
+                    "",
+                    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"],
+                ));
+            }
+        })
+    }
+}
+
+fn apply_refused() -> Status {
+    let mut s = Status::not_implemented("server-side apply (application/apply-patch+yaml)");
+    s.code = 415;
+    s.reason = "UnsupportedMediaType".into();
+    s
+}
+
+impl Exchange<'_> {
+    pub async fn patch(mut self, part: Part) -> Result<Answer, Status> {
+        let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
+        let patch = Patch::parse(self.call.patch_type, &self.call.body)?;
+        self.request.dry_run = options.dry_run;
+        self.request.field_manager = options.field_manager.clone();
+        let mut warnings = Vec::new();
+        let mut found = Vec::new();
+        let mut make = |old: &Object| {
+            let (o, w) = self.patched(&patch, old, &options)?;
+            found = w;
+            Ok(o)
+        };
+        let outcome = self.modify(part, &mut warnings, &mut make).await?;
+        found.append(&mut warnings);
+        let body = self.outcome(&self.own_key(), outcome)?;
+        Ok(Answer { code: 200, body: Body::Bytes(body), warnings: found })
+    }
+
+    /// Old state in, new state out, both in the storage version; the patch meets the client's version (lessons.md 51).
+    fn patched(&self, patch: &Patch, old: &Object, options: &WriteOptions) -> Result<(Object, Vec<String>), Status> {
+        let mut doc = old.clone();
+        self.resource.convert(&mut doc, &self.resource.storage(), &self.served);
+        let kind = self.resource.info().kind;
+        let ty = self.schema(&self.served)?;
+        let changed = match patch {
+            Patch::Json(p) => keles_patch::json_patch(&doc.0, p),
+            Patch::Merge(p) => keles_patch::merge_patch(&doc.0, p),
+            Patch::Strategic(p) => keles_patch::strategic_merge_patch(&doc.0, p, ty),
+        };
+        let changed = changed.map_err(|e| e.to_status(self.served.group, kind, &self.request.name))?;
+        if !changed.is_object() {
+            return Err(unfit(patch, &changed, "the result is not an object"));
+        }
+        let shown = changed.clone();
+        let d = decode::check_tree(changed, ty, kind, options.field_validation).map_err(|s| unfit(patch, &shown, cause(&s.message)))?;
+        let mut o = d.object;
+        if o.api_version() != doc.api_version() || o.kind() != kind {
+            return Err(Status::bad_request(format!(
+                "The PATCH request changed apiVersion or kind from {} {kind} to {} {}; they cannot be patched",
+                doc.api_version(),
+                o.api_version(),
+                o.kind()
+            )));
+        }
+        self.settle_namespace(&mut o)?;
+        self.internalize(&mut o)?;
+        Ok((o, d.warnings))
+    }
+}
+
+/// The decoder's complaint without its `X in version "v" cannot be handled as a X: `.
+fn cause(message: &str) -> &str {
+    message.split_once("cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": ")).map_or(message, |(_, why)| why)
+}
+
+/// 422: the patched object is no object of its kind.
+fn unfit(patch: &Patch, changed: &Value, why: &str) -> Status {
+    let shown = match patch {
+        Patch::Strategic(p) => go_map(p),
+        _ => changed.to_string(),
+    };
+    let mut p = Problems::new();
+    p.invalid(&Path::new("patch"), shown, why);
+    Status::invalid("", "", "", &p)
+}
+
+/// Go's `%+v` of a decoded JSON value.
+fn go_map(v: &Value) -> String {
+    match v {
+        Value::Null => "<nil>".into(),
+        Value::String(s) => s.clone(),
+        Value::Array(a) => format!("[{}]", a.iter().map(go_map).collect::<Vec<_>>().join(" ")),
+        Value::Object(m) => {
+            let mut keys: Vec<_> = m.iter().collect();
+            keys.sort_by_key(|(k, _)| k.as_str());
+            format!("map[{}]", keys.iter().map(|(k, v)| format!("{k}:{}", go_map(v))).collect::<Vec<_>>().join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_print_as_go_prints_them() {
+        let v = serde_json::json!({"spec": {"b": [1, {"x": null}], "a": "t"}});
+        assert_eq!(go_map(&v), "map[spec:map[a:t b:[1 map[x:<nil>]]]]");
+    }
+
+    #[test]
+    fn the_decoders_complaint_loses_its_prefix() {
+        assert_eq!(cause("Pod in version \"v1\" cannot be handled as a Pod: json: no"), "json: no");
+        assert_eq!(cause("other"), "other");
+    }
+}

@@ -1,0 +1,172 @@
+//! `/scale`: an `autoscaling/v1` Scale as a view of a workload's replicas.
+
+use crate::call::{Answer, Body, Call, PatchType};
+use crate::exchange::Exchange;
+use crate::options::WriteOptions;
+use crate::update::Part;
+use crate::write::Outcome;
+use keles_api::decode::{self, FieldValidation};
+use keles_api::{Object, Path, Problems, Status, TypeRef, defaults, schema};
+use serde_json::{Value, json};
+
+const SCALE_SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+/// Where a resource keeps what a Scale shows. All built-in workloads agree but for the shape of their selector.
+struct Paths {
+    group: &'static str,
+    plural: &'static str,
+    /// The selector is a plain map (ReplicationController), not a LabelSelector.
+    map_selector: bool,
+}
+
+const TABLE: &[Paths] = &[
+    Paths { group: "apps", plural: "deployments", map_selector: false },
+    Paths { group: "apps", plural: "replicasets", map_selector: false },
+    Paths { group: "apps", plural: "statefulsets", map_selector: false },
+    Paths { group: "", plural: "replicationcontrollers", map_selector: true },
+];
+
+fn scale_type() -> Result<TypeRef<'static>, Status> {
+    schema::builtin().get(SCALE_SCHEMA).ok_or_else(|| Status::internal("no schema for Scale"))
+}
+
+impl Exchange<'_> {
+    fn paths(&self) -> Result<&'static Paths, Status> {
+        let info = self.resource.info();
+        TABLE.iter().find(|p| p.plural == info.plural && p.group == self.resource.group()).ok_or_else(|| Status::not_implemented(&format!("{}/scale", info.plural)))
+    }
+
+    fn scale_of(&self, o: &Object) -> Result<Object, Status> {
+        let selector = selector_text(o.at(&["spec", "selector"]), self.paths()?.map_selector);
+        let mut meta = json!({});
+        for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if !o.meta(field).is_null() {
+                meta[field] = o.meta(field).clone();
+            }
+        }
+        let mut s = json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta,
+            "spec": {}, "status": {"replicas": o.at(&["status", "replicas"]).as_i64().unwrap_or(0)},
+        });
+        match o.at(&["spec", "replicas"]).as_i64() {
+            Some(0) | None => {}
+            Some(n) => s["spec"]["replicas"] = n.into(),
+        }
+        if !selector.is_empty() {
+            s["status"]["selector"] = selector.into();
+        }
+        Ok(Object(s))
+    }
+
+    fn scale_answer(&self, o: &Object) -> Result<Answer, Status> {
+        let s = self.scale_of(o)?;
+        Ok(Answer::ok(serde_json::to_vec(&s.0).map_err(Status::internal)?))
+    }
+
+    pub async fn scale_get(self) -> Result<Answer, Status> {
+        let current = self.current(&self.own_key()).await?;
+        self.scale_answer(&current.tree())
+    }
+
+    pub async fn scale_put(mut self) -> Result<Answer, Status> {
+        let options = WriteOptions::parse(&self.call.query, "UpdateOptions")?;
+        let d = decode::decode(&self.call.body, self.format(), scale_type()?, "Scale", options.field_validation)?;
+        self.check_name(&d.object)?;
+        self.request.dry_run = options.dry_run;
+        let scale = d.object;
+        self.scale_modify(d.warnings, &mut |_| Ok(scale.clone())).await
+    }
+
+    pub async fn scale_patch(mut self) -> Result<Answer, Status> {
+        let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
+        self.request.dry_run = options.dry_run;
+        let call: &Call = self.call;
+        let ty = scale_type()?;
+        let name = self.request.name.clone();
+        let mut make = move |scale: &Object| {
+            let changed = match call.patch_type {
+                Some(PatchType::Json) => keles_patch::json_patch(&scale.0, &call.body),
+                Some(PatchType::Merge) => keles_patch::merge_patch(&scale.0, &decode::parse_json(&call.body)?),
+                Some(PatchType::Strategic) => keles_patch::strategic_merge_patch(&scale.0, &decode::parse_json(&call.body)?, ty),
+                _ => return Err(Status::not_implemented("server-side apply")),
+            };
+            let changed = changed.map_err(|e| e.to_status("autoscaling", "Scale", &name))?;
+            Ok(decode::check_tree(changed, ty, "Scale", FieldValidation::Ignore)?.object)
+        };
+        self.scale_modify(Vec::new(), &mut make).await
+    }
+
+    /// Turns a change of the Scale into a change of the replicas.
+    async fn scale_modify(&self, mut warnings: Vec<String>, make: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send)) -> Result<Answer, Status> {
+        let mut result = None;
+        let mut inner = |old: &Object| {
+            let mut scale = make(&self.scale_of(old)?)?;
+            defaults::apply_static(&mut scale.0, scale_type()?);
+            let replicas = scale.at(&["spec", "replicas"]).as_i64().unwrap_or(0);
+            if replicas < 0 {
+                let mut p = Problems::new();
+                p.invalid(&Path::new("spec.replicas"), replicas, "must be greater than or equal to 0");
+                return Err(Status::invalid("autoscaling", "Scale", scale.name(), &p));
+            }
+            let mut new = old.clone();
+            new.set_meta("resourceVersion", scale.resource_version());
+            if !scale.uid().is_empty() {
+                new.set_meta("uid", scale.uid());
+            }
+            if let Some(spec) = new.root_mut().entry("spec").or_insert_with(|| json!({})).as_object_mut() {
+                spec.insert("replicas".into(), replicas.into());
+            }
+            result = Some(new.clone());
+            Ok(new)
+        };
+        let outcome = self.modify(Part::Main, &mut warnings, &mut inner).await?;
+        let mut o = result.ok_or_else(|| Status::internal("the scale was not changed"))?;
+        let revision = match outcome {
+            Outcome::Same(c) => c.revision,
+            Outcome::Wrote(_, revision) => revision,
+        };
+        o.set_meta("resourceVersion", revision.to_string());
+        let answer = self.scale_answer(&o)?;
+        Ok(Answer { warnings, body: Body::Bytes(answer.body.collect()), ..Answer::ok("") })
+    }
+}
+
+/// The selector as text, the way `LabelSelector` prints: requirements sorted by key, joined by commas.
+fn selector_text(s: &Value, plain_map: bool) -> String {
+    let pairs = |m: &Value| m.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), format!("{k}={}", v.as_str().unwrap_or("")))).collect::<Vec<_>>();
+    if plain_map {
+        return join(pairs(s));
+    }
+    let mut all = pairs(&s["matchLabels"]);
+    for e in s["matchExpressions"].as_array().into_iter().flatten() {
+        let key = e["key"].as_str().unwrap_or("").to_owned();
+        let mut values: Vec<_> = e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let text = match e["operator"].as_str().unwrap_or("") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.clone(),
+            _ => format!("!{key}"),
+        };
+        all.push((key, text));
+    }
+    join(all)
+}
+
+fn join(mut all: Vec<(String, String)>) -> String {
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_selector_of_a_scale_is_text() {
+        let s = json!({"matchLabels": {"b": "2", "a": "1"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["y", "x"]}, {"key": "d", "operator": "DoesNotExist"}]});
+        assert_eq!(selector_text(&s, false), "a=1,b=2,c in (x,y),!d");
+        assert_eq!(selector_text(&json!({"k": "v"}), true), "k=v");
+    }
+}

@@ -1,0 +1,334 @@
+//! Watches: a cursor over the shared events of a resource.
+//!
+//! A watcher owns no buffer: it holds the number of the next event and reads shared lines from the cache's ring. Many events become one
+//! piece of body. A watcher that falls behind the ring is ended, as upstream ends slow watchers; the client resumes at its last revision.
+//! Invariant: a bookmark's revision is sent only after every event up to it.
+
+use crate::cache::{Cached, Event, EventType, News, WatchCache};
+use crate::call::{Answer, Body};
+use crate::encode;
+use crate::exchange::Exchange;
+use crate::options::ListOptions;
+use crate::read::Filter;
+use crate::represent::View;
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use keles_api::Status;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Shortest of the random default lengths of a watch; the longest is twice that.
+const TIMEOUT_MIN_SECONDS: u64 = 1800;
+/// How often an idle watch is told the revision.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Events looked at in one go.
+const BATCH_EVENTS: usize = 512;
+/// Lines put together into one piece of body, in bytes.
+const BATCH_BYTES: usize = 64 << 10;
+
+impl Exchange<'_> {
+    pub async fn watch(&self) -> Result<Answer, Status> {
+        let options = ListOptions::parse(&self.call.query, true)?;
+        let filter = Filter::new(self, &options)?;
+        let watcher = self.watcher(&options, filter).await?;
+        let lines = stream::unfold(watcher, |mut w| async move { w.next().await.map(|b| (b, w)) });
+        Ok(Answer { code: 200, body: Body::Watch(Box::pin(lines)), warnings: Vec::new() })
+    }
+
+    async fn watcher(&self, o: &ListOptions, filter: Filter) -> Result<Watcher, Status> {
+        let revision = o.revision.unwrap_or(0);
+        let start = match o.send_initial_events {
+            Some(true) => Start::Snapshot { marked: true },
+            Some(false) if revision == 0 => Start::Now,
+            None if revision == 0 => Start::Snapshot { marked: false },
+            _ => Start::After(revision),
+        };
+        // A snapshot must hold the caller's own writes; "0" is content with what is there.
+        if !matches!(start, Start::After(_)) {
+            self.registry.fresh(o.revision).await?;
+        }
+        let changed = self.resource.cache.subscribe();
+        let (map, seen, next) = self.resource.cache.snapshot(self.registry.seen());
+        let mut w = Watcher {
+            view: self.view.clone(),
+            filter,
+            changed,
+            seen: self.registry.subscribe_seen(),
+            closing: self.registry.subscribe_closing(),
+            next,
+            skip_until: 0,
+            initial: Vec::new().into_iter(),
+            end_mark: None,
+            bookmarks: o.bookmarks,
+            bookmark_at: Instant::now() + BOOKMARK_EVERY,
+            bookmarked: seen,
+            deadline: Instant::now() + timeout(o.timeout_seconds),
+            columns_sent: false,
+            opened: false,
+            phase: Phase::Live,
+        };
+        match start {
+            Start::Now => {}
+            Start::Snapshot { marked } => {
+                let kind = &*self.resource.kind;
+                w.initial = map.values().filter(|c| w.filter.matches(c, kind)).cloned().collect::<Vec<_>>().into_iter();
+                w.end_mark = marked.then_some(seen);
+                w.phase = Phase::Initial;
+            }
+            Start::After(revision) => match self.resource.cache.position(revision) {
+                Ok(next) => {
+                    w.next = next;
+                    w.skip_until = revision;
+                    w.bookmarked = revision;
+                }
+                Err(oldest) => {
+                    tracing::info!(resource = self.resource.info().plural, revision, oldest, "a watch asks for events that are gone");
+                    let s = Status::expired(format!("too old resource version: {revision} ({oldest})"));
+                    w.phase = Phase::Last(encode::event("ERROR", &s.to_json()));
+                }
+            },
+        }
+        Ok(w)
+    }
+}
+
+fn timeout(asked: Option<u64>) -> Duration {
+    Duration::from_secs(asked.unwrap_or_else(|| rand::random_range(TIMEOUT_MIN_SECONDS..TIMEOUT_MIN_SECONDS * 2)))
+}
+
+enum Start {
+    /// All present objects as ADDED first; `marked`: then a bookmark that says so.
+    Snapshot {
+        marked: bool,
+    },
+    Now,
+    After(u64),
+}
+
+enum Woken {
+    News,
+    Closing,
+    Time,
+}
+
+enum Phase {
+    Initial,
+    Live,
+    /// One more piece, then the end.
+    Last(Bytes),
+    Ended,
+}
+
+struct Watcher {
+    view: View,
+    filter: Filter,
+    changed: watch::Receiver<u64>,
+    seen: watch::Receiver<u64>,
+    closing: watch::Receiver<bool>,
+    /// Number of the next event to look at.
+    next: u64,
+    /// Events up to this revision are known to the client (it may lie in the future).
+    skip_until: u64,
+    initial: std::vec::IntoIter<Arc<Cached>>,
+    /// Revision of the bookmark that ends the initial events.
+    end_mark: Option<u64>,
+    bookmarks: bool,
+    bookmark_at: Instant,
+    bookmarked: u64,
+    deadline: Instant,
+    columns_sent: bool,
+    opened: bool,
+    phase: Phase,
+}
+
+/// Several lines on their way into one piece of body; a single one is passed on uncopied.
+#[derive(Default)]
+struct Piece {
+    one: Option<Bytes>,
+    many: BytesMut,
+}
+
+impl Piece {
+    fn push(&mut self, line: Bytes) {
+        if let Some(one) = self.one.take() {
+            self.many.extend_from_slice(&one);
+        } else if self.many.is_empty() {
+            self.one = Some(line);
+            return;
+        }
+        self.many.extend_from_slice(&line);
+    }
+    fn len(&self) -> usize {
+        self.many.len() + self.one.as_ref().map_or(0, Bytes::len)
+    }
+    fn take(self) -> Option<Bytes> {
+        self.one.or_else(|| (!self.many.is_empty()).then(|| self.many.freeze()))
+    }
+}
+
+impl Watcher {
+    fn cache(&self) -> &WatchCache {
+        &self.view.resource.cache
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        let opened = std::mem::replace(&mut self.opened, true);
+        loop {
+            let ready = match std::mem::replace(&mut self.phase, Phase::Ended) {
+                Phase::Ended => return None,
+                Phase::Last(piece) => return Some(piece),
+                Phase::Initial => self.initial_piece(),
+                Phase::Live => {
+                    self.phase = Phase::Live;
+                    self.live_piece()
+                }
+            };
+            match ready {
+                Some(piece) => return Some(piece),
+                None if matches!(self.phase, Phase::Live) && !opened => return Some(Bytes::new()),
+                None if matches!(self.phase, Phase::Live) => {
+                    if let Some(piece) = self.wait().await {
+                        return Some(piece);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The next piece of the snapshot; the phase stays until it is empty.
+    fn initial_piece(&mut self) -> Option<Bytes> {
+        let mut piece = Piece::default();
+        while piece.len() < BATCH_BYTES {
+            let Some(o) = self.initial.next() else {
+                self.phase = Phase::Live;
+                if let Some(revision) = self.end_mark.take() {
+                    piece.push(self.view.bookmark(revision, true));
+                }
+                return piece.take();
+            };
+            let line = if self.view.natural() {
+                encode::event("ADDED", &o.object())
+            } else {
+                let first = self.first_table();
+                self.view.line(EventType::Added, &o, first)
+            };
+            piece.push(line);
+        }
+        self.phase = Phase::Initial;
+        piece.take()
+    }
+
+    fn first_table(&mut self) -> bool {
+        !std::mem::replace(&mut self.columns_sent, true)
+    }
+
+    /// What has happened since; `None` when nothing that passes the filter has.
+    fn live_piece(&mut self) -> Option<Bytes> {
+        let mut piece = Piece::default();
+        while piece.len() < BATCH_BYTES {
+            match self.cache().after(self.next, BATCH_EVENTS) {
+                News::Lost => {
+                    tracing::info!(resource = self.view.resource.info().plural, "a watcher was too slow and is ended");
+                    self.phase = Phase::Ended;
+                    break;
+                }
+                News::Events(events, next) => {
+                    if events.is_empty() {
+                        break;
+                    }
+                    self.next = next;
+                    for e in events.iter().filter(|e| e.revision > self.skip_until) {
+                        if let Some(line) = line_of(&self.view, &self.filter, &mut self.columns_sent, e) {
+                            piece.push(line);
+                        }
+                        self.bookmarked = e.revision;
+                    }
+                }
+            }
+        }
+        piece.take()
+    }
+
+    /// Sleeps until there is something to do; a piece when that is a bookmark.
+    async fn wait(&mut self) -> Option<Bytes> {
+        let until = if self.bookmarks { self.deadline.min(self.bookmark_at) } else { self.deadline };
+        let woken = tokio::select! {
+            biased;
+            changed = self.changed.changed() => if changed.is_ok() { Woken::News } else { Woken::Closing },
+            _ = self.closing.wait_for(|c| *c) => Woken::Closing,
+            () = tokio::time::sleep_until(until) => Woken::Time,
+        };
+        match woken {
+            Woken::News => None,
+            Woken::Closing => {
+                self.phase = Phase::Ended;
+                None
+            }
+            Woken::Time => self.on_time(until),
+        }
+    }
+
+    fn on_time(&mut self, until: Instant) -> Option<Bytes> {
+        // Read before the events are: everything up to it is then in the piece or was sent.
+        let seen = *self.seen.borrow();
+        let mut piece = Piece::default();
+        if let Some(p) = self.live_piece() {
+            piece.push(p);
+        }
+        let caught_up = matches!(self.cache().after(self.next, 1), News::Events(e, _) if e.is_empty());
+        if self.bookmarks && caught_up && seen > self.bookmarked && seen > self.skip_until {
+            self.bookmarked = seen;
+            piece.push(self.view.bookmark(seen, false));
+        }
+        self.bookmark_at = until + BOOKMARK_EVERY;
+        let piece = piece.take();
+        if until >= self.deadline {
+            self.phase = piece.map_or(Phase::Ended, Phase::Last);
+            return None;
+        }
+        piece
+    }
+}
+
+/// What an event is to a watcher: selectors turn changes into ADDED and DELETED where objects enter and leave them.
+fn line_of(view: &View, filter: &Filter, columns_sent: &mut bool, e: &Event) -> Option<Bytes> {
+    let kind = &*view.resource.kind;
+    let now = e.kind != EventType::Deleted && filter.matches(&e.object, kind);
+    let before = match (&e.old, e.kind) {
+        (_, EventType::Deleted) => filter.matches(&e.object, kind),
+        (Some(old), _) => filter.matches(old, kind),
+        (None, _) => false,
+    };
+    let (event, leaving) = match (before, now) {
+        (_, true) if e.kind == EventType::Added => (EventType::Added, false),
+        (true, true) => (EventType::Modified, false),
+        (false, true) => (EventType::Added, false),
+        (true, false) => (EventType::Deleted, e.kind != EventType::Deleted),
+        (false, false) => return None,
+    };
+    if view.natural() && !leaving && event == e.kind {
+        return Some(e.object.line());
+    }
+    let gone;
+    let object = match (&e.old, leaving) {
+        (Some(old), true) => {
+            // The last state the watcher knew, at the revision of the change.
+            let line = old.line_at("DELETED", e.revision, &view.resource.cache.head);
+            if view.natural() {
+                return Some(line);
+            }
+            gone = Cached::of_line(&old.key, line, encode::event_start("DELETED").len(), &view.resource.cache.head, e.revision);
+            &gone
+        }
+        _ => &*e.object,
+    };
+    let first = !std::mem::replace(columns_sent, true);
+    if first {
+        return Some(view.line(event, object, true));
+    }
+    let id = view.line_id(event) | u64::from(leaving) << 20;
+    Some(e.shared_line(id, || view.line(event, object, false)))
+}

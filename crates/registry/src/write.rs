@@ -1,0 +1,83 @@
+//! The last step of every write: encode, store, and what the store's refusals mean to a client.
+
+use crate::cache::Cached;
+use crate::encode;
+use crate::exchange::Exchange;
+use crate::facts;
+use bytes::Bytes;
+use keles_api::{Object, Status, canonical};
+use keles_store::{Entry, Expect, StoreError, Write};
+use std::sync::Arc;
+
+/// What a write left behind.
+pub enum Outcome {
+    /// Nothing had to change.
+    Same(Arc<Cached>),
+    /// Stored bytes at a revision (that of the old state, or 0, when nothing was stored: dry runs).
+    Wrote(Bytes, u64),
+}
+
+/// A failed attempt: somebody was faster, or it cannot be done.
+pub enum Refused {
+    /// What is there now.
+    Conflict(Option<Entry>),
+    Failed(Status),
+}
+
+/// The answer to a failure of the store.
+pub fn store_error(e: StoreError) -> Status {
+    match e {
+        StoreError::Compacted { .. } => Status::expired(e.to_string()),
+        StoreError::Future { asked, current } => crate::read::too_new(asked, current),
+        StoreError::TooLarge { limit_bytes, .. } => Status::too_large(limit_bytes),
+        StoreError::Closed => Status::unavailable("the server is shutting down"),
+        e => {
+            tracing::error!(error = %e, "the store failed");
+            Status::internal(e)
+        }
+    }
+}
+
+impl Exchange<'_> {
+    pub fn outcome(&self, key: &str, o: Outcome) -> Result<Bytes, Status> {
+        match o {
+            Outcome::Same(c) => self.view.object(&c),
+            Outcome::Wrote(stored, revision) => self.view.written(key, &stored, revision),
+        }
+    }
+
+    /// The bytes to store, in Go's shape.
+    pub fn encode(&self, o: &mut Object) -> Result<Bytes, Status> {
+        let storage = self.resource.storage();
+        canonical::canonicalise(&mut o.0, self.schema(&storage)?);
+        Ok(encode::stored(o, &self.resource.cache.head))
+    }
+
+    pub async fn store_put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, Refused> {
+        let key = self.resource.store_key(key).into();
+        self.store_write(Write::Put { key, value, expect, ttl: facts::ttl(self.resource.info()) }).await
+    }
+
+    pub async fn store_delete(&self, key: &str, expect: u64) -> Result<u64, Refused> {
+        self.store_write(Write::Delete { key: self.resource.store_key(key).into(), expect }).await
+    }
+
+    async fn store_write(&self, w: Write) -> Result<u64, Refused> {
+        self.registry.store().write(w).await.map_err(|e| match e {
+            StoreError::Conflict { current } => Refused::Conflict(current),
+            e => Refused::Failed(store_error(e)),
+        })
+    }
+
+    /// The present state, seeing all acknowledged writes; 404 when there is none.
+    pub async fn current(&self, key: &str) -> Result<Arc<Cached>, Status> {
+        self.registry.fresh(None).await?;
+        self.resource.cache.get(key).ok_or_else(|| self.resource.not_found(&self.served, &self.request.name))
+    }
+
+    /// The state that stood in a write's way; 404 when it is gone.
+    pub fn overtaken(&self, key: &str, entry: Option<Entry>) -> Result<Arc<Cached>, Status> {
+        let e = entry.ok_or_else(|| self.resource.not_found(&self.served, &self.request.name))?;
+        Ok(Arc::new(Cached::new(key, &e.value, e.modified, &self.resource.cache.head, "MODIFIED")))
+    }
+}

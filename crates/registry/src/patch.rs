@@ -98,13 +98,37 @@ fn cause(message: &str) -> &str {
 
 /// 422: the patched object is no object of its kind.
 fn unfit(patch: &Patch, changed: &Value, why: &str) -> Status {
-    let shown = match patch {
-        Patch::Strategic(p) => go_map(p),
-        _ => changed.to_string(),
+    let (shown, why) = match patch {
+        Patch::Strategic(p) => (go_map(p), convertor_text(why).unwrap_or_else(|| why.into())),
+        _ => (changed.to_string(), why.to_owned()),
     };
     let mut p = Problems::new();
     p.invalid(&Path::new("patch"), shown, why);
     Status::invalid("", "", "", &p)
+}
+
+/// Upstream turns the result of a strategic merge into a struct by its own convertor, whose words differ from those of its JSON decoder.
+fn convertor_text(json_text: &str) -> Option<String> {
+    let (found, target) = json_text.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
+    let target = target.rsplit_once(" of type ").map_or("", |(_, t)| t);
+    let number = match found.split_once(' ') {
+        Some(("number", n)) if n.contains(['.', 'e', 'E']) => Some("float64"),
+        _ if found.starts_with("number") => Some("int64"),
+        _ => None,
+    };
+    let found = number.unwrap_or(match found {
+        "object" => "map",
+        "array" => "slice",
+        other => other,
+    });
+    let scalar = matches!(target, "string" | "bool" | "int32" | "int64" | "float64" | "uint8");
+    Some(match target {
+        t if t.starts_with("[]") => format!("cannot restore slice from {found}"),
+        t if t.starts_with("map[") => format!("cannot restore map from {found}"),
+        t if scalar && number.is_none() => format!("unrecognized type: {t}"),
+        t if number.is_some() && !t.ends_with("Spec") => format!("cannot convert {found} to {t}"),
+        _ => format!("cannot restore struct from: {found}"),
+    })
 }
 
 /// Go's `%+v` of a decoded JSON value.
@@ -130,6 +154,19 @@ mod tests {
     fn maps_print_as_go_prints_them() {
         let v = serde_json::json!({"spec": {"b": [1, {"x": null}], "a": "t"}});
         assert_eq!(go_map(&v), "map[spec:map[a:t b:[1 map[x:<nil>]]]]");
+    }
+
+    #[test]
+    fn strategic_merge_speaks_in_the_convertors_words() {
+        let t = |found: &str, target: &str| convertor_text(&format!("json: cannot unmarshal {found} into Go struct field A.b of type {target}")).unwrap();
+        assert_eq!(t("string", "v1.ServiceReference"), "cannot restore struct from: string");
+        assert_eq!(t("string", "[]v1.Foo"), "cannot restore slice from string");
+        assert_eq!(t("string", "map[string]string"), "cannot restore map from string");
+        assert_eq!(t("string", "int32"), "unrecognized type: int32");
+        assert_eq!(t("object", "string"), "unrecognized type: string");
+        assert_eq!(t("number", "string"), "cannot convert int64 to string");
+        assert_eq!(t("number 1.5", "int32"), "cannot convert float64 to int32");
+        assert_eq!(t("number", "v1.ServiceType"), "cannot convert int64 to v1.ServiceType");
     }
 
     #[test]

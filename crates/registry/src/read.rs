@@ -6,7 +6,7 @@ use crate::exchange::Exchange;
 use crate::kind::{AnyKind, UnknownSelector};
 use crate::options::{ListOptions, VersionMatch};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use keles_api::status::{Cause, Details, ListMeta};
 use keles_api::{FieldSelector, Selector, Status};
 use keles_store::StoreError;
@@ -104,15 +104,21 @@ struct Token {
     start: String,
 }
 
+/// URL-safe without padding, as forgiving about trailing bits as Go.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::RequireNone).with_decode_allow_trailing_bits(true),
+);
+
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 impl Token {
     fn encode(revision: i64, start: &str) -> String {
-        URL_SAFE_NO_PAD.encode(serde_json::json!({"v": TOKEN_VERSION, "rv": revision, "start": start}).to_string())
+        BASE64.encode(serde_json::json!({"v": TOKEN_VERSION, "rv": revision, "start": start}).to_string())
     }
     fn decode(text: &str) -> Result<Self, Status> {
         let bad = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| match e {
+        let bytes = BASE64.decode(text).map_err(|e| match e {
             base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => bad(format!("illegal base64 data at input byte {at}")),
             _ => bad(format!("illegal base64 data at input byte {}", text.len())),
         })?;

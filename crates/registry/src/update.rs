@@ -201,6 +201,9 @@ impl Exchange<'_> {
         }
         new.set_meta("selfLink", Value::Null);
         new.set_meta("resourceVersion", old.resource_version());
+        if part == Part::Main && self.is_namespace() {
+            set_spec_finalizers(new, old.at(&["spec", "finalizers"]).clone());
+        }
         match part {
             Part::Main if self.resource.has_status() => copy(old, new, "status"),
             Part::Status => keep_only_status(new, old),

@@ -1,0 +1,150 @@
+//! Laws of delete and deletecollection.
+
+use crate::world::*;
+use keles_api::Object;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_delete_answers_with_a_status_that_names_what_is_gone() {
+    let w = World::new().await;
+    let a = w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    let s = w.req("configmaps").named("a").delete("").await.unwrap();
+    assert_eq!(s.0, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": {"name": "a", "kind": "configmaps", "uid": a.uid()}}));
+    assert_eq!(w.req("configmaps").named("a").delete("").await.unwrap_err().message, "configmaps \"a\" not found");
+}
+
+#[tokio::test]
+async fn preconditions_guard_a_delete() {
+    let w = World::new().await;
+    let a = w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    let e = w.req("configmaps").named("a").delete(r#"{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"uid":"nope"}}"#).await.unwrap_err();
+    let why = "the UID in the precondition (nope) does not match the UID in record";
+    assert_eq!(e.message, format!("Operation cannot be fulfilled on ConfigMap \"a\": {why} ({}). The object might have been deleted and then recreated", a.uid()));
+    assert_eq!((e.code, e.details.unwrap().kind.as_str()), (409, "ConfigMap"));
+    let e = w.req("configmaps").named("a").delete(r#"{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"resourceVersion":"1"}}"#).await.unwrap_err();
+    assert!(e.code == 409 && e.message.contains("the ResourceVersion in the precondition (1) does not match"), "{}", e.message);
+    let ok = format!(r#"{{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{{"uid":"{}"}}}}"#, a.uid());
+    w.req("configmaps").named("a").delete(&ok).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_finalizer_holds_an_object_until_it_is_taken_away() {
+    let w = World::new().await;
+    let start = w.revision().await;
+    w.req("configmaps").create(&config("a", "1").replace("\"name\"", "\"finalizers\":[\"x.example/f\"],\"name\"")).await.unwrap();
+    let marked = w.req("configmaps").named("a").delete("").await.unwrap();
+    assert_eq!((marked.deletion_timestamp(), marked.meta("deletionGracePeriodSeconds")), (Some(NOW), &json!(0)));
+    let again = w.req("configmaps").named("a").delete("").await.unwrap();
+    assert_eq!(again, marked, "a second delete adds nothing");
+    let e = w.req("configmaps").named("a").merge(r#"{"metadata":{"finalizers":["x.example/f","y.example/g"]}}"#).await.unwrap_err();
+    assert!(e.code == 422 && e.message.contains("no new finalizers can be added if the object is being deleted"), "{}", e.message);
+    let kept = w.req("configmaps").named("a").merge(r#"{"metadata":{"deletionTimestamp":null},"data":{"t":"2"}}"#).await.unwrap();
+    assert_eq!(kept.deletion_timestamp(), Some(NOW), "a deletion cannot be taken back");
+    w.req("configmaps").named("a").merge(r#"{"metadata":{"finalizers":null}}"#).await.unwrap();
+    assert_eq!(w.req("configmaps").named("a").get().await.unwrap_err().code, 404);
+    let mut s = w.req("configmaps").query(&format!("watch=1&resourceVersion={start}")).watch().await;
+    assert_eq!(s.shorts(4).await, ["ADDED a 1", "MODIFIED a 1", "MODIFIED a 2", "DELETED a 2"]);
+}
+
+#[tokio::test]
+async fn propagation_policies_become_finalizers() {
+    let w = World::new().await;
+    for (query, finalizer) in [("propagationPolicy=Foreground", "foregroundDeletion"), ("propagationPolicy=Orphan", "orphan"), ("orphanDependents=true", "orphan")] {
+        let name = query.to_lowercase().replace('=', "-");
+        w.req("deployments").create(&deployment(&name)).await.unwrap();
+        let d = w.req("deployments").named(&name).query(query).delete("").await.unwrap();
+        assert_eq!((d.finalizers(), d.deletion_timestamp(), d.generation()), (vec![finalizer], Some(NOW), 2), "{query}");
+    }
+    w.req("deployments").create(&deployment("b")).await.unwrap();
+    w.req("deployments").named("b").query("propagationPolicy=Background").delete("").await.unwrap();
+    assert_eq!(w.req("deployments").named("b").get().await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn a_bound_pod_goes_gracefully_and_the_period_only_shrinks() {
+    let w = World::new().await;
+    let body = pod("p").replace("\"containers\"", "\"nodeName\":\"n\",\"containers\"");
+    w.req("pods").create(&body).await.unwrap();
+    let one = w.req("pods").named("p").delete("").await.unwrap();
+    assert_eq!((one.deletion_timestamp(), one.meta("deletionGracePeriodSeconds"), one.generation()), (Some("2026-11-21T06:00:30Z"), &json!(30), 2));
+    let longer = w.req("pods").named("p").delete(r#"{"gracePeriodSeconds":60}"#).await.unwrap();
+    assert_eq!(longer, one, "never longer");
+    let shorter = w.req("pods").named("p").query("gracePeriodSeconds=5").delete("").await.unwrap();
+    assert_eq!((shorter.deletion_timestamp(), shorter.meta("deletionGracePeriodSeconds")), (Some("2026-11-21T06:00:05Z"), &json!(5)));
+    w.req("pods").named("p").delete(r#"{"gracePeriodSeconds":0}"#).await.unwrap();
+    assert_eq!(w.req("pods").named("p").get().await.unwrap_err().code, 404, "zero deletes at once");
+}
+
+#[tokio::test]
+async fn a_pod_without_a_node_goes_at_once() {
+    let w = World::new().await;
+    w.req("pods").create(&pod("p")).await.unwrap();
+    let gone = w.req("pods").named("p").delete("").await.unwrap();
+    assert_eq!(gone.kind(), "Pod", "pods answer with themselves");
+    assert_eq!(w.req("pods").named("p").get().await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn an_eviction_deletes_the_pod() {
+    let w = World::new().await;
+    w.req("pods").create(&pod("p")).await.unwrap();
+    let s = w.req("pods").named("p").sub("eviction").create(r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"}}"#).await.unwrap();
+    assert_eq!(s.str_at(&["status"]), "Success");
+    assert_eq!(w.req("pods").named("p").get().await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn a_namespace_terminates_and_stays_until_it_is_finalized() {
+    let w = World::new().await;
+    let ns = w.req("namespaces").named("other").delete("").await.unwrap();
+    assert_eq!((ns.kind(), ns.str_at(&["status", "phase"]), ns.deletion_timestamp()), ("Namespace", "Terminating", Some(NOW)));
+    let again = w.req("namespaces").named("other").delete("").await.unwrap();
+    assert_eq!(again, ns);
+    let mut done = again.clone();
+    done.0["spec"]["finalizers"] = json!([]);
+    w.req("namespaces").named("other").put(&done).await.unwrap();
+    let still = w.req("namespaces").named("other").get().await.unwrap();
+    assert_eq!(still, ns, "the main resource cannot finalize");
+}
+
+#[tokio::test]
+async fn the_finalize_subresource_changes_finalizers_only_and_completes_the_delete() {
+    let w = World::new().await;
+    w.req("namespaces").named("other").delete("").await.unwrap();
+    let mut ns = w.req("namespaces").named("other").get().await.unwrap();
+    ns.0["spec"]["finalizers"] = json!([]);
+    ns.0["status"]["phase"] = "Active".into();
+    let done = w.req("namespaces").named("other").sub("finalize").put(&ns).await.unwrap();
+    assert_eq!(done.str_at(&["status", "phase"]), "Terminating");
+    assert_eq!(w.req("namespaces").named("other").get().await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn the_default_namespace_stays() {
+    let w = World::new().await;
+    let e = w.req("namespaces").named("default").delete("").await.unwrap_err();
+    assert_eq!((e.code, e.message.as_str()), (403, "namespaces \"default\" is forbidden: this namespace may not be deleted"));
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector_and_shown() {
+    let w = World::new().await;
+    for (n, t) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        w.req("configmaps").create(&config(n, t)).await.unwrap();
+    }
+    let shown: Value = w.req("configmaps").query("labelSelector=t=x").delete_all().await.unwrap();
+    assert_eq!((shown["kind"].as_str(), names(&shown)), (Some("ConfigMapList"), vec!["a".to_owned(), "c".to_owned()]));
+    assert_eq!(names(&w.req("configmaps").list().await.unwrap()), ["b"]);
+}
+
+#[tokio::test]
+async fn a_recreated_object_is_another_object() {
+    let w = World::new().await;
+    let start = w.revision().await;
+    let a = w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    w.req("configmaps").named("a").delete("").await.unwrap();
+    let b: Object = w.req("configmaps").create(&config("a", "2")).await.unwrap();
+    assert_ne!(a.uid(), b.uid());
+    let mut s = w.req("configmaps").query(&format!("watch=1&resourceVersion={start}")).watch().await;
+    assert_eq!(s.shorts(3).await, ["ADDED a 1", "DELETED a 1", "ADDED a 2"]);
+}

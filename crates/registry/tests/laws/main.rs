@@ -1,0 +1,9 @@
+//! The laws of the pipelines and the watch cache, over sample kinds and the embedded store.
+
+mod deletes;
+mod kinds;
+mod lists;
+mod patches;
+mod watches;
+mod world;
+mod writes;

@@ -1,1 +1,13 @@
-//! OCI image, runtime and distribution types, digests and references.
+//! Words of the OCI and Docker image formats: digests, references, manifests, image configurations. Pure.
+//!
+//! Entry points: [`Reference::parse`], [`Digest::parse`], [`manifest::Document`]. Deliberately absent: where bytes come from.
+
+pub mod config;
+pub mod digest;
+pub mod manifest;
+pub mod reference;
+
+pub use config::{ImageConfig, ImageFile};
+pub use digest::{Digest, DigestError, Hasher};
+pub use manifest::{Descriptor, Document, Index, Manifest, Platform};
+pub use reference::{Reference, ReferenceError};

@@ -1,1 +1,128 @@
 //! The controllers: one file and one row each.
+//!
+//! Entry point: [`run`]. Each controller is a row of [`ALL`], writes as its own user, and reads from informers that all share.
+//! Invariants: every reconcile is level-triggered and idempotent; writes that would change nothing are not sent; decisions are pure functions.
+//! Deliberately absent: the loop (in `reconcile`), and anything that talks to something else than the Kubernetes API.
+
+mod claims;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod endpointslice;
+//mod garbage;
+mod namespace;
+//mod node_lifecycle;
+//mod pod_gc;
+mod replicaset;
+mod root_ca;
+mod service_ports;
+mod serviceaccount;
+//mod taint_eviction;
+
+use keles_client::{Informers, Watched};
+use keles_reconcile::{Controller, EventStyle, Recorder, Writer};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The user whose list and watch fill the shared caches.
+pub const INFORMER_USER: &str = "system:kube-controller-manager";
+
+/// What the operator sets.
+#[derive(Clone)]
+pub struct Options {
+    /// PEM of the API server's CA, published into every namespace; empty: the publisher does not run.
+    pub root_ca: String,
+    /// Names not to run, out of [`ALL`].
+    pub disabled: Vec<String>,
+    /// How long a node may be silent before it counts as unreachable.
+    pub node_grace: Duration,
+    /// Caches to share with other parts of the process; made by `run` when absent.
+    pub informers: Option<Informers>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { root_ca: String::new(), disabled: Vec::new(), node_grace: Duration::from_secs(40), informers: None }
+    }
+}
+
+/// One controller of the table.
+pub struct Row {
+    pub name: &'static str,
+    /// The service account in kube-system that it writes as.
+    pub account: &'static str,
+    pub on_by_default: bool,
+    start: fn(Start, &mut JoinSet<()>),
+}
+
+/// Every controller, in upstream's names.
+pub const ALL: &[Row] = &[
+    row("deployment-controller", "deployment-controller", |s, set| s.run(set, deployment::DeploymentController::new(&s))),
+    row("replicaset-controller", "replicaset-controller", |s, set| s.run(set, replicaset::ReplicaSetController::new(&s))),
+    row("endpoints-controller", "endpoint-controller", |s, set| s.run(set, endpoints::EndpointsController::new(&s))),
+    row("endpointslice-controller", "endpointslice-controller", |s, set| s.run(set, endpointslice::EndpointSliceController::new(&s))),
+    row("namespace-controller", "namespace-controller", |s, set| s.run(set, namespace::NamespaceController::new(&s))),
+    row("serviceaccount-controller", "service-account-controller", |s, set| s.run(set, serviceaccount::ServiceAccountController::new(&s))),
+    row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |s, set| s.run(set, root_ca::RootCaPublisher::new(&s))),
+    //    row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
+    //    row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
+    //    row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
+    //    row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
+];
+
+const fn row(name: &'static str, account: &'static str, start: fn(Start, &mut JoinSet<()>)) -> Row {
+    Row { name, account, on_by_default: true, start }
+}
+
+/// What a controller is made of.
+pub(crate) struct Start {
+    client: kube::Client,
+    informers: Informers,
+    options: Options,
+    component: &'static str,
+    shutdown: CancellationToken,
+}
+
+impl Start {
+    fn run<C: Controller>(&self, set: &mut JoinSet<()>, controller: C) {
+        let events = Recorder::start(self.client.clone(), self.component, "", EventStyle::Core, self.shutdown.clone());
+        set.spawn(keles_reconcile::run(controller, events, self.shutdown.clone()));
+    }
+    /// A writer of a kind as this controller's user.
+    fn writer<K>(&self) -> Writer<K>
+    where
+        K: Watched + kube::Resource + serde::Serialize,
+        K::DynamicType: Default,
+    {
+        Writer::new(self.client.clone(), self.informers.of())
+    }
+}
+
+/// Runs every enabled controller until shutdown. `client_for` gives a client for a user name (`system:serviceaccount:kube-system:…`).
+pub async fn run(client_for: impl Fn(&str) -> kube::Client, options: Options, shutdown: CancellationToken) {
+    let informers = options.informers.clone().unwrap_or_else(|| Informers::new(client_for(INFORMER_USER), shutdown.child_token()));
+    let mut set = JoinSet::new();
+    for row in ALL.iter().filter(|row| row.on_by_default && !options.disabled.iter().any(|name| name == row.name)) {
+        let client = client_for(&format!("system:serviceaccount:kube-system:{}", row.account));
+        let start = Start { client, informers: informers.clone(), options: options.clone(), component: row.name, shutdown: shutdown.clone() };
+        (row.start)(start, &mut set);
+    }
+    while let Some(ended) = set.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended by itself");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_row_has_its_own_name() {
+        let names: BTreeSet<&str> = ALL.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

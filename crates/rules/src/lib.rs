@@ -1,1 +1,9 @@
-//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, template hash.
+//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template hash.
+//!
+//! Pure, over the typed objects. One file a fact.
+
+pub mod labels;
+pub mod owners;
+pub mod readiness;
+pub mod template_hash;
+pub mod tolerations;

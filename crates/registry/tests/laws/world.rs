@@ -191,10 +191,6 @@ impl Watch {
         let end = if o.annotation("k8s.io/initial-events-end") == Some("true") { "end-of-initial" } else { "" };
         format!("{} {} {text}{end}", e["type"].as_str().unwrap_or(""), o.name()).trim().to_owned()
     }
-    /// The same under a clock that a test holds.
-    pub async fn short_patiently(&mut self) -> String {
-        if self.fill().await { self.rest.remove(0)["type"].to_string() } else { "END".into() }
-    }
     pub async fn shorts(&mut self, n: usize) -> Vec<String> {
         let mut all = Vec::new();
         for _ in 0..n {

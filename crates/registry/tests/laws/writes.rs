@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use keles_api::Object;
-use keles_store::Store;
+
 use serde_json::{Value, json};
 
 #[tokio::test]

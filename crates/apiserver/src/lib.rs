@@ -1,1 +1,31 @@
-//! The ordered chain of layers, discovery, OpenAPI, subresources.
+//! The API server: an ordered chain of layers over the registry.
+//!
+//! Entry points: [`ApiServer::start`], [`ApiServer::serve`] (TLS), [`ApiServer::service_for`] (in process). A request goes through
+//! [`chain`]: request info, authenticate, impersonate, authorize, limit, dispatch. Invariants: every caller has a user, in process too,
+//! and RBAC applies to it; no header can set the user; the truth is in the store alone.
+//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: protobuf and CBOR, the HTTP
+//! proxy of pods, services and nodes, aggregation, webhooks, quota, audit, API priority and fairness (docs/STATUS.md).
+
+mod admission;
+mod authenticate;
+mod bootstrap;
+mod chain;
+mod config;
+mod discovery;
+mod health;
+mod kubelet;
+mod metrics;
+mod negotiate;
+mod openapi;
+mod path;
+mod paths;
+mod pod_streams;
+mod policy;
+mod respond;
+mod reviews;
+mod server;
+mod token_request;
+
+pub use config::{Config, NODE_PORTS, SERVICE_CIDR, ServiceCidr};
+pub use paths::GIT_VERSION;
+pub use server::{ApiServer, InProcess, StartError};

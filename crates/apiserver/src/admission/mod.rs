@@ -1,0 +1,50 @@
+//! Admission plugins, one file and one row each, in upstream's order.
+//!
+//! Entry point: [`rows`]. Not built: ResourceQuota, PodSecurity, NodeRestriction's label rules, webhooks, policies (docs/STATUS.md).
+
+mod default_tolerations;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod service_addresses;
+mod taint_nodes;
+
+use crate::config::Config;
+use keles_registry::{Admission, Attributes};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The plugins that are on, in the order they run.
+pub fn rows(config: &Config) -> Vec<Arc<dyn Admission>> {
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_tolerations::DefaultTolerationSeconds),
+        Arc::new(service_addresses::ServiceAddresses::new(config)),
+    ]
+}
+
+/// Whether the request is about the resource itself (no subresource) of this group.
+fn is(a: &Attributes<'_>, group: &str, plural: &str) -> bool {
+    a.request.subresource.is_empty() && a.info.plural == plural && a.info.served[0].group == group
+}
+
+/// The elements of a list field; none when it is absent.
+fn list(v: &Value) -> impl Iterator<Item = &Value> {
+    v.as_array().into_iter().flatten()
+}
+
+/// A list field to append to, made when absent.
+fn list_mut<'a>(v: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
+    let slot = &mut v[field];
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("made a list just above")
+}

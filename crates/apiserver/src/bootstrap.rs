@@ -1,0 +1,166 @@
+//! What a cluster must have before it answers: namespaces, the bootstrap policy, priority classes, the `kubernetes` Service.
+//!
+//! Only what is missing is written, many writes at once (the store commits them in groups), so that a warm start writes nothing.
+
+use crate::config::Config;
+use crate::server::{Inner, StartError};
+use futures::StreamExt;
+use keles_api::{Object, Status};
+use keles_auth::User;
+use keles_registry::{Call, Registry, Request as About, Verb};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+const RBAC: &str = "rbac.authorization.k8s.io";
+/// Writes under way at once.
+const AT_ONCE: usize = 64;
+
+/// An object with its place.
+struct Wanted {
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    object: Object,
+    /// Whether it is written again when it differs in the fields wanted.
+    keep_up: bool,
+}
+
+/// The CA certificates that aggregated API servers look for.
+pub struct Trust {
+    pub client_ca_pem: String,
+    pub front_proxy_ca_pem: String,
+}
+
+pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
+    let first: Vec<Wanted> = NAMESPACES.iter().map(|n| wanted("", "v1", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}}))).collect();
+    make_all(&server.registry, first).await?;
+    let mut rest: Vec<Wanted> = keles_auth::bootstrap::policy().into_iter().map(policy_row).collect();
+    rest.extend(priority_classes());
+    rest.extend(own_service(&server.config));
+    rest.push(authentication(trust));
+    make_all(&server.registry, rest).await
+}
+
+fn wanted(group: &'static str, version: &'static str, plural: &'static str, object: Value) -> Wanted {
+    Wanted { group, version, plural, object: Object(object), keep_up: false }
+}
+
+fn policy_row(object: Object) -> Wanted {
+    let plural = match object.kind() {
+        "ClusterRole" => "clusterroles",
+        "ClusterRoleBinding" => "clusterrolebindings",
+        "Role" => "roles",
+        _ => "rolebindings",
+    };
+    Wanted { group: RBAC, version: "v1", plural, object, keep_up: false }
+}
+
+fn priority_classes() -> Vec<Wanted> {
+    [
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    ]
+    .into_iter()
+    .map(|(name, value, description)| {
+        let o = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value, "description": description});
+        wanted("scheduling.k8s.io", "v1", "priorityclasses", o)
+    })
+    .collect()
+}
+
+/// The Service `default/kubernetes` with its endpoints, and the range its address comes from.
+fn own_service(c: &Config) -> Vec<Wanted> {
+    let ip = c.service_cidr.address(0);
+    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [c.service_cidr.to_string()]}});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "sessionAffinity": "None",
+                 "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": c.port}]},
+    });
+    let mut all = vec![wanted("networking.k8s.io", "v1", "servicecidrs", cidr), wanted("", "v1", "services", service)];
+    if c.advertise_address.is_loopback() {
+        // Endpoints may not lead to a loopback address: pods have one of their own.
+        tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
+        return all;
+    }
+    let address = c.advertise_address.to_string();
+    let family = if matches!(c.advertise_address, IpAddr::V4(_)) { "IPv4" } else { "IPv6" };
+    let ports = json!([{"name": "https", "port": c.port, "protocol": "TCP"}]);
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family, "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": ports,
+    });
+    all.push(Wanted { keep_up: true, ..wanted("", "v1", "endpoints", endpoints) });
+    all.push(Wanted { keep_up: true, ..wanted("discovery.k8s.io", "v1", "endpointslices", slice) });
+    all
+}
+
+/// Where aggregated API servers learn whom to trust.
+fn authentication(trust: &Trust) -> Wanted {
+    let o = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {
+            "client-ca-file": trust.client_ca_pem,
+            "requestheader-client-ca-file": trust.front_proxy_ca_pem,
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+        },
+    });
+    Wanted { keep_up: true, ..wanted("", "v1", "configmaps", o) }
+}
+
+async fn make_all(registry: &Registry, all: Vec<Wanted>) -> Result<(), StartError> {
+    let results: Vec<_> = futures::stream::iter(all.into_iter().map(|w| make(registry, w))).buffer_unordered(AT_ONCE).collect().await;
+    results.into_iter().collect()
+}
+
+async fn make(registry: &Registry, w: Wanted) -> Result<(), StartError> {
+    let what = format!("{} {}/{}", w.plural, w.object.namespace(), w.object.name());
+    let found = registry.read(w.group, w.plural, w.object.namespace(), w.object.name());
+    let done = match found {
+        None => write(registry, Verb::Create, &w).await,
+        Some(there) if w.keep_up && !holds(&there.0, &w.object.0) => write(registry, Verb::Update, &w).await,
+        Some(_) => Ok(()),
+    };
+    match done {
+        Ok(()) => Ok(()),
+        // Another server on the same store was quicker.
+        Err(s) if s.code == 409 => Ok(()),
+        Err(status) => Err(StartError::Bootstrap { what, status }),
+    }
+}
+
+/// Whether `there` has everything that is `wanted`.
+fn holds(there: &Value, wanted: &Value) -> bool {
+    match (there, wanted) {
+        (Value::Object(t), Value::Object(w)) => w.iter().all(|(k, v)| t.get(k).is_some_and(|x| holds(x, v))),
+        (Value::Array(t), Value::Array(w)) => t.len() == w.len() && t.iter().zip(w).all(|(t, w)| holds(t, w)),
+        _ => there == wanted,
+    }
+}
+
+async fn write(registry: &Registry, verb: Verb, w: &Wanted) -> Result<(), Status> {
+    let request = About {
+        user: User { name: "system:apiserver".into(), groups: vec![keles_auth::MASTERS.into(), keles_auth::AUTHENTICATED.into()], ..User::default() },
+        group: w.group.into(),
+        version: w.version.into(),
+        plural: w.plural.into(),
+        namespace: w.object.namespace().into(),
+        name: if verb == Verb::Update { w.object.name().into() } else { String::new() },
+        now: crate::chain::now(),
+        ..About::default()
+    };
+    let body = serde_json::to_vec(&w.object).expect("a JSON tree always encodes").into();
+    registry.serve(verb, Call { request, body, user_agent: "kube-apiserver".into(), ..Call::default() }).await.map(|_| ())
+}

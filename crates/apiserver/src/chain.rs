@@ -1,0 +1,241 @@
+//! The ordered chain: request info, authenticate, limit, impersonate, authorize, dispatch.
+
+use crate::authenticate::Caller;
+use crate::negotiate::{self, Accepted, Forms};
+use crate::path::RequestInfo;
+use crate::respond::{self, AUDIT_ID, Style};
+use crate::server::Inner;
+use crate::{paths, reviews, token_request};
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, Request, Response};
+use keles_api::Status;
+use keles_api::status::Details;
+use keles_auth::{Attributes, User};
+use keles_registry::{Call, Query, Request as About, Verb};
+use keles_serve::body::{self, ReadError};
+use keles_serve::{Body, BoxError};
+use rand::Rng;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Upstream's limit of a request body.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// For requests that are not long-running.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One request on its way down.
+pub struct Asked {
+    pub info: RequestInfo,
+    pub query: Query,
+    pub user: Arc<User>,
+    pub request: Request<Body>,
+}
+
+impl Inner {
+    /// Answers any request; never fails.
+    pub async fn handle(&self, caller: Caller, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let audit_id = request.headers().get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
+        let style = Style::new(Accepted::default(), request.headers(), &query);
+        let (verb, long) = (info.verb, is_long_running(&info));
+        let resource = if info.is_resource { info.resource.clone() } else { String::new() };
+        let counter = if long { &self.metrics.long_running } else { &self.metrics.in_flight };
+        let flying = Flying::new(counter);
+        let mut response = match self.answer(&caller, info, query, request, long).await {
+            Ok(r) => r,
+            Err(s) => respond::failure(&s, &style),
+        };
+        drop(flying);
+        response.headers_mut().insert(AUDIT_ID, audit_id);
+        self.metrics.observe(verb, &resource, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer(&self, caller: &Caller, info: RequestInfo, query: Query, request: Request<Body>, long: bool) -> Result<Response<Body>, Status> {
+        let user = self.authenticate(caller, request.headers()).await?;
+        if !self.config.anonymous && user.name == keles_auth::ANONYMOUS {
+            return Err(Status::unauthorized());
+        }
+        let user = self.impersonate(user, request.headers())?;
+        self.authorize(&attributes(&info, &user, request.uri().path()))?;
+        let asked = Asked { info, query, user, request };
+        if long {
+            return self.dispatch(asked).await;
+        }
+        let Ok(_slot) = self.in_flight.try_acquire() else {
+            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+        };
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.dispatch(asked)).await {
+            Ok(r) => r,
+            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
+        }
+    }
+
+    async fn dispatch(&self, asked: Asked) -> Result<Response<Body>, Status> {
+        if !asked.info.is_resource {
+            return paths::serve(self, asked).await;
+        }
+        let Some(place) = self.place(&asked.info) else { return Ok(respond::no_route()) };
+        match place {
+            Place::Review => return reviews::serve(self, asked).await,
+            Place::Unbuilt(what) => return Err(Status::not_implemented(what)),
+            Place::Stored => {}
+        }
+        match (asked.info.resource.as_str(), asked.info.subresource.as_str()) {
+            ("pods", "log" | "exec" | "attach" | "portforward") => crate::pod_streams::serve(self, asked).await,
+            ("pods" | "services" | "nodes", "proxy") => Err(Status::not_implemented("the HTTP proxy of pods, services and nodes")),
+            ("serviceaccounts", "token") => token_request::serve(self, asked).await,
+            _ => self.object(asked).await,
+        }
+    }
+
+    /// Where a resource path leads; `None` when no route has it.
+    fn place(&self, info: &RequestInfo) -> Option<Place> {
+        if info.overlong {
+            return None;
+        }
+        if let Some(k) = self.registry.kind(&info.group, &info.version, &info.resource) {
+            let namespaced = k.info().scope == keles_registry::Scope::Namespaced;
+            let served = if namespaced { !info.namespace.is_empty() || info.is_collection() } else { info.object_namespace().is_empty() };
+            let known = info.subresource.is_empty() || k.info().subresources.iter().any(|s| s.name == info.subresource);
+            return (served && known).then_some(Place::Stored);
+        }
+        let v = keles_kinds::VIRTUAL.iter().find(|v| v.group == info.group && v.version == info.version && v.plural == info.resource)?;
+        Some(match v.plural {
+            "componentstatuses" => Place::Unbuilt("the resource componentstatuses (deprecated since v1.19)"),
+            _ => Place::Review,
+        })
+    }
+
+    /// The main resources and the subresources that the registry serves.
+    async fn object(&self, asked: Asked) -> Result<Response<Body>, Status> {
+        let (parts, body) = asked.request.into_parts();
+        let accepted = negotiate::accept(&parts.headers, Forms::All)?;
+        let style = Style::new(accepted, &parts.headers, &asked.query);
+        let verb = verb(&asked.info).ok_or_else(method_not_allowed)?;
+        let patch_type = if verb == Verb::Patch { Some(negotiate::patch_type(&parts.headers)?) } else { None };
+        let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
+        let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
+        let body_format = if patch_type.is_some() || body.is_empty() { keles_registry::BodyFormat::Json } else { negotiate::body_format(&parts.headers)? };
+        let mut query = asked.query;
+        let name = if asked.info.is_collection() { String::new() } else { asked.info.name.clone() };
+        if asked.info.watch_path && !asked.info.name.is_empty() && query.get("fieldSelector").is_none() {
+            query.0.push(("fieldSelector".into(), format!("metadata.name={}", asked.info.name)));
+        }
+        let call = Call {
+            request: About {
+                user: Arc::unwrap_or_clone(asked.user),
+                namespace: asked.info.object_namespace().to_owned(),
+                group: asked.info.group,
+                version: asked.info.version,
+                plural: asked.info.resource,
+                subresource: asked.info.subresource,
+                name,
+                now: now(),
+                ..About::default()
+            },
+            query,
+            form: style.accepted.form,
+            body,
+            body_format,
+            patch_type,
+            user_agent: header(&parts.headers, http::header::USER_AGENT).to_owned(),
+        };
+        Ok(respond::answer(self.registry.serve(verb, call).await?, &style, &self.stops))
+    }
+}
+
+enum Place {
+    Stored,
+    Review,
+    Unbuilt(&'static str),
+}
+
+pub fn header(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> &str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// RFC 3339 with whole seconds.
+pub fn now() -> String {
+    let t = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(t.as_second()).unwrap_or(t).to_string()
+}
+
+/// Reads a request body within the limit.
+pub async fn read(b: Body) -> Result<bytes::Bytes, Status> {
+    body::read(b, BODY_BYTES_MAX).await.map_err(|e| match e {
+        ReadError::TooLarge { limit_bytes } => Status::too_large(limit_bytes),
+        ReadError::Broken(e) => broken(&e),
+    })
+}
+
+fn broken(e: &BoxError) -> Status {
+    Status::bad_request(format!("the body could not be read: {e}"))
+}
+
+pub fn method_not_allowed() -> Status {
+    Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").with_details(Details::default())
+}
+
+fn verb(info: &RequestInfo) -> Option<Verb> {
+    Some(match (info.verb, info.name.is_empty()) {
+        ("get", false) => Verb::Get,
+        ("list", _) => Verb::List,
+        ("watch", _) => Verb::Watch,
+        ("create", true) => Verb::Create,
+        // Creating below an object: binding, eviction.
+        ("create", false) if !info.subresource.is_empty() => Verb::Create,
+        ("update", false) => Verb::Update,
+        ("patch", false) => Verb::Patch,
+        ("delete", false) => Verb::Delete,
+        ("deletecollection", _) => Verb::DeleteCollection,
+        _ => return None,
+    })
+}
+
+fn is_long_running(info: &RequestInfo) -> bool {
+    info.verb == "watch" || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+fn attributes<'a>(info: &'a RequestInfo, user: &'a User, path: &'a str) -> Attributes<'a> {
+    Attributes {
+        user,
+        verb: info.verb,
+        group: &info.group,
+        resource: if info.is_resource { &info.resource } else { "" },
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path,
+    }
+}
+
+/// A UUID (version 4) from the thread's generator: unique, not secret.
+fn new_audit_id() -> HeaderValue {
+    let id = uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid();
+    HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())).expect("hex digits and dashes are a header value")
+}
+
+/// Whether a request asks for another protocol on its connection.
+pub fn wants_upgrade(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(*method, Method::GET | Method::POST) && header(headers, http::header::CONNECTION).to_ascii_lowercase().contains("upgrade")
+}
+
+/// Counts a request while it is open.
+struct Flying<'a>(&'a std::sync::atomic::AtomicI64);
+
+impl<'a> Flying<'a> {
+    fn new(n: &'a std::sync::atomic::AtomicI64) -> Self {
+        n.fetch_add(1, Ordering::Relaxed);
+        Flying(n)
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,184 @@
+//! Which representation goes out and which came in: Accept and Content-Type.
+//!
+//! JSON and YAML go both ways. Protobuf and CBOR are not built: a body in them is 415, and an Accept of nothing else is 406.
+
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use keles_api::Status;
+use keles_registry::{BodyFormat, Form, MetaVersion, PatchType};
+
+pub const JSON: &str = "application/json";
+pub const YAML: &str = "application/yaml";
+const MEDIA_TYPES: &[&str] = &[JSON, YAML];
+const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    #[default]
+    Json,
+    Yaml,
+}
+
+/// What the client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    pub encoding: Encoding,
+    pub form: Form,
+}
+
+/// Which forms a resource can give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Forms {
+    /// The object as it is.
+    Plain,
+    /// Also Table and PartialObjectMetadata.
+    All,
+}
+
+/// One entry of an Accept header.
+struct Clause<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+impl Clause<'_> {
+    fn get(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
+    }
+}
+
+/// Clauses in the client's order of preference (q-values honoured, stable otherwise).
+fn clauses(header: &str) -> Vec<Clause<'_>> {
+    let mut all: Vec<Clause<'_>> = header
+        .split(',')
+        .filter_map(|c| {
+            let mut parts = c.split(';').map(str::trim);
+            let media = parts.next().filter(|m| !m.is_empty())?;
+            let parameters: Vec<_> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect();
+            let quality = parameters.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
+            Some(Clause { media, parameters, quality })
+        })
+        .filter(|c| c.quality > 0.0)
+        .collect();
+    all.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    all
+}
+
+/// The best the client accepts and we can give, or 406.
+pub fn accept(headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
+    let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else {
+        return Ok(Accepted::default());
+    };
+    clauses(header).iter().find_map(|c| Some(Accepted { encoding: encoding(c.media)?, form: form(c, forms)? })).ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
+}
+
+fn encoding(media: &str) -> Option<Encoding> {
+    match media {
+        JSON | "*/*" | "application/*" | "text/*" => Some(Encoding::Json),
+        YAML => Some(Encoding::Yaml),
+        _ => None,
+    }
+}
+
+fn form(c: &Clause<'_>, forms: Forms) -> Option<Form> {
+    let wanted = c.get("as");
+    if wanted.is_empty() {
+        return Some(Form::Object);
+    }
+    if forms == Forms::Plain || c.get("g") != "meta.k8s.io" {
+        return None;
+    }
+    let version = match c.get("v") {
+        "v1" => MetaVersion::V1,
+        "v1beta1" => MetaVersion::V1beta1,
+        _ => return None,
+    };
+    match wanted {
+        "Table" => Some(Form::Table(version)),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Form::Partial(version)),
+        _ => None,
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim())
+}
+
+/// How a body of POST, PUT or DELETE is written, or 415.
+pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
+    match media_type(headers) {
+        None | Some("" | JSON | "application/*" | "*/*") => Ok(BodyFormat::Json),
+        Some(YAML) => Ok(BodyFormat::Yaml),
+        Some(other) => Err(Status::unsupported_media_type(other, MEDIA_TYPES)),
+    }
+}
+
+/// The kind of a PATCH, or 415.
+pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
+    let media = media_type(headers).unwrap_or_default();
+    PatchType::of(media).ok_or_else(|| Status::unsupported_media_type(media, PATCH_TYPES))
+}
+
+/// Group version of an aggregated discovery document that the client asks for first: `v2` or `v2beta1`.
+pub fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
+    let header = headers.get(ACCEPT)?.to_str().ok()?;
+    for c in clauses(header) {
+        encoding(c.media)?;
+        match (c.get("as"), c.get("g"), c.get("v")) {
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if c.media == JSON => return Some("v2"),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if c.media == JSON => return Some("v2beta1"),
+            ("", ..) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
+    }
+    fn accepted(value: &str, forms: Forms) -> Result<Accepted, u16> {
+        accept(&headers(ACCEPT, value), forms).map_err(|s| s.code)
+    }
+
+    #[test]
+    fn the_first_acceptable_clause_wins_and_q_values_count() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(accepted(table, Forms::All).unwrap().form, Form::Table(MetaVersion::V1));
+        assert_eq!(accepted(table, Forms::Plain).unwrap().form, Form::Object);
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf,application/json", Forms::All).unwrap(), Accepted::default());
+        assert_eq!(accepted("application/json;q=0.5, application/yaml", Forms::All).unwrap().encoding, Encoding::Yaml);
+        assert_eq!(accepted("*/*", Forms::All).unwrap(), Accepted::default());
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_406_and_what_cannot_be_read_is_415() {
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf", Forms::All), Err(406));
+        assert_eq!(accepted("application/json;as=Table;v=v1;g=meta.k8s.io", Forms::Plain), Err(406), "reviews have no table");
+        assert_eq!(accepted("application/json;as=Table;v=v9;g=meta.k8s.io", Forms::All), Err(406));
+        assert_eq!(body_format(&headers(CONTENT_TYPE, "application/vnd.kubernetes.protobuf")).unwrap_err().code, 415);
+        assert_eq!(body_format(&headers(CONTENT_TYPE, "application/yaml; charset=utf-8")).unwrap(), BodyFormat::Yaml);
+        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
+    }
+
+    #[test]
+    fn apply_is_chosen_by_content_type_only() {
+        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/apply-patch+yaml")).unwrap(), PatchType::Apply);
+        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/merge-patch+json")).unwrap(), PatchType::Merge);
+    }
+
+    #[test]
+    fn discovery_follows_the_order_of_preference() {
+        let aggregated =
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(aggregated_discovery(&headers(ACCEPT, aggregated)), Some("v2"));
+        assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json")), Some("v2beta1"));
+        assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json")), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! Paths that are no resources: version, health, metrics, discovery, OpenAPI, the token issuer's documents.
+
+use crate::chain::{Asked, header, method_not_allowed};
+use crate::health::{self, Check};
+use crate::negotiate::{self, Accepted, Encoding, Forms, JSON};
+use crate::respond::{self, Style};
+use crate::server::Inner;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{Method, Response, StatusCode};
+use keles_api::Status;
+use keles_registry::Answer;
+use keles_serve::Body;
+use keles_serve::body;
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+
+/// What upstream's clients see of us: major and minor say which API this is.
+pub const GIT_VERSION: &str = "v1.36.0+keles";
+
+pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
+    if !matches!(*asked.request.method(), Method::GET | Method::HEAD) {
+        return Err(method_not_allowed());
+    }
+    let full = asked.request.uri().path();
+    let path = full.trim_end_matches('/');
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    match parts.as_slice() {
+        [] => json_answer(&asked, &roots(server)),
+        ["version"] => json_answer(&asked, &version()),
+        [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
+            let checks = checks(server, endpoint);
+            Ok(health::answer(endpoint, &check.join("/"), &checks, &asked.query).unwrap_or_else(respond::no_route))
+        }
+        ["metrics"] => Ok(metrics(server)),
+        ["openapi", "v3"] => json_bytes(&asked, server.openapi.index()),
+        ["openapi", "v3", rest @ ..] => openapi(server, &asked, &rest.join("/")),
+        [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
+        ["openid", "v1", "jwks"] => jwks(server).await,
+        ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),
+        ["api" | "apis", ..] => match server.discovery.plain(path) {
+            Some(b) => json_bytes(&asked, b),
+            None => Ok(respond::no_route()),
+        },
+        _ => Ok(respond::no_route()),
+    }
+}
+
+fn json_answer(asked: &Asked, v: &Value) -> Result<Response<Body>, Status> {
+    json_bytes(asked, serde_json::to_vec(v).expect("a JSON tree always encodes").into())
+}
+
+fn json_bytes(asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(asked.request.headers(), Forms::Plain).unwrap_or(Accepted { encoding: Encoding::Json, ..Accepted::default() });
+    let style = Style::new(accepted, asked.request.headers(), &asked.query);
+    Ok(respond::answer(Answer::ok(json), &style, &Default::default()))
+}
+
+fn roots(server: &Inner) -> Value {
+    let mut paths: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+            .iter()
+            .map(|p| (*p).to_owned())
+            .collect();
+    for (g, versions) in keles_kinds::GROUPS.iter().filter(|(g, _)| !g.is_empty()) {
+        paths.push(format!("/apis/{g}"));
+        paths.extend(versions.iter().map(|v| format!("/apis/{g}/{v}")));
+    }
+    paths.extend(checks(server, "readyz").iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
+    paths.sort();
+    json!({"paths": paths})
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none, this is Rust", "compiler": "rustc", "platform": format!("linux/{}", arch()),
+    })
+}
+
+/// Go's name of the processor.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn checks(server: &Inner, endpoint: &str) -> Vec<Check> {
+    let when = |good: bool, why: &str| (!good).then(|| why.to_owned());
+    let mut all = vec![
+        Check { name: "ping", failure: None },
+        Check { name: "log", failure: None },
+        Check { name: "etcd", failure: when(server.follows.load(Ordering::SeqCst), "the store is no longer followed") },
+        Check { name: "poststarthook/rbac/bootstrap-roles", failure: when(server.ready.load(Ordering::SeqCst), "not finished") },
+    ];
+    if endpoint == "readyz" {
+        all.push(Check { name: "shutdown", failure: when(!server.stops.is_cancelled(), "process is shutting down") });
+    }
+    all
+}
+
+fn metrics(server: &Inner) -> Response<Body> {
+    let mut r = respond::text(StatusCode::OK, server.metrics.text());
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    r
+}
+
+fn openapi(server: &Inner, asked: &Asked, path: &str) -> Result<Response<Body>, Status> {
+    let Some((gzip, hash)) = server.openapi.document(path) else { return Ok(respond::no_route()) };
+    let zipped = header(asked.request.headers(), ACCEPT_ENCODING).contains("gzip");
+    let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hex digits are a header value");
+    if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) {
+        return Ok(not_modified(etag));
+    }
+    let bytes = if zipped { gzip } else { crate::openapi::inflate(&gzip) };
+    let mut r = Response::new(body::full(bytes));
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    r.headers_mut().insert(ETAG, etag);
+    r.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    // The hash in the index's URL names the content: such an answer never changes.
+    let fresh = asked.query.get("hash") == Some(hash);
+    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(if fresh { "public, immutable" } else { "no-cache, private" }));
+    if zipped {
+        r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(r)
+}
+
+fn not_modified(etag: HeaderValue) -> Response<Body> {
+    let mut r = Response::new(body::empty());
+    *r.status_mut() = StatusCode::NOT_MODIFIED;
+    r.headers_mut().insert(ETAG, etag);
+    r
+}
+
+fn aggregated(server: &Inner, asked: &Asked, path: &str) -> Response<Body> {
+    let version = negotiate::aggregated_discovery(asked.request.headers()).unwrap_or("v2");
+    let Some(d) = server.discovery.aggregated(path, version) else { return respond::no_route() };
+    let etag = HeaderValue::from_str(&d.etag).expect("hex digits and quotes are a header value");
+    let mut r = if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) { not_modified(etag.clone()) } else { Response::new(body::full(d.bytes.clone())) };
+    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_str(&media).expect("ASCII is a header value"));
+    r.headers_mut().insert(ETAG, etag);
+    r.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    r
+}
+
+fn openid_configuration(server: &Inner) -> Value {
+    json!({
+        "issuer": server.tokens.issuer(),
+        "jwks_uri": format!("https://{}:{}/openid/v1/jwks", server.config.advertise_address, server.config.port),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    })
+}
+
+async fn jwks(server: &Inner) -> Result<Response<Body>, Status> {
+    let key = server.tokens.key().clone();
+    let public = if key.is_ready() { key.public() } else { tokio::task::spawn_blocking(move || key.public()).await.map_err(Status::internal)? };
+    let mut r = Response::new(body::full(public.map_err(Status::internal)?.jwks()));
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(r)
+}

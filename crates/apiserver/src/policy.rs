@@ -1,0 +1,116 @@
+//! What authentication and authorization need to know of stored objects, read from the registry.
+
+use keles_api::Object;
+use keles_auth::node::PodReferences;
+use keles_auth::rbac::{PolicyObjects, PolicySource};
+use keles_auth::tokens::{BoundObjects, Found};
+use keles_registry::Registry;
+use serde_json::Value;
+use std::sync::Arc;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// The registry as the authorizers and the token authenticator see it.
+pub struct FromRegistry(pub Arc<Registry>);
+
+impl PolicySource for FromRegistry {
+    fn version(&self) -> u64 {
+        ["clusterroles", "clusterrolebindings", "roles", "rolebindings"].iter().map(|r| self.0.changed(RBAC, r)).sum()
+    }
+    fn load(&self) -> PolicyObjects {
+        let all = |plural| self.0.read_all(RBAC, plural, "");
+        PolicyObjects { cluster_roles: all("clusterroles"), roles: all("roles"), cluster_role_bindings: all("clusterrolebindings"), role_bindings: all("rolebindings") }
+    }
+}
+
+impl BoundObjects for FromRegistry {
+    fn find(&self, plural: &str, namespace: &str, name: &str) -> Option<Found> {
+        let o = self.0.read("", plural, namespace, name)?;
+        let deletion = o.deletion_timestamp().and_then(|t| t.parse::<jiff::Timestamp>().ok()).map(|t| t.as_second());
+        Some(Found { uid: o.uid().into(), deletion_unix_seconds: deletion })
+    }
+}
+
+impl PodReferences for FromRegistry {
+    fn needed(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        self.0.read_all("", "pods", namespace).iter().any(|p| p.str_at(&["spec", "nodeName"]) == node && refers(p, resource, name))
+    }
+}
+
+/// Whether a pod's spec names the object, in the fields that the kubelet reads.
+pub fn refers(pod: &Object, resource: &str, name: &str) -> bool {
+    match resource {
+        "serviceaccounts" => pod.str_at(&["spec", "serviceAccountName"]) == name,
+        "secrets" => names(pod, &SECRETS, name),
+        "configmaps" => names(pod, &CONFIG_MAPS, name),
+        "persistentvolumeclaims" => list(pod.at(&["spec", "volumes"])).any(|v| {
+            let own = || v["ephemeral"].is_object() && format!("{}-{}", pod.name(), v["name"].as_str().unwrap_or_default()) == name;
+            v["persistentVolumeClaim"]["claimName"] == name || own()
+        }),
+        "resourceclaims" => {
+            let direct = list(pod.at(&["spec", "resourceClaims"])).any(|c| c["resourceClaimName"] == name);
+            direct || list(pod.at(&["status", "resourceClaimStatuses"])).any(|c| c["resourceClaimName"] == name)
+        }
+        _ => false,
+    }
+}
+
+/// Where a pod names objects of one resource.
+struct Places {
+    env_from: &'static str,
+    env: &'static str,
+    /// (volume type, field of the name)
+    volumes: &'static [(&'static str, &'static str)],
+    projected: &'static str,
+    pull_secrets: bool,
+}
+
+const SECRETS: Places = Places { env_from: "secretRef", env: "secretKeyRef", volumes: &[("secret", "secretName")], projected: "secret", pull_secrets: true };
+const CONFIG_MAPS: Places = Places { env_from: "configMapRef", env: "configMapKeyRef", volumes: &[("configMap", "name")], projected: "configMap", pull_secrets: false };
+/// Volume types whose secret hangs on a reference.
+const SECRET_REFS: &[(&str, &str)] = &[
+    ("azureFile", ""),
+    ("cephfs", "secretRef"),
+    ("flexVolume", "secretRef"),
+    ("iscsi", "secretRef"),
+    ("rbd", "secretRef"),
+    ("scaleIO", "secretRef"),
+    ("storageos", "secretRef"),
+    ("csi", "nodePublishSecretRef"),
+];
+
+fn list(v: &Value) -> impl Iterator<Item = &Value> {
+    v.as_array().into_iter().flatten()
+}
+
+fn names(pod: &Object, places: &Places, name: &str) -> bool {
+    let spec = pod.at(&["spec"]);
+    let containers = ["containers", "initContainers", "ephemeralContainers"].into_iter().flat_map(|f| list(&spec[f]));
+    let in_container = |c: &Value| list(&c["envFrom"]).any(|e| e[places.env_from]["name"] == name) || list(&c["env"]).any(|e| e["valueFrom"][places.env]["name"] == name);
+    let in_volume = |v: &Value| {
+        places.volumes.iter().any(|(kind, field)| v[*kind][*field] == name)
+            || list(&v["projected"]["sources"]).any(|s| s[places.projected]["name"] == name)
+            || (places.pull_secrets && SECRET_REFS.iter().any(|(kind, field)| v[*kind][*field]["name"] == name || v[*kind]["secretName"] == name))
+    };
+    containers.into_iter().any(in_container) || list(&spec["volumes"]).any(in_volume) || (places.pull_secrets && list(&spec["imagePullSecrets"]).any(|s| s["name"] == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_names_its_secrets_in_every_place() {
+        let pod = Object(json!({"metadata": {"name": "p"}, "spec": {
+            "imagePullSecrets": [{"name": "pull"}],
+            "containers": [{"envFrom": [{"secretRef": {"name": "from"}}], "env": [{"valueFrom": {"secretKeyRef": {"name": "key"}}}]}],
+            "volumes": [{"name": "a", "secret": {"secretName": "vol"}}, {"name": "b", "projected": {"sources": [{"secret": {"name": "proj"}}, {"configMap": {"name": "cm"}}]}},
+                        {"name": "c", "csi": {"nodePublishSecretRef": {"name": "csi"}}}, {"name": "d", "ephemeral": {}}]}}));
+        for s in ["pull", "from", "key", "vol", "proj", "csi"] {
+            assert!(refers(&pod, "secrets", s), "{s}");
+        }
+        assert!(!refers(&pod, "secrets", "cm") && refers(&pod, "configmaps", "cm"));
+        assert!(refers(&pod, "persistentvolumeclaims", "p-d"));
+    }
+}

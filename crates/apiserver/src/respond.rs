@@ -1,0 +1,152 @@
+//! From an [`Answer`] or a [`Status`] to an HTTP response: encoding, compression, warnings.
+
+use crate::negotiate::{Accepted, Encoding, JSON, YAML};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::StreamExt;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, VARY, WARNING};
+use http::{HeaderMap, Response, StatusCode};
+use keles_api::Status;
+use keles_registry::{Answer, Body as Made, Query};
+use keles_serve::body::{self, Body};
+use std::io::Write;
+use tokio_util::sync::CancellationToken;
+
+/// Bodies under this go out as they are; upstream's figure.
+const GZIP_FROM_BYTES: usize = 128 << 10;
+/// Speed over size: most clients are near.
+const GZIP_LEVEL: u32 = 1;
+pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// What of a request decides how its answer is written.
+pub struct Style {
+    pub accepted: Accepted,
+    pretty: bool,
+    gzip: bool,
+}
+
+impl Style {
+    pub fn new(accepted: Accepted, headers: &HeaderMap, query: &Query) -> Style {
+        let text = |n| headers.get(n).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+        // Upstream prints for people: those who ask, and the agents that people use.
+        let agent = text(USER_AGENT);
+        let person = ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p));
+        let gzip = text(ACCEPT_ENCODING).split(',').any(|e| e.trim().split(';').next() == Some("gzip"));
+        Style { accepted, pretty: query.opt_flag("pretty").unwrap_or(person), gzip }
+    }
+}
+
+/// The response of a good answer. A watch ends when the server `stops`.
+pub fn answer(a: Answer, style: &Style, stops: &CancellationToken) -> Response<Body> {
+    let code = StatusCode::from_u16(a.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut r = match a.body {
+        Made::Bytes(b) => encoded(b, style),
+        Made::Chunks(c) if style.accepted.encoding == Encoding::Yaml || style.pretty => encoded(Made::Chunks(c).collect(), style),
+        Made::Chunks(c) => chunks(c, style),
+        Made::Watch(s) => {
+            let stops = stops.clone();
+            with_type(Response::new(body::stream(s.take_until(stops.cancelled_owned()))), JSON)
+        }
+    };
+    *r.status_mut() = code;
+    warn(r.headers_mut(), &a.warnings);
+    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
+/// The response of a refusal, or of a review: any JSON document with a code.
+pub fn failure(s: &Status, style: &Style) -> Response<Body> {
+    let mut r = answer(Answer { code: s.code, body: Made::Bytes(s.to_json().into()), warnings: Vec::new() }, style, &CancellationToken::new());
+    if let Some(seconds) = s.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        r.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds as u64));
+    }
+    r
+}
+
+pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut r = Response::new(body::full(text));
+    *r.status_mut() = code;
+    r.headers_mut().insert(CONTENT_TYPE, TEXT);
+    r.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    r
+}
+
+/// For paths that no route has, in upstream's words.
+pub fn no_route() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+fn with_type(mut r: Response<Body>, media: &'static str) -> Response<Body> {
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    r
+}
+
+fn encoded(json: Bytes, style: &Style) -> Response<Body> {
+    let (bytes, media) = match style.accepted.encoding {
+        Encoding::Yaml => (to_yaml(&json), YAML),
+        Encoding::Json if style.pretty => (to_pretty(&json), JSON),
+        Encoding::Json => (json, JSON),
+    };
+    if style.gzip && bytes.len() >= GZIP_FROM_BYTES {
+        let mut g = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::new(GZIP_LEVEL));
+        if g.write_all(&bytes).is_ok()
+            && let Ok(small) = g.finish()
+        {
+            return zipped(with_type(Response::new(body::full(small)), media));
+        }
+    }
+    with_type(Response::new(body::full(bytes)), media)
+}
+
+/// A list in pieces, compressed piece by piece when asked for.
+fn chunks(c: Box<dyn Iterator<Item = Bytes> + Send>, style: &Style) -> Response<Body> {
+    if !style.gzip {
+        return with_type(Response::new(body::stream(futures::stream::iter(c))), JSON);
+    }
+    let mut encoder = Some(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)));
+    let mut c = c;
+    let pieces = std::iter::from_fn(move || {
+        loop {
+            let Some(piece) = c.next() else {
+                return encoder.take().and_then(|e| e.finish().ok()).map(Bytes::from);
+            };
+            let e = encoder.as_mut()?;
+            e.write_all(&piece).ok()?;
+            if !e.get_ref().is_empty() {
+                return Some(Bytes::from(std::mem::take(e.get_mut())));
+            }
+        }
+    });
+    zipped(with_type(Response::new(body::stream(futures::stream::iter(pieces))), JSON))
+}
+
+fn zipped(mut r: Response<Body>) -> Response<Body> {
+    r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    r.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    r
+}
+
+fn to_yaml(json: &Bytes) -> Bytes {
+    let tree: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    serde_yaml_ng::to_string(&tree).map(Bytes::from).unwrap_or_else(|_| json.clone())
+}
+
+fn to_pretty(json: &Bytes) -> Bytes {
+    let tree: serde_json::Value = match serde_json::from_slice(json) {
+        Ok(t) => t,
+        Err(_) => return json.clone(),
+    };
+    serde_json::to_vec_pretty(&tree).map(Bytes::from).unwrap_or_else(|_| json.clone())
+}
+
+/// `Warning: 299 - "text"`, one header a text, as RFC 2616 quotes it.
+fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+    for w in warnings {
+        let quoted: String = w.chars().flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).filter(|c| !c.is_control()).collect();
+        if let Ok(v) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            headers.append(WARNING, v);
+        }
+    }
+}

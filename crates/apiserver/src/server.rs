@@ -1,0 +1,187 @@
+//! [`ApiServer`]: the parts put together, the listener, and the door for parts of the same process.
+
+use crate::admission;
+use crate::authenticate::Caller;
+use crate::bootstrap::{self, Trust};
+use crate::config::Config;
+use crate::discovery::Discovery;
+use crate::kubelet::Kubelets;
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::policy::FromRegistry;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use keles_auth::User;
+use keles_auth::node::NodeAuthorizer;
+use keles_auth::rbac::Authorizer;
+use keles_auth::tokens::Tokens;
+use keles_pki::{Names, Pki, PkiError, SigningKey};
+use keles_registry::{Registry, Settings};
+use keles_serve::tls::{self, ClientVerifier, TlsError};
+use keles_serve::{Body, BoxError, Limits, Server};
+use keles_store::{Store, StoreError};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("certificates: {0}")]
+    Pki(#[from] PkiError),
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    #[error("making {what}: {status}")]
+    Bootstrap { what: String, status: keles_api::Status },
+    #[error("the certificate just made does not parse")]
+    Certificate,
+}
+
+/// Requests answered at once, watches and streams aside; more wait in TCP, then get 429.
+const IN_FLIGHT_MAX: usize = 1000;
+
+/// What every request sees.
+pub struct Inner {
+    pub config: Config,
+    pub registry: Arc<Registry>,
+    pub authorizer: Authorizer,
+    pub nodes: NodeAuthorizer,
+    pub tokens: Arc<Tokens>,
+    pub metrics: Metrics,
+    pub discovery: Discovery,
+    pub openapi: OpenApi,
+    pub kubelets: Kubelets,
+    pub anonymous: Arc<User>,
+    pub in_flight: Semaphore,
+    /// Bootstrap objects are there.
+    pub ready: AtomicBool,
+    /// Ends watches when the server stops.
+    pub stops: CancellationToken,
+    /// Ends when the registry no longer follows the store.
+    pub follows: AtomicBool,
+}
+
+/// A running API server; cheap to clone. It answers as soon as it is started, over TCP once [`ApiServer::serve`] runs.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+    tls: Arc<rustls::ServerConfig>,
+    verifier: ClientVerifier,
+}
+
+impl ApiServer {
+    /// Opens certificates, loads the store into the watch caches and makes what a cluster must have.
+    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<ApiServer, StartError> {
+        let pki = Pki::open(&config.data_dir)?;
+        let key = SigningKey::open(&config.data_dir)?;
+        let mut names = Names { dns: config.extra_names.clone(), ips: config.extra_ips.clone() };
+        names.ips.push(config.advertise_address);
+        let serving = pki.apiserver(&names, config.service_cidr.address(0).into())?;
+        let verifier = tls::client_verifier(&[pki.ca_der()])?;
+        let (Some(chain), Some(key_der)) = (serving.certificate_der(), serving.key_der()) else { return Err(StartError::Certificate) };
+        let tls = tls::server_config(chain, key_der, Some(verifier.clone()))?;
+        let kubelets = Kubelets::new(&pki.apiserver_kubelet_client()?, &pki.ca_der())?;
+
+        let kinds = keles_kinds::shared();
+        let registry = Registry::start(Settings { store, kinds: kinds.clone(), admission: admission::rows(&config) }).await?;
+        let objects = Arc::new(FromRegistry(registry.clone()));
+        let inner = Arc::new(Inner {
+            authorizer: Authorizer::new(objects.clone()),
+            nodes: NodeAuthorizer::new(objects.clone()),
+            tokens: Arc::new(Tokens::new(key, &config.issuer, objects)),
+            metrics: Metrics::default(),
+            discovery: Discovery::new(&kinds, &format!("{}:{}", config.advertise_address, config.port)),
+            openapi: OpenApi::new(&kinds),
+            kubelets,
+            anonymous: Arc::new(keles_auth::anonymous()),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            ready: AtomicBool::new(false),
+            stops: CancellationToken::new(),
+            follows: AtomicBool::new(true),
+            registry,
+            config,
+        });
+        tokio::spawn(follow(inner.clone()));
+        let server = ApiServer { inner, tls, verifier };
+        let trust = Trust { client_ca_pem: pki.ca_pem().to_owned(), front_proxy_ca_pem: pki.front_proxy_ca_pem().to_owned() };
+        bootstrap::run(&server.inner, &trust).await?;
+        server.inner.ready.store(true, Ordering::SeqCst);
+        Ok(server)
+    }
+
+    /// Serves over TLS until `shutdown`, then drains.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let (inner, verifier, stops) = (self.inner.clone(), self.verifier.clone(), self.inner.stops.clone());
+        let connect = move |info: keles_serve::ConnInfo| {
+            let caller = Caller::of(&info, &verifier);
+            let inner = inner.clone();
+            move |request: Request<hyper::body::Incoming>| {
+                let (inner, caller) = (inner.clone(), caller.clone());
+                async move { inner.handle(caller, request.map(|b| b.map_err(BoxError::from).boxed_unsync())).await }
+            }
+        };
+        let server = Server { listener, tls: self.tls.clone(), limits: Limits::default() };
+        tokio::select! {
+            () = server.run(connect, shutdown.clone()) => {}
+            () = async { shutdown.cancelled().await; stops.cancel(); std::future::pending::<()>().await } => {}
+        }
+    }
+
+    /// A transport for a client of this process that speaks as `user`: `kube::Client::new(server.service_for(user), "default")`.
+    /// The user is out of reach of requests: no header can change it. Upgrades are refused.
+    pub fn service_for(&self, mut user: User) -> InProcess {
+        keles_auth::mark_authenticated(&mut user);
+        InProcess { inner: self.inner.clone(), user: Arc::new(user) }
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
+    }
+    /// Whether `/readyz` says ok.
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::SeqCst)
+    }
+}
+
+/// Follows the store; its end is the end of good health.
+async fn follow(inner: Arc<Inner>) {
+    let registry = inner.registry.clone();
+    if let Err(error) = registry.run().await {
+        tracing::error!(%error, "the API server no longer follows its store");
+    }
+    inner.follows.store(false, Ordering::SeqCst);
+}
+
+/// See [`ApiServer::service_for`].
+#[derive(Clone)]
+pub struct InProcess {
+    inner: Arc<Inner>,
+    user: Arc<User>,
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (inner, user) = (self.inner.clone(), self.user.clone());
+        let request = request.map(|b| b.map_err(Into::into).boxed_unsync());
+        Box::pin(async move { Ok(inner.handle(Caller::Known(user), request).await) })
+    }
+}

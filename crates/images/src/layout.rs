@@ -1,12 +1,14 @@
 //! The folder's layout, its locks, and the index of images.
 //!
-//!     index.json      every image; replaced by rename, read without a lock
-//!     LOCK            held while index.json changes
-//!     USE             held shared by loads and pulls, exclusively by whoever removes layers and leftovers
-//!     layers/HEX/     an unpacked layer, whole as soon as it has this name
-//!     sizes/HEX       how many bytes of files it holds
-//!     locks/HEX       held by the one process that makes the layer
-//!     tmp/            what is being made
+//! ```text
+//! index.json      every image; replaced by rename, read without a lock
+//! LOCK            held while index.json changes
+//! USE             held shared by loads and pulls, exclusively by whoever removes layers and leftovers
+//! layers/HEX/     an unpacked layer, whole as soon as it has this name
+//! sizes/HEX       how many bytes of files it holds
+//! locks/HEX       held by the one process that makes the layer
+//! tmp/            what is being made
+//! ```
 
 use crate::error::{ImageError, disk};
 use keles_oci::{Digest, ImageConfig};

@@ -70,12 +70,9 @@ impl Admission for NamespaceLifecycle {
         if a.operation != Operation::Create || a.info.plural == "localsubjectaccessreviews" {
             return Ok(());
         }
-        let mut found = a.registry.peek("", "namespaces", "", &r.namespace);
-        if found.is_none() {
-            // It may have been created a moment ago.
-            a.registry.fresh(None).await?;
-            found = a.registry.peek("", "namespaces", "", &r.namespace);
-        }
+        // The namespace may have been created, or marked for deletion, a moment ago.
+        a.registry.fresh(None).await?;
+        let found = a.registry.peek("", "namespaces", "", &r.namespace);
         let Some(ns) = found else { return Err(Status::not_found("", "namespaces", &r.namespace)) };
         if !ns.deleting {
             return Ok(());

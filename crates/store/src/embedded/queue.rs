@@ -69,6 +69,14 @@ impl Queue {
         let _ = self.put(Command::Close, None);
     }
 
+    /// Refuses and drops everything: there is no writer any more.
+    pub fn shut(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.closed = true;
+        waiting.commands.clear();
+        self.room.close();
+    }
+
     /// Up to `limit` commands; empty when `timeout` passed (absent: waits for ever).
     pub fn take(&self, limit: usize, timeout: Option<Duration>) -> Vec<Command> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

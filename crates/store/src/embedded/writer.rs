@@ -74,8 +74,6 @@ impl Writer {
             }
             idle_told &= !(self.expire() || worked);
         }
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.watchers.wake_all();
     }
 
     /// How long to wait for commands: until the next expiry, or until idleness is worth telling.
@@ -282,6 +280,15 @@ impl Writer {
             }
         }
         true
+    }
+}
+
+impl Drop for Writer {
+    /// Also after a panic: callers get `Closed` instead of waiting for a thread that is gone.
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.queue.shut();
+        self.shared.watchers.wake_all();
     }
 }
 

@@ -1,4 +1,127 @@
-//! The canonical tree: what Go's encoder would write.
+//! The canonical tree: what Go's encoder would write of the same object (lessons 41, 42).
+//!
+//! Zero values of `omitempty` fields go, fields without `omitempty` and structs held by value are always there, pointers keep what was
+//! given. Quantities and times are already canonical when they come from the decoder; [`canonicalise`] makes them so when they come from
+//! elsewhere, and leaves alone what it cannot read (validation's business).
+
 use crate::TypeRef;
-use serde_json::Value;
-pub fn canonicalise(_v: &mut Value, _ty: TypeRef) {}
+use crate::quantity::Quantity;
+use crate::schema::{FieldRef, ObjectRef, Presence, Scalar, Shape};
+use crate::time;
+use serde_json::{Map, Value};
+
+/// Brings a tree of this type to the form that is stored and answered. Idempotent.
+pub fn canonicalise(v: &mut Value, ty: TypeRef) {
+    match ty.resolve(v).shape() {
+        Shape::Object(o) => {
+            if let Value::Object(map) = v {
+                object(map, o);
+            }
+        }
+        Shape::List(l) => {
+            for item in v.as_array_mut().into_iter().flatten() {
+                canonicalise(item, l.item);
+            }
+        }
+        Shape::Map(m) => {
+            for (_, value) in v.as_object_mut().into_iter().flatten() {
+                canonicalise(value, m.value);
+            }
+        }
+        Shape::Scalar(s) => scalar(v, s),
+    }
+}
+
+fn object(map: &mut Map<String, Value>, o: ObjectRef) {
+    for f in o.fields() {
+        let keep = match map.get_mut(f.name()) {
+            Some(v) if !v.is_null() => {
+                canonicalise(v, f.ty());
+                f.presence() != Presence::OmitEmpty || !is_zero(v)
+            }
+            Some(_) => false,
+            None if matches!(f.presence(), Presence::Always | Presence::Nullable) => false,
+            None => continue,
+        };
+        if keep {
+            continue;
+        }
+        match f.presence() {
+            Presence::Always => drop(map.insert(f.name().to_owned(), zero(f))),
+            Presence::Nullable => drop(map.insert(f.name().to_owned(), Value::Null)),
+            _ => drop(map.remove(f.name())),
+        }
+    }
+}
+
+fn is_zero(v: &Value) -> bool {
+    match v {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+    }
+}
+
+/// Go's zero value of a field as JSON.
+fn zero(f: FieldRef) -> Value {
+    match f.ty().shape() {
+        Shape::Object(o) => {
+            let mut map = Map::new();
+            object(&mut map, o);
+            Value::Object(map)
+        }
+        Shape::List(_) | Shape::Map(_) => Value::Null,
+        Shape::Scalar(s) => match s {
+            Scalar::String | Scalar::Duration => "".into(),
+            Scalar::Bool => false.into(),
+            Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString => 0.into(),
+            Scalar::Quantity => "0".into(),
+            Scalar::Bytes | Scalar::Time | Scalar::MicroTime | Scalar::Any => Value::Null,
+        },
+    }
+}
+
+fn scalar(v: &mut Value, s: Scalar) {
+    let text = match (s, &*v) {
+        (Scalar::Quantity, Value::String(t)) => Quantity::canonical(t).ok(),
+        (Scalar::Quantity, Value::Number(n)) => Quantity::canonical(&n.to_string()).ok(),
+        (Scalar::Time, Value::String(t)) if t.len() != 20 => time::parse(t).ok().map(time::format),
+        (Scalar::MicroTime, Value::String(t)) if t.len() != 27 => time::parse_micro(t).or_else(|_| time::parse(t)).ok().map(time::format_micro),
+        _ => None,
+    };
+    if let Some(t) = text {
+        if v.as_str() != Some(&t) {
+            *v = t.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn canonical(name: &str, mut v: Value) -> Value {
+        canonicalise(&mut v, crate::schema::builtin().get(name).unwrap());
+        v
+    }
+
+    #[test]
+    fn zero_values_are_dropped_or_kept_as_go_does() {
+        let pod = canonical(
+            "io.k8s.api.core.v1.Pod",
+            json!({"metadata": {"name": "a", "labels": {}}, "spec": {"hostNetwork": false, "automountServiceAccountToken": false, "containers": [{"name": "c", "stdin": false}]}}),
+        );
+        assert_eq!(pod, json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "resources": {}}]}, "status": {}}));
+    }
+    #[test]
+    fn canonicalising_twice_changes_nothing() {
+        let once =
+            canonical("io.k8s.api.apps.v1.Deployment", json!({"spec": {"replicas": 0, "template": {"spec": {"containers": [{"resources": {"limits": {"cpu": "1000m"}}}]}}}}));
+        assert_eq!(once.pointer("/spec/template/spec/containers/0/resources/limits/cpu"), Some(&"1".into()));
+        assert_eq!(canonical("io.k8s.api.apps.v1.Deployment", once.clone()), once);
+    }
+}

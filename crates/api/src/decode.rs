@@ -1,6 +1,25 @@
-//! Decoding of request bodies against a type.
+//! Decoding of request bodies: one pass over JSON or YAML that checks every value against its type, finds unknown and duplicate fields,
+//! and prunes. Entry points: [`decode`] for bodies, [`check_tree`] for trees, [`conform`] where the caller words the error itself.
+//!
+//! Go's rules: `null` means absent, names match by case, integers refuse fractions, quantities, times and bytes are parsed and written
+//! back in canonical form. The first wrong value in document order is the error; strict findings are collected, at most
+//! [`STRICT_ERRORS_MAX`]. Invariant: what comes out is canonical ([`crate::canonical`]) and holds only what the type has.
+
+mod leaf;
+mod syntax;
+mod walk;
+
+use crate::canonical::canonicalise;
 use crate::{Object, Status, TypeRef};
+use serde::de::{DeserializeSeed, IntoDeserializer};
 use serde_json::Value;
+use std::borrow::Cow;
+use walk::{Context, Seed};
+
+/// As upstream's decoder, which stops collecting there.
+pub const STRICT_ERRORS_MAX: usize = 100;
+/// Bytes of an unreadable body that its error quotes.
+const SUMMARY_BYTES: usize = 30;
 
 /// `fieldValidation`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,27 +28,157 @@ pub enum FieldValidation {
     Warn,
     Strict,
 }
+
+impl FieldValidation {
+    /// The query parameter; absent means `Warn`. `Err` is upstream's text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "Warn" => Ok(FieldValidation::Warn),
+            "Ignore" => Ok(FieldValidation::Ignore),
+            "Strict" => Ok(FieldValidation::Strict),
+            other => Err(format!("invalid fieldValidation: {other:?}")),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Json,
     Yaml,
 }
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     pub object: Object,
     /// Unknown and duplicate fields, for `Warn`.
     pub warnings: Vec<String>,
 }
-pub fn decode(_body: &[u8], _format: Format, _ty: TypeRef, _kind: &str, _validation: FieldValidation) -> Result<Decoded, Status> {
-    Err(Status::not_implemented("decoding"))
+
+/// Why a document does not fit its type.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON or YAML at all, or no object.
+    #[error("{0}")]
+    Syntax(String),
+    /// The first value that does not fit, in Go's words.
+    #[error("{0}")]
+    Value(String),
+    /// Unknown and duplicate fields under `Strict`.
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
 }
-/// The same checks on a tree (the result of a patch).
-pub fn check_tree(_object: Value, _ty: TypeRef, _kind: &str, _validation: FieldValidation) -> Result<Decoded, Status> {
-    Err(Status::not_implemented("decoding"))
+
+/// Decodes a request body as the type that `kind` names.
+pub fn decode(body: &[u8], format: Format, ty: TypeRef, kind: &str, validation: FieldValidation) -> Result<Decoded, Status> {
+    let text = String::from_utf8_lossy(body);
+    let version = || version_of(&text, ty);
+    conform_text(&text, format, ty, validation).map_err(|e| match e {
+        DecodeError::Syntax(why) => Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body))),
+        other => Status::bad_request(format!("{kind} in version \"{}\" cannot be handled as a {kind}: {other}", version())),
+    })
 }
-pub fn parse_json(_body: &[u8]) -> Result<Value, Status> {
-    Err(Status::not_implemented("decoding"))
+
+/// The same checks on a tree.
+pub fn check_tree(object: Value, ty: TypeRef, kind: &str, validation: FieldValidation) -> Result<Decoded, Status> {
+    let version = object.get("apiVersion").and_then(Value::as_str).map_or_else(|| type_version(ty), |v| v.rsplit('/').next().unwrap_or(v).to_owned());
+    conform(object, ty, validation).map_err(|e| Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {e}")))
 }
-pub fn parse_yaml(_body: &[u8]) -> Result<Value, Status> {
-    Err(Status::not_implemented("decoding"))
+
+/// The same checks on a tree; the caller words the error.
+pub fn conform(object: Value, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let mut context = Context::default();
+    let value = Seed { ty: Some(ty), context: &mut context }.deserialize(object.into_deserializer()).map_err(|e: serde_json::Error| DecodeError::Syntax(e.to_string()))?;
+    settle(value, context, ty, validation)
 }
+
+fn conform_text(text: &str, format: Format, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let mut context = Context::default();
+    let value = read(text, format, Some(ty), &mut context)?;
+    settle(value, context, ty, validation)
+}
+
+fn settle(mut value: Value, context: Context, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    if let Some(why) = context.error {
+        let early = why.starts_with("json: ") && (context.error_at == "apiVersion" || context.error_at == "kind");
+        return Err(if early || context.error_at.is_empty() {
+            DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}"))
+        } else {
+            DecodeError::Value(why)
+        });
+    }
+    if validation == FieldValidation::Strict && !context.strict.is_empty() {
+        return Err(DecodeError::Strict(context.strict));
+    }
+    canonicalise(&mut value, ty);
+    let warnings = if validation == FieldValidation::Warn { context.strict } else { Vec::new() };
+    Ok(Decoded { object: Object(value), warnings })
+}
+
+fn read(text: &str, format: Format, ty: Option<TypeRef>, context: &mut Context) -> Result<Value, DecodeError> {
+    // kubectl sends JSON under the YAML content type.
+    if format == Format::Json || text.trim_start().starts_with('{') {
+        let mut d = serde_json::Deserializer::from_str(text);
+        let value = Seed { ty, context }.deserialize(&mut d).and_then(|v| d.end().map(|()| v));
+        value.map_err(|e| {
+            let why = if e.to_string().starts_with("recursion limit") { "exceeded max depth".to_owned() } else { syntax::explain(text).unwrap_or_else(|| e.to_string()) };
+            DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}"))
+        })
+    } else {
+        let d = serde_yaml_ng::Deserializer::from_str(text);
+        let value = Seed { ty, context }.deserialize(d).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: yaml: {e}")))?;
+        context.name_yaml_lines(text);
+        Ok(value)
+    }
+}
+
+/// Any JSON document as a tree. Numbers, nulls and unknown fields stay.
+pub fn parse_json(body: &[u8]) -> Result<Value, Status> {
+    parse_strict(body, Format::Json).map(|(v, _)| v).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// Any YAML document as a tree.
+pub fn parse_yaml(body: &[u8]) -> Result<Value, Status> {
+    parse_strict(body, Format::Yaml).map(|(v, _)| v).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// Any document as a tree, and its duplicate fields (`duplicate field "a.b"`).
+pub fn parse_strict(body: &[u8], format: Format) -> Result<(Value, Vec<String>), DecodeError> {
+    let mut context = Context::default();
+    let value = read(&String::from_utf8_lossy(body), format, None, &mut context)?;
+    Ok((value, context.strict))
+}
+
+/// Go's words for what is wrong with a JSON text, none when nothing is.
+pub fn explain_json(text: &str) -> Option<String> {
+    syntax::explain(text)
+}
+
+fn version_of(text: &str, ty: TypeRef) -> String {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(rename = "apiVersion", borrow, default)]
+        api_version: Cow<'a, str>,
+    }
+    match serde_json::from_str::<Head>(text) {
+        Ok(h) if !h.api_version.is_empty() => h.api_version.rsplit('/').next().unwrap_or_default().to_owned(),
+        _ => type_version(ty),
+    }
+}
+
+/// The version in an upstream name: `v1` of `io.k8s.api.core.v1.Pod`.
+fn type_version(ty: TypeRef) -> String {
+    ty.name().rsplit('.').nth(1).unwrap_or("").to_owned()
+}
+
+fn summary(body: &[u8]) -> String {
+    let cut = &body[..body.len().min(SUMMARY_BYTES)];
+    let more = if body.len() > SUMMARY_BYTES { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(cut)),
+        Some(_) => format!("{}{more}", cut.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,43 @@
-//! Static defaults from the schema table.
+//! Static defaults from the schema table: only what upstream marks `+default`. Dynamic defaults are the kinds' business.
+
 use crate::TypeRef;
+use crate::schema::Shape;
 use serde_json::Value;
-pub fn apply_static(_object: &mut Value, _ty: TypeRef) {}
+
+/// Sets every absent field that has a static default, in the object and everything it holds. Idempotent. A default is not set inside an
+/// absent object.
+pub fn apply_static(object: &mut Value, ty: TypeRef) {
+    match ty.resolve(object).shape() {
+        Shape::Object(o) => {
+            let Some(map) = object.as_object_mut() else { return };
+            for f in o.fields() {
+                match (map.get_mut(f.name()), f.default()) {
+                    (Some(Value::Null) | None, Some(d)) => drop(map.insert(f.name().to_owned(), d.clone())),
+                    (Some(v), _) => apply_static(v, f.ty()),
+                    (None, None) => {}
+                }
+            }
+        }
+        Shape::List(l) => object.as_array_mut().into_iter().flatten().for_each(|v| apply_static(v, l.item)),
+        Shape::Map(m) => object.as_object_mut().into_iter().flatten().for_each(|(_, v)| apply_static(v, m.value)),
+        Shape::Scalar(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn static_defaults_fill_only_what_is_absent() {
+        let pod = crate::schema::builtin().get("io.k8s.api.core.v1.Pod").unwrap();
+        let mut v = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}, {"containerPort": 2, "protocol": "UDP"}]}]}});
+        apply_static(&mut v, pod);
+        assert_eq!(v.pointer("/spec/containers/0/ports/0/protocol"), Some(&"TCP".into()));
+        assert_eq!(v.pointer("/spec/containers/0/ports/1/protocol"), Some(&"UDP".into()));
+        let once = v.clone();
+        apply_static(&mut v, pod);
+        assert_eq!(v, once);
+    }
+}

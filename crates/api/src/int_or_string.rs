@@ -1,1 +1,31 @@
-//! placeholder
+//! `intstr.IntOrString`: a number or a string, often a percentage. On the wire it keeps its JSON type.
+
+use serde_json::Value;
+
+/// A percentage of `total`, or the number itself; rounding up or down as asked. `Err` is upstream's text.
+pub fn scaled(v: &Value, total: i64, round_up: bool) -> Result<i64, String> {
+    if let Some(n) = v.as_i64() {
+        return Ok(n);
+    }
+    let text = v.as_str().unwrap_or("");
+    let percent: i64 = text.strip_suffix('%').and_then(|p| p.parse().ok()).ok_or_else(|| "invalid value for IntOrString: invalid type: string is not a percentage".to_owned())?;
+    let scaled = percent * total;
+    Ok(if round_up { scaled.div_euclid(100) + i64::from(scaled.rem_euclid(100) != 0) } else { scaled.div_euclid(100) })
+}
+
+/// The zero value of the type: the number 0.
+pub fn zero() -> Value {
+    Value::from(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn percentages_scale_up_or_down() {
+        assert_eq!(scaled(&"25%".into(), 10, true), Ok(3));
+        assert_eq!(scaled(&"25%".into(), 10, false), Ok(2));
+        assert_eq!(scaled(&4.into(), 10, false), Ok(4));
+        assert!(scaled(&"x".into(), 10, false).is_err());
+    }
+}

@@ -119,7 +119,8 @@ impl Status {
     }
     /// 403 for an object: `pods "a" is forbidden: why`.
     pub fn forbidden(group: &str, plural: &str, name: &str, why: impl fmt::Display) -> Self {
-        let message = if name.is_empty() { format!("{} is forbidden: {why}", qualified(group, plural)) } else { format!("{} \"{name}\" is forbidden: {why}", qualified(group, plural)) };
+        let message =
+            if name.is_empty() { format!("{} is forbidden: {why}", qualified(group, plural)) } else { format!("{} \"{name}\" is forbidden: {why}", qualified(group, plural)) };
         Status::failure(403, "Forbidden", message).about(group, plural, name)
     }
     // 404
@@ -160,7 +161,10 @@ impl Status {
     }
     /// 422 `Pod "a" is invalid: …` with one cause a problem.
     pub fn invalid(group: &str, kind: &str, name: &str, problems: &Problems) -> Self {
-        let causes = problems.iter().map(|p| Cause { reason: p.kind.reason().into(), message: p.body(), field: if p.field.is_empty() { "<nil>".into() } else { p.field.clone() } }).collect();
+        let causes = problems
+            .iter()
+            .map(|p| Cause { reason: p.kind.reason().into(), message: p.body(), field: if p.field.is_empty() { "<nil>".into() } else { p.field.clone() } })
+            .collect();
         Status::failure(422, "Invalid", format!("{} \"{name}\" is invalid: {}", qualified(group, kind), problems.aggregate())).about(group, kind, name).with_causes(causes)
     }
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i64) -> Self {

@@ -52,7 +52,7 @@ impl Builder {
     /// Reserves an object node; [`Builder::define`] fills it.
     pub fn reserve(&mut self, name: impl Into<Text>) -> u32 {
         let name = name.into();
-        let id = self.push(Node::Object(ObjectNode { name: name.clone(), fields: Box::default(), map_type: MapType::Unset, preserve_unknown: false }));
+        let id = self.push(Node::Object(ObjectNode { name: name.clone(), gvks: Box::default(), fields: Box::default(), map_type: MapType::Unset, preserve_unknown: false }));
         if !name.is_empty() {
             self.schema.names.insert(name, id);
         }
@@ -79,9 +79,16 @@ impl Builder {
             o.preserve_unknown = preserve_unknown;
         }
     }
-    /// Gives any node a name (a scalar type such as Quantity).
-    pub fn name(&mut self, name: impl Into<Text>, id: u32) {
-        self.schema.names.insert(name.into(), id);
+    pub fn gvks(&mut self, id: u32, gvks: Vec<[Text; 3]>) {
+        if let Node::Object(o) = &mut self.schema.nodes[id as usize] {
+            o.gvks = gvks.into();
+        }
+    }
+    pub(super) fn id_of(&self, name: &str) -> Option<u32> {
+        self.schema.names.get(name).copied()
+    }
+    pub(super) fn put(&mut self, id: u32, node: Node) {
+        self.schema.nodes[id as usize] = node;
     }
     pub fn finish(mut self) -> Schema {
         self.schema.nodes.shrink_to_fit();

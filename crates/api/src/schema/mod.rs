@@ -6,9 +6,11 @@
 //! Deliberately absent: rules about values (formats, enums, CEL); those belong to validation.
 
 mod build;
+mod descriptions;
 mod table;
 
 pub use build::{Builder, FieldSpec};
+pub use descriptions::Descriptions;
 pub use table::builtin;
 
 use serde_json::Value;
@@ -63,19 +65,42 @@ pub enum Presence {
     OmitEmpty,
     /// A pointer: left out only when absent; an explicit zero stays.
     Pointer,
+    /// A pointer without `omitempty`: `null` when absent.
+    Nullable,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Object(ObjectNode),
-    List { item: u32, list_type: ListType, map_keys: Box<[Cow<'static, str>]>, merge_key: Option<Cow<'static, str>> },
-    Map { value: u32, map_type: MapType },
+    List {
+        item: u32,
+        list_type: ListType,
+        map_keys: Box<[Cow<'static, str>]>,
+        merge_key: Option<Cow<'static, str>>,
+    },
+    Map {
+        value: u32,
+        map_type: MapType,
+    },
     Scalar(Scalar),
+    /// A leaf with a name of its own in OpenAPI (Quantity, RawExtension).
+    Named {
+        name: Cow<'static, str>,
+        scalar: Scalar,
+    },
+    /// An object, or on the wire something else (JSONSchemaPropsOrArray and its like).
+    Either {
+        name: Cow<'static, str>,
+        object: u32,
+        other: u32,
+    },
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectNode {
     pub name: Cow<'static, str>,
+    /// Group, version and kind, for types that are one; `x-kubernetes-group-version-kind`.
+    pub gvks: Box<[[Cow<'static, str>; 3]]>,
     /// Sorted by name.
     pub fields: Box<[FieldNode]>,
     pub map_type: MapType,
@@ -116,6 +141,10 @@ impl Schema {
     pub fn get(&self, name: &str) -> Option<TypeRef<'_>> {
         Some(TypeRef { schema: self, id: *self.names.get(name)? })
     }
+    /// The type of a group, version and kind. Looks through all types: keep the answer.
+    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeRef<'_>> {
+        self.types().find(|t| t.object().is_some_and(|o| o.gvks().any(|g| g == (group, version, kind))))
+    }
     /// All named types, in no particular order.
     pub fn types(&self) -> impl Iterator<Item = TypeRef<'_>> {
         self.names.values().map(|&id| TypeRef { schema: self, id })
@@ -127,6 +156,12 @@ impl Schema {
 pub struct TypeRef<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) id: u32,
+}
+
+impl std::fmt::Debug for TypeRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TypeRef({} {})", self.id, self.name())
+    }
 }
 
 /// What a type is made of.
@@ -146,13 +181,27 @@ impl<'a> TypeRef<'a> {
                 Shape::List(ListRef { item: TypeRef { schema: self.schema, id: *item }, list_type: *list_type, map_keys, merge_key: merge_key.as_deref() })
             }
             Node::Map { value, map_type } => Shape::Map(MapRef { value: TypeRef { schema: self.schema, id: *value }, map_type: *map_type }),
-            Node::Scalar(s) => Shape::Scalar(*s),
+            Node::Scalar(s) | Node::Named { scalar: s, .. } => Shape::Scalar(*s),
+            Node::Either { .. } => Shape::Scalar(Scalar::Any),
         }
     }
-    /// Upstream's OpenAPI name of an object type; empty for lists, maps and scalars.
+    /// The type that `value` is of: itself, except for types that are an object or something else on the wire. Every walk along a value
+    /// resolves the type before it looks at the shape.
+    pub fn resolve(self, value: &Value) -> TypeRef<'a> {
+        self.branch(value.is_object())
+    }
+    /// As [`TypeRef::resolve`], when only the value's form is known.
+    pub fn branch(self, is_object: bool) -> TypeRef<'a> {
+        match &self.schema.nodes[self.id as usize] {
+            Node::Either { object, other, .. } => TypeRef { schema: self.schema, id: if is_object { *object } else { *other } },
+            _ => self,
+        }
+    }
+    /// Upstream's OpenAPI name; empty for lists, maps and plain scalars.
     pub fn name(self) -> &'a str {
         match &self.schema.nodes[self.id as usize] {
             Node::Object(o) => &o.name,
+            Node::Named { name, .. } | Node::Either { name, .. } => name,
             _ => "",
         }
     }
@@ -205,6 +254,10 @@ impl<'a> ObjectRef<'a> {
     pub fn field(self, name: &str) -> Option<FieldRef<'a>> {
         let at = self.node.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()?;
         Some(FieldRef { schema: self.schema, node: &self.node.fields[at] })
+    }
+    /// Group, version, kind triples of the type.
+    pub fn gvks(self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+        self.node.gvks.iter().map(|[g, v, k]| (g.as_ref(), v.as_ref(), k.as_ref()))
     }
     /// Sorted by name.
     pub fn fields(self) -> impl Iterator<Item = FieldRef<'a>> {
@@ -279,8 +332,7 @@ impl<'a> FieldRef<'a> {
     }
 }
 
-/// The description of a type, or of one of its fields, from the compressed descriptions: decompressed on each call (a few
-/// milliseconds), so callers that want many take [`descriptions`] once.
-pub fn descriptions() -> table::Descriptions {
-    table::Descriptions::load()
+/// The descriptions of types and fields, decompressed on each call (about a millisecond, one megabyte): take it, use it, drop it.
+pub fn descriptions() -> Descriptions {
+    Descriptions::load()
 }

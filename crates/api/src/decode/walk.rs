@@ -1,0 +1,276 @@
+//! The walk over a document with its type in hand.
+
+use super::STRICT_ERRORS_MAX;
+use super::leaf;
+use crate::TypeRef;
+use crate::schema::{Scalar, Shape};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// What a walk has found so far.
+#[derive(Default)]
+pub(super) struct Context {
+    /// Path of the value being read: `spec.containers[0]`.
+    path: String,
+    pub(super) error: Option<String>,
+    pub(super) error_at: String,
+    /// Unknown and duplicate fields.
+    pub(super) strict: Vec<String>,
+    /// Keys of duplicates in a YAML document, which upstream reports by line.
+    duplicates: Vec<String>,
+    /// Go's struct that holds the field being read.
+    holder: String,
+}
+
+impl Context {
+    fn push(&mut self, field: &str) -> usize {
+        let mark = self.path.len();
+        if mark > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(field);
+        mark
+    }
+    fn push_index(&mut self, i: usize) -> usize {
+        let mark = self.path.len();
+        self.path.push_str(&format!("[{i}]"));
+        mark
+    }
+    fn note(&mut self, what: &str, field: &str) {
+        let mark = self.push(field);
+        let text = format!("{what} field \"{}\"", self.path);
+        self.path.truncate(mark);
+        if self.strict.len() < STRICT_ERRORS_MAX && !self.strict.contains(&text) {
+            self.strict.push(text);
+            if what == "duplicate" {
+                self.duplicates.push(field.to_owned());
+            }
+        }
+    }
+    fn fail(&mut self, why: String) {
+        if self.error.is_none() {
+            self.error = Some(why);
+            self.error_at = self.path.clone();
+        }
+    }
+    fn wrong(&mut self, got: &str, want: &str) {
+        if self.error.is_some() {
+            return;
+        }
+        let place = if self.path.is_empty() {
+            "Go value".to_owned()
+        } else {
+            let path: String = self.path.split('[').map(|s| s.split_once(']').map_or(s, |(_, after)| after)).collect();
+            format!("Go struct field {}.{path}", self.holder)
+        };
+        self.fail(format!("json: cannot unmarshal {got} into {place} of type {want}"));
+    }
+    /// Upstream reads YAML strictly by another library, which names lines: `yaml: unmarshal errors:\n  line 3: key "a" already set in map`.
+    pub(super) fn name_yaml_lines(&mut self, text: &str) {
+        if self.duplicates.is_empty() {
+            return;
+        }
+        let lines: Vec<String> = self.duplicates.iter().map(|key| format!("  line {}: key \"{key}\" already set in map", second_line_of(text, key))).collect();
+        self.strict.retain(|s| !s.starts_with("duplicate field"));
+        self.strict.insert(0, format!("yaml: unmarshal errors:\n{}", lines.join("\n")));
+    }
+}
+
+/// The line on which a key is seen for the second time, counted from 1.
+fn second_line_of(text: &str, key: &str) -> usize {
+    let is_key = |l: &str| l.trim_start_matches([' ', '-']).strip_prefix(key).is_some_and(|r| r.trim_start().starts_with(':'));
+    text.lines().enumerate().filter(|(_, l)| is_key(l)).nth(1).map_or(1, |(i, _)| i + 1)
+}
+
+/// Reads one value of a type; `None` is any value.
+pub(super) struct Seed<'s, 'c> {
+    pub ty: Option<TypeRef<'s>>,
+    pub context: &'c mut Context,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+/// Go's name for a type in messages.
+fn go_name(ty: TypeRef) -> String {
+    match ty.shape() {
+        Shape::Scalar(s) => leaf::go_type(s).to_owned(),
+        Shape::List(l) => format!("[]{}", go_name(l.item)),
+        Shape::Map(m) => format!("map[string]{}", go_name(m.value)),
+        Shape::Object(o) => {
+            let mut parts = o.name().rsplit('.');
+            let name = parts.next().unwrap_or_default();
+            format!("{}.{name}", parts.next().unwrap_or_default())
+        }
+    }
+}
+
+impl<'s> Seed<'s, '_> {
+    fn leaf(self, got: &str, f: impl FnOnce(Scalar) -> Result<Value, Option<String>>) -> Value {
+        let Some(ty) = self.ty.map(|t| t.branch(false)) else {
+            return f(Scalar::Any).unwrap_or(Value::Null);
+        };
+        let found = match ty.shape() {
+            Shape::Scalar(s) => f(s),
+            _ => Err(None),
+        };
+        match found {
+            Ok(v) => return v,
+            Err(Some(why)) => self.context.fail(why),
+            Err(None) => self.context.wrong(got, &go_name(ty)),
+        }
+        Value::Null
+    }
+    fn object<'de, A: MapAccess<'de>>(self, o: crate::schema::ObjectRef<'s>, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        let mut nulls: Vec<String> = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            if out.contains_key(&key) || nulls.contains(&key) {
+                self.context.note("duplicate", &key);
+            }
+            let field = o.field(&key);
+            if field.is_none() && !o.preserve_unknown() {
+                self.context.note("unknown", &key);
+                map.next_value::<IgnoredAny>()?;
+                nulls.push(key);
+                continue;
+            }
+            let mark = self.context.push(&key);
+            let holder = std::mem::replace(&mut self.context.holder, o.name().rsplit('.').next().unwrap_or_default().to_owned());
+            let value = map.next_value_seed(Seed { ty: field.map(|f| f.ty()), context: self.context })?;
+            self.context.holder = holder;
+            self.context.path.truncate(mark);
+            if value.is_null() { nulls.push(key) } else { drop(out.insert(key, value)) }
+        }
+        Ok(Value::Object(out))
+    }
+    fn entries<'de, A: MapAccess<'de>>(self, value_ty: Option<TypeRef<'s>>, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(Key(key)) = map.next_key()? {
+            if out.contains_key(&key) {
+                self.context.note("duplicate", &key);
+            }
+            let mark = self.context.push(&key);
+            let value = map.next_value_seed(Seed { ty: value_ty, context: self.context })?;
+            self.context.path.truncate(mark);
+            out.insert(key, zero_if_null(value, value_ty));
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+fn zero_if_null(value: Value, ty: Option<TypeRef>) -> Value {
+    match (value.is_null(), ty.map(|t| t.shape())) {
+        (true, Some(Shape::Scalar(s))) => leaf::zero(s),
+        (true, Some(Shape::Object(_))) => Value::Object(Map::new()),
+        _ => value,
+    }
+}
+
+impl<'de, 's> Visitor<'de> for Seed<'s, '_> {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E: Error>(self, v: bool) -> Result<Value, E> {
+        Ok(self.leaf("bool", |s| leaf::boolean(v, s)))
+    }
+    fn visit_i64<E: Error>(self, v: i64) -> Result<Value, E> {
+        Ok(self.leaf("number", |s| leaf::integer(v.into(), s)))
+    }
+    fn visit_u64<E: Error>(self, v: u64) -> Result<Value, E> {
+        Ok(self.leaf("number", |s| leaf::integer(v.into(), s)))
+    }
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
+        Ok(self.leaf("number", |s| leaf::float(v, s)))
+    }
+    fn visit_str<E: Error>(self, v: &str) -> Result<Value, E> {
+        Ok(self.leaf("string", |s| leaf::string(v, s)))
+    }
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_none<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let ty = self.ty.map(|t| t.branch(false));
+        let item = match ty.map(|t| (t, t.shape())) {
+            None | Some((_, Shape::Scalar(Scalar::Any))) => None,
+            Some((_, Shape::List(l))) => Some(l.item),
+            Some((t, shape)) => {
+                match shape {
+                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
+                    _ => self.context.wrong("array", &go_name(t)),
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(Value::Null);
+            }
+        };
+        let mut out = Vec::new();
+        loop {
+            let mark = self.context.push_index(out.len());
+            let next = seq.next_element_seed(Seed { ty: item, context: self.context })?;
+            self.context.path.truncate(mark);
+            match next {
+                Some(v) => out.push(zero_if_null(v, item)),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let ty = self.ty.map(|t| t.branch(true));
+        match ty.map(|t| (t, t.shape())) {
+            None | Some((_, Shape::Scalar(Scalar::Any))) => self.entries(None, map),
+            Some((_, Shape::Object(o))) => self.object(o, map),
+            Some((_, Shape::Map(m))) => self.entries(Some(m.value), map),
+            Some((t, shape)) => {
+                match shape {
+                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
+                    _ => self.context.wrong("object", &go_name(t)),
+                }
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+        }
+    }
+}
+
+/// A key of a map; YAML's numbers and booleans become their text.
+struct Key(String);
+
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string key")
+            }
+            fn visit_str<E: Error>(self, v: &str) -> Result<Key, E> {
+                Ok(Key(v.to_owned()))
+            }
+            fn visit_string<E: Error>(self, v: String) -> Result<Key, E> {
+                Ok(Key(v))
+            }
+            fn visit_bool<E: Error>(self, v: bool) -> Result<Key, E> {
+                Ok(Key(v.to_string()))
+            }
+            fn visit_i64<E: Error>(self, v: i64) -> Result<Key, E> {
+                Ok(Key(v.to_string()))
+            }
+            fn visit_u64<E: Error>(self, v: u64) -> Result<Key, E> {
+                Ok(Key(v.to_string()))
+            }
+            fn visit_f64<E: Error>(self, v: f64) -> Result<Key, E> {
+                Ok(Key(v.to_string()))
+            }
+        }
+        d.deserialize_any(Text)
+    }
+}

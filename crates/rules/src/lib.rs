@@ -4,6 +4,8 @@
 
 pub mod labels;
 pub mod owners;
+pub mod qos;
 pub mod readiness;
+pub mod requests;
 pub mod template_hash;
 pub mod tolerations;

@@ -1,15 +1,11 @@
-//! Pod: containers that live and die together on one node (v1).
+//! The columns of a pod: what `kubectl get pods` prints.
 
-use crate::selectable;
-use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::Object;
-use keles_registry::kind::{Cells, Column, Info, Kind, Selectable, Served, Subresource, UnknownSelector};
-use serde_json::{Value, json};
+use keles_registry::kind::{Cells, Column};
+use serde_json::Value;
 
-pub struct Pod;
-
-const COLUMNS: &[Column<Object>] = &[
+pub const COLUMNS: &[Column<Object>] = &[
     NAME,
     column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic.", |o, _| text(ready(o))),
     column("Status", "string", "The aggregate status of the containers in this pod.", |o, _| text(reason(o))),
@@ -39,56 +35,6 @@ const COLUMNS: &[Column<Object>] = &[
         |o, _| text(readiness_gates(o)),
     ),
 ];
-
-impl Kind for Pod {
-    type Object = Object;
-    const INFO: Info = Info {
-        kind: "Pod",
-        plural: "pods",
-        singular: "pod",
-        short_names: &["po"],
-        categories: &["all"],
-        served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.Pod" }],
-        subresources: &[
-            Subresource { name: "attach", kind: "PodAttachOptions", group: "", version: "", verbs: &["create", "get"] },
-            Subresource { name: "binding", kind: "Binding", group: "", version: "", verbs: &["create"] },
-            Subresource { name: "ephemeralcontainers", kind: "Pod", group: "", version: "", verbs: &["get", "patch", "update"] },
-            Subresource { name: "eviction", kind: "Eviction", group: "policy", version: "v1", verbs: &["create"] },
-            Subresource { name: "exec", kind: "PodExecOptions", group: "", version: "", verbs: &["create", "get"] },
-            Subresource { name: "log", kind: "Pod", group: "", version: "", verbs: &["get"] },
-            Subresource { name: "portforward", kind: "PodPortForwardOptions", group: "", version: "", verbs: &["create", "get"] },
-            Subresource { name: "proxy", kind: "PodProxyOptions", group: "", version: "", verbs: &["create", "delete", "get", "patch", "update"] },
-            Subresource { name: "resize", kind: "Pod", group: "", version: "", verbs: &["get", "patch", "update"] },
-            status("Pod"),
-        ],
-        selectable: &[
-            Selectable { path: "spec.nodeName", value: |o| selectable::text(o, &["spec", "nodeName"]) },
-            Selectable { path: "spec.restartPolicy", value: |o| selectable::text(o, &["spec", "restartPolicy"]) },
-            Selectable { path: "spec.schedulerName", value: |o| selectable::text(o, &["spec", "schedulerName"]) },
-            Selectable { path: "spec.serviceAccountName", value: |o| selectable::text(o, &["spec", "serviceAccountName"]) },
-            Selectable { path: "spec.hostNetwork", value: |o| selectable::boolean(o, &["spec", "hostNetwork"]) },
-            Selectable { path: "status.phase", value: |o| selectable::text(o, &["status", "phase"]) },
-            Selectable { path: "status.podIP", value: |o| selectable::text(o, &["status", "podIP"]) },
-            Selectable { path: "status.nominatedNodeName", value: |o| selectable::text(o, &["status", "nominatedNodeName"]) },
-        ],
-        generation: true,
-        unknown_selector: UnknownSelector::NotSupported,
-        ..Info::BASE
-    };
-
-    fn columns() -> &'static [Column<Object>] {
-        COLUMNS
-    }
-
-    fn example() -> Object {
-        Object(json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "sample", "namespace": "default"},
-            "spec": {"containers": [{"name": "c", "image": "i"}]}
-        }))
-    }
-}
 
 /// Reason of a pod that the node controller gave up on.
 const NODE_LOST: &str = "NodeLost";

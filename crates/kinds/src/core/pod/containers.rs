@@ -1,0 +1,200 @@
+//! Containers of a pod: regular, init and ephemeral ones, their ports, mounts and policies.
+
+use super::{env, handlers, resources, security, volumes};
+use crate::field::{Field, invalid_each, one_of, required_one_of};
+use crate::formats;
+use keles_api::{Problems, names};
+use std::collections::BTreeSet;
+
+pub const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+
+/// What a container's checks need to know of its pod.
+pub struct Scope<'a> {
+    /// Good volumes by name; a mount of a bad one is not found, as upstream has it.
+    volumes: Vec<Field<'a>>,
+    claims: BTreeSet<&'a str>,
+    restart_policy: &'a str,
+    grace_seconds: i64,
+    host_users: bool,
+}
+
+impl<'a> Scope<'a> {
+    pub fn of(spec: &Field<'a>, volumes: Vec<Field<'a>>, claims: BTreeSet<&'a str>) -> Self {
+        Scope {
+            volumes,
+            claims,
+            restart_policy: spec.str("restartPolicy"),
+            grace_seconds: spec.int("terminationGracePeriodSeconds"),
+            host_users: spec.opt_bool("hostUsers").unwrap_or(true),
+        }
+    }
+}
+
+pub fn regular(spec: &Field, scope: &Scope, p: &mut Problems) {
+    let all = spec.items("containers");
+    if all.is_empty() {
+        p.required(&spec.at("containers"), "");
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for c in &all {
+        common(c, scope, p);
+        if !seen.insert(c.str("name")) {
+            p.duplicate(&c.at("name"), c.str("name"));
+        }
+        long_running(c, scope, p);
+        if let Some(policy) = c.opt_str("restartPolicy") {
+            one_of(p, &c.at("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
+        }
+    }
+    unique_host_ports(&all, p);
+}
+
+/// Lifecycle hooks and probes, which run-to-completion containers have not.
+fn long_running(c: &Field, scope: &Scope, p: &mut Problems) {
+    handlers::lifecycle(c, scope.grace_seconds, p);
+    handlers::liveness(c, "livenessProbe", scope.grace_seconds, p);
+    handlers::readiness(c, scope.grace_seconds, p);
+    handlers::liveness(c, "startupProbe", scope.grace_seconds, p);
+}
+
+pub fn init(spec: &Field, scope: &Scope, p: &mut Problems) {
+    let mut seen: BTreeSet<&str> = spec.list("containers").iter().filter_map(|c| c["name"].as_str()).collect();
+    for c in spec.items("initContainers") {
+        common(&c, scope, p);
+        let restarts = c.str("restartPolicy") == "Always";
+        if let Some(policy) = c.opt_str("restartPolicy") {
+            one_of(p, &c.at("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
+        }
+        if !c.str("name").is_empty() && !seen.insert(c.str("name")) {
+            p.duplicate(&c.at("name"), c.str("name"));
+        }
+        unique_host_ports(std::slice::from_ref(&c), p);
+        if restarts {
+            long_running(&c, scope, p);
+        } else {
+            only_for_sidecars(&c, p);
+        }
+    }
+}
+
+fn only_for_sidecars(c: &Field, p: &mut Problems) {
+    for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if c.has(name) {
+            p.forbidden(&c.at(name), "may not be set for init containers without restartPolicy=Always");
+        }
+    }
+    if !c.list("resizePolicy").is_empty() {
+        p.invalid(&c.at("resizePolicy"), c.get("resizePolicy").value().clone(), "must not be set for init containers");
+    }
+}
+
+/// Fields an ephemeral container may not have.
+const NOT_EPHEMERAL: &[&str] = &["ports", "livenessProbe", "readinessProbe", "startupProbe", "resources", "lifecycle", "resizePolicy"];
+
+pub fn ephemeral(spec: &Field, scope: &Scope, p: &mut Problems) {
+    let others = ["containers", "initContainers"].iter().flat_map(|l| spec.list(l)).filter_map(|c| c["name"].as_str());
+    let mut seen: BTreeSet<&str> = others.collect();
+    for c in spec.items("ephemeralContainers") {
+        common(&c, scope, p);
+        if !seen.insert(c.str("name")) {
+            p.duplicate(&c.at("name"), c.str("name"));
+        }
+        let target = c.str("targetContainerName");
+        let of_target = |x: &serde_json::Value| x["name"].as_str() == Some(target);
+        if !target.is_empty() && !spec.list("containers").iter().chain(spec.list("initContainers")).any(of_target) {
+            p.not_found(&c.at("targetContainerName"), target);
+        }
+        for name in NOT_EPHEMERAL.iter().filter(|n| !crate::field::same(c.get(n).value(), &serde_json::Value::Null)) {
+            p.forbidden(&c.at(name), "field not allowed for ephemeral containers");
+        }
+        for m in c.items("volumeMounts") {
+            for sub in ["subPath", "subPathExpr"].iter().filter(|s| !m.str(s).is_empty()) {
+                p.forbidden(&m.at(sub), "cannot be set for an Ephemeral Container");
+            }
+        }
+    }
+}
+
+/// What holds for every container.
+fn common(c: &Field, scope: &Scope, p: &mut Problems) {
+    match c.str("name") {
+        "" => p.required(&c.at("name"), ""),
+        name => invalid_each(p, &c.at("name"), name, names::dns_label(name, false)),
+    }
+    if c.str("image").is_empty() {
+        p.required(&c.at("image"), "");
+    }
+    required_one_of(p, &c.at("terminationMessagePolicy"), c.str("terminationMessagePolicy"), &["File", "FallbackToLogsOnError"]);
+    ports(c, p);
+    env::variables(c, p);
+    env::sources(c, p);
+    volumes::mounts(c, &scope.volumes, p);
+    volumes::devices(c, &scope.volumes, p);
+    required_one_of(p, &c.at("imagePullPolicy"), c.str("imagePullPolicy"), PULL_POLICIES);
+    resources::container(&c.get("resources"), &scope.claims, p);
+    resize_policy(c, scope.restart_policy, p);
+    security::container(&c.get("securityContext"), scope.host_users, p);
+}
+
+fn ports(c: &Field, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for port in c.items("ports") {
+        let name = port.str("name");
+        if !name.is_empty() {
+            let bad = formats::port_name(name);
+            if bad.is_empty() && !seen.insert(name) {
+                p.duplicate(&port.at("name"), name);
+            }
+            invalid_each(p, &port.at("name"), name, bad);
+        }
+        match port.int("containerPort") {
+            0 => p.required(&port.at("containerPort"), ""),
+            n => formats::port_number(n).into_iter().for_each(|m| p.invalid(&port.at("containerPort"), n, m)),
+        }
+        let host = port.int("hostPort");
+        if host != 0 {
+            formats::port_number(host).into_iter().for_each(|m| p.invalid(&port.at("hostPort"), host, m));
+        }
+        required_one_of(p, &port.at("protocol"), port.str("protocol"), &["SCTP", "TCP", "UDP"]);
+    }
+}
+
+/// No two containers may take the same port of the same host address.
+fn unique_host_ports(containers: &[Field], p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for port in containers.iter().flat_map(|c| c.items("ports")).filter(|port| port.int("hostPort") != 0) {
+        let key = format!("{}/{}/{}", port.str("protocol"), port.str("hostIP"), port.int("hostPort"));
+        if !seen.insert(key.clone()) {
+            p.duplicate(&port.at("hostPort"), key);
+        }
+    }
+}
+
+/// On the host's network a container port is the host's port.
+pub fn host_network_ports(spec: &Field, p: &mut Problems) {
+    if !spec.bool("hostNetwork") {
+        return;
+    }
+    for port in spec.items("containers").iter().flat_map(|c| c.items("ports")) {
+        if port.int("hostPort") != port.int("containerPort") {
+            p.invalid(&port.at("containerPort"), port.int("containerPort"), "must match `hostPort` when `hostNetwork` is true");
+        }
+    }
+}
+
+fn resize_policy(c: &Field, pod_restart_policy: &str, p: &mut Problems) {
+    let at = c.at("resizePolicy");
+    let mut seen = BTreeSet::new();
+    for policy in c.items("resizePolicy") {
+        let (resource, restart) = (policy.str("resourceName"), policy.str("restartPolicy"));
+        if !seen.insert(resource) {
+            p.duplicate(&at, resource);
+        }
+        required_one_of(p, &at, resource, &["cpu", "memory"]);
+        required_one_of(p, &at, restart, &["NotRequired", "RestartContainer"]);
+        if pod_restart_policy == "Never" && restart != "NotRequired" {
+            p.invalid(&at, restart, "must be 'NotRequired' when `restartPolicy` is 'Never'");
+        }
+    }
+}

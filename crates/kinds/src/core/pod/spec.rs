@@ -1,0 +1,114 @@
+//! A pod spec: the order of its checks. Each check stands in the file of its topic.
+
+use super::{affinity, containers, resources, scheduling, security, volumes};
+use crate::field::{Field, invalid_each, required_one_of};
+use crate::formats;
+use crate::labels;
+use keles_api::{Object, Problems, names};
+
+/// A pod about to be created.
+pub fn create(o: &Object, p: &mut Problems) {
+    let root = Field::root(o);
+    let spec = root.get("spec");
+    pod(&root, p);
+    if !spec.list("ephemeralContainers").is_empty() {
+        p.forbidden(&spec.at("ephemeralContainers"), "cannot be set on create");
+    }
+    if !spec.str("nodeName").is_empty() && !spec.list("schedulingGates").is_empty() {
+        p.forbidden(&spec.at("nodeName"), "cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+/// What create and update check alike; metadata is the pipeline's.
+pub fn pod(root: &Field, p: &mut Problems) {
+    let spec = root.get("spec");
+    validate(&spec, Some(root.get("metadata").str("name")), p);
+    if spec.str("serviceAccountName").is_empty() {
+        no_token_without_account(&spec, p);
+    }
+    for list in ["containers", "initContainers"] {
+        for c in spec.items(list) {
+            let image = c.str("image");
+            if image.trim() != image {
+                p.invalid(&c.at("image"), image, "must not have leading or trailing whitespace");
+            }
+        }
+    }
+}
+
+fn no_token_without_account(spec: &Field, p: &mut Problems) {
+    for v in spec.items("volumes") {
+        for s in v.get("projected").items("sources") {
+            if s.has("serviceAccountToken") {
+                p.forbidden(&s.at("serviceAccountToken"), "must not be specified when serviceAccountName is not set");
+            }
+        }
+    }
+}
+
+/// A pod spec. `pod_name` is the pod's, or `None` in a template.
+pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
+    let volumes = volumes::validate(spec, pod_name, p);
+    let claims = resources::claims(spec, p);
+    let scope = containers::Scope::of(spec, volumes, claims);
+    containers::regular(spec, &scope, p);
+    containers::init(spec, &scope, p);
+    containers::ephemeral(spec, &scope, p);
+    resources::pod_level(spec, p);
+    containers::host_network_ports(spec, p);
+    required_one_of(p, &spec.at("restartPolicy"), spec.str("restartPolicy"), &["Always", "OnFailure", "Never"]);
+    required_one_of(p, &spec.at("dnsPolicy"), spec.str("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    labels::labels(p, &spec.get("nodeSelector"));
+    security::pod(spec, p);
+    affinity::validate(&spec.get("affinity"), p);
+    scheduling::dns(spec, p);
+    scheduling::readiness_gates(spec, p);
+    scheduling::gates(spec, p);
+    scheduling::topology_spread(spec, p);
+    security::host_users(spec, p);
+    identity(spec, p);
+    scheduling::tolerations(&spec.items("tolerations"), p);
+    scheduling::host_aliases(spec, p);
+    classes(spec, p);
+}
+
+/// Account, node, deadline, host name.
+fn identity(spec: &Field, p: &mut Problems) {
+    for name in ["serviceAccountName", "nodeName"] {
+        if !spec.str(name).is_empty() {
+            invalid_each(p, &spec.at(name), spec.str(name), names::dns_subdomain(spec.str(name), false));
+        }
+    }
+    if let Some(seconds) = spec.opt_int("activeDeadlineSeconds")
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        p.invalid(&spec.at("activeDeadlineSeconds"), seconds, formats::between(1, i64::from(i32::MAX)));
+    }
+    for name in ["hostname", "subdomain"] {
+        if !spec.str(name).is_empty() {
+            invalid_each(p, &spec.at(name), spec.str(name), names::dns_label(spec.str(name), false));
+        }
+    }
+}
+
+/// Priority, runtime class, preemption, overhead, operating system.
+fn classes(spec: &Field, p: &mut Problems) {
+    for name in ["priorityClassName", "runtimeClassName"] {
+        let value = spec.str(name);
+        if !value.is_empty() || name == "runtimeClassName" && spec.has(name) {
+            invalid_each(p, &spec.at(name), value, names::dns_subdomain(value, false));
+        }
+    }
+    if let Some(policy) = spec.opt_str("preemptionPolicy") {
+        required_one_of(p, &spec.at("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+    }
+    resources::overhead(spec, p);
+    if spec.has("os") {
+        let os = spec.get("os");
+        match os.str("name") {
+            "" => p.required(&os.at("name"), "cannot be empty"),
+            "linux" | "windows" => {}
+            other => p.not_supported(&os.at("name"), other, &["linux", "windows"]),
+        }
+    }
+}

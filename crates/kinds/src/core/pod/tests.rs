@@ -1,0 +1,94 @@
+//! How pods behave, in the words of the behaviour.
+
+use super::*;
+use keles_registry::kind::{AnyKind, Erased};
+use serde_json::Value;
+
+fn pod(spec: Value) -> Object {
+    let mut o = Object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": spec}));
+    Pod::set_defaults(&mut o);
+    o
+}
+
+fn problems(o: &Object) -> Vec<String> {
+    let mut p = Problems::new();
+    Pod::validate(o, &mut p);
+    p.iter().map(|p| p.to_string()).collect()
+}
+
+#[test]
+fn a_plain_pod_gets_the_defaults_users_know() {
+    let o = pod(json!({"containers": [{"name": "c", "image": "nginx", "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": "1"}}}]}));
+    assert_eq!(o.str_at(&["spec", "restartPolicy"]), "Always");
+    assert_eq!(o.str_at(&["spec", "dnsPolicy"]), "ClusterFirst");
+    let c = &o.at(&["spec", "containers"])[0];
+    assert_eq!(c["imagePullPolicy"], "Always");
+    assert_eq!(c["resources"]["requests"]["cpu"], "1");
+    assert_eq!(c["ports"][0]["protocol"], "TCP");
+    assert!(problems(&o).is_empty(), "{:?}", problems(&o));
+}
+
+#[test]
+fn the_pull_policy_follows_the_tag() {
+    for (image, tag) in [
+        ("nginx", Some("latest")),
+        ("nginx:1", Some("1")),
+        ("r.example:5000/a/b", Some("latest")),
+        ("r.example:5000/a/b:v2", Some("v2")),
+        ("nginx@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", None),
+        ("", None),
+        ("Bad_Value!", None),
+    ] {
+        assert_eq!(defaults::image_tag(image), tag, "{image}");
+    }
+}
+
+#[test]
+fn a_mount_of_an_unknown_volume_is_not_found() {
+    let o = pod(json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
+    assert_eq!(problems(&o), ["spec.containers[0].volumeMounts[0].name: Not found: \"v\""]);
+}
+
+#[test]
+fn an_image_may_change_and_a_command_may_not() {
+    let old = pod(json!({"containers": [{"name": "c", "image": "i:1", "command": ["a"]}]}));
+    let mut new = old.clone();
+    new.0["spec"]["containers"][0]["image"] = "i:2".into();
+    let mut p = Problems::new();
+    Pod::validate_update(&new, &old, &mut p);
+    assert!(p.is_empty(), "{:?}", p.aggregate());
+    new.0["spec"]["containers"][0]["command"] = json!(["b"]);
+    Pod::validate_update(&new, &old, &mut p);
+    assert!(p.aggregate().starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"), "{}", p.aggregate());
+}
+
+#[test]
+fn a_new_pod_is_pending_and_has_its_class() {
+    let mut o = pod(json!({"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}));
+    Pod::prepare_create(&mut o, &Request::default());
+    assert_eq!(o.at(&["status"]), &json!({"phase": "Pending", "qosClass": "Guaranteed"}));
+}
+
+#[test]
+fn unscheduled_and_ended_pods_are_deleted_at_once() {
+    let kind = Erased::<Pod>::new();
+    let mut o = pod(json!({"containers": [{"name": "c", "image": "i"}]}));
+    assert_eq!(kind.grace_seconds(&o, None).expect("a tree"), Some(0));
+    o.0["spec"]["nodeName"] = "n".into();
+    assert_eq!(kind.grace_seconds(&o, None).expect("a tree"), Some(30));
+    assert_eq!(kind.grace_seconds(&o, Some(5)).expect("a tree"), Some(5));
+    o.0["status"] = json!({"phase": "Succeeded"});
+    assert_eq!(kind.grace_seconds(&o, None).expect("a tree"), Some(0));
+}
+
+#[test]
+fn the_status_column_says_what_holds_a_pod_up() {
+    let mut o = pod(json!({"containers": [{"name": "c", "image": "i"}], "initContainers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}));
+    let shown = |o: &Object| (columns::COLUMNS[2].cell)(o, &keles_registry::kind::Cells { now_unix_seconds: 0 });
+    o.0["status"] = json!({"phase": "Pending", "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0}}}, {"name": "b", "state": {"running": {}}}]});
+    assert_eq!(shown(&o), "Init:1/2");
+    o.0["status"] = json!({"phase": "Running", "containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
+    assert_eq!(shown(&o), "CrashLoopBackOff");
+    o.set_meta("deletionTimestamp", "2026-01-01T00:00:00Z");
+    assert_eq!(shown(&o), "Terminating");
+}

@@ -12,6 +12,7 @@ pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod problems;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

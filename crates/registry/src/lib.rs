@@ -25,7 +25,7 @@ mod update;
 mod watch;
 mod write;
 
-pub use admission::{Admission, Attributes, NamespaceLifecycle, Operation};
+pub use admission::{Admission, Attributes, Operation};
 pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb};
 pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector, User};
 pub use registry::{Registry, Settings};

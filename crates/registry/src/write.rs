@@ -63,10 +63,15 @@ impl Exchange<'_> {
     }
 
     async fn store_write(&self, w: Write) -> Result<u64, Refused> {
-        self.registry.store().write(w).await.map_err(|e| match e {
+        let written = self.registry.store().write(w).await.map_err(|e| match e {
             StoreError::Conflict { current } => Refused::Conflict(current),
             e => Refused::Failed(store_error(e)),
-        })
+        });
+        // The caches follow before the client hears of it, so that whoever reads them next (admission, authorization) sees it too.
+        if let Ok(revision) = written {
+            self.registry.wait_seen(revision).await;
+        }
+        written
     }
 
     /// The present state, seeing all acknowledged writes; 404 when there is none.

@@ -2,6 +2,7 @@
 
 mod deletes;
 mod kinds;
+mod lifecycle;
 mod lists;
 mod patches;
 mod watches;

@@ -1,12 +1,13 @@
 //! A registry of sample kinds over an embedded store in a folder of its own, and short words for requests.
 
 use crate::kinds;
+use crate::lifecycle::NamespaceLifecycle;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use keles_api::{Object, Status};
 use keles_registry::kind::{AnyKind, Erased};
-use keles_registry::{Answer, Body, Call, Form, NamespaceLifecycle, PatchType, Query, Registry, Request, Settings, Verb};
+use keles_registry::{Answer, Body, Call, Form, PatchType, Query, Registry, Request, Settings, Verb};
 use keles_store::Store;
 use keles_store::embedded::{Embedded, Options};
 use serde_json::Value;

@@ -119,7 +119,7 @@ impl Inner {
         let patch_type = if verb == Verb::Patch { Some(negotiate::patch_type(&parts.headers)?) } else { None };
         let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
         let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
-        let body_format = if patch_type.is_some() || body.is_empty() { keles_registry::BodyFormat::Json } else { negotiate::body_format(&parts.headers)? };
+        let (body, body_format) = if patch_type.is_some() { (body, keles_registry::BodyFormat::Json) } else { negotiate::body(&parts.headers, body)? };
         let mut query = asked.query;
         let name = if asked.info.is_collection() { String::new() } else { asked.info.name.clone() };
         if asked.info.watch_path && !asked.info.name.is_empty() && query.get("fieldSelector").is_none() {

@@ -260,7 +260,12 @@ mod tests {
             let got: Value = d.plain(&path).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
             if got != want {
                 let rows = |v: &Value| v["resources"].as_array().cloned().unwrap_or_default();
-                let differ: Vec<String> = rows(&want).iter().filter(|r| !rows(&got).contains(r)).map(|r| format!("wanted {r}")).chain(rows(&got).iter().filter(|r| !rows(&want).contains(r)).map(|r| format!("got {r}"))).collect();
+                let differ: Vec<String> = rows(&want)
+                    .iter()
+                    .filter(|r| !rows(&got).contains(r))
+                    .map(|r| format!("wanted {r}"))
+                    .chain(rows(&got).iter().filter(|r| !rows(&want).contains(r)).map(|r| format!("got {r}")))
+                    .collect();
                 wrong.push(format!("{path}: {}", differ.join("; ")));
             }
         }

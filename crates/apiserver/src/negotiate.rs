@@ -1,15 +1,18 @@
 //! Which representation goes out and which came in: Accept and Content-Type.
 //!
-//! JSON and YAML go both ways. Protobuf and CBOR are not built: a body in them is 415, and an Accept of nothing else is 406.
+//! JSON and YAML go both ways. Protobuf is read (kubectl writes it) but not written: an Accept of nothing else is 406. CBOR is not built.
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
+use keles_api::protobuf::{self, ProtobufError};
 use keles_registry::{BodyFormat, Form, MetaVersion, PatchType};
 
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 const MEDIA_TYPES: &[&str] = &[JSON, YAML];
+const READ_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE];
 const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,12 +109,18 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// How a body of POST, PUT or DELETE is written, or 415.
-pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
+/// A body of POST, PUT or DELETE as the pipelines read it, or 415. Protobuf becomes the JSON of the same object here.
+pub fn body(headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Status> {
     match media_type(headers) {
-        None | Some("" | JSON | "application/*" | "*/*") => Ok(BodyFormat::Json),
-        Some(YAML) => Ok(BodyFormat::Yaml),
-        Some(other) => Err(Status::unsupported_media_type(other, MEDIA_TYPES)),
+        None | Some("" | JSON | "application/*" | "*/*") => Ok((body, BodyFormat::Json)),
+        _ if body.is_empty() => Ok((body, BodyFormat::Json)),
+        Some(YAML) => Ok((body, BodyFormat::Yaml)),
+        Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
+            Ok(tree) => Ok((serde_json::to_vec(&tree).expect("a JSON tree always encodes").into(), BodyFormat::Json)),
+            Err(e @ (ProtobufError::UnknownField { .. } | ProtobufError::Unsupported { .. })) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
+            Err(e) => Err(Status::bad_request(e.to_string())),
+        },
+        Some(other) => Err(Status::unsupported_media_type(other, READ_TYPES)),
     }
 }
 
@@ -162,8 +171,10 @@ mod tests {
         assert_eq!(accepted("application/vnd.kubernetes.protobuf", Forms::All), Err(406));
         assert_eq!(accepted("application/json;as=Table;v=v1;g=meta.k8s.io", Forms::Plain), Err(406), "reviews have no table");
         assert_eq!(accepted("application/json;as=Table;v=v9;g=meta.k8s.io", Forms::All), Err(406));
-        assert_eq!(body_format(&headers(CONTENT_TYPE, "application/vnd.kubernetes.protobuf")).unwrap_err().code, 415);
-        assert_eq!(body_format(&headers(CONTENT_TYPE, "application/yaml; charset=utf-8")).unwrap(), BodyFormat::Yaml);
+        let sent = |media: &str| body(&headers(CONTENT_TYPE, media), Bytes::from_static(b"x"));
+        assert_eq!(sent("application/cbor").unwrap_err().code, 415);
+        assert_eq!(sent("application/vnd.kubernetes.protobuf").unwrap_err().code, 400, "read, and found not to be one");
+        assert_eq!(sent("application/yaml; charset=utf-8").unwrap().1, BodyFormat::Yaml);
         assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
     }
 

@@ -38,10 +38,9 @@ struct Bound {
     uid: String,
 }
 
-/// The body of a request as a tree, JSON or YAML.
+/// The body of a request as a tree.
 pub async fn body_tree(headers: &http::HeaderMap, body: Body) -> Result<Value, Status> {
-    let format = negotiate::body_format(headers)?;
-    let bytes = read(body).await?;
+    let (bytes, format) = negotiate::body(headers, read(body).await?)?;
     match format {
         BodyFormat::Json => keles_api::decode::parse_json(&bytes),
         BodyFormat::Yaml => keles_api::decode::parse_yaml(&bytes),

@@ -1,3 +1,69 @@
-//! main: argv to role to services.
+//! `keles`: argv to role to services, nothing else.
+//!
+//! The shim role is taken before anything else runs: it must stay small and single-threaded, so it sees neither the
+//! allocator's threads nor tokio.
 
-fn main() {}
+mod addons;
+mod config_file;
+mod flags;
+mod images;
+mod node;
+mod parts;
+mod server;
+mod users;
+
+use clap::Parser;
+use flags::{Cli, Role};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == "shim") {
+        keles_runtime::shim_main(&args[2..]);
+    }
+    let args = match config_file::expand(args) {
+        Ok(args) => args,
+        Err(e) => return fail(&e),
+    };
+    let cli = Cli::parse_from(args);
+    keles_observe::init_logs(cli.log_format());
+    match run(cli.role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&*e),
+    }
+}
+
+/// One line a cause, the outermost first.
+fn fail(e: &dyn std::error::Error) -> ExitCode {
+    eprintln!("keles: {e}");
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        eprintln!("  because {c}");
+        cause = c.source();
+    }
+    ExitCode::FAILURE
+}
+
+fn run(role: Role) -> Result<(), keles_supervise::BoxError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("keles").build()?;
+    let result = runtime.block_on(async {
+        match role {
+            Role::Server(f) => server::run(f).await,
+            Role::Apiserver(f) => parts::apiserver(f).await,
+            Role::Scheduler(f) => parts::scheduler(f).await,
+            Role::ControllerManager(f) => parts::controller_manager(f).await,
+            Role::Proxy(f) => parts::proxy(f).await,
+            Role::Load(f) => images::load(f).await,
+            Role::Images(f) => images::list(f).await,
+            Role::Pull(f) => images::pull(f).await,
+            Role::Tag(f) => images::tag(f).await,
+            Role::Rmi(f) => images::remove(f).await,
+        }
+    });
+    // Blocking threads (a disk that hangs) must not keep the process: everything that matters has been drained.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,46 @@
+# Everything a developer or CI needs. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+KELES := target/release/keles
+DATA ?= /var/lib/keles
+HELLO := target/static/x86_64-unknown-linux-gnu/release/hello
+DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml ca-certificates gcc
+
+.PHONY: help deps build up down test unit e2e bench fmt hello-image
+
+help: ## list what there is
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+deps: ## install missing Debian packages
+	@missing=""; for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'install ok' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+build: deps ## build the release binary
+	$(CARGO) build --release --locked -p keles-keles
+
+hello-image: deps ## build the example application and pack it as an image
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -q -p hello --target x86_64-unknown-linux-gnu --target-dir target/static
+	$(CARGO) run -q --locked -p keles-testkit --bin mkimage -- keles/hello:v1 target/hello.tar --add $(HELLO):/hello --expose 8000 --cmd /hello
+
+up: build hello-image ## start a one-node cluster, deploy examples/hello, print where it is
+	@examples/up.sh "$(KELES)" "$(DATA)"
+
+down: ## stop the cluster of `make up` and its containers
+	@examples/down.sh "$(KELES)" "$(DATA)"
+
+test: deps build hello-image ## everything: unit tests, laws, store suite, e2e with real containers
+	$(CARGO) test --locked --workspace --exclude keles-e2e
+	$(CARGO) test --locked -p keles-e2e -- --test-threads=1
+
+unit: deps ## all tests but e2e
+	$(CARGO) test --locked --workspace --exclude keles-e2e
+
+e2e: build hello-image ## e2e alone
+	$(CARGO) test --locked -p keles-e2e -- --test-threads=1
+
+bench: build ## the figures that the README quotes
+	$(CARGO) run --release --locked -q -p keles-bench -- $(KELES)
+
+fmt: ## format everything
+	$(CARGO) fmt --all

@@ -1,0 +1,104 @@
+//! The image verbs: `load`, `images`, `pull`, `tag`, `rmi`, over the node's image store, with or without a server running.
+
+use crate::flags;
+use keles_images::{Image, Images};
+use keles_supervise::BoxError;
+use std::path::{Path, PathBuf};
+
+/// Folder of images under the data folder.
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("images")
+}
+
+fn open(data: &flags::Data) -> Result<Images, BoxError> {
+    Ok(Images::open(&folder(&data.data_dir))?)
+}
+
+pub async fn load(f: flags::Load) -> Result<(), BoxError> {
+    let images = open(&f.data)?;
+    let stdin = Path::new("/dev/stdin");
+    let archive = f.input.as_deref().filter(|p| *p != Path::new("-")).unwrap_or(stdin);
+    for image in images.load(archive).await? {
+        for tag in &image.tags {
+            println!("Loaded image: {tag}");
+        }
+        if image.tags.is_empty() {
+            println!("Loaded image ID: {}", image.id);
+        }
+    }
+    Ok(())
+}
+
+pub async fn pull(f: flags::Pull) -> Result<(), BoxError> {
+    let image = open(&f.data)?.pull(&f.image, &[], None).await?;
+    println!("{}", image.digests.first().unwrap_or(&image.id));
+    Ok(())
+}
+
+pub async fn tag(f: flags::Tag) -> Result<(), BoxError> {
+    Ok(open(&f.data)?.tag(&f.image, &f.name).await?)
+}
+
+pub async fn remove(f: flags::Rmi) -> Result<(), BoxError> {
+    let images = open(&f.data)?;
+    for name in &f.images {
+        images.remove(name).await?;
+        println!("Untagged: {name}");
+    }
+    Ok(())
+}
+
+pub async fn list(f: flags::Images) -> Result<(), BoxError> {
+    let all = open(&f.data)?.list().await?;
+    if f.quiet {
+        all.iter().for_each(|i| println!("{}", short(&i.id)));
+        return Ok(());
+    }
+    println!("{:<40} {:<20} {:<14} SIZE", "REPOSITORY", "TAG", "IMAGE ID");
+    for (repository, tag, image) in all.iter().flat_map(rows) {
+        println!("{repository:<40} {tag:<20} {:<14} {}", short(&image.id), size(image.size_bytes));
+    }
+    Ok(())
+}
+
+/// One row a tag, as `docker images` prints.
+fn rows(image: &Image) -> Vec<(String, String, &Image)> {
+    if image.tags.is_empty() {
+        return vec![("<none>".into(), "<none>".into(), image)];
+    }
+    image.tags.iter().map(|t| { let (r, t) = t.rsplit_once(':').unwrap_or((t, "<none>")); (familiar(r), t.to_owned(), image) }).collect()
+}
+
+/// Docker Hub's names without the part that everybody leaves out.
+fn familiar(repository: &str) -> String {
+    let r = repository.strip_prefix("docker.io/").unwrap_or(repository);
+    r.strip_prefix("library/").unwrap_or(r).to_owned()
+}
+
+fn short(id: &str) -> &str {
+    const SHOWN: usize = 12;
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    &hex[..hex.len().min(SHOWN)]
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes}B") } else { format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').chars().take(5).collect::<String>() + UNITS[unit] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_names_read_as_docker_prints_them() {
+        assert_eq!((size(999), size(2_010_000), size(1_500_000_000)), ("999B".into(), "2.01MB".into(), "1.5GB".into()));
+        assert_eq!((familiar("docker.io/library/nginx"), familiar("docker.io/a/b"), familiar("ghcr.io/x")), ("nginx".into(), "a/b".into(), "ghcr.io/x".into()));
+        assert_eq!(short("sha256:0123456789abcdef"), "0123456789ab");
+    }
+}

@@ -1,0 +1,254 @@
+//! `keles server`: control plane and node in one process, as a list of services.
+
+use crate::{addons, flags, images, node, users};
+use keles_apiserver::{ApiServer, Config};
+use keles_client::Informers;
+use keles_dns as dns;
+use keles_network::{Cidr, PodNetwork};
+use keles_pki::{KubeconfigUser, Pki};
+use keles_runtime::Engine;
+use keles_store::embedded::{Embedded, Options as StoreOptions};
+use keles_supervise::{BoxError, Handle, Supervisor};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{flag} is not built yet, see docs/STATUS.md; {instead}")]
+    NotBuilt { flag: &'static str, instead: &'static str },
+    #[error("--disable {0:?}: there is no such part; there are {KNOWN:?}")]
+    UnknownPart(String),
+    #[error("cannot listen on {address}: {source}; is another server running? choose another --https-listen-port")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("this host has no name that can be a node's; give one with --node-name")]
+    NoNodeName,
+    #[error("the service range {0} has no tenth address for cluster DNS; give a larger --service-cidr or a --cluster-dns")]
+    NoDnsAddress(Cidr),
+}
+
+const KNOWN: [&str; 4] = ["dns", "proxy", "scheduler", "controllers"];
+const API: &str = "apiserver";
+const NETWORK: &str = "network";
+const PROXY: &str = "proxy";
+
+/// What the services share, made once each by the service that owns it.
+struct Shared {
+    flags: flags::Server,
+    node_name: String,
+    node_ip: Ipv4Addr,
+    dns_address: Ipv4Addr,
+    services: Cidr,
+    pods: Cidr,
+    api: OnceLock<ApiServer>,
+    network: OnceLock<PodNetwork>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn api(&self) -> &ApiServer {
+        self.api.get().expect("services that use the API need it, so it is ready before they start")
+    }
+    fn network(&self) -> &PodNetwork {
+        self.network.get().expect("services that use the network need it, so it is ready before they start")
+    }
+    fn on(&self, part: &str) -> bool {
+        !self.flags.disable.iter().any(|d| d == part)
+    }
+    fn informers(&self, user: kube::Client) -> Informers {
+        Informers::new(user, self.stop.child_token())
+    }
+}
+
+pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
+    refuse_unbuilt(&f)?;
+    let stop = stop_signal()?;
+    let services: Cidr = f.api.service_cidr.to_string().parse()?;
+    let dns_address = f.cluster_dns.or_else(|| services.nth(10)).ok_or(ServerError::NoDnsAddress(services))?;
+    const NODE_PREFIX: u8 = 24;
+    let shared = Arc::new(Shared {
+        node_name: f.node_name.clone().or_else(node::host_name).ok_or(ServerError::NoNodeName)?,
+        pods: f.cluster_cidr.first(NODE_PREFIX),
+        node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(NODE_PREFIX).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
+        dns_address,
+        services,
+        api: OnceLock::new(),
+        network: OnceLock::new(),
+        stop: stop.clone(),
+        flags: *f,
+    });
+    let mut s = Supervisor::new();
+    let mut add = |name, needs, on: bool, run: fn(Arc<Shared>, Handle) -> Service| {
+        if on {
+            let shared = shared.clone();
+            s.add(name, needs, move |h| run(shared, h));
+        }
+    };
+    let agent = !shared.flags.disable_agent;
+    add(API, &[], true, |s, h| Box::pin(api(s, h)));
+    add(NETWORK, &[], agent, |s, h| Box::pin(network(s, h)));
+    add(PROXY, &[API, NETWORK], agent && shared.on("proxy"), |s, h| Box::pin(proxy(s, h)));
+    add("dns", &[API, NETWORK], agent && shared.on("dns"), |s, h| Box::pin(cluster_dns(s, h)));
+    add("scheduler", &[API], shared.on("scheduler"), |s, h| Box::pin(scheduler(s, h)));
+    add("controllers", &[API], shared.on("controllers"), |s, h| Box::pin(controllers(s, h)));
+    let node_needs: &[&str] = if shared.on("proxy") { &[API, NETWORK, PROXY] } else { &[API, NETWORK] };
+    add("kubelet", node_needs, agent, |s, h| Box::pin(kubelet(s, h)));
+    Ok(s.run(stop).await?)
+}
+
+type Service = futures::future::BoxFuture<'static, Result<(), BoxError>>;
+
+fn refuse_unbuilt(f: &flags::Server) -> Result<(), ServerError> {
+    if f.token.is_some() {
+        return Err(ServerError::NotBuilt { flag: "--token", instead: "this version runs one node; leave it out" });
+    }
+    if f.container_runtime_endpoint.is_some() {
+        return Err(ServerError::NotBuilt { flag: "--container-runtime-endpoint", instead: "leave it out to use our own runtime" });
+    }
+    match f.disable.iter().find(|d| !KNOWN.contains(&d.as_str())) {
+        Some(unknown) => Err(ServerError::UnknownPart(unknown.clone())),
+        None => refuse_datastore(&f.api),
+    }
+}
+
+fn refuse_datastore(f: &flags::ApiFlags) -> Result<(), ServerError> {
+    if f.datastore_endpoint.is_some() {
+        return Err(ServerError::NotBuilt { flag: "--datastore-endpoint", instead: "leave it out to use the embedded store" });
+    }
+    Ok(())
+}
+
+/// Cancelled on SIGTERM and SIGINT.
+pub fn stop_signal() -> Result<CancellationToken, std::io::Error> {
+    let (stop, mut term, mut int) = (CancellationToken::new(), signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+/// What [`serve_api`] is told besides the flags.
+pub struct Advertised {
+    pub ip: IpAddr,
+    pub names: Vec<String>,
+}
+
+/// Opens the store, starts the API server, writes the kubeconfig, calls `started` and serves until `stop`.
+pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationToken, started: impl FnOnce(&ApiServer)) -> Result<(), BoxError> {
+    refuse_datastore(f)?;
+    let address = SocketAddr::new(f.bind_address, f.https_listen_port);
+    // Bound before anything is made: a second server on the port must not touch this one's files.
+    let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
+    let port = listener.local_addr()?.port();
+    std::fs::create_dir_all(&f.data_dir)?;
+    let store = Embedded::open(&f.data_dir.join("store"), StoreOptions::default())?;
+    let (ips, names): (Vec<_>, Vec<_>) = f.tls_san.iter().partition(|s| s.parse::<IpAddr>().is_ok());
+    let mut config = Config::new(&f.data_dir);
+    config.port = port;
+    config.advertise_address = at.ip;
+    config.service_cidr = f.service_cidr;
+    config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
+    config.extra_names = names.into_iter().cloned().chain(at.names).collect();
+    let server = ApiServer::start(config, store.clone()).await?;
+    let serving = tokio::spawn({
+        let (server, stop) = (server.clone(), stop.clone());
+        async move { server.serve(listener, stop).await }
+    });
+    let pki = Pki::open(&f.data_dir)?;
+    let admin = pki.admin()?;
+    let path = f.kubeconfig();
+    keles_pki::write_kubeconfig(&path, &format!("https://127.0.0.1:{port}"), pki.ca_pem(), &KubeconfigUser { name: "default", certified: &admin })?;
+    tracing::info!("API server ready on {address}; kubeconfig {}", path.display());
+    started(&server);
+    serving.await?;
+    keles_store::Store::close(&*store).await?;
+    Ok(())
+}
+
+async fn api(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    let at = Advertised { ip: s.node_ip.into(), names: vec![s.node_name.clone()] };
+    serve_api(&s.flags.api, at, h.stop(), |server| {
+        let first = s.api.set(server.clone());
+        debug_assert!(first.is_ok(), "the API server is started once");
+        h.ready();
+    })
+    .await
+}
+
+async fn network(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    let options = keles_network::Options { bridge: s.flags.bridge.clone(), pod_cidr: s.pods, service_cidr: s.services, state_dir: s.flags.api.data_dir.join("addresses") };
+    let first = s.network.set(PodNetwork::open(options).await?);
+    debug_assert!(first.is_ok(), "the network is opened once");
+    h.ready();
+    // The bridge stays: containers outlive the server.
+    h.stop().cancelled().await;
+    Ok(())
+}
+
+async fn proxy(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    let options = proxy_options(&s.flags.bridge, s.flags.cluster_cidr, s.services, &s.node_name);
+    let informers = s.informers(users::proxy(s.api()));
+    keles_proxy::run(options, &informers, h.stop(), || h.ready()).await;
+    Ok(())
+}
+
+pub fn proxy_options(bridge: &str, pods: Cidr, services: Cidr, node: &str) -> keles_proxy::Options {
+    let range = |c: Cidr| keles_proxy::table::Range { base: c.base(), mask: c.mask() };
+    let frame = keles_proxy::table::Frame { table: bridge.to_owned(), bridge: bridge.to_owned(), pods: range(pods), services: range(services) };
+    keles_proxy::Options { frame, node: node.to_owned() }
+}
+
+async fn cluster_dns(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    const PORT: u16 = 53;
+    let listen = SocketAddr::from((s.network().gateway(), PORT));
+    let informers = s.informers(users::named(s.api(), &format!("system:serviceaccount:kube-system:{}", addons::DNS_ACCOUNT)));
+    addons::dns(&users::setup(s.api()), s.dns_address, listen).await?;
+    let upstreams = dns::node_resolvers(Path::new("/etc/resolv.conf")).into_iter().filter(|r| r.ip() != listen.ip()).collect();
+    let options = dns::Options { listen, domain: s.flags.cluster_domain.clone(), upstreams };
+    let server = dns::Server::bind(options, Arc::new(dns::Cluster::new(&informers))).await?;
+    h.ready();
+    server.run(h.stop()).await;
+    Ok(())
+}
+
+async fn scheduler(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    h.ready();
+    keles_scheduler::run(users::scheduler(s.api()), keles_scheduler::Options::default(), h.stop()).await;
+    Ok(())
+}
+
+async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    let root_ca = Pki::open(&s.flags.api.data_dir)?.ca_pem().to_owned();
+    h.ready();
+    let options = keles_controllers::Options { root_ca, ..Default::default() };
+    keles_controllers::run(|user| users::named(s.api(), user), options, h.stop()).await;
+    Ok(())
+}
+
+async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
+    let data = &s.flags.api.data_dir;
+    let runtime = Engine::open(node::engine_options(data, &s.flags.bridge)).await?;
+    let images = keles_images::Images::open(&images::folder(data))?;
+    let options = node::Options {
+        name: s.node_name.clone(),
+        ip: s.node_ip,
+        data_dir: data.clone(),
+        dns_address: s.on("dns").then_some(s.dns_address),
+        domain: s.flags.cluster_domain.clone(),
+        port: s.flags.kubelet_port,
+        max_pods: s.flags.max_pods,
+    };
+    let config = node::kubelet_config(options, &Pki::open(data)?)?;
+    h.ready();
+    let network = Arc::new(node::Network(s.network().clone()));
+    keles_kubelet::Kubelet::run(config, users::node(s.api(), &s.node_name), Arc::new(runtime), images, network, h.stop()).await?;
+    Ok(())
+}

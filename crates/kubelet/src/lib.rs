@@ -1,1 +1,116 @@
 //! The node agent: pod state machine, probes, status, its HTTPS API.
+//!
+//! Entry point: [`Kubelet::run`]. `machine` is pure and decides; `pod_worker` is the shell, one actor a pod; `pods` follows the API and the
+//! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
+//! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
+//!
+//! Deliberately absent: static pods, device plugins, eviction by pressure, in-place resize, image garbage collection, checkpoint, user
+//! namespaces; see docs/STATUS.md.
+
+pub mod admission;
+mod agent;
+pub mod config;
+mod container_config;
+mod env;
+mod ephemeral;
+mod events;
+mod expansion;
+mod hook;
+mod http_get;
+pub mod image_store;
+mod logs;
+mod machine;
+pub mod naming;
+mod node;
+mod node_facts;
+mod objects;
+pub mod pod_network;
+mod pod_worker;
+mod pods;
+mod probe;
+mod qos;
+mod resources;
+mod security;
+mod server;
+mod service_env;
+mod status_writer;
+
+pub use config::{KubeletConfig, ServerTls};
+pub use image_store::{ImageStore, NodeImage};
+pub use naming::ClusterDns;
+pub use pod_network::{HostPort, NetworkError, PodNetwork};
+
+use agent::Agent;
+use k8s_openapi::api::core::v1::Pod;
+use keles_runtime::api::PodRuntime;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    #[error("folder {path} cannot be made: {source}")]
+    Folder { path: String, source: std::io::Error },
+    #[error("the kubelet API cannot listen at {address}: {source}; is another kubelet running?")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("the kubelet's certificates are not usable: {0}")]
+    Tls(String),
+}
+
+pub struct Kubelet;
+
+impl Kubelet {
+    /// Runs the agent until `shutdown`. Containers go on; the next run takes them over.
+    pub async fn run(
+        config: KubeletConfig,
+        client: kube::Client,
+        runtime: Arc<dyn PodRuntime>,
+        images: Arc<dyn ImageStore>,
+        network: Arc<dyn PodNetwork>,
+        shutdown: CancellationToken,
+    ) -> Result<(), KubeletError> {
+        for dir in [config.data_dir.join("pods"), config.data_dir.join("pods-logs")] {
+            std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
+        }
+        let facts = node_facts::NodeFacts::read(&config.data_dir, config.max_pods, &runtime.version());
+        let agent = Arc::new(Agent {
+            events: events::Recorder::start(client.clone(), &config.node_name),
+            services: service_env::Services::watch(client.clone(), shutdown.clone()),
+            objects: objects::ApiObjects::new(client.clone()),
+            config,
+            client,
+            runtime,
+            images,
+            network,
+            facts,
+        });
+        let pods = pods::Pods::default();
+        let server = match &agent.config.tls {
+            Some(tls) => Some(server::bind(agent.config.listen, tls).await?),
+            None => None,
+        };
+        let port = server.as_ref().map_or(agent.config.listen.port(), server::Bound::port);
+        let (registered_tx, registered) = tokio::sync::watch::channel(None);
+        let serve = async {
+            if let Some(server) = server {
+                server.run(agent.clone(), pods.clone(), shutdown.clone()).await;
+            }
+        };
+        // The lease and the status each in a task of their own: neither may wait for pods or for the other.
+        let status = tokio::spawn(node::run_status(agent.clone(), port, registered_tx, shutdown.clone()));
+        let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
+        tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
+        let _ = tokio::join!(status, lease);
+        Ok(())
+    }
+}
+
+/// `name_namespace(uid)`, as messages name a pod.
+fn pod_ref(pod: &Pod) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    format!("{}_{}({})", text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid))
+}
+
+/// A time as the API keeps it.
+fn conditions_time(at: jiff::Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    machine::conditions::second(at)
+}

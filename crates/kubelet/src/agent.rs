@@ -1,0 +1,42 @@
+//! What all pod workers of the node share.
+
+use crate::config::KubeletConfig;
+use crate::events::Recorder;
+use crate::image_store::ImageStore;
+use crate::node_facts::NodeFacts;
+use crate::objects::ApiObjects;
+use crate::pod_network::PodNetwork;
+use crate::service_env::Services;
+use keles_runtime::api::PodRuntime;
+use keles_volumes::downward;
+use std::sync::Arc;
+
+pub struct Agent {
+    pub config: KubeletConfig,
+    pub client: kube::Client,
+    pub runtime: Arc<dyn PodRuntime>,
+    pub images: Arc<dyn ImageStore>,
+    pub network: Arc<dyn PodNetwork>,
+    pub events: Recorder,
+    pub services: Services,
+    pub objects: ApiObjects,
+    pub facts: NodeFacts,
+}
+
+impl Agent {
+    pub fn host_ips(&self) -> Vec<String> {
+        self.config.node_ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// What a pod with these addresses may be told of itself.
+    pub fn downward_facts(&self, pod_ips: &[String]) -> downward::Facts {
+        downward::Facts {
+            node_name: self.config.node_name.clone(),
+            host_ips: self.host_ips(),
+            pod_ips: pod_ips.to_vec(),
+            allocatable_cpu: self.facts.quantity("cpu"),
+            allocatable_memory: self.facts.quantity("memory"),
+            allocatable_ephemeral_storage: self.facts.quantity("ephemeral-storage"),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! From a container's spec, its image and its pod's volumes to what the runtime is asked for.
+//!
+//! Entry point: [`build`]. Errors are the texts of CreateContainerConfigError.
+
+use crate::config::KubeletConfig;
+use crate::expansion::expand;
+use crate::image_store::NodeImage;
+use crate::{naming, resources, security};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use keles_runtime::api::{ContainerConfig, Mount, Propagation, Seccomp};
+use keles_volumes::{Mounted, sub_path};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the message a container leaves is on the node; remembered with the container, so that it is found after a restart of the agent.
+pub const MESSAGE_FILE: &str = "keles.io/termination-message-file";
+pub const MESSAGE_POLICY: &str = "keles.io/termination-message-policy";
+pub const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
+pub const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+pub const LABEL_CONTAINER: &str = "io.kubernetes.container.name";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0}")]
+    Security(#[from] security::SecurityError),
+    #[error("failed to prepare subPath for volumeMount \"{mount}\" of container \"{container}\"")]
+    SubPath { mount: String, container: String },
+    #[error("volume {0} of the container's volumeMount is not in the pod")]
+    NoVolume(String),
+    #[error("no command specified")]
+    NoCommand,
+    #[error("{what} {path}: {source}")]
+    Io { what: &'static str, path: String, source: std::io::Error },
+}
+
+impl ConfigError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+pub struct Input<'a> {
+    pub config: &'a KubeletConfig,
+    pub pod: &'a Pod,
+    pub container: &'a Container,
+    pub image: &'a NodeImage,
+    /// Without the image's own variables.
+    pub env: Vec<(String, String)>,
+    pub mounted: &'a BTreeMap<String, Mounted>,
+    pub pod_ips: &'a [String],
+    pub attempt: u32,
+    pub node_memory_bytes: i64,
+}
+
+pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
+    let (pod, container, image) = (input.pod, input.container, input.image);
+    let spec = pod.spec.as_ref().expect("the API server admits no pod without a spec");
+    let env = join_env(input);
+    let lookup = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let default = if input.config.seccomp_default { Seccomp::RuntimeDefault } else { Seccomp::Unconfined };
+    let security = security::join(pod, container, image, &default, &input.config.seccomp_dir())?;
+    let args = argv(container, image, &lookup)?;
+    let (message_mount, annotations) = termination_message(input)?;
+    let mut mounts = volume_mounts(input, &lookup)?;
+    mounts.extend(network_files(input)?.into_iter().filter(|mount| !is_mounted(container, &mount.target)));
+    mounts.extend(message_mount);
+    let lifecycle_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    let working_dir = container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| image.working_dir.clone());
+    Ok(ContainerConfig {
+        name: container.name.clone(),
+        attempt: input.attempt,
+        layers: image.layers.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        image_id: image_id(image),
+        args,
+        working_dir: if working_dir.is_empty() { "/".into() } else { working_dir },
+        env,
+        mounts,
+        devices: Vec::new(),
+        log_path: log_path(&container.name, input.attempt),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        resources: resources::of_container(spec, container, input.node_memory_bytes),
+        security,
+        labels: labels(pod, &container.name),
+        annotations,
+        stop_signal: lifecycle_signal.or(image.stop_signal.as_deref()).and_then(signal_number),
+    })
+}
+
+/// `<container>/<restart>.log`, below the pod's log folder.
+pub fn log_path(container: &str, attempt: u32) -> PathBuf {
+    Path::new(container).join(format!("{attempt}.log"))
+}
+
+/// What the API shows as imageID: a digest that can be pulled again where known, else the config's.
+fn image_id(image: &NodeImage) -> String {
+    image.digests.first().cloned().unwrap_or_else(|| image.id.clone())
+}
+
+pub fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut labels = BTreeMap::from([
+        (LABEL_POD_NAME.to_string(), text(&pod.metadata.name)),
+        (LABEL_POD_NAMESPACE.to_string(), text(&pod.metadata.namespace)),
+        (LABEL_POD_UID.to_string(), text(&pod.metadata.uid)),
+    ]);
+    if !container.is_empty() {
+        labels.insert(LABEL_CONTAINER.into(), container.into());
+    }
+    labels
+}
+
+/// The image's variables, the host name, then the container's, which win.
+fn join_env(input: &Input<'_>) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(key, _)| key == name) {
+        Some((_, old)) => *old = value.into(),
+        None => env.push((name.into(), value.into())),
+    };
+    set("PATH", DEFAULT_PATH);
+    let (hostname, _) = naming::hostname_and_domain(input.pod, &input.config.cluster_dns.domain);
+    let on_host = input.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    set("HOSTNAME", if on_host { &input.config.node_name } else { &hostname });
+    if input.container.tty == Some(true) {
+        set("TERM", "xterm");
+    }
+    for pair in &input.image.env {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        set(name, value);
+    }
+    for (name, value) in &input.env {
+        set(name, value);
+    }
+    env
+}
+
+/// command replaces the image's entrypoint and cmd; args alone replace its cmd.
+fn argv(container: &Container, image: &NodeImage, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>, ConfigError> {
+    let expanded = |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|word| expand(word, lookup)).collect() };
+    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let whole: Vec<String> = match (command.is_empty(), args.is_empty()) {
+        (false, _) => command.into_iter().chain(args).collect(),
+        (true, false) => image.entrypoint.iter().cloned().chain(args).collect(),
+        (true, true) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
+    };
+    if whole.is_empty() { Err(ConfigError::NoCommand) } else { Ok(whole) }
+}
+
+fn absolute(path: &str) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+fn is_mounted(container: &Container, target: &Path) -> bool {
+    container.volume_mounts.iter().flatten().any(|mount| absolute(&mount.mount_path) == target)
+}
+
+fn volume_mounts(input: &Input<'_>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Mount>, ConfigError> {
+    let pod_dir = input.config.pod_dir(input.pod.metadata.uid.as_deref().unwrap_or_default());
+    let mounts = input.container.volume_mounts.iter().flatten().enumerate();
+    mounts.map(|(index, mount)| volume_mount(input, &pod_dir, index, mount, lookup)).collect()
+}
+
+fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeMount, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Mount, ConfigError> {
+    let volume = input.mounted.get(&mount.name).ok_or_else(|| ConfigError::NoVolume(mount.name.clone()))?;
+    let part = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
+        (Some(expression), _) if !expression.is_empty() => expand(expression, lookup),
+        (_, Some(part)) => part.to_string(),
+        _ => String::new(),
+    };
+    let source = if part.is_empty() {
+        volume.path.clone()
+    } else {
+        let place = sub_path::place(pod_dir, &mount.name, &input.container.name, index);
+        sub_path::bind(&volume.path, &part, &place, volume.read_only).map_err(|error| {
+            tracing::warn!(%error, mount = mount.name, "subPath could not be prepared");
+            ConfigError::SubPath { mount: mount.name.clone(), container: input.container.name.clone() }
+        })?
+    };
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::Private,
+    };
+    Ok(Mount { source, target: absolute(&mount.mount_path), read_only: volume.read_only || mount.read_only == Some(true), propagation })
+}
+
+/// /etc/hosts, /etc/resolv.conf and /etc/hostname, written in the pod's folder and shared by its containers.
+fn network_files(input: &Input<'_>) -> Result<Vec<Mount>, ConfigError> {
+    let pod = input.pod;
+    let dns = &input.config.cluster_dns;
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let on_host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    let hostname = match on_host {
+        true => input.config.node_name.clone(),
+        false => naming::kernel_hostname(pod, &dns.domain).unwrap_or_default(),
+    };
+    let files = [
+        ("etc-hosts", "/etc/hosts", naming::hosts_file(pod, input.pod_ips, &dns.domain, &if on_host { read("/etc/hosts") } else { String::new() })),
+        ("resolv.conf", "/etc/resolv.conf", naming::resolv_conf(pod, dns, &read("/etc/resolv.conf"))),
+        ("hostname", "/etc/hostname", format!("{hostname}\n")),
+    ];
+    let dir = input.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+    std::fs::create_dir_all(&dir).map_err(ConfigError::io("create", &dir))?;
+    let read_only = input.container.security_context.as_ref().and_then(|security| security.read_only_root_filesystem) == Some(true);
+    files
+        .into_iter()
+        .map(|(name, target, text)| {
+            let source = dir.join(name);
+            // A running container may have written to it; the content is the pod's from its first start on.
+            if !source.exists() {
+                write_file(&source, &text, 0o644)?;
+            }
+            Ok(Mount { source, target: target.into(), read_only, propagation: Propagation::Private })
+        })
+        .collect()
+}
+
+fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), ConfigError> {
+    std::fs::write(path, text).map_err(ConfigError::io("write", path))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(ConfigError::io("chmod", path))
+}
+
+/// A file of its own for each attempt, writable by any user.
+fn termination_message(input: &Input<'_>) -> Result<(Option<Mount>, BTreeMap<String, String>), ConfigError> {
+    let path = input.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    if path.is_empty() {
+        return Ok((None, BTreeMap::new()));
+    }
+    let dir = input.config.pod_dir(input.pod.metadata.uid.as_deref().unwrap_or_default()).join("containers").join(&input.container.name);
+    std::fs::create_dir_all(&dir).map_err(ConfigError::io("create", &dir))?;
+    let source = dir.join(format!("message-{}", input.attempt));
+    write_file(&source, "", 0o666)?;
+    let policy = input.container.termination_message_policy.clone().unwrap_or_else(|| "File".into());
+    let annotations = BTreeMap::from([(MESSAGE_FILE.to_string(), source.display().to_string()), (MESSAGE_POLICY.to_string(), policy)]);
+    Ok((Some(Mount { source, target: absolute(path), read_only: false, propagation: Propagation::Private }), annotations))
+}
+
+/// `SIGTERM`, `TERM` or `15`.
+pub fn signal_number(name: &str) -> Option<i32> {
+    const NAMES: [(&str, i32); 28] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("STKFLT", 16),
+        ("CHLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("XCPU", 24),
+        ("WINCH", 28),
+        ("IO", 29),
+        ("PWR", 30),
+        ("SYS", 31),
+    ];
+    const FIRST_REALTIME: i32 = 34;
+    if let Ok(number) = name.parse() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let short = name.strip_prefix("SIG").unwrap_or(name);
+    if let Some(offset) = short.strip_prefix("RTMIN") {
+        return if offset.is_empty() { Some(FIRST_REALTIME) } else { offset.strip_prefix('+')?.parse::<i32>().ok().map(|offset| FIRST_REALTIME + offset) };
+    }
+    NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn input_for(container: serde_json::Value, check: impl FnOnce(Result<ContainerConfig, ConfigError>)) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = KubeletConfig::new("node", "192.0.2.1".parse().expect("ip"), dir.path());
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [container]}})).expect("a pod");
+        let image = NodeImage { entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["VERSION=v1".into(), "A=image".into()], ..Default::default() };
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let env = vec![("A".to_string(), "own".to_string())];
+        let input = Input { config: &config, pod: &pod, container, image: &image, env, mounted: &BTreeMap::new(), pod_ips: &[], attempt: 2, node_memory_bytes: 1 };
+        check(build(&input));
+    }
+
+    fn args_of(container: serde_json::Value) -> Vec<String> {
+        let mut args = Vec::new();
+        input_for(container, |built| args = built.expect("built").args);
+        args
+    }
+
+    #[test]
+    fn command_and_args_replace_entrypoint_and_cmd() {
+        assert_eq!(args_of(json!({"name": "c"})), ["/entry", "cmd"]);
+        assert_eq!(args_of(json!({"name": "c", "args": ["x"]})), ["/entry", "x"]);
+        assert_eq!(args_of(json!({"name": "c", "command": ["y"]})), ["y"]);
+        assert_eq!(args_of(json!({"name": "c", "command": ["y"], "args": ["$(A)", "$$(A)", "$(Z)"]})), ["y", "own", "$(A)", "$(Z)"]);
+    }
+
+    #[test]
+    fn the_containers_env_wins_over_the_images() {
+        input_for(json!({"name": "c"}), |built| {
+            let env: BTreeMap<String, String> = built.expect("built").env.into_iter().collect();
+            for (name, value) in [("A", "own"), ("VERSION", "v1"), ("HOSTNAME", "p"), ("PATH", DEFAULT_PATH)] {
+                assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn hosts_resolver_hostname_and_message_are_mounted() {
+        input_for(json!({"name": "c", "terminationMessagePath": "/tmp/m"}), |built| {
+            let built = built.expect("built");
+            let targets: Vec<_> = built.mounts.iter().map(|mount| mount.target.display().to_string()).collect();
+            assert_eq!(targets, ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/tmp/m"]);
+            assert_eq!(built.log_path, Path::new("c/2.log"));
+        });
+    }
+
+    #[test]
+    fn a_mount_of_an_unknown_volume_is_refused() {
+        input_for(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}), |built| {
+            assert!(matches!(built, Err(ConfigError::NoVolume(name)) if name == "v"));
+        });
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (name, number) in [("SIGTERM", Some(15)), ("USR1", Some(10)), ("9", Some(9)), ("SIGRTMIN+3", Some(37)), ("99", None), ("NONE", None)] {
+            assert_eq!(signal_number(name), number, "{name}");
+        }
+    }
+}

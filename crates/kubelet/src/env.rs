@@ -1,0 +1,140 @@
+//! A container's environment from every source, in upstream's order of precedence.
+//!
+//! Entry point: [`build`]. Later names win: services, envFrom, env; `$(VAR)` sees what stands before it.
+
+use crate::expansion::expand;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
+use keles_volumes::{Objects, downward};
+use std::collections::BTreeMap;
+
+/// The texts users see in CreateContainerConfigError.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvError {
+    #[error("{kind} \"{name}\" not found")]
+    NotFound { kind: &'static str, name: String },
+    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    NoKey { kind: &'static str, namespace: String, name: String, key: String },
+    #[error("{0}")]
+    Field(String),
+    #[error("{0}")]
+    Api(#[from] keles_volumes::VolumeError),
+}
+
+/// Objects read once for one container.
+struct Reader<'a> {
+    objects: &'a dyn Objects,
+    namespace: &'a str,
+    maps: BTreeMap<String, Option<ConfigMap>>,
+    secrets: BTreeMap<String, Option<Secret>>,
+}
+
+impl Reader<'_> {
+    async fn map(&mut self, name: &str, optional: bool) -> Result<Option<&ConfigMap>, EnvError> {
+        if !self.maps.contains_key(name) {
+            let found = self.objects.config_map(self.namespace, name).await?;
+            self.maps.insert(name.into(), found);
+        }
+        match self.maps.get(name).and_then(Option::as_ref) {
+            None if !optional => Err(EnvError::NotFound { kind: "configmap", name: name.into() }),
+            found => Ok(found),
+        }
+    }
+
+    async fn secret(&mut self, name: &str, optional: bool) -> Result<Option<&Secret>, EnvError> {
+        if !self.secrets.contains_key(name) {
+            let found = self.objects.secret(self.namespace, name).await?;
+            self.secrets.insert(name.into(), found);
+        }
+        match self.secrets.get(name).and_then(Option::as_ref) {
+            None if !optional => Err(EnvError::NotFound { kind: "secret", name: name.into() }),
+            found => Ok(found),
+        }
+    }
+}
+
+/// The container's variables without the image's; `services` are those of its namespace.
+pub async fn build(
+    pod: &Pod,
+    container: &Container,
+    objects: &dyn Objects,
+    facts: &downward::Facts,
+    services: &BTreeMap<String, String>,
+) -> Result<Vec<(String, String)>, EnvError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let mut reader = Reader { objects, namespace, maps: BTreeMap::new(), secrets: BTreeMap::new() };
+    let mut named = from_sources(container, &mut reader).await?;
+    for variable in container.env.iter().flatten() {
+        let value = match &variable.value_from {
+            Some(source) => from_reference(pod, container, variable, source, &mut reader, facts).await?,
+            None => {
+                let lookup = |name: &str| named.get(name).or_else(|| services.get(name)).cloned();
+                Some(expand(variable.value.as_deref().unwrap_or_default(), &lookup))
+            }
+        };
+        if let Some(value) = value {
+            named.insert(variable.name.clone(), value);
+        }
+    }
+    for (name, value) in services {
+        named.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    Ok(named.into_iter().collect())
+}
+
+async fn from_sources(container: &Container, reader: &mut Reader<'_>) -> Result<BTreeMap<String, String>, EnvError> {
+    let mut named = BTreeMap::new();
+    for source in container.env_from.iter().flatten() {
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        if let Some(reference) = &source.config_map_ref {
+            let map = reader.map(&reference.name, reference.optional == Some(true)).await?;
+            let data = map.and_then(|map| map.data.as_ref()).into_iter().flatten();
+            named.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+        }
+        if let Some(reference) = &source.secret_ref {
+            let secret = reader.secret(&reference.name, reference.optional == Some(true)).await?;
+            let data = secret.and_then(|secret| secret.data.as_ref()).into_iter().flatten();
+            named.extend(data.map(|(key, value)| (format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned())));
+        }
+    }
+    Ok(named)
+}
+
+/// `None`: an optional reference without a value leaves the variable out.
+async fn from_reference(
+    pod: &Pod,
+    container: &Container,
+    variable: &EnvVar,
+    source: &EnvVarSource,
+    reader: &mut Reader<'_>,
+    facts: &downward::Facts,
+) -> Result<Option<String>, EnvError> {
+    let namespace = reader.namespace.to_string();
+    let no_key = |kind, name: &str, key: &str| EnvError::NoKey { kind, namespace, name: name.into(), key: key.into() };
+    if let Some(field) = &source.field_ref {
+        return downward::field(pod, &field.field_path, facts).map(Some).map_err(EnvError::Field);
+    }
+    if let Some(selector) = &source.resource_field_ref {
+        let value = match selector.container_name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => downward::resource_of(pod, name, selector, facts),
+            None => downward::resource(container, selector, facts),
+        };
+        return value.map(Some).map_err(EnvError::Field);
+    }
+    if let Some(reference) = &source.config_map_key_ref {
+        let optional = reference.optional == Some(true);
+        let Some(map) = reader.map(&reference.name, optional).await? else { return Ok(None) };
+        return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
+            None if !optional => Err(no_key("ConfigMap", &reference.name, &reference.key)),
+            value => Ok(value.cloned()),
+        };
+    }
+    if let Some(reference) = &source.secret_key_ref {
+        let optional = reference.optional == Some(true);
+        let Some(secret) = reader.secret(&reference.name, optional).await? else { return Ok(None) };
+        return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
+            None if !optional => Err(no_key("Secret", &reference.name, &reference.key)),
+            value => Ok(value.map(|value| String::from_utf8_lossy(&value.0).into_owned())),
+        };
+    }
+    Err(EnvError::Field(format!("env variable {} names a source this node does not support", variable.name)))
+}

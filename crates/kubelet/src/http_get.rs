@@ -1,0 +1,195 @@
+//! One HTTP GET for probes and hooks: no proxy, no certificate checks (upstream's rule for probes), a bounded body.
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::HTTPGetAction;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// Bytes of an answer that are read and shown.
+pub const MAX_BODY_BYTES: usize = 10 << 10;
+
+/// Where to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub https: bool,
+    pub host: String,
+    pub port: u16,
+    /// Begins with `/`.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+    pub location: Option<String>,
+}
+
+impl Target {
+    /// From an action's fields; `address` is the pod's unless the action names a host.
+    pub fn of(action: &HTTPGetAction, address: &str, port: u16) -> Self {
+        let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let headers = action.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
+        Self {
+            https: action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")),
+            host: action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(address).to_string(),
+            port,
+            path: if path.starts_with('/') { path.into() } else { format!("/{path}") },
+            headers,
+        }
+    }
+
+    /// Where a redirect leads, if it stays on this host.
+    pub fn redirected(&self, location: &str) -> Option<Self> {
+        let path = if location.starts_with('/') && !location.starts_with("//") { location } else { location.strip_prefix(&self.url_root())?.strip_prefix('/')? };
+        let path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
+        Some(Self { path, ..self.clone() })
+    }
+
+    fn url_root(&self) -> String {
+        format!("{}://{}", if self.https { "https" } else { "http" }, self.authority())
+    }
+
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}{}", self.url_root(), self.path)
+    }
+}
+
+/// The words Go's dialer uses, which users know from events.
+pub fn dial_error(authority: &str, error: &std::io::Error) -> String {
+    let what = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_string(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_string(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_string(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".to_string(),
+        _ => error.to_string(),
+    };
+    format!("dial tcp {authority}: {what}")
+}
+
+/// Asks once; `user_agent` unless the headers name one. The error is the text after the URL.
+pub async fn get(target: &Target, user_agent: &str) -> Result<Answer, String> {
+    let authority = target.authority();
+    let stream = TcpStream::connect(&authority).await.map_err(|error| dial_error(&authority, &error))?;
+    if target.https {
+        let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(unchecked_tls()).connect(name, stream).await.map_err(|error| error.to_string())?;
+        exchange(target, user_agent, stream).await
+    } else {
+        exchange(target, user_agent, stream).await
+    }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &Target, user_agent: &str, stream: S) -> Result<Answer, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(connection);
+    let mut request = hyper::Request::get(&target.path);
+    let named = |name: &str| target.headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
+    if !named("host") {
+        request = request.header("Host", target.authority());
+    }
+    if !named("user-agent") {
+        request = request.header("User-Agent", user_agent);
+    }
+    if !named("accept") {
+        request = request.header("Accept", "*/*");
+    }
+    request = request.header("Connection", "close");
+    for (name, value) in &target.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status().as_u16();
+    let location = response.headers().get("Location").and_then(|value| value.to_str().ok()).map(Into::into);
+    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await;
+    let body = body.map(|collected| String::from_utf8_lossy(&collected.to_bytes()).into_owned()).unwrap_or_default();
+    driver.abort();
+    Ok(Answer { status, body, location })
+}
+
+/// A gRPC unary call of `grpc.health.v1.Health/Check`; the answered status number (1 is SERVING).
+pub async fn grpc_health(authority: &str, service: &str) -> Result<u64, String> {
+    let stream = TcpStream::connect(authority).await.map_err(|error| dial_error(authority, &error))?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(connection);
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.extend([0x0a, service.len().min(127) as u8]);
+        message.extend(service.as_bytes().iter().take(127));
+    }
+    let mut frame = vec![0];
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend(message);
+    let request = hyper::Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(http_body_util::Full::new(Bytes::from(frame)))
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    if let Some(code) = response.headers().get("grpc-status").filter(|code| *code != "0") {
+        driver.abort();
+        return Err(format!("rpc error: code = {}", code.to_str().unwrap_or("unknown")));
+    }
+    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    driver.abort();
+    // A frame of 5 bytes, then field 1 as a varint; an absent field is 0 (UNKNOWN).
+    Ok(match body.get(5..7) {
+        Some([0x08, status]) => u64::from(*status),
+        _ => 0,
+    })
+}
+
+fn unchecked_tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default TLS versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A probe asks whether a server answers, not who it is (API: "httpGet … skips certificate verification").
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,121 @@
+//! What this machine is and has: read once at the start.
+
+use k8s_openapi::api::core::v1::NodeSystemInfo;
+use keles_volumes::quantity::Quantity;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Kept free of pods by eviction (upstream's hard thresholds): memory, and a tenth of the disk.
+const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
+const RESERVED_DISK_PART: i64 = 10;
+
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    pub cpus: i64,
+    pub memory_bytes: i64,
+    pub disk_bytes: i64,
+    pub huge_page_sizes: Vec<String>,
+    pub max_pods: u32,
+    pub info: NodeSystemInfo,
+}
+
+impl NodeFacts {
+    pub fn read(data_dir: &Path, max_pods: u32, runtime_version: &str) -> Self {
+        let disk = rustix::fs::statvfs(data_dir).map(|stat| (stat.f_blocks * stat.f_frsize) as i64).unwrap_or(0);
+        Self { cpus: cpus(), memory_bytes: memory_bytes(), disk_bytes: disk, huge_page_sizes: huge_page_sizes(), max_pods, info: info(runtime_version) }
+    }
+
+    /// capacity as the Node object shows it.
+    pub fn capacity(&self) -> BTreeMap<String, String> {
+        let mut map = self.common();
+        map.insert("memory".into(), format!("{}Ki", self.memory_bytes / 1024));
+        map.insert("ephemeral-storage".into(), format!("{}Ki", self.disk_bytes / 1024));
+        map
+    }
+
+    /// What pods may ask for.
+    pub fn allocatable(&self) -> BTreeMap<String, String> {
+        let mut map = self.common();
+        map.insert("memory".into(), format!("{}Ki", (self.memory_bytes - RESERVED_MEMORY_BYTES).max(0) / 1024));
+        map.insert("ephemeral-storage".into(), (self.disk_bytes - self.disk_bytes / RESERVED_DISK_PART).to_string());
+        map
+    }
+
+    fn common(&self) -> BTreeMap<String, String> {
+        let mut map = BTreeMap::from([("cpu".to_string(), self.cpus.to_string()), ("pods".to_string(), self.max_pods.to_string())]);
+        map.extend(self.huge_page_sizes.iter().map(|size| (format!("hugepages-{size}"), "0".to_string())));
+        map
+    }
+
+    /// One allocatable figure.
+    pub fn quantity(&self, name: &str) -> Quantity {
+        self.allocatable().get(name).and_then(|text| Quantity::parse(text)).unwrap_or_default()
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_string()
+}
+
+fn cpus() -> i64 {
+    let listed = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
+    listed.max(1) as i64
+}
+
+fn memory_bytes() -> i64 {
+    let text = read("/proc/meminfo");
+    let line = text.lines().find(|line| line.starts_with("MemTotal:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|number| number.parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+/// `2Mi`, `1Gi`.
+fn huge_page_sizes() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let kib: u64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        Some(if kib % (1 << 20) == 0 {
+            format!("{}Gi", kib >> 20)
+        } else if kib % 1024 == 0 {
+            format!("{}Mi", kib >> 10)
+        } else {
+            format!("{kib}Ki")
+        })
+    });
+    let mut sizes: Vec<String> = sizes.collect();
+    sizes.sort();
+    sizes
+}
+
+fn info(runtime_version: &str) -> NodeSystemInfo {
+    let machine_id = read("/etc/machine-id");
+    let system_uuid = Some(read("/sys/class/dmi/id/product_uuid")).filter(|uuid| !uuid.is_empty());
+    NodeSystemInfo {
+        system_uuid: system_uuid.unwrap_or_else(|| machine_id.clone()),
+        machine_id,
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        kernel_version: read("/proc/sys/kernel/osrelease"),
+        os_image: os_image(),
+        container_runtime_version: runtime_version.into(),
+        kubelet_version: crate::config::VERSION.into(),
+        kube_proxy_version: String::new(),
+        architecture: architecture().into(),
+        operating_system: "linux".into(),
+        ..Default::default()
+    }
+}
+
+fn os_image() -> String {
+    let text = read("/etc/os-release");
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map(|name| name.trim_matches('"').to_string()).unwrap_or_else(|| "Linux".into())
+}
+
+/// Go's names of architectures.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}

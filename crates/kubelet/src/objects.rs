@@ -1,0 +1,89 @@
+//! ConfigMaps, Secrets and tokens from the API for volumes and env.
+//!
+//! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches of single objects; running pods'
+//! files follow by the pod's refresh timer.
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
+use kube::Api;
+use kube::api::PostParams;
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+/// Tokens are asked for anew after this long even when they live longer (upstream's rule).
+const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
+const MAX_TOKENS: usize = 4096;
+
+pub struct ApiObjects {
+    client: kube::Client,
+    tokens: Mutex<HashMap<TokenAsk, (Timestamp, Token)>>,
+}
+
+impl ApiObjects {
+    pub fn new(client: kube::Client) -> Self {
+        Self { client, tokens: Mutex::default() }
+    }
+
+    fn cached(&self, ask: &TokenAsk) -> Option<Token> {
+        let tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (issued, token) = tokens.get(ask)?;
+        let now = Timestamp::now();
+        let fresh = token.expires_at.duration_since(now).as_secs() > token.lifetime_seconds / 5 && now.duration_since(*issued) < MAX_TOKEN_AGE;
+        fresh.then(|| token.clone())
+    }
+
+    fn keep(&self, ask: &TokenAsk, token: &Token) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tokens.len() >= MAX_TOKENS {
+            let now = Timestamp::now();
+            tokens.retain(|_, (_, token)| token.expires_at > now);
+        }
+        tokens.insert(ask.clone(), (Timestamp::now(), token.clone()));
+    }
+
+    /// Forgets the tokens of a pod that is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tokens.retain(|ask, _| ask.pod_uid != pod_uid);
+    }
+}
+
+fn api_error(error: kube::Error) -> VolumeError {
+    match error {
+        kube::Error::Api(status) => VolumeError::Api(status.message.clone()),
+        other => VolumeError::Api(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl Objects for ApiObjects {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn token(&self, ask: &TokenAsk) -> Result<Token> {
+        if let Some(token) = self.cached(ask) {
+            return Ok(token);
+        }
+        let bound = BoundObjectReference { api_version: Some("v1".into()), kind: Some("Pod".into()), name: Some(ask.pod_name.clone()), uid: Some(ask.pod_uid.clone()) };
+        let spec =
+            TokenRequestSpec { audiences: ask.audience.clone().map(|audience| vec![audience]), bound_object_ref: Some(bound), expiration_seconds: Some(ask.expiration_seconds) };
+        let request = TokenRequest { spec: Some(spec), ..Default::default() };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &ask.namespace);
+        let answer = api.create_token_request(&ask.service_account, &PostParams::default(), &request).await.map_err(api_error)?;
+        let status = answer.status.ok_or_else(|| VolumeError::Api("the API answered a token request without a token".into()))?;
+        let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
+            return Err(VolumeError::Api("the API answered a token request without a token".into()));
+        };
+        let token = Token { token, expires_at: expires.0, lifetime_seconds: ask.expiration_seconds };
+        self.keep(ask, &token);
+        Ok(token)
+    }
+}

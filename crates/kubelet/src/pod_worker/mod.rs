@@ -1,0 +1,424 @@
+//! One pod's actor: the shell around the pure machine. It observes, lets `machine` decide, acts, and tells the API.
+//!
+//! Entry points: [`spawn`], [`Handle`]. Invariants: one sync at a time; woken by wishes, runtime events, probe reports and timers, never by
+//! polling; a pod of the same name starts only after its predecessor gave everything back; the API object goes last.
+
+mod ending;
+mod preparing;
+mod starting;
+mod watching;
+
+use crate::agent::Agent;
+use crate::machine::actions::{Actions, decide};
+use crate::machine::backoff::Backoffs;
+use crate::machine::{Ending, Life, Observed, SandboxView, StartFailure, Verdicts, phase, status};
+use crate::probe::Report;
+use crate::status_writer::StatusWriter;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
+use keles_volumes::Mounted;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Runtime events not yet looked at; beyond, the worker lists anew.
+const EVENTS_LEN: usize = 256;
+const REPORTS_LEN: usize = 64;
+/// A status in which a restart is held is looked at again at least this often (upstream's sync frequency).
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(60);
+/// Pause before what failed for a passing reason is tried again.
+const RETRY: SignedDuration = SignedDuration::from_secs(1);
+
+/// What the API wants of the pod.
+#[derive(Clone)]
+pub struct Wish {
+    pub pod: Arc<Pod>,
+    /// The object is gone.
+    pub removed: bool,
+}
+
+impl Wish {
+    pub fn ends(&self) -> bool {
+        self.removed || self.pod.metadata.deletion_timestamp.is_some()
+    }
+}
+
+/// What others may see of the pod: the agent's API and admission.
+#[derive(Clone)]
+pub struct View {
+    pub pod: Arc<Pod>,
+    pub status: PodStatus,
+    pub sandbox: Option<String>,
+    pub records: Vec<ContainerStatus>,
+}
+
+/// The way to a worker.
+pub struct Handle {
+    pub wish: watch::Sender<Wish>,
+    events: mpsc::Sender<ContainerEvent>,
+    dirty: Arc<Notify>,
+    pub view: Arc<Mutex<View>>,
+    /// True once nothing of the pod is left on the node.
+    pub cleared: watch::Receiver<bool>,
+    pub task: JoinHandle<()>,
+}
+
+impl Handle {
+    pub fn event(&self, event: ContainerEvent) {
+        if self.events.try_send(event).is_err() {
+            self.dirty.notify_one();
+        }
+    }
+
+    /// Events were lost: look at everything.
+    pub fn look_again(&self) {
+        self.dirty.notify_one();
+    }
+
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// What an earlier run of the agent left running.
+#[derive(Default)]
+pub struct Adopted {
+    pub sandboxes: Vec<SandboxStatus>,
+    pub records: Vec<ContainerStatus>,
+}
+
+/// Starts a worker. `refusal` is the status of a pod that the node does not take; `after` is its predecessor's [`Handle::cleared`].
+pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option<PodStatus>, after: Option<watch::Receiver<bool>>) -> Handle {
+    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false });
+    let (events, events_rx) = mpsc::channel(EVENTS_LEN);
+    let (cleared_tx, cleared) = watch::channel(false);
+    let dirty = Arc::new(Notify::new());
+    let told = pod.status.clone().unwrap_or_default();
+    let view = Arc::new(Mutex::new(View { pod: pod.clone(), status: told.clone(), sandbox: None, records: Vec::new() }));
+    let writer = StatusWriter::start(agent.client.clone(), &pod);
+    let mut worker = Worker::new(agent, pod, wish_rx, events_rx, dirty.clone(), view.clone(), writer, cleared_tx);
+    worker.adopt(adopted);
+    let task = tokio::spawn(async move {
+        if let Some(mut after) = after {
+            let _ = after.wait_for(|cleared| *cleared).await;
+        }
+        if let Some(refusal) = refusal {
+            worker.refuse(refusal);
+        }
+        worker.run().await;
+    });
+    Handle { wish, events, dirty, view, cleared, task }
+}
+
+/// A start that failed for another reason than the container's own end.
+#[derive(Clone, Debug)]
+struct Retry {
+    at: Timestamp,
+    /// When ErrImagePull turns into ImagePullBackOff.
+    soften_at: Option<Timestamp>,
+}
+
+enum Turn {
+    Again,
+    Wait(Option<Timestamp>),
+    Gone,
+}
+
+struct Worker {
+    agent: Arc<Agent>,
+    pod: Arc<Pod>,
+    uid: String,
+    removed: bool,
+    life: Life,
+    sandbox: Option<SandboxView>,
+    /// All volumes are set up and the sandbox has its addresses.
+    prepared: bool,
+    mounted: BTreeMap<String, Mounted>,
+    prepare_pause: SignedDuration,
+    records: Vec<ContainerStatus>,
+    verdicts: BTreeMap<String, Verdicts>,
+    failures: BTreeMap<String, StartFailure>,
+    retries: BTreeMap<String, Retry>,
+    backoffs: Backoffs,
+    image_backoffs: Backoffs,
+    messages: BTreeMap<String, String>,
+    probes: watching::Probes,
+    told: PodStatus,
+    published: bool,
+    deleted: bool,
+    writer: StatusWriter,
+    wish: watch::Receiver<Wish>,
+    events: mpsc::Receiver<ContainerEvent>,
+    dirty: Arc<Notify>,
+    reports_tx: mpsc::Sender<Report>,
+    reports: mpsc::Receiver<Report>,
+    refresh_at: Timestamp,
+    view: Arc<Mutex<View>>,
+    cleared: watch::Sender<bool>,
+}
+
+impl Worker {
+    #[allow(clippy::too_many_arguments, reason = "the ends of a worker's channels; `spawn` is the only caller")]
+    fn new(
+        agent: Arc<Agent>,
+        pod: Arc<Pod>,
+        wish: watch::Receiver<Wish>,
+        events: mpsc::Receiver<ContainerEvent>,
+        dirty: Arc<Notify>,
+        view: Arc<Mutex<View>>,
+        writer: StatusWriter,
+        cleared: watch::Sender<bool>,
+    ) -> Self {
+        let (reports_tx, reports) = mpsc::channel(REPORTS_LEN);
+        let refresh_at = Timestamp::now() + SignedDuration::try_from(agent.config.volume_refresh).unwrap_or(LONGEST_WAIT);
+        Self {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            told: pod.status.clone().unwrap_or_default(),
+            agent,
+            pod,
+            removed: false,
+            life: Life::Syncing,
+            sandbox: None,
+            prepared: false,
+            mounted: BTreeMap::new(),
+            prepare_pause: preparing::FIRST_PAUSE,
+            records: Vec::new(),
+            verdicts: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            backoffs: Backoffs::default(),
+            image_backoffs: Backoffs::default(),
+            messages: BTreeMap::new(),
+            probes: watching::Probes::default(),
+            published: false,
+            deleted: false,
+            writer,
+            wish,
+            events,
+            dirty,
+            reports_tx,
+            reports,
+            refresh_at,
+            view,
+            cleared,
+        }
+    }
+
+    /// Takes over what an earlier run left: containers go on, counts and back-off are what they were.
+    fn adopt(&mut self, adopted: Adopted) {
+        let newest = adopted.sandboxes.iter().max_by_key(|sandbox| sandbox.config.attempt);
+        self.sandbox = newest.map(|sandbox| SandboxView { id: sandbox.id.clone(), attempt: sandbox.config.attempt, ready: sandbox.ready, ips: sandbox.ips.clone() });
+        self.backoffs = Backoffs::rebuild(&adopted.records);
+        self.records = adopted.records;
+        let statuses = self.told.container_statuses.iter().chain(self.told.init_container_statuses.iter()).flatten();
+        let known: Vec<_> = statuses.map(|status| (status.container_id.clone().unwrap_or_default(), status.ready, status.started == Some(true))).collect();
+        for record in &self.records {
+            // Verdicts of before hold until the probes say otherwise: a restart of the agent must not take pods out of service.
+            if let Some((_, ready, started)) = known.iter().find(|(id, _, _)| id.ends_with(&record.id)) {
+                let verdicts = Verdicts { startup: started.then_some(true), readiness: ready.then_some(true), liveness: None };
+                self.verdicts.insert(record.id.clone(), verdicts);
+            }
+        }
+        let over = self.told.phase.as_deref().is_some_and(phase::is_terminal);
+        let holds = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) || self.records.iter().any(|record| record.state == ContainerState::Running);
+        if over {
+            self.life = if holds { Life::Terminating(Ending::Completed) } else { Life::Terminated };
+        }
+    }
+
+    fn refuse(&mut self, status: PodStatus) {
+        self.life = Life::Terminated;
+        self.tell(status);
+    }
+
+    async fn run(mut self) {
+        loop {
+            match self.turn().await {
+                Turn::Again => {}
+                Turn::Wait(until) => self.wait(until).await,
+                Turn::Gone => return,
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Turn {
+        self.take_wish();
+        self.refresh().await;
+        match self.life.clone() {
+            Life::Syncing => self.sync().await,
+            Life::Terminating(ending) => self.terminate(&ending).await,
+            Life::Terminated => self.clear().await,
+        }
+    }
+
+    fn take_wish(&mut self) {
+        let wish = self.wish.borrow_and_update().clone();
+        self.removed = wish.removed;
+        self.writer.seen(&wish.pod);
+        let foreign = wish.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        if let Some(conditions) = &mut self.told.conditions {
+            let owned = |kind: &str| crate::machine::conditions::OWNED.contains(&kind);
+            conditions.retain(|condition| owned(&condition.type_));
+            conditions.extend(foreign.into_iter().filter(|condition| !owned(&condition.type_)));
+        }
+        self.pod = wish.pod.clone();
+        if wish.ends() && self.life == Life::Syncing {
+            self.life = Life::Terminating(Ending::Deleted);
+        }
+    }
+
+    fn observed<'a>(&'a self) -> Observed<'a> {
+        Observed {
+            pod: &self.pod,
+            life: &self.life,
+            sandbox: self.sandbox.as_ref(),
+            records: &self.records,
+            verdicts: &self.verdicts,
+            failures: &self.failures,
+            backoffs: &self.backoffs,
+            messages: &self.messages,
+            now: Timestamp::now(),
+        }
+    }
+
+    /// Tells the API the present state.
+    fn publish(&mut self) {
+        let status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
+        self.tell(status);
+    }
+
+    fn tell(&mut self, status: PodStatus) {
+        self.published = true;
+        self.told = status.clone();
+        self.writer.set(status);
+        self.show();
+    }
+
+    fn show(&self) {
+        let sandbox = self.sandbox.as_ref().filter(|sandbox| sandbox.ready).map(|sandbox| sandbox.id.clone());
+        let mut view = self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *view = View { pod: self.pod.clone(), status: self.told.clone(), sandbox, records: self.records.clone() };
+    }
+
+    /// One sync of a pod that is to run.
+    async fn sync(&mut self) -> Turn {
+        let deadline = self.deadline();
+        if deadline.is_some_and(|at| at <= Timestamp::now()) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.agent.events.pod(&self.pod, crate::events::NORMAL, "DeadlineExceeded", message);
+            self.life = Life::Terminating(Ending::Failed { reason: "DeadlineExceeded", message: message.into() });
+            return Turn::Again;
+        }
+        let actions = decide(&self.observed());
+        if actions.finish {
+            self.life = Life::Terminating(Ending::Completed);
+            return Turn::Again;
+        }
+        self.soften_failures();
+        self.forget_ended_waits(&actions);
+        self.keep_probes();
+        let due = self.due(&actions);
+        // What is about to be started soon has news of its own; telling twice costs the API a write.
+        if due.is_empty() || !self.published || actions.sandbox.is_some() {
+            self.publish();
+        }
+        if actions.sandbox.is_some() || (!self.prepared && !due.is_empty()) {
+            return match self.prepare(actions.sandbox).await {
+                Ok(()) => Turn::Again,
+                Err(at) => Turn::Wait(earliest([Some(at), deadline])),
+            };
+        }
+        for kill in &actions.kill {
+            self.kill_for_probe(kill).await;
+        }
+        let acted = !actions.kill.is_empty() || !due.is_empty();
+        for start in &due {
+            self.start(start).await;
+            if self.wish.borrow().ends() {
+                return Turn::Again;
+            }
+        }
+        let held = self.hold(&actions);
+        if acted {
+            return Turn::Again;
+        }
+        Turn::Wait(earliest([deadline, held, self.next_retry()]))
+    }
+
+    /// The starts that no retry pause holds back.
+    fn due(&self, actions: &Actions) -> Vec<crate::machine::actions::Start> {
+        let now = Timestamp::now();
+        let free = |start: &&crate::machine::actions::Start| self.retries.get(self.container_of(start).name.as_str()).is_none_or(|retry| retry.at <= now);
+        actions.start.iter().filter(free).cloned().collect()
+    }
+
+    fn next_retry(&self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let times = self.retries.values().flat_map(|retry| [Some(retry.at), retry.soften_at]).flatten();
+        times.filter(|at| *at > now).min()
+    }
+
+    /// A restart whose wait is over no longer shows the wait.
+    fn forget_ended_waits(&mut self, actions: &Actions) {
+        let names: Vec<String> = actions.start.iter().map(|start| self.container_of(start).name.clone()).collect();
+        self.failures.retain(|name, failure| failure.reason != starting::CRASH_LOOP || !names.contains(name));
+    }
+
+    /// Notes restarts that must wait. Their statuses show it from the next sync on: the first one after an end shows the end itself.
+    fn hold(&mut self, actions: &Actions) -> Option<Timestamp> {
+        let pod = crate::pod_ref(&self.pod);
+        for held in &actions.held {
+            let message = format!("back-off {} restarting failed container={} pod={pod}", held.wait.delay_text(), held.name);
+            let failure = StartFailure { reason: starting::CRASH_LOOP, message };
+            if self.failures.get(&held.name) != Some(&failure) {
+                let field = self.field_of(&held.name);
+                let text = format!("Back-off restarting failed container {} in pod {pod}", held.name);
+                self.agent.events.container(&self.pod, &field, crate::events::WARNING, "BackOff", text);
+                self.failures.insert(held.name.clone(), failure);
+            }
+        }
+        let until = actions.held.iter().map(|held| held.wait.until).min()?;
+        Some(until.min(Timestamp::now() + LONGEST_WAIT))
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        Some(self.told.start_time.as_ref()?.0 + SignedDuration::from_secs(seconds))
+    }
+
+    /// `spec.containers{c}`, as events name a container.
+    fn field_of(&self, name: &str) -> String {
+        let spec = self.pod.spec.as_ref();
+        let list = if spec.is_some_and(|spec| spec.init_containers.iter().flatten().any(|container| container.name == name)) {
+            "initContainers"
+        } else if spec.is_some_and(|spec| spec.ephemeral_containers.iter().flatten().any(|container| container.name == name)) {
+            "ephemeralContainers"
+        } else {
+            "containers"
+        };
+        format!("spec.{list}{{{name}}}")
+    }
+}
+
+fn earliest<const N: usize>(times: [Option<Timestamp>; N]) -> Option<Timestamp> {
+    times.into_iter().flatten().min()
+}
+
+/// Resolves when the pod is to end.
+async fn until_ends(mut wish: watch::Receiver<Wish>) {
+    if wish.wait_for(Wish::ends).await.is_err() {
+        // Nobody wishes anything any more: the agent stops, the pod does not.
+        std::future::pending().await
+    }
+}
+
+/// Time from now, zero when it passed.
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Sandbox, addresses and volumes, side by side, before any container.
+
+use super::{Turn, Worker};
+use crate::events::WARNING;
+use crate::machine::SandboxView;
+use crate::pod_network::HostPort;
+use crate::{container_config, naming, qos, resources};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use keles_runtime::api::{NamespaceMode, SandboxConfig};
+use keles_volumes::{Context, Mounted, VolumeError};
+use std::collections::BTreeMap;
+
+/// Pause after the first failure; doubles up to [`MAX_PAUSE`] (upstream's figures of volume operations).
+pub const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(500);
+const MAX_PAUSE: SignedDuration = SignedDuration::from_secs(122);
+
+impl Worker {
+    /// Makes what is missing. On failure events are written and the time of the next try is returned.
+    pub(super) async fn prepare(&mut self, new_sandbox: Option<u32>) -> Result<(), Timestamp> {
+        if let Some(attempt) = new_sandbox.filter(|attempt| *attempt > 0) {
+            self.agent.events.pod(&self.pod, crate::events::NORMAL, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+            self.end_old_sandbox(attempt).await;
+        }
+        self.prepared = false;
+        let (sandbox, volumes) = tokio::join!(self.make_sandbox(new_sandbox), self.mount());
+        let sandbox_fault = match sandbox {
+            Ok(view) => {
+                // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
+                let ips = if volumes.is_ok() { view.ips.clone() } else { Vec::new() };
+                self.sandbox = Some(SandboxView { ips, ..view });
+                None
+            }
+            Err(message) => Some(message),
+        };
+        if let Some(message) = &sandbox_fault {
+            self.agent.events.pod(&self.pod, WARNING, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        }
+        match volumes {
+            Ok(mounted) if sandbox_fault.is_none() => {
+                self.mounted = mounted;
+                self.prepared = true;
+                self.prepare_pause = FIRST_PAUSE;
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(faults) => {
+                for (volume, fault) in faults {
+                    self.agent.events.pod(&self.pod, WARNING, "FailedMount", format!("MountVolume.SetUp failed for volume \"{volume}\" : {fault}"));
+                }
+            }
+        }
+        let at = Timestamp::now() + self.prepare_pause;
+        self.prepare_pause = (self.prepare_pause * 2).min(MAX_PAUSE);
+        Err(at)
+    }
+
+    /// The old sandbox died: what is left of it goes before the new one comes.
+    async fn end_old_sandbox(&mut self, attempt: u32) {
+        tracing::info!(pod = crate::pod_ref(&self.pod), attempt, "making a new sandbox");
+        if let Some(old) = self.sandbox.take() {
+            if let Err(error) = self.agent.network.detach(&self.uid).await {
+                tracing::warn!(%error, pod = self.uid, "network of a dead sandbox not given back");
+            }
+            if let Err(error) = self.agent.runtime.stop_sandbox(&old.id).await {
+                tracing::warn!(%error, sandbox = old.id, "dead sandbox not stopped");
+            }
+        }
+        let dir = self.agent.config.pod_dir(&self.uid);
+        for name in ["etc-hosts", "resolv.conf", "hostname"] {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+    }
+
+    async fn make_sandbox(&self, new: Option<u32>) -> Result<SandboxView, String> {
+        let on_host = self.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+        let (id, attempt, netns) = match (&self.sandbox, new) {
+            (Some(view), None) if !view.ips.is_empty() || on_host => return Ok(view.clone()),
+            (Some(view), None) => {
+                // An earlier try got no further than the sandbox itself.
+                let all = self.agent.runtime.list_sandboxes().await.map_err(|error| error.to_string())?;
+                let netns = all.into_iter().find(|sandbox| sandbox.id == view.id).and_then(|sandbox| sandbox.netns);
+                (view.id.clone(), view.attempt, netns)
+            }
+            (_, attempt) => {
+                let attempt = attempt.unwrap_or(0);
+                let config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
+                let made = self.agent.runtime.run_sandbox(config).await.map_err(|error| error.to_string())?;
+                (made.id, attempt, made.netns)
+            }
+        };
+        let mut ips = if on_host { self.agent.host_ips() } else { Vec::new() };
+        if let Some(netns) = netns.filter(|_| !on_host) {
+            ips = match self.agent.network.attach(&netns, &self.uid, &host_ports(&self.pod)).await {
+                Ok(ips) => ips,
+                Err(error) => {
+                    // A sandbox without a network is no sandbox: it must not look ready.
+                    let _ = self.agent.runtime.stop_sandbox(&id).await;
+                    let _ = self.agent.runtime.remove_sandbox(&id).await;
+                    return Err(format!("failed to set up the pod's network: {error}"));
+                }
+            };
+            self.agent.runtime.set_network(&id, ips.clone()).await.map_err(|error| error.to_string())?;
+        }
+        Ok(SandboxView { id, attempt, ready: true, ips })
+    }
+
+    /// Sets up all volumes side by side; the faults by volume name.
+    pub(super) async fn mount(&self) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
+        let volumes = self.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let dir = self.agent.config.pod_dir(&self.uid);
+        let facts = self.agent.downward_facts(&[]);
+        let context = Context { pod: &self.pod, pod_dir: &dir, objects: &self.agent.objects, facts: &facts };
+        let set_up = volumes.iter().map(|volume| keles_volumes::set_up(volume, &context));
+        let results = futures::future::join_all(set_up).await;
+        let mut mounted = BTreeMap::new();
+        let mut faults = Vec::new();
+        for (volume, result) in volumes.iter().zip(results) {
+            match result {
+                Ok(ready) => drop(mounted.insert(volume.name.clone(), ready)),
+                Err(fault) => faults.push((volume.name.clone(), fault)),
+            }
+        }
+        if faults.is_empty() { Ok(mounted) } else { Err(faults) }
+    }
+
+    /// Lets a running pod's files follow the API.
+    pub(super) async fn refresh_volumes(&mut self) -> Turn {
+        if let Err(faults) = self.mount().await {
+            for (volume, fault) in faults {
+                tracing::debug!(pod = crate::pod_ref(&self.pod), volume, %fault, "volume not refreshed");
+            }
+        }
+        Turn::Again
+    }
+}
+
+fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32) -> Result<SandboxConfig, String> {
+    let spec = pod.spec.as_ref().expect("the API server admits no pod without a spec");
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (name, namespace, uid) = (text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid));
+    let node_or = |flag: Option<bool>, other| if flag == Some(true) { NamespaceMode::Node } else { other };
+    let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
+    let network = node_or(spec.host_network, NamespaceMode::Pod);
+    let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.clone()).unwrap_or_default();
+    Ok(SandboxConfig {
+        hostname: if network == NamespaceMode::Node { String::new() } else { naming::kernel_hostname(pod, &config.cluster_dns.domain)? },
+        log_directory: config.log_dir(&namespace, &name, &uid),
+        labels: container_config::labels(pod, ""),
+        annotations: BTreeMap::new(),
+        network,
+        ipc: node_or(spec.host_ipc, NamespaceMode::Pod),
+        pid: node_or(spec.host_pid, pid),
+        cgroup: qos::cgroup(spec, &uid),
+        resources: resources::of_pod(spec),
+        sysctls: sysctls.into_iter().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value)).collect(),
+        attempt,
+        name,
+        namespace,
+        uid,
+    })
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let containers = |spec: &PodSpec| spec.containers.clone().into_iter().chain(spec.init_containers.clone().unwrap_or_default().into_iter().filter(crate::machine::is_sidecar));
+    let ports = pod.spec.iter().flat_map(containers).flat_map(|container| container.ports.unwrap_or_default());
+    let mapped = ports.filter_map(|port| {
+        let host_port = port.host_port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)?;
+        Some(HostPort {
+            host_ip: port.host_ip.filter(|ip| !ip.is_empty()),
+            host_port,
+            container_port: u16::try_from(port.container_port).ok()?,
+            protocol: port.protocol.unwrap_or_else(|| "TCP".into()),
+        })
+    });
+    mapped.collect()
+}

@@ -1,0 +1,230 @@
+//! What a worker sees: runtime records, termination messages, probe verdicts; and what it waits for.
+
+use super::{Turn, Worker, until};
+use crate::container_config::{MESSAGE_FILE, MESSAGE_POLICY};
+use crate::machine::{Life, is_sidecar};
+use crate::probe::{self, Kind, Report, Subject};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use keles_runtime::api::{ContainerState, ContainerStatus, RuntimeError};
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
+use tokio::task::JoinHandle;
+
+/// Bytes of a termination message file that are shown.
+const MAX_MESSAGE_BYTES: u64 = 4096;
+/// Lines and bytes of the log that stand in for a message.
+const FALLBACK_LINES: usize = 80;
+const FALLBACK_BYTES: usize = 2048;
+
+/// Running probe workers by container id.
+#[derive(Default)]
+pub(super) struct Probes {
+    running: BTreeMap<String, Vec<(Kind, JoinHandle<()>)>>,
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.stop(|_, _| true);
+    }
+}
+
+impl Probes {
+    fn has(&self, id: &str, kind: Kind) -> bool {
+        self.running.get(id).is_some_and(|tasks| tasks.iter().any(|(running, _)| *running == kind))
+    }
+
+    pub(super) fn stop(&mut self, which: impl Fn(&str, Kind) -> bool) {
+        for (id, tasks) in &mut self.running {
+            tasks.retain(|(kind, task)| {
+                let stop = which(id, *kind);
+                if stop {
+                    task.abort();
+                }
+                !stop
+            });
+        }
+        self.running.retain(|_, tasks| !tasks.is_empty());
+    }
+}
+
+impl Worker {
+    /// Reads the records of all containers that could have changed.
+    pub(super) async fn refresh(&mut self) {
+        let open: Vec<String> = self.records.iter().filter(|record| record.state != ContainerState::Exited).map(|record| record.id.clone()).collect();
+        for id in open {
+            self.learn(&id).await;
+        }
+        self.read_messages();
+    }
+
+    /// Reads one record; whether it says something new.
+    pub(super) async fn learn(&mut self, id: &str) -> bool {
+        let status = match self.agent.runtime.container_status(id).await {
+            Ok(status) => status,
+            Err(RuntimeError::NotFound { .. }) => {
+                let before = self.records.len();
+                self.records.retain(|record| record.id != id);
+                return self.records.len() != before;
+            }
+            Err(error) => {
+                tracing::warn!(%error, container = id, "state of a container not read");
+                return false;
+            }
+        };
+        match self.records.iter_mut().find(|record| record.id == id) {
+            Some(record) => {
+                let news = record.state != status.state;
+                *record = status;
+                news
+            }
+            None => {
+                self.records.push(status);
+                true
+            }
+        }
+    }
+
+    /// Lists everything of this pod: events were lost.
+    async fn relist(&mut self) {
+        let Ok(all) = self.agent.runtime.list_containers().await else { return };
+        let sandboxes = self.agent.runtime.list_sandboxes().await.unwrap_or_default();
+        let ours: Vec<String> = sandboxes.iter().filter(|sandbox| sandbox.config.uid == self.uid).map(|sandbox| sandbox.id.clone()).collect();
+        self.records = all.into_iter().filter(|record| ours.contains(&record.sandbox_id)).collect();
+        if let Some(view) = &mut self.sandbox {
+            view.ready = sandboxes.iter().any(|sandbox| sandbox.id == view.id && sandbox.ready);
+        }
+    }
+
+    fn read_messages(&mut self) {
+        let logs = self.log_dir();
+        for record in &self.records {
+            if record.state == ContainerState::Exited && !self.messages.contains_key(&record.id) {
+                self.messages.insert(record.id.clone(), termination_message(record, &logs));
+            }
+        }
+    }
+
+    pub(super) fn log_dir(&self) -> std::path::PathBuf {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        self.agent.config.log_dir(&text(&self.pod.metadata.namespace), &text(&self.pod.metadata.name), &self.uid)
+    }
+
+    /// Starts the probes of what runs and stops those of what ended.
+    pub(super) fn keep_probes(&mut self) {
+        let pod = self.pod.clone();
+        let Some(spec) = &pod.spec else { return };
+        let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+        let mut wanted: Vec<(Kind, Container, ContainerStatus)> = Vec::new();
+        for container in spec.containers.iter().chain(sidecars) {
+            let Some(record) = self.observed().current(&container.name).filter(|record| record.state == ContainerState::Running) else { continue };
+            let started = self.observed().has_started(container, record);
+            let kinds: &[Kind] = if started { &[Kind::Readiness, Kind::Liveness] } else { &[Kind::Startup] };
+            wanted.extend(kinds.iter().filter(|kind| kind.of(container).is_some()).map(|kind| (*kind, container.clone(), record.clone())));
+        }
+        let alive: Vec<String> = self.records.iter().filter(|record| record.state == ContainerState::Running).map(|record| record.id.clone()).collect();
+        self.probes.stop(|id, _| !alive.iter().any(|other| other == id));
+        for (kind, container, record) in wanted {
+            if !self.probes.has(&record.id, kind) {
+                self.spawn_probe(kind, container, &record);
+            }
+        }
+    }
+
+    fn spawn_probe(&mut self, kind: Kind, container: Container, record: &ContainerStatus) {
+        let started_at = Timestamp::from_nanosecond(i128::from(record.started_at_unix_ns)).unwrap_or_else(|_| Timestamp::now());
+        let field = self.field_of(&container.name);
+        let subject = Subject { pod: self.pod.clone(), container, field, container_id: record.id.clone(), started_at, address: self.address() };
+        if let Some(task) = probe::spawn(kind, subject, self.agent.runtime.clone(), self.agent.events.clone(), self.reports_tx.clone()) {
+            self.probes.running.entry(record.id.clone()).or_default().push((kind, task));
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        let verdicts = self.verdicts.entry(report.container_id).or_default();
+        match report.kind {
+            Kind::Startup => verdicts.startup = Some(report.success),
+            Kind::Readiness => verdicts.readiness = Some(report.success),
+            Kind::Liveness => verdicts.liveness = Some(report.success),
+        }
+    }
+
+    /// Waits for something that asks for another turn. What changes nothing does not end it: a restart that is held back must not be told
+    /// earlier for our own echo.
+    pub(super) async fn wait(&mut self, at: Option<Timestamp>) {
+        loop {
+            let refreshes = self.life == Life::Syncing && self.prepared && self.follows_api();
+            let timer = async {
+                match at {
+                    Some(at) => tokio::time::sleep(until(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let refresh_at = self.refresh_at;
+            tokio::select! {
+                changed = self.wish.changed() => {
+                    // Nobody wishes anything any more: the agent stops.
+                    if changed.is_err() { return std::future::pending().await; }
+                    let wish = self.wish.borrow_and_update().clone();
+                    if wish.removed || matters(&self.pod, &wish.pod) { self.wish.mark_changed(); return; }
+                    self.writer.seen(&wish.pod);
+                    self.pod = wish.pod;
+                }
+                Some(event) = self.events.recv() => if self.learn(&event.container_id).await { return },
+                () = self.dirty.notified() => { self.relist().await; return }
+                Some(report) = self.reports.recv() => { self.take_report(report); return }
+                () = tokio::time::sleep(until(refresh_at)), if refreshes => {
+                    self.refresh_at = Timestamp::now() + SignedDuration::try_from(self.agent.config.volume_refresh).unwrap_or(super::LONGEST_WAIT);
+                    let Turn::Again = self.refresh_volumes().await else { return };
+                }
+                () = timer => return,
+            }
+        }
+    }
+
+    fn follows_api(&self) -> bool {
+        self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(keles_volumes::follows_api)
+    }
+}
+
+/// Whether a new version of the object asks for a sync: not when only our own status came back.
+fn matters(old: &Pod, new: &Pod) -> bool {
+    let foreign = |pod: &Pod| -> Vec<(String, String)> {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let others = conditions.filter(|condition| !crate::machine::conditions::OWNED.contains(&condition.type_.as_str()));
+        others.map(|condition| (condition.type_.clone(), condition.status.clone())).collect()
+    };
+    let (a, b) = (&old.metadata, &new.metadata);
+    a.deletion_timestamp != b.deletion_timestamp
+        || a.deletion_grace_period_seconds != b.deletion_grace_period_seconds
+        || a.generation != b.generation
+        || a.labels != b.labels
+        || a.annotations != b.annotations
+        || old.spec != new.spec
+        || foreign(old) != foreign(new)
+}
+
+/// What an ended container left to say.
+fn termination_message(record: &ContainerStatus, logs: &std::path::Path) -> String {
+    let file = record.annotations.get(MESSAGE_FILE);
+    let text = file.map(|path| tail(std::path::Path::new(path), MAX_MESSAGE_BYTES)).unwrap_or_default();
+    let falls_back = record.annotations.get(MESSAGE_POLICY).map(String::as_str) == Some("FallbackToLogsOnError");
+    if !text.is_empty() || !falls_back || record.exit_code == 0 {
+        return text;
+    }
+    let log = if record.log_path.is_absolute() { record.log_path.clone() } else { logs.join(&record.log_path) };
+    crate::logs::last_lines(&log, FALLBACK_LINES, FALLBACK_BYTES)
+}
+
+/// The last bytes of a file as text.
+fn tail(path: &std::path::Path, max_bytes: u64) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
+        let mut bytes = Vec::new();
+        file.take(max_bytes).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}

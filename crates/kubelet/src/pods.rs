@@ -1,0 +1,240 @@
+//! The node's pods: the watch, admission, one worker a pod, runtime events, what an earlier run left.
+//!
+//! Entry point: [`Pods::run`]. Invariants: a sandbox whose pod the API does not list is removed only after a complete list was read; a pod of
+//! the same name as one that is still ending waits for it.
+
+use crate::admission::{self, Node, Refusal};
+use crate::agent::Agent;
+use crate::events::WARNING;
+use crate::machine::phase;
+use crate::pod_worker::{self, Adopted, Handle, View};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
+use keles_volumes::quantity::Quantity;
+use kube::Api;
+use kube::runtime::watcher::{self, Event};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const MAX_RETRY: Duration = Duration::from_secs(5);
+/// Containers of pods that are gone from the API get this long to end.
+const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+
+/// All workers by pod uid; shared with the agent's API.
+#[derive(Clone, Default)]
+pub struct Pods {
+    handles: Arc<Mutex<HashMap<String, Handle>>>,
+}
+
+impl Pods {
+    fn handles(&self) -> std::sync::MutexGuard<'_, HashMap<String, Handle>> {
+        self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What is known of a pod by its name; the newest incarnation when one is still ending.
+    pub fn view(&self, namespace: &str, name: &str) -> Option<View> {
+        let all = self.views();
+        let named = all.into_iter().filter(|view| view.pod.metadata.namespace.as_deref() == Some(namespace) && view.pod.metadata.name.as_deref() == Some(name));
+        named.max_by_key(|view| view.pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    }
+
+    pub fn views(&self) -> Vec<View> {
+        self.handles().values().map(Handle::view).collect()
+    }
+
+    /// Follows the API and the runtime until `stop`.
+    pub async fn run(&self, agent: Arc<Agent>, stop: CancellationToken) {
+        let events = agent.runtime.events();
+        let mut left = Leftovers::read(&agent).await;
+        let forward = self.clone().forward(events, stop.clone());
+        let follow = async {
+            let fields = format!("spec.nodeName={}", agent.config.node_name);
+            let stream = kube::runtime::watcher(Api::<Pod>::all(agent.client.clone()), watcher::Config::default().fields(&fields));
+            let mut stream = std::pin::pin!(stream);
+            let mut listed = HashSet::new();
+            let mut retry = FIRST_RETRY;
+            loop {
+                let event = tokio::select! { event = stream.next() => event, () = stop.cancelled() => return };
+                match event {
+                    Some(Ok(event)) => {
+                        retry = FIRST_RETRY;
+                        self.take(&agent, event, &mut listed, &mut left);
+                    }
+                    Some(Err(error)) => {
+                        tracing::info!(%error, "watch of pods failed, it goes on");
+                        tokio::select! { () = tokio::time::sleep(retry) => {}, () = stop.cancelled() => return }
+                        retry = (retry * 2).min(MAX_RETRY);
+                    }
+                    None => return,
+                }
+            }
+        };
+        tokio::join!(forward, follow);
+        // Workers end with the agent; the containers do not.
+        for (_, handle) in self.handles().drain() {
+            handle.task.abort();
+        }
+    }
+
+    fn take(&self, agent: &Arc<Agent>, event: Event<Pod>, listed: &mut HashSet<String>, left: &mut Leftovers) {
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(pod) => {
+                listed.insert(pod.metadata.uid.clone().unwrap_or_default());
+                self.apply(agent, pod, left);
+            }
+            Event::InitDone => {
+                let gone: Vec<String> = self.handles().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                for uid in gone {
+                    self.remove(&uid, None);
+                }
+                left.remove_orphans(agent, listed);
+            }
+            Event::Apply(pod) => self.apply(agent, pod, left),
+            Event::Delete(pod) => self.remove(&pod.metadata.uid.clone().unwrap_or_default(), Some(pod)),
+        }
+    }
+
+    fn apply(&self, agent: &Arc<Agent>, mut pod: Pod, left: &mut Leftovers) {
+        pod.metadata.managed_fields = None;
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let pod = Arc::new(pod);
+        let mut handles = self.handles();
+        handles.retain(|other, handle| other == &uid || !handle.task.is_finished());
+        if let Some(handle) = handles.get(&uid) {
+            handle.wish.send_modify(|wish| wish.pod = pod);
+            return;
+        }
+        let adopted = left.take(&uid);
+        let known = !adopted.sandboxes.is_empty() || pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(phase::is_terminal);
+        let refusal = if known || pod.metadata.deletion_timestamp.is_some() { None } else { self.admit(agent, &pod, &handles) };
+        let full_name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+        let same_name = handles.values().find(|handle| full_name(&handle.wish.borrow().pod) == full_name(&pod));
+        let after = same_name.map(|handle| handle.cleared.clone());
+        handles.insert(uid, pod_worker::spawn(agent.clone(), pod, adopted, refusal, after));
+    }
+
+    /// The status of a pod that this node cannot take.
+    fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Option<PodStatus> {
+        let views: Vec<View> = handles.values().map(Handle::view).collect();
+        let holds = |view: &&View| !view.status.phase.as_deref().is_some_and(phase::is_terminal);
+        let others: Vec<&Pod> = views.iter().filter(holds).map(|view| view.pod.as_ref()).collect();
+        let Refusal { reason, message } = admission::admit(pod, &node_of(agent), &others).err()?;
+        agent.events.pod(pod, WARNING, &reason, message.clone());
+        let spec = pod.spec.as_ref()?;
+        Some(PodStatus {
+            phase: Some(phase::FAILED.into()),
+            reason: Some(reason),
+            message: Some(format!("Pod was rejected: {message}")),
+            qos_class: Some(crate::qos::class(spec).into()),
+            observed_generation: pod.metadata.generation,
+            start_time: Some(crate::conditions_time(jiff::Timestamp::now())),
+            ..Default::default()
+        })
+    }
+
+    fn remove(&self, uid: &str, last: Option<Pod>) {
+        if let Some(handle) = self.handles().get(uid) {
+            handle.wish.send_modify(|wish| {
+                wish.removed = true;
+                if let Some(last) = last {
+                    wish.pod = Arc::new(last);
+                }
+            });
+        }
+    }
+
+    /// Hands runtime events to the pods they are about.
+    async fn forward(self, mut events: tokio::sync::broadcast::Receiver<ContainerEvent>, stop: CancellationToken) {
+        loop {
+            let event = tokio::select! { event = events.recv() => event, () = stop.cancelled() => return };
+            match event {
+                Ok(event) => {
+                    if let Some(handle) = self.handles().get(&event.pod_uid) {
+                        handle.event(event);
+                    }
+                }
+                Err(RecvError::Lagged(_)) => self.handles().values().for_each(Handle::look_again),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+fn node_of(agent: &Agent) -> Node {
+    let allocatable: BTreeMap<String, Quantity> = agent.facts.allocatable().into_iter().filter_map(|(name, text)| Some((name, Quantity::parse(&text)?))).collect();
+    Node { name: agent.config.node_name.clone(), labels: crate::node::label_map(agent), allocatable, allowed_unsafe_sysctls: agent.config.allowed_unsafe_sysctls.clone() }
+}
+
+/// Sandboxes and containers of an earlier run that no worker took over yet.
+struct Leftovers {
+    sandboxes: Vec<SandboxStatus>,
+    records: Vec<ContainerStatus>,
+}
+
+impl Leftovers {
+    async fn read(agent: &Agent) -> Self {
+        let sandboxes = agent.runtime.list_sandboxes().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "sandboxes of an earlier run not listed");
+            Vec::new()
+        });
+        let records = agent.runtime.list_containers().await.unwrap_or_default();
+        Self { sandboxes, records }
+    }
+
+    fn take(&mut self, uid: &str) -> Adopted {
+        let (sandboxes, rest): (Vec<_>, Vec<_>) = self.sandboxes.drain(..).partition(|sandbox| sandbox.config.uid == uid);
+        self.sandboxes = rest;
+        let ours: HashSet<&str> = sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect();
+        let (records, rest): (Vec<_>, Vec<_>) = self.records.drain(..).partition(|record| ours.contains(record.sandbox_id.as_str()));
+        self.records = rest;
+        Adopted { sandboxes, records }
+    }
+
+    /// The API's whole list was read: what is not in it has no pod any more.
+    fn remove_orphans(&mut self, agent: &Arc<Agent>, listed: &HashSet<String>) {
+        let uids: HashSet<String> = self.sandboxes.iter().map(|sandbox| sandbox.config.uid.clone()).chain(pod_dirs(agent)).collect();
+        for uid in uids.into_iter().filter(|uid| !listed.contains(uid)) {
+            let adopted = self.take(&uid);
+            let agent = agent.clone();
+            tokio::spawn(async move { remove_orphan(&agent, &uid, adopted).await });
+        }
+    }
+}
+
+fn pod_dirs(agent: &Agent) -> Vec<String> {
+    let entries = std::fs::read_dir(agent.config.data_dir.join("pods")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
+    tracing::info!(uid, "removing what is left of a pod that the API no longer has");
+    let running = adopted.records.iter().filter(|record| record.state == ContainerState::Running);
+    for stopped in futures::future::join_all(running.map(|record| agent.runtime.stop_container(&record.id, ORPHAN_GRACE))).await {
+        if let Err(error) = stopped {
+            tracing::warn!(%error, uid, "orphaned container not stopped");
+        }
+    }
+    if let Err(error) = agent.network.detach(uid).await {
+        tracing::warn!(%error, uid, "orphaned network not given back");
+    }
+    for sandbox in &adopted.sandboxes {
+        let _ = agent.runtime.stop_sandbox(&sandbox.id).await;
+    }
+    for record in &adopted.records {
+        let _ = agent.runtime.remove_container(&record.id).await;
+    }
+    for sandbox in &adopted.sandboxes {
+        let _ = agent.runtime.remove_sandbox(&sandbox.id).await;
+        let _ = std::fs::remove_dir_all(&sandbox.config.log_directory);
+    }
+    let dir = agent.config.pod_dir(uid);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await {
+        tracing::warn!(%error, uid, "orphaned volumes not removed");
+    }
+}

@@ -1,0 +1,65 @@
+//! Quality of service: a pod's class, its place in the cgroup tree, and how ready the kernel is to kill it.
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use keles_volumes::quantity::Quantity;
+
+pub const GUARANTEED: &str = "Guaranteed";
+pub const BURSTABLE: &str = "Burstable";
+pub const BEST_EFFORT: &str = "BestEffort";
+
+const GUARANTEED_OOM_SCORE_ADJ: i64 = -997;
+const BEST_EFFORT_OOM_SCORE_ADJ: i64 = 1000;
+/// Pods that the node cannot do without are killed as late as Guaranteed ones.
+const NODE_CRITICAL_PRIORITY: i32 = 2_000_001_000;
+
+fn amount(container: &Container, of_limits: bool, name: &str) -> Option<Quantity> {
+    let resources = container.resources.as_ref()?;
+    let map = if of_limits { resources.limits.as_ref() } else { resources.requests.as_ref() };
+    Quantity::parse(&map?.get(name)?.0).filter(|quantity| !quantity.is_zero())
+}
+
+/// Guaranteed: every container has cpu and memory limits equal to its requests. BestEffort: none has any. Burstable: the rest.
+pub fn class(spec: &PodSpec) -> &'static str {
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let any = |container: &Container| ["cpu", "memory"].iter().any(|name| amount(container, false, name).or(amount(container, true, name)).is_some());
+    let guaranteed = |container: &Container| {
+        ["cpu", "memory"].iter().all(|name| {
+            let limit = amount(container, true, name);
+            // A request that is not set is the limit (API defaulting).
+            limit.is_some() && amount(container, false, name).is_none_or(|request| Some(request) == limit)
+        })
+    };
+    if !all().any(any) {
+        BEST_EFFORT
+    } else if all().all(guaranteed) {
+        GUARANTEED
+    } else {
+        BURSTABLE
+    }
+}
+
+/// `pod<uid>`, `burstable/pod<uid>` or `besteffort/pod<uid>`, below the runtime's root.
+pub fn cgroup(spec: &PodSpec, uid: &str) -> String {
+    match class(spec) {
+        GUARANTEED => format!("pod{uid}"),
+        BURSTABLE => format!("burstable/pod{uid}"),
+        _ => format!("besteffort/pod{uid}"),
+    }
+}
+
+/// The more of the node's memory a Burstable container asked for, the later it is killed.
+pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory_bytes: i64) -> i32 {
+    if spec.priority.is_some_and(|priority| priority >= NODE_CRITICAL_PRIORITY) {
+        return GUARANTEED_OOM_SCORE_ADJ as i32;
+    }
+    let score = match class(spec) {
+        GUARANTEED => GUARANTEED_OOM_SCORE_ADJ,
+        BEST_EFFORT => BEST_EFFORT_OOM_SCORE_ADJ,
+        _ => {
+            let request = amount(container, false, "memory").map_or(0, Quantity::whole);
+            let share = (1000i128 * i128::from(request) / i128::from(node_memory_bytes.max(1))) as i64;
+            (1000 - share).clamp(1000 + GUARANTEED_OOM_SCORE_ADJ, BEST_EFFORT_OOM_SCORE_ADJ - 1)
+        }
+    };
+    score as i32
+}

@@ -1,0 +1,108 @@
+//! cgroup figures of containers and pods from their requests and limits.
+
+use crate::qos;
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use keles_runtime::api::Resources;
+use keles_volumes::quantity::Quantity;
+
+const SHARES_PER_CPU: i64 = 1024;
+/// The kernel's least share.
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+const PERIOD_US: i64 = 100_000;
+const MIN_QUOTA_US: i64 = 1000;
+
+fn value(resources: Option<&ResourceRequirements>, limit: bool, name: &str) -> Option<Quantity> {
+    let resources = resources?;
+    let map = if limit { resources.limits.as_ref() } else { resources.requests.as_ref() };
+    map?.get(name).and_then(|quantity| Quantity::parse(&quantity.0))
+}
+
+fn shares(milli: i64) -> u64 {
+    (milli * SHARES_PER_CPU / 1000).clamp(MIN_SHARES, MAX_SHARES) as u64
+}
+
+fn quota(milli: i64) -> i64 {
+    (milli * PERIOD_US / 1000).max(MIN_QUOTA_US)
+}
+
+/// Figures of one container.
+pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i64) -> Resources {
+    let resources = container.resources.as_ref();
+    let limit = value(resources, true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
+    let request = value(resources, false, "cpu").map(Quantity::milli).or(limit).unwrap_or(0);
+    Resources {
+        cpu_shares: Some(shares(request)),
+        cpu_quota_us: limit.map(quota),
+        cpu_period_us: limit.map(|_| PERIOD_US as u64),
+        memory_limit_bytes: value(resources, true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0),
+        pids_limit: None,
+        oom_score_adj: Some(qos::oom_score_adj(spec, container, node_memory_bytes)),
+    }
+}
+
+/// What a pod's cgroup is held to: the sum of its containers, where every one of them has a limit.
+pub fn of_pod(spec: &PodSpec) -> Resources {
+    let sum = |limit: bool, name: &str| -> Option<Quantity> {
+        if let Some(whole) = value(spec.resources.as_ref(), limit, name) {
+            return Some(whole);
+        }
+        let running = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|init| crate::machine::is_sidecar(init)));
+        let mut total = Quantity::default();
+        for container in running {
+            let own = value(container.resources.as_ref(), limit, name);
+            // One container without a limit may use what it finds.
+            total = total + if limit { own? } else { own.or_else(|| value(container.resources.as_ref(), true, name)).unwrap_or_default() };
+        }
+        let largest_init = spec.init_containers.iter().flatten().filter_map(|init| value(init.resources.as_ref(), limit, name)).max();
+        Some(largest_init.map_or(total, |largest| largest.max(total)))
+    };
+    let cpu_limit = sum(true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
+    let all_inits_limited = |name: &str| spec.init_containers.iter().flatten().all(|init| value(init.resources.as_ref(), true, name).is_some());
+    Resources {
+        cpu_shares: Some(shares(sum(false, "cpu").unwrap_or_default().milli())),
+        cpu_quota_us: cpu_limit.filter(|_| all_inits_limited("cpu")).map(quota),
+        cpu_period_us: cpu_limit.map(|_| PERIOD_US as u64),
+        memory_limit_bytes: sum(true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0 && all_inits_limited("memory")),
+        pids_limit: None,
+        oom_score_adj: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn spec(containers: serde_json::Value) -> PodSpec {
+        serde_json::from_value(json!({"containers": containers})).expect("a spec")
+    }
+
+    #[test]
+    fn cpu_becomes_shares_and_quota_and_memory_a_limit() {
+        let spec = spec(json!([{"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
+        let figures = of_container(&spec, &spec.containers[0], 1 << 30);
+        assert_eq!((figures.cpu_shares, figures.cpu_quota_us, figures.cpu_period_us, figures.memory_limit_bytes), (Some(256), Some(150_000), Some(100_000), Some(64 << 20)));
+    }
+
+    #[test]
+    fn a_pod_is_limited_only_when_all_its_containers_are() {
+        let open = spec(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}, {"name": "b"}]));
+        assert_eq!(of_pod(&open).memory_limit_bytes, None);
+        let closed = spec(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}, {"name": "b", "resources": {"limits": {"memory": "2Mi"}}}]));
+        assert_eq!(of_pod(&closed).memory_limit_bytes, Some(3 << 20));
+    }
+
+    #[test]
+    fn quality_of_service_decides_cgroup_and_oom_score() {
+        let cases = [
+            (json!([{"name": "c", "resources": {"limits": {"cpu": "100m", "memory": "32Mi"}}}]), qos::GUARANTEED, "podu", -997),
+            (json!([{"name": "c", "resources": {"requests": {"memory": "512Mi"}}}]), qos::BURSTABLE, "burstable/podu", 500),
+            (json!([{"name": "c"}]), qos::BEST_EFFORT, "besteffort/podu", 1000),
+        ];
+        for (containers, class, cgroup, score) in cases {
+            let spec = spec(containers);
+            assert_eq!((qos::class(&spec), qos::cgroup(&spec, "u").as_str(), qos::oom_score_adj(&spec, &spec.containers[0], 1 << 30)), (class, cgroup, score));
+        }
+    }
+}

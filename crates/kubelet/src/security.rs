@@ -1,0 +1,156 @@
+//! Security contexts of pod and container joined into what the runtime is told.
+
+use crate::image_store::NodeImage;
+use k8s_openapi::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
+use keles_runtime::api::{Seccomp, Security};
+use std::path::Path;
+
+/// Parts of /proc and /sys that tell of or reach the machine; hidden unless the container is privileged or asks for procMount Unmasked.
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The texts users see in CreateContainerConfigError.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecurityError {
+    #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
+    RootUser { pod: String, container: String },
+    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
+    RootImage { pod: String, container: String },
+    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})")]
+    UnknownUser { user: String, pod: String, container: String },
+    #[error("localhost seccomp profile must be set if type is Localhost")]
+    NoLocalhostProfile,
+}
+
+/// Joins the two contexts; `seccomp_default` is for containers that name no profile, `profiles` holds Localhost ones.
+pub fn join(pod: &Pod, container: &Container, image: &NodeImage, seccomp_default: &Seccomp, profiles: &Path) -> Result<Security, SecurityError> {
+    let spec = pod.spec.as_ref().expect("the API server admits no pod without a spec");
+    let (of_pod, own) = contexts(spec, container);
+    let run_as_user = own.run_as_user.or(of_pod.run_as_user);
+    if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
+        check_non_root(pod, container, run_as_user, &image.user)?;
+    }
+    let privileged = own.privileged == Some(true);
+    let bare = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let capabilities = own.capabilities.clone().unwrap_or_default();
+    let paths = |list: &[&str]| if bare { Vec::new() } else { list.iter().map(|path| (*path).to_string()).collect() };
+    let mut supplemental_groups = of_pod.supplemental_groups.clone().unwrap_or_default();
+    supplemental_groups.extend(of_pod.fs_group);
+    Ok(Security {
+        privileged,
+        add_capabilities: capabilities.add.unwrap_or_default(),
+        drop_capabilities: capabilities.drop.unwrap_or_default(),
+        no_new_privileges: own.allow_privilege_escalation == Some(false),
+        read_only_root: own.read_only_root_filesystem == Some(true),
+        seccomp: seccomp(privileged, own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref()), seccomp_default, profiles)?,
+        run_as_user,
+        run_as_group: own.run_as_group.or(of_pod.run_as_group),
+        run_as_username: image.user.clone(),
+        supplemental_groups,
+        masked_paths: paths(&MASKED),
+        read_only_paths: paths(&READ_ONLY),
+    })
+}
+
+fn contexts(spec: &PodSpec, container: &Container) -> (PodSecurityContext, SecurityContext) {
+    (spec.security_context.clone().unwrap_or_default(), container.security_context.clone().unwrap_or_default())
+}
+
+fn seccomp(privileged: bool, profile: Option<&SeccompProfile>, default: &Seccomp, profiles: &Path) -> Result<Seccomp, SecurityError> {
+    if privileged {
+        return Ok(Seccomp::Unconfined);
+    }
+    Ok(match profile.map(|profile| profile.type_.as_str()) {
+        None => default.clone(),
+        Some("RuntimeDefault") => Seccomp::RuntimeDefault,
+        Some("Localhost") => {
+            let name = profile.and_then(|profile| profile.localhost_profile.as_deref()).ok_or(SecurityError::NoLocalhostProfile)?;
+            Seccomp::Localhost(profiles.join(name))
+        }
+        Some(_) => Seccomp::Unconfined,
+    })
+}
+
+fn check_non_root(pod: &Pod, container: &Container, run_as_user: Option<i64>, image_user: &str) -> Result<(), SecurityError> {
+    let (pod, container) = (crate::pod_ref(pod), container.name.clone());
+    if let Some(user) = run_as_user {
+        return if user == 0 { Err(SecurityError::RootUser { pod, container }) } else { Ok(()) };
+    }
+    let user = image_user.split(':').next().unwrap_or_default();
+    match user.parse::<i64>() {
+        Ok(0) => Err(SecurityError::RootImage { pod, container }),
+        Ok(_) => Ok(()),
+        Err(_) if user.is_empty() => Err(SecurityError::RootImage { pod, container }),
+        Err(_) => Err(SecurityError::UnknownUser { user: user.into(), pod, container }),
+    }
+}
+
+/// The identity shown in the container's status, where the specs alone decide it; an image's user is known to the runtime only.
+pub fn effective_user(spec: &PodSpec, container: &Container) -> Option<ContainerUser> {
+    let (of_pod, own) = contexts(spec, container);
+    let uid = own.run_as_user.or(of_pod.run_as_user)?;
+    let gid = own.run_as_group.or(of_pod.run_as_group)?;
+    let mut groups = vec![gid];
+    groups.extend(of_pod.supplemental_groups.unwrap_or_default());
+    groups.extend(of_pod.fs_group);
+    groups.dedup();
+    Some(ContainerUser { linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups) }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(of_pod: serde_json::Value, own: serde_json::Value) -> Pod {
+        let spec = json!({"securityContext": of_pod, "containers": [{"name": "c", "securityContext": own}]});
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).expect("a pod")
+    }
+
+    fn joined(of_pod: serde_json::Value, own: serde_json::Value, user: &str) -> Result<Security, SecurityError> {
+        let pod = pod(of_pod, own);
+        let image = NodeImage { user: user.into(), ..Default::default() };
+        let container = pod.spec.as_ref().expect("spec").containers[0].clone();
+        join(&pod, &container, &image, &Seccomp::Unconfined, Path::new("/profiles"))
+    }
+
+    #[test]
+    fn run_as_non_root_says_why_it_refuses() {
+        for (user, text) in [
+            ("", "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"),
+            ("web", "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)"),
+        ] {
+            assert_eq!(joined(json!({"runAsNonRoot": true}), json!({}), user).expect_err("refused").to_string(), text);
+        }
+        let text = "container's runAsUser breaks non-root policy (pod: \"p_n(u)\", container: c)";
+        assert_eq!(joined(json!({"runAsNonRoot": true}), json!({"runAsUser": 0}), "").expect_err("refused").to_string(), text);
+        joined(json!({"runAsNonRoot": true}), json!({}), "1000").expect("a numeric user is not root");
+    }
+
+    #[test]
+    fn the_container_wins_over_the_pod_and_groups_join() {
+        let security = joined(json!({"runAsUser": 1, "runAsGroup": 2, "supplementalGroups": [3], "fsGroup": 4}), json!({"runAsUser": 9, "allowPrivilegeEscalation": false}), "")
+            .expect("joined");
+        assert_eq!((security.run_as_user, security.run_as_group, security.supplemental_groups), (Some(9), Some(2), vec![3, 4]));
+        assert!(security.no_new_privileges && security.masked_paths.contains(&"/proc/kcore".to_string()));
+    }
+
+    #[test]
+    fn privileged_means_nothing_masked_and_no_seccomp() {
+        let security = joined(json!({"seccompProfile": {"type": "RuntimeDefault"}}), json!({"privileged": true}), "").expect("joined");
+        assert_eq!((security.seccomp, security.masked_paths.len(), security.read_only_paths.len()), (Seccomp::Unconfined, 0, 0));
+    }
+}

@@ -45,12 +45,10 @@ impl Exchange<'_> {
         self.request.dry_run = options.dry_run;
         let mut warnings = Vec::new();
         let name = self.request.name.clone();
-        let deleted = self.delete_one(&name, &options, &mut warnings).await?;
         if facts::orphans_by_default(self.resource.info()) && options.propagation == Propagation::Unset && options.orphan_dependents.is_none() && self.served.group == "batch" {
-            warnings.push(
-                "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".into(),
-            );
+            self.heard.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
         }
+        let deleted = self.delete_one(&name, &options, &mut warnings).await?;
         let cascading = options.propagation == Propagation::Foreground || options.orphan_dependents == Some(false);
         let code = if !deleted.gone && cascading { 202 } else { 200 };
         let as_object = facts::returns_deleted(self.resource.info()) || !deleted.gone;
@@ -116,6 +114,10 @@ impl Exchange<'_> {
         // Upstream names the kind here, not the resource.
         let conflict = |why: String| Status::conflict(self.resource.group(), self.resource.info().kind, old.name(), why);
         if let Some(uid) = o.uid.as_deref().filter(|u| *u != old.uid()) {
+            if facts::checks_uid_itself(self.resource.info()) {
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+                return Err(Status::conflict(self.resource.group(), self.resource.info().plural, old.name(), why));
+            }
             return Err(conflict(format!(
                 "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
                 old.uid()

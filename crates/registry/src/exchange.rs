@@ -2,6 +2,7 @@
 
 use crate::admission::{Admission, Attributes, Operation};
 use crate::call::{Answer, BodyFormat, Call, Verb};
+use crate::facts;
 use crate::kind::{NameRule, Request, Scope, Served};
 use crate::registry::Registry;
 use crate::represent::View;
@@ -9,7 +10,7 @@ use crate::resource::{Resource, api_version};
 use crate::update::Part;
 use keles_api::decode::{self, FieldValidation, Format};
 use keles_api::{Object, Status, TypeRef, defaults, names};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub struct Exchange<'a> {
     pub registry: &'a Registry,
@@ -19,6 +20,33 @@ pub struct Exchange<'a> {
     pub view: View,
     pub call: &'a Call,
     pub request: Request,
+    /// Warnings that reach the client whatever becomes of the request.
+    pub heard: Heard,
+}
+
+/// Warnings found so far, shared by the steps of a request.
+#[derive(Clone, Default)]
+pub struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    pub fn warn(&self, text: impl Into<String>) {
+        let (text, mut all) = (text.into(), self.0.lock().expect("no holder panics"));
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    /// Adds them to an answer; a refusal becomes an answer when there are any.
+    pub fn join(self, answered: Result<Answer, Status>) -> Result<Answer, Status> {
+        if let Ok(a) = &answered {
+            a.warnings.iter().for_each(|w| self.warn(w.as_str()));
+        }
+        let warnings = std::mem::take(&mut *self.0.lock().expect("no holder panics"));
+        match answered {
+            Err(s) if warnings.is_empty() => Err(s),
+            Err(s) => Ok(Answer { warnings, ..Answer::status(&s) }),
+            Ok(a) => Ok(Answer { warnings, ..a }),
+        }
+    }
 }
 
 fn not_allowed() -> Status {
@@ -27,6 +55,14 @@ fn not_allowed() -> Status {
 
 impl Exchange<'_> {
     pub async fn serve(self, verb: Verb) -> Result<Answer, Status> {
+        let heard = self.heard.clone();
+        if let Some(text) = facts::deprecation(self.resource.info(), &self.served) {
+            heard.warn(text);
+        }
+        heard.join(self.dispatch(verb).await)
+    }
+
+    async fn dispatch(self, verb: Verb) -> Result<Answer, Status> {
         self.served_here(verb)?;
         match (self.request.subresource.as_str(), verb) {
             ("", Verb::Get) | ("status", Verb::Get) => self.get().await,
@@ -90,6 +126,7 @@ impl Exchange<'_> {
         let kind = self.resource.info().kind;
         let d = decode::decode(&self.call.body, self.format(), self.schema(&self.served)?, kind, validation)?;
         let mut o = d.object;
+        d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         self.check_type(&o)?;
         o.set_type(&api_version(&self.served), kind);
         Ok((o, d.warnings))

@@ -192,6 +192,8 @@ pub trait Kind: Sync + Send + 'static {
         Self::validate(new, problems);
     }
     fn validate_status(_new: &Self::Object, _old: &Self::Object, _: &mut Problems) {}
+    /// What depends on the version asked in (Event); runs after `validate` (`old` absent) or `validate_update`.
+    fn validate_request(_new: &Self::Object, _old: Option<&Self::Object>, _: &Request, _: &mut Problems) {}
     /// `Warning:` headers on create and update (`old` absent on create).
     fn warnings(_new: &Self::Object, _old: Option<&Self::Object>, _: &mut Vec<String>) {}
     /// Convert a tree between served versions, `to` being an apiVersion; called with apiVersion already rewritten.
@@ -226,6 +228,10 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
+    /// Rules that depend on the version asked in.
+    fn validate_request(&self, _new: &Object, _old: Option<&Object>, _: &Request, _: &mut Problems) -> Result<(), Status> {
+        Ok(())
+    }
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
     fn convert(&self, o: &mut Object, from: &str, to: &str);
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status>;
@@ -242,6 +248,7 @@ pub trait AnyKind: Send + Sync + 'static {
         self.set_defaults(o)?;
         self.prepare_create(o, r)?;
         self.validate(o, p)?;
+        self.validate_request(o, None, r, p)?;
         self.warnings(o, None, w)
     }
     /// The same for an update of the main resource.
@@ -249,6 +256,7 @@ pub trait AnyKind: Send + Sync + 'static {
         self.set_defaults(new)?;
         self.prepare_update(new, old, r)?;
         self.validate_update(new, old, p)?;
+        self.validate_request(new, Some(old), r, p)?;
         self.warnings(new, Some(old), w)
     }
     /// The same for an update of `/status`.
@@ -346,6 +354,12 @@ impl<K: Kind> AnyKind for Erased<K> {
     }
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
         read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_status(new, old, p)))?
+    }
+    fn validate_request(&self, new: &Object, old: Option<&Object>, r: &Request, p: &mut Problems) -> Result<(), Status> {
+        match old {
+            None => read::<K, _>(new, |new| K::validate_request(new, None, r, p)),
+            Some(old) => read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_request(new, Some(old), r, p)))?,
+        }
     }
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
         match old {

@@ -105,6 +105,7 @@ impl Exchange<'_> {
         if options.field_validation == FieldValidation::Strict && !d.warnings.is_empty() {
             return Err(unfit(patch, &shown, &DecodeError::Strict(d.warnings).to_string()));
         }
+        d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         let mut o = d.object;
         if o.api_version() != doc.api_version() || o.kind() != kind {
             return Err(Status::bad_request(format!(

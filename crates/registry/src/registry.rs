@@ -7,7 +7,7 @@
 use crate::admission::Admission;
 use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Heard};
 use crate::kind::{AnyKind, Scope, Served};
 use crate::represent::View;
 use crate::resource::Resource;
@@ -218,7 +218,15 @@ impl Registry {
         if resource.info().scope == Scope::Cluster && !r.namespace.is_empty() && !crate::facts::is_namespace(resource.info()) {
             return Err(Status::no_such_path());
         }
-        let x = Exchange { registry: self, resource: resource.clone(), served, view: View::new(resource, served, &call)?, request: call.request.clone(), call: &call };
+        let x = Exchange {
+            registry: self,
+            resource: resource.clone(),
+            served,
+            view: View::new(resource, served, &call)?,
+            request: call.request.clone(),
+            call: &call,
+            heard: Heard::default(),
+        };
         x.serve(verb).await
     }
 

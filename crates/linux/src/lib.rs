@@ -2,3 +2,14 @@
 pub mod netlink;
 pub mod rtnl;
 pub mod nft;
+pub mod capabilities;
+pub mod cgroup;
+pub mod fdpass;
+pub mod mount;
+pub mod process;
+pub mod rooted;
+pub mod seccomp;
+pub mod seccomp_default;
+pub mod signal;
+pub mod syscalls;
+pub mod async_fd;

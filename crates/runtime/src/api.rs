@@ -270,7 +270,16 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream>;
     /// A TCP connection to 127.0.0.1:`port` (then ::1) inside the pod's network namespace.
     async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream>;
+    /// Of a container, or of a sandbox as a whole.
     async fn stats(&self, id: &str) -> Result<Stats>;
+    /// After the agent has renamed the log file: later lines go to a new one.
+    async fn reopen_log(&self, id: &str) -> Result<()> {
+        Err(RuntimeError::Step { step: "reopen log", message: format!("container {id}: this runtime cannot reopen logs") })
+    }
+    /// New limits for a running container (in-place resize); absent figures stay.
+    async fn update_resources(&self, id: &str, _resources: Resources) -> Result<()> {
+        Err(RuntimeError::Step { step: "update resources", message: format!("container {id}: this runtime cannot change limits") })
+    }
     /// State changes from now on. A subscriber that lags gets `Lagged` and must list anew.
     fn events(&self) -> tokio::sync::broadcast::Receiver<ContainerEvent>;
 }

@@ -1,6 +1,14 @@
 //! The container runtime: pod sandboxes, a shim per pod, create, start, exec, attach, kill, stats.
 //!
-//! Entry point: [`api::PodRuntime`]. Set-up of containers runs in the single-threaded shim or its children, never in the
-//! tokio process. Killing the server leaves shims and containers running; the next start re-adopts them from the state folder.
+//! Entry points: [`api::PodRuntime`], which [`Engine`] implements, and [`shim_main`], which the binary runs as `keles shim`.
+//! Set-up of containers runs in the single-threaded shim or its children, never in the tokio process. Killing the server
+//! leaves shims and containers running; the next start re-adopts them from the state folder.
 
 pub mod api;
+mod engine;
+mod shim;
+mod steps;
+mod wire;
+
+pub use engine::{Engine, EngineOptions};
+pub use shim::shim_main;

@@ -1,0 +1,536 @@
+//! Control groups of both versions behind one interface: where they are mounted, groups, limits, figures, ending all members.
+//!
+//! Entry points: [`Layout::discover`], [`Layout::group`], [`Group`]. Each controller is used where this host has it: v1
+//! (a tree a controller), v2 (one tree), or hybrid (v1 controllers beside a bare v2 tree, whose `cgroup.kill` we then use).
+//! Processes join by themselves ([`Group::join`] writes "0" to `tasks`), which spares the kernel's global lock and with it
+//! some milliseconds a controller; on v2 they are born inside (CLONE_INTO_CGROUP).
+//! Absent: cpuset, io and hugetlb limits; processes stay in the shim's cpuset. Source: cgroups(7), the kernel's
+//! cgroup-v1 and cgroup-v2 pages, KEP-2254 (conversion of shares).
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The v1 controllers we place containers in. `freezer` only where no `cgroup.kill` exists.
+const V1_CONTROLLERS: &[&str] = &["cpu", "cpuacct", "memory", "pids", "devices"];
+const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
+/// How long members may take to end after SIGKILL.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// Between looks at a v1 tree, which cannot announce that it is empty.
+const V1_LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const MAX_SHARES: u64 = 262_144;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    pub mount: PathBuf,
+    pub version: Version,
+    /// Those we use of this tree; none for the bare v2 tree of a hybrid host.
+    pub controllers: Vec<String>,
+}
+
+/// The host's control group trees that we use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+/// Figures to enforce. Absent: left as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub memory_bytes: Option<i64>,
+    pub pids: Option<i64>,
+    /// v2: an out-of-memory kill ends all members.
+    pub oom_group: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_ns: u64,
+    pub memory_bytes: u64,
+    pub working_set_bytes: u64,
+    pub pids: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("no cgroup controllers are mounted under /sys/fs/cgroup; mount cgroup2 there")]
+    NothingMounted,
+    #[error("cgroup path {0:?} must be relative, without dots")]
+    BadPath(String),
+    #[error("{action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{0}: processes do not end after SIGKILL")]
+    DoNotEnd(String),
+}
+
+type Result<T> = std::result::Result<T, CgroupError>;
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Io { action, path, source }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    // Opened without O_CREAT and O_TRUNC: control files know neither.
+    let mut f = fs::OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+    io::Write::write_all(&mut f, value.as_bytes()).map_err(failed("write", path))
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn read_key(path: &Path, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+impl Layout {
+    /// Reads this process's mounts.
+    pub fn discover() -> Result<Layout> {
+        let path = Path::new("/proc/self/mountinfo");
+        let text = fs::read_to_string(path).map_err(failed("read", path))?;
+        Layout::from_mountinfo(&text, |mount| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default())
+    }
+
+    /// `controllers_of` reads cgroup.controllers of a v2 mount.
+    pub fn from_mountinfo(mountinfo: &str, controllers_of: impl Fn(&Path) -> String) -> Result<Layout> {
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        for line in mountinfo.lines() {
+            let Some((head, tail)) = line.split_once(" - ") else { continue };
+            let (Some(mount), mut tail) = (head.split(' ').nth(4), tail.split(' ')) else { continue };
+            let kind = tail.next().unwrap_or_default();
+            let options = tail.nth(1).unwrap_or_default();
+            let (version, offered): (_, Vec<String>) = match kind {
+                "cgroup2" => (Version::V2, controllers_of(Path::new(mount)).split_whitespace().map(str::to_owned).collect()),
+                "cgroup" => (Version::V1, options.split(',').map(str::to_owned).collect()),
+                _ => continue,
+            };
+            let wanted = if version == Version::V1 { V1_CONTROLLERS } else { V2_CONTROLLERS };
+            let taken = |c: &str| hierarchies.iter().any(|h| h.controllers.iter().any(|have| have == c));
+            let controllers: Vec<String> = offered.into_iter().filter(|c| wanted.contains(&c.as_str()) && !taken(c)).collect();
+            let again = hierarchies.iter().any(|h| h.version == Version::V2 && version == Version::V2);
+            if !again && (version == Version::V2 || !controllers.is_empty()) {
+                hierarchies.push(Hierarchy { mount: mount.into(), version, controllers });
+            }
+        }
+        let mut layout = Layout { hierarchies };
+        if layout.hierarchies.is_empty() {
+            return Err(CgroupError::NothingMounted);
+        }
+        if layout.v2().is_none() {
+            layout.add_freezer(mountinfo);
+        }
+        Ok(layout)
+    }
+
+    fn add_freezer(&mut self, mountinfo: &str) {
+        let freezer = mountinfo.lines().find_map(|l| {
+            let (head, tail) = l.split_once(" - ")?;
+            let mut tail = tail.split(' ');
+            let is = tail.next() == Some("cgroup") && tail.nth(1)?.split(',').any(|c| c == "freezer");
+            is.then(|| head.split(' ').nth(4)).flatten()
+        });
+        if let Some(mount) = freezer {
+            self.hierarchies.push(Hierarchy { mount: mount.into(), version: Version::V1, controllers: vec!["freezer".into()] });
+        }
+    }
+
+    fn v2(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.version == Version::V2)
+    }
+    fn of(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
+    }
+    /// Which version limits devices here: v1's `devices`, or a program on v2.
+    pub fn devices_version(&self) -> Version {
+        if self.of("devices").is_some() { Version::V1 } else { Version::V2 }
+    }
+
+    /// The group at `path`, relative to the trees' tops: `keles/burstable/pod…`.
+    pub fn group(&self, path: &str) -> Result<Group> {
+        let ok = !path.is_empty() && path.split('/').all(|p| !p.is_empty() && p != "." && p != ".." && !p.contains('\0'));
+        if ok { Ok(Group { layout: self.clone(), path: path.to_owned() }) } else { Err(CgroupError::BadPath(path.to_owned())) }
+    }
+}
+
+/// One group in every tree we use.
+#[derive(Clone, Debug)]
+pub struct Group {
+    layout: Layout,
+    path: String,
+}
+
+impl Group {
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+    fn folder(&self, h: &Hierarchy) -> PathBuf {
+        h.mount.join(&self.path)
+    }
+    fn file(&self, controller: &str, name: &str) -> Option<(Version, PathBuf)> {
+        self.layout.of(controller).map(|h| (h.version, self.folder(h).join(name)))
+    }
+    pub fn child(&self, name: &str) -> Result<Group> {
+        self.layout.group(&format!("{}/{name}", self.path))
+    }
+
+    /// Makes it and its parents; fine when it exists.
+    pub fn create(&self) -> Result<()> {
+        for h in &self.layout.hierarchies {
+            let folder = self.folder(h);
+            if h.version == Version::V2 && !h.controllers.is_empty() {
+                self.enable_controllers_above(h)?;
+            }
+            fs::create_dir_all(&folder).map_err(failed("make cgroup", &folder))?;
+        }
+        Ok(())
+    }
+
+    /// v2: each parent must hand the controllers down.
+    fn enable_controllers_above(&self, h: &Hierarchy) -> Result<()> {
+        let enable: String = h.controllers.iter().map(|c| format!("+{c} ")).collect();
+        let mut at = h.mount.clone();
+        for part in Path::new(&self.path) {
+            let file = at.join("cgroup.subtree_control");
+            let on = fs::read_to_string(&file).unwrap_or_default();
+            if !h.controllers.iter().all(|c| on.split_whitespace().any(|o| o == c)) {
+                write(&file, enable.trim_end())?;
+            }
+            at.push(part);
+            fs::create_dir_all(&at).map_err(failed("make cgroup", &at))?;
+        }
+        Ok(())
+    }
+
+    pub fn limit(&self, l: &Limits) -> Result<()> {
+        self.limit_cpu(l)?;
+        if let Some(bytes) = l.memory_bytes {
+            self.limit_memory(bytes, l.oom_group)?;
+        }
+        if let (Some(n), Some((_, file))) = (l.pids, self.file("pids", "pids.max")) {
+            write(&file, &if n > 0 { n.to_string() } else { "max".into() })?;
+        }
+        Ok(())
+    }
+
+    fn limit_cpu(&self, l: &Limits) -> Result<()> {
+        let Some(h) = self.layout.of("cpu") else { return Ok(()) };
+        let folder = self.folder(h);
+        if let Some(shares) = l.cpu_shares.filter(|s| *s > 0) {
+            match h.version {
+                Version::V1 => write(&folder.join("cpu.shares"), &shares.clamp(2, MAX_SHARES).to_string())?,
+                Version::V2 => write(&folder.join("cpu.weight"), &weight_of_shares(shares).to_string())?,
+            }
+        }
+        if l.cpu_quota_us.is_none() && l.cpu_period_us.is_none() {
+            return Ok(());
+        }
+        let period = l.cpu_period_us.filter(|p| *p > 0).unwrap_or(100_000);
+        let quota = l.cpu_quota_us.unwrap_or(-1);
+        match h.version {
+            Version::V1 => {
+                write(&folder.join("cpu.cfs_period_us"), &period.to_string())?;
+                write(&folder.join("cpu.cfs_quota_us"), &if quota > 0 { quota } else { -1 }.to_string())
+            }
+            Version::V2 => write(&folder.join("cpu.max"), &format!("{} {period}", if quota > 0 { quota.to_string() } else { "max".into() })),
+        }
+    }
+
+    /// Memory and swap together: with a limit there is no swap (Kubernetes' NoSwap).
+    fn limit_memory(&self, bytes: i64, oom_group: bool) -> Result<()> {
+        let Some(h) = self.layout.of("memory") else { return Ok(()) };
+        let folder = self.folder(h);
+        if h.version == Version::V2 {
+            write(&folder.join("memory.max"), &if bytes > 0 { bytes.to_string() } else { "max".into() })?;
+            let _ = write(&folder.join("memory.swap.max"), if bytes > 0 { "0" } else { "max" });
+            return if oom_group { write(&folder.join("memory.oom.group"), "1") } else { Ok(()) };
+        }
+        let (memory, both, value) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"), if bytes > 0 { bytes } else { -1 }.to_string());
+        // memory <= memory+swap must hold at each step: growing writes the sum first, shrinking last.
+        let _ = both.exists().then(|| write(&both, &value));
+        write(&memory, &value)?;
+        if both.exists() { write(&both, &value) } else { Ok(()) }
+    }
+
+    /// v1: refuses all devices but `rules` (`c 1:3 rwm`). On v2 see [`crate::device_filter`].
+    pub fn allow_devices(&self, rules: &[String]) -> Result<()> {
+        let Some((Version::V1, deny)) = self.file("devices", "devices.deny") else { return Ok(()) };
+        write(&deny, "a")?;
+        let allow = deny.with_file_name("devices.allow");
+        rules.iter().try_for_each(|r| write(&allow, r))
+    }
+
+    /// The v2 folder, to be born in (CLONE_INTO_CGROUP), when there is a v2 tree.
+    pub fn birth_place(&self) -> Result<Option<OwnedFd>> {
+        let Some(h) = self.layout.v2() else { return Ok(None) };
+        let folder = self.folder(h);
+        fs::File::open(&folder).map(|f| Some(f.into())).map_err(failed("open", &folder))
+    }
+
+    /// Moves the calling single-threaded process in. With `born_inside` the v2 tree is already right.
+    pub fn join(&self, born_inside: bool) -> Result<()> {
+        for h in &self.layout.hierarchies {
+            match h.version {
+                Version::V1 => write(&self.folder(h).join("tasks"), "0")?,
+                Version::V2 if born_inside => {}
+                Version::V2 => write(&self.folder(h).join("cgroup.procs"), "0")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Every process in it and below.
+    pub fn members(&self) -> Vec<i32> {
+        let mut all = Vec::new();
+        for h in &self.layout.hierarchies {
+            collect_members(&self.folder(h), &mut all);
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// SIGKILL to all members, once; see [`Group::destroy`] for waiting.
+    pub fn kill(&self) {
+        if let Some(h) = self.layout.v2()
+            && write(&self.folder(h).join("cgroup.kill"), "1").is_ok()
+            && self.layout.hierarchies.len() == 1
+        {
+            return;
+        }
+        let freezer = self.file("freezer", "freezer.state").map(|(_, f)| f);
+        let _ = freezer.as_ref().map(|f| write(f, "FROZEN"));
+        for pid in self.members() {
+            let _ = crate::signal::kill(pid, crate::signal::SIGKILL);
+        }
+        let _ = freezer.map(|f| write(&f, "THAWED"));
+    }
+
+    /// Ends all members and removes the group and all below it. Fine when it is gone already.
+    pub fn destroy(&self) -> Result<()> {
+        let end = Instant::now() + KILL_WAIT;
+        self.kill();
+        while !self.wait_empty(Duration::from_millis(200)) {
+            if Instant::now() > end {
+                return Err(CgroupError::DoNotEnd(self.path.clone()));
+            }
+            self.kill();
+        }
+        for h in &self.layout.hierarchies {
+            remove_tree(&self.folder(h), end)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing runs inside.
+    fn wait_empty(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        if let Some(h) = self.layout.v2() {
+            wait_unpopulated(&self.folder(h).join("cgroup.events"), end);
+        }
+        loop {
+            if self.members().is_empty() {
+                return true;
+            }
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(V1_LOOK_INTERVAL);
+        }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.layout.hierarchies.iter().any(|h| self.folder(h).exists())
+    }
+
+    /// How many processes the kernel killed here for lack of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let v1 = self.file("memory", "memory.oom_control");
+        match v1 {
+            Some((Version::V1, f)) => read_key(&f, "oom_kill").unwrap_or(0),
+            Some((Version::V2, f)) => read_key(&f.with_file_name("memory.events"), "oom_kill").unwrap_or(0),
+            None => 0,
+        }
+    }
+
+    pub fn usage(&self) -> Usage {
+        let cpu_ns = match self.file("cpuacct", "cpuacct.usage") {
+            Some((_, f)) => read_number(&f).unwrap_or(0),
+            None => self.file("cpu", "cpu.stat").and_then(|(_, f)| read_key(&f, "usage_usec")).unwrap_or(0) * 1000,
+        };
+        let (memory_bytes, inactive) = match self.file("memory", "memory.stat") {
+            Some((Version::V1, f)) => (read_number(&f.with_file_name("memory.usage_in_bytes")).unwrap_or(0), read_key(&f, "total_inactive_file").unwrap_or(0)),
+            Some((Version::V2, f)) => (read_number(&f.with_file_name("memory.current")).unwrap_or(0), read_key(&f, "inactive_file").unwrap_or(0)),
+            None => (0, 0),
+        };
+        let pids = self.file("pids", "pids.current").and_then(|(_, f)| read_number(&f)).unwrap_or(0);
+        Usage { cpu_ns, memory_bytes, working_set_bytes: memory_bytes.saturating_sub(inactive), pids }
+    }
+}
+
+fn collect_members(folder: &Path, all: &mut Vec<i32>) {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    all.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            collect_members(&entry.path(), all);
+        }
+    }
+}
+
+fn remove_tree(folder: &Path, end: Instant) -> Result<()> {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path(), end)?;
+        }
+    }
+    loop {
+        match fs::remove_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A member that has ended still counts until its parent reaped it.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => std::thread::sleep(V1_LOOK_INTERVAL),
+            r => return r.map_err(failed("remove cgroup", folder)),
+        }
+    }
+}
+
+/// Sleeps in poll until `populated 0` or the end.
+fn wait_unpopulated(events: &Path, end: Instant) {
+    let Ok(file) = fs::File::open(events) else { return };
+    loop {
+        if read_key(events, "populated") != Some(1) {
+            return;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let Ok(timeout) = rustix::event::Timespec::try_from(left) else { return };
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(file.as_fd(), rustix::event::PollFlags::PRI)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// cpu.weight for v1's shares: 2..262144 onto 1..10000 (KEP-2254).
+fn weight_of_shares(shares: u64) -> u64 {
+    1 + (shares.clamp(2, MAX_SHARES) - 2) * 9999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+36 31 0:33 / /sys/fs/cgroup/devices rw,relatime shared:7 - cgroup cgroup rw,devices
+37 31 0:34 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn a_hybrid_host_uses_v1_controllers_and_the_bare_v2_tree() {
+        let l = Layout::from_mountinfo(HYBRID, |_| "hugetlb\n".into()).unwrap();
+        let seen: Vec<_> = l.hierarchies.iter().map(|h| (h.version, h.controllers.join("+"))).collect();
+        let v1 = |c: &str| (Version::V1, c.to_owned());
+        assert_eq!(seen, [v1("cpu+cpuacct"), v1("memory"), v1("devices"), (Version::V2, String::new())]);
+    }
+
+    #[test]
+    fn a_v1_host_gets_the_freezer_for_killing() {
+        let text: String = HYBRID.lines().filter(|l| !l.contains("cgroup2")).map(|l| format!("{l}\n")).collect();
+        let l = Layout::from_mountinfo(&text, |_| String::new()).unwrap();
+        assert!(l.of("freezer").is_some());
+    }
+
+    #[test]
+    fn a_v2_host_has_one_tree() {
+        let l = Layout::from_mountinfo("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", |_| "cpuset cpu io memory pids\n".into()).unwrap();
+        assert_eq!(l.hierarchies.len(), 1);
+        assert_eq!(l.hierarchies[0].controllers, ["cpu", "memory", "pids"]);
+        assert_eq!(l.devices_version(), Version::V2);
+        assert!(Layout::from_mountinfo("1 2 3\n", |_| String::new()).is_err());
+    }
+
+    #[test]
+    fn a_path_cannot_leave_the_tree() {
+        let l = Layout::from_mountinfo(HYBRID, |_| String::new()).unwrap();
+        for bad in ["", "/abs", "a/../b", "a//b", "."] {
+            assert!(l.group(bad).is_err(), "{bad}");
+        }
+    }
+
+    fn recorded_v2(folder: &Path) -> Layout {
+        let h = Hierarchy { mount: folder.into(), version: Version::V2, controllers: vec!["cpu".into(), "memory".into(), "pids".into()] };
+        Layout { hierarchies: vec![h] }
+    }
+
+    #[test]
+    fn limits_of_v2_are_written_in_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = recorded_v2(dir.path()).group("g").unwrap();
+        std::fs::create_dir(dir.path().join("g")).unwrap();
+        for f in ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"] {
+            std::fs::write(dir.path().join("g").join(f), "").unwrap();
+        }
+        let l = Limits { cpu_shares: Some(1024), cpu_quota_us: Some(50_000), cpu_period_us: Some(100_000), memory_bytes: Some(1 << 20), pids: Some(7), oom_group: true };
+        group.limit(&l).unwrap();
+        let read = |f: &str| std::fs::read_to_string(dir.path().join("g").join(f)).unwrap();
+        assert_eq!(
+            [read("cpu.weight"), read("cpu.max"), read("memory.max"), read("memory.swap.max"), read("memory.oom.group"), read("pids.max")],
+            ["39", "50000 100000", "1048576", "0", "1", "7"]
+        );
+    }
+
+    #[test]
+    fn usage_of_v2_subtracts_inactive_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("g")).unwrap();
+        for (f, text) in [
+            ("cpu.stat", "usage_usec 12\nuser_usec 5\n"),
+            ("memory.current", "1000\n"),
+            ("memory.stat", "anon 5\ninactive_file 300\n"),
+            ("pids.current", "3\n"),
+            ("memory.events", "oom 1\noom_kill 2\n"),
+        ] {
+            std::fs::write(dir.path().join("g").join(f), text).unwrap();
+        }
+        let group = recorded_v2(dir.path()).group("g").unwrap();
+        assert_eq!(group.usage(), Usage { cpu_ns: 12_000, memory_bytes: 1000, working_set_bytes: 700, pids: 3 });
+        assert_eq!(group.oom_kills(), 2);
+    }
+
+    /// This machine's own trees; needs root.
+    #[test]
+    fn a_real_group_holds_and_kills_a_process() {
+        let layout = Layout::discover().unwrap();
+        let group = layout.group(&format!("keles-linux-test-{}", std::process::id())).unwrap();
+        group.create().unwrap();
+        group.limit(&Limits { memory_bytes: Some(32 << 20), pids: Some(9), cpu_shares: Some(512), ..Limits::default() }).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for h in &layout.hierarchies {
+            write(&group.folder(h).join("cgroup.procs"), &child.id().to_string()).unwrap();
+        }
+        assert_eq!(group.members(), [child.id() as i32]);
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        group.destroy().unwrap();
+        assert!(!group.exists());
+        assert!(!waiter.join().unwrap().success());
+    }
+}

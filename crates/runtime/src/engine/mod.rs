@@ -1,0 +1,354 @@
+//! [`Engine`]: the runtime in process. It owns the state folder and the list of pods; shims own the processes.
+//!
+//! Entry point: [`Engine::open`]. Files are the truth: a sandbox is complete once its state file exists, a container once its
+//! configuration does; what is incomplete is removed at the next open ([`recovery`]). States change only by what a shim
+//! says ([`Inner::observe`]) or by its end ([`Inner::shim_gone`]); nothing polls.
+
+mod client;
+mod container;
+mod recovery;
+mod sandbox;
+mod streams;
+
+use crate::api::{
+    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ExecRequest, ExecStream, PodRuntime, Resources, Result, RuntimeError, SandboxConfig,
+    SandboxStatus, Stats,
+};
+use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
+use async_trait::async_trait;
+use client::{RequestError, ShimClient};
+use keles_linux::cgroup::{Group, Layout, Limits};
+use keles_linux::mount;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+
+/// Events a slow subscriber may lag behind before it must list anew.
+const EVENT_QUEUE: usize = 1024;
+
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Survives reboots: configurations, exit codes, containers' written layers.
+    pub state_dir: PathBuf,
+    /// Sockets and pinned network namespaces; short, because a socket's path has at most 107 bytes.
+    pub run_dir: PathBuf,
+    /// Our group below each cgroup tree's top: `keles`.
+    pub cgroup_root: String,
+    /// Run as `EXE shim --sandbox FOLDER`.
+    pub shim_exe: PathBuf,
+    /// Of this program, for [`PodRuntime::version`].
+    pub version: String,
+}
+
+impl EngineOptions {
+    /// With this very program as shim.
+    pub fn new(state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>, cgroup_root: impl Into<String>) -> Self {
+        EngineOptions {
+            state_dir: state_dir.into(),
+            run_dir: run_dir.into(),
+            cgroup_root: cgroup_root.into(),
+            shim_exe: std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| "/proc/self/exe".into()),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// Cheap to clone. Dropping the last one leaves all pods running.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    options: EngineOptions,
+    layout: Layout,
+    /// The shim's program on a read-only mount (CVE-2019-5736).
+    executable: OwnedFd,
+    sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    events: broadcast::Sender<ContainerEvent>,
+}
+
+struct Sandbox {
+    file: SandboxFile,
+    state: Mutex<SandboxState>,
+    client: Mutex<Option<Arc<ShimClient>>>,
+    /// Stop and remove do not overlap.
+    lifecycle: tokio::sync::Mutex<()>,
+    ready: AtomicBool,
+}
+
+struct Container {
+    bundle: Bundle,
+    pod_uid: String,
+    group: Group,
+    status: watch::Sender<ContainerStatus>,
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RuntimeError {
+    let what = what.into();
+    move |source| RuntimeError::Io { what, source }
+}
+
+fn step<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
+    move |e| RuntimeError::Step { step, message: e.to_string() }
+}
+
+/// Runs file and cgroup work off the server's own threads.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(t) => t,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+/// 64 hex digits.
+fn new_id() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+fn limits(r: &Resources, of_container: bool) -> Limits {
+    Limits {
+        cpu_shares: r.cpu_shares,
+        cpu_quota_us: r.cpu_quota_us,
+        cpu_period_us: r.cpu_period_us,
+        memory_bytes: r.memory_limit_bytes.filter(|b| *b != 0),
+        pids: r.pids_limit.filter(|n| *n != 0),
+        oom_group: of_container,
+    }
+}
+
+impl Engine {
+    /// Reads the state folder, connects to the shims that live, removes what was left half made.
+    pub async fn open(options: EngineOptions) -> Result<Engine> {
+        for folder in [options.state_dir.join("sandboxes"), options.state_dir.join("containers"), options.run_dir.join("netns"), options.run_dir.join("shim")] {
+            std::fs::create_dir_all(&folder).map_err(io_error(format!("make {}", folder.display())))?;
+        }
+        let layout = Layout::discover().map_err(step("find cgroups"))?;
+        let executable = mount::read_only_executable(&options.shim_exe).map_err(io_error(format!("open {}", options.shim_exe.display())))?;
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        let inner = Inner { options, layout, executable, sandboxes: Mutex::default(), containers: Mutex::default(), events };
+        let engine = Engine { inner: Arc::new(inner) };
+        recovery::recover(&engine.inner).await?;
+        Ok(engine)
+    }
+}
+
+impl Inner {
+    fn sandbox_folder(&self, id: &str) -> PathBuf {
+        self.options.state_dir.join("sandboxes").join(id)
+    }
+    fn container_folder(&self, id: &str) -> PathBuf {
+        self.options.state_dir.join("containers").join(id)
+    }
+    fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        let found = self.sandboxes.lock().expect("no panic while held").get(id).cloned();
+        found.ok_or_else(|| RuntimeError::NotFound { what: "sandbox", id: id.to_owned() })
+    }
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let found = self.containers.lock().expect("no panic while held").get(id).cloned();
+        found.ok_or_else(|| RuntimeError::NotFound { what: "container", id: id.to_owned() })
+    }
+    fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
+        self.containers.lock().expect("no panic while held").values().filter(|c| c.bundle.sandbox_id == sandbox_id).cloned().collect()
+    }
+    fn client_of(&self, container: &Container) -> Result<Arc<ShimClient>> {
+        self.sandbox(&container.bundle.sandbox_id)?.client()
+    }
+
+    /// A shim tells of a change.
+    pub(crate) fn observe(&self, event: Event) {
+        let id = match &event {
+            Event::Started { id, .. } | Event::Exited { id, .. } => id,
+            Event::ExecExited { .. } => return,
+        };
+        let Ok(container) = self.container(id) else { return };
+        match event {
+            Event::Started { started, .. } => self.set_started(&container, &started),
+            Event::Exited { exit, .. } => self.set_exit(&container, &exit),
+            Event::ExecExited { .. } => {}
+        }
+    }
+
+    fn set_started(&self, c: &Container, started: &Started) {
+        let changed = c.status.send_if_modified(|s| {
+            let changed = s.state == ContainerState::Created;
+            if changed {
+                (s.state, s.pid, s.started_at_unix_ns) = (ContainerState::Running, Some(started.pid), started.at_unix_ns);
+            }
+            changed
+        });
+        if changed {
+            self.emit(c, ContainerState::Running);
+        }
+    }
+
+    fn set_exit(&self, c: &Container, exit: &Exit) {
+        let changed = c.status.send_if_modified(|s| {
+            let changed = s.state != ContainerState::Exited;
+            if changed {
+                apply_exit(s, exit);
+            }
+            changed
+        });
+        if changed {
+            self.emit(c, ContainerState::Exited);
+        }
+    }
+
+    fn emit(&self, c: &Container, state: ContainerState) {
+        // Nobody listening is fine.
+        let _ = self.events.send(ContainerEvent { pod_uid: c.pod_uid.clone(), sandbox_id: c.bundle.sandbox_id.clone(), container_id: c.bundle.id.clone(), state });
+    }
+
+    /// The shim's end, asked for or not: its containers cannot go on.
+    pub(crate) fn shim_gone(self: &Arc<Self>, sandbox_id: &str) {
+        let Ok(sandbox) = self.sandbox(sandbox_id) else { return };
+        sandbox.ready.store(false, Ordering::Release);
+        sandbox.client.lock().expect("no panic while held").take();
+        let (inner, id) = (self.clone(), sandbox_id.to_owned());
+        tokio::task::spawn_blocking(move || inner.end_lost_containers(&id));
+    }
+
+    /// Containers without a shim: ended, with the code the shim wrote if it saw the end.
+    fn end_lost_containers(&self, sandbox_id: &str) {
+        for c in self.containers_of(sandbox_id) {
+            let state = c.status.borrow().state;
+            if matches!(state, ContainerState::Running | ContainerState::Unknown) {
+                c.group.kill();
+            }
+            match recovery::read_exit(&self.container_folder(&c.bundle.id)) {
+                Some(exit) => self.set_exit(&c, &exit),
+                None if state != ContainerState::Created => self.set_exit(&c, &lost(c.status.borrow().started_at_unix_ns)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The end of a container that nobody saw.
+fn lost(started_at_unix_ns: i64) -> Exit {
+    let message = "The container ended while no shim watched it; its exit code is not known".to_owned();
+    Exit { code: UNKNOWN_CODE, signal: 0, reason: "Unknown".into(), message, started_at_unix_ns, finished_at_unix_ns: now_unix_ns() }
+}
+
+fn apply_exit(s: &mut ContainerStatus, exit: &Exit) {
+    s.state = ContainerState::Exited;
+    s.pid = None;
+    s.exit_code = exit.code;
+    s.signal = exit.signal;
+    s.reason.clone_from(&exit.reason);
+    s.message.clone_from(&exit.message);
+    s.finished_at_unix_ns = exit.finished_at_unix_ns;
+    if exit.started_at_unix_ns != 0 {
+        s.started_at_unix_ns = exit.started_at_unix_ns;
+    }
+}
+
+impl Sandbox {
+    fn client(&self) -> Result<Arc<ShimClient>> {
+        let client = self.client.lock().expect("no panic while held").clone();
+        client.ok_or_else(|| RuntimeError::Step { step: "reach sandbox", message: format!("sandbox {} is not running", self.file.id) })
+    }
+
+    fn status(&self) -> SandboxStatus {
+        let state = self.state.lock().expect("no panic while held");
+        SandboxStatus {
+            id: self.file.id.clone(),
+            config: self.file.config.clone(),
+            ready: self.ready.load(Ordering::Acquire) && !state.stopped,
+            created_at_unix_ns: self.file.created_at_unix_ns,
+            netns: self.file.netns.clone(),
+            ips: state.ips.clone(),
+        }
+    }
+}
+
+/// A failed request as the caller sees it.
+fn refused(step: &'static str) -> impl FnOnce(RequestError) -> RuntimeError {
+    move |e| RuntimeError::Step { step, message: e.to_string() }
+}
+
+fn file_exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+#[async_trait]
+impl PodRuntime for Engine {
+    fn version(&self) -> String {
+        format!("keles://{}", self.inner.options.version)
+    }
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
+        self.inner.run_sandbox(config).await
+    }
+    async fn set_network(&self, sandbox_id: &str, ips: Vec<String>) -> Result<()> {
+        self.inner.set_network(sandbox_id, ips)
+    }
+    async fn stop_sandbox(&self, sandbox_id: &str) -> Result<()> {
+        self.inner.stop_sandbox(sandbox_id).await
+    }
+    async fn remove_sandbox(&self, sandbox_id: &str) -> Result<()> {
+        self.inner.remove_sandbox(sandbox_id).await
+    }
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {
+        Ok(self.inner.sandboxes.lock().expect("no panic while held").values().map(|s| s.status()).collect())
+    }
+    async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
+        self.inner.create_container(sandbox_id, config).await
+    }
+    async fn start_container(&self, id: &str) -> Result<()> {
+        self.inner.start_container(id).await
+    }
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        self.inner.stop_container(id, grace).await
+    }
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        self.inner.remove_container(id).await
+    }
+    async fn list_containers(&self) -> Result<Vec<ContainerStatus>> {
+        Ok(self.inner.containers.lock().expect("no panic while held").values().map(|c| c.status.borrow().clone()).collect())
+    }
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        Ok(self.inner.container(id)?.status.borrow().clone())
+    }
+    async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecStream> {
+        self.inner.exec(id, request).await
+    }
+    async fn exec_sync(&self, id: &str, args: Vec<String>, timeout: Duration) -> Result<ExecOutput> {
+        self.inner.exec_sync(id, args, timeout).await
+    }
+    async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream> {
+        self.inner.attach(id, request).await
+    }
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream> {
+        self.inner.port_forward(sandbox_id, port).await
+    }
+    async fn stats(&self, id: &str) -> Result<Stats> {
+        self.inner.stats(id).await
+    }
+    async fn reopen_log(&self, id: &str) -> Result<()> {
+        self.inner.reopen_log(id).await
+    }
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        self.inner.update_resources(id, resources).await
+    }
+    fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.inner.events.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_nobody_saw_is_not_told_as_success() {
+        let exit = lost(5);
+        assert_eq!((exit.code, exit.reason.as_str(), exit.started_at_unix_ns), (255, "Unknown", 5));
+    }
+}

@@ -1,0 +1,102 @@
+//! /dev: a tmpfs with the devices every container has, terminals, shared memory, message queues.
+
+use super::Plan;
+use super::root::mount_filesystem;
+use crate::wire::{Failure, at};
+use keles_linux::mount::{self, Attributes, FsOption};
+use keles_linux::rooted::RootDir;
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, symlinkat};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Name, major, minor.
+const DEFAULT: &[(&str, u32, u32)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: &[(&str, &str)] = &[("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"), ("pts/ptmx", "ptmx")];
+/// Folders of the host's /dev that are mounts of their own and not devices to hand over.
+const NOT_DEVICES: &[&str] = &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
+pub fn mount_dev(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
+    let nosuid = Attributes::MOUNT_ATTR_NOSUID;
+    let quiet = nosuid | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOEXEC;
+    mount_filesystem(root, "/dev", "tmpfs", &[FsOption::Text("mode", "755"), FsOption::Text("size", "65536k")], nosuid | Attributes::MOUNT_ATTR_STRICTATIME)?;
+    mount_filesystem(
+        root,
+        "/dev/pts",
+        "devpts",
+        &[FsOption::Text("ptmxmode", "0666"), FsOption::Text("mode", "0620"), FsOption::Text("gid", "5")],
+        nosuid | Attributes::MOUNT_ATTR_NOEXEC,
+    )?;
+    mount_filesystem(root, "/dev/mqueue", "mqueue", &[], quiet)?;
+    mount_shm(root, plan)?;
+    let dev = root.resolve(Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).map_err(at("open /dev"))?;
+    for (name, major, minor) in DEFAULT {
+        mknodat(&dev, *name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(*major, *minor)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
+    }
+    for (target, name) in LINKS {
+        symlinkat(*target, &dev, *name).map_err(|e| Failure::new("link device", format!("{name}: {e}")))?;
+    }
+    if Path::new("/proc/kcore").exists() {
+        symlinkat("/proc/kcore", &dev, "core").map_err(at("link /dev/core"))?;
+    }
+    add_host_devices(root, &dev, plan)
+}
+
+fn mount_shm(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
+    let tree = match plan.shm {
+        Some(pods) => mount::clone_tree(pods, Path::new(""), false),
+        None => mount::clone_tree(CWD, Path::new("/dev/shm"), false),
+    }
+    .map_err(at("open shared memory"))?;
+    let target = root.make_folder(Path::new("/dev/shm")).map_err(at("make /dev/shm"))?;
+    mount::attach(tree.as_fd(), target.as_fd()).map_err(at("mount /dev/shm"))
+}
+
+/// All devices of the host for privileged containers, else those the container lists.
+fn add_host_devices(root: &RootDir, dev: &OwnedFd, plan: &Plan<'_>) -> Result<(), Failure> {
+    let mut devices = plan.bundle.config.devices.clone();
+    if plan.bundle.config.security.privileged {
+        collect(Path::new("/dev"), &mut devices);
+    }
+    for path in devices {
+        let failed = |e: std::io::Error| Failure::new("make device", format!("{}: {e}", path.display()));
+        let meta = std::fs::metadata(&path).map_err(failed)?;
+        let kind = if meta.file_type().is_block_device() { FileType::BlockDevice } else { FileType::CharacterDevice };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let folder = if parent == Path::new("/dev") { dev.try_clone() } else { root.make_folder(parent) }.map_err(failed)?;
+        match mknodat(&folder, name, kind, Mode::from_raw_mode(meta.mode() & 0o777), meta.rdev()) {
+            Ok(()) => rustix::fs::chownat(&folder, name, Some(rustix::fs::Uid::from_raw(meta.uid())), Some(rustix::fs::Gid::from_raw(meta.gid())), rustix::fs::AtFlags::empty())
+                .map_err(|e| failed(e.into()))?,
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && !NOT_DEVICES.iter().any(|n| entry.file_name() == *n) {
+            collect(&entry.path(), out);
+        } else if (kind.is_char_device() || kind.is_block_device()) && entry.file_name() != "console" && entry.file_name() != "ptmx" {
+            out.push(entry.path());
+        }
+    }
+}
+
+/// v1 device rules of a container, in `devices.allow`'s words.
+pub fn rules(privileged: bool, devices: &[PathBuf]) -> Vec<String> {
+    if privileged {
+        return vec!["a *:* rwm".into()];
+    }
+    // Nodes may be made, only these may be opened; 5:1 console, 5:2 ptmx, 136 terminals.
+    let mut rules: Vec<String> = ["c *:* m", "b *:* m", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm"].map(String::from).into();
+    rules.extend(DEFAULT.iter().map(|(_, major, minor)| format!("c {major}:{minor} rwm")));
+    for path in devices {
+        let Ok(meta) = std::fs::metadata(path) else { continue };
+        let kind = if meta.file_type().is_block_device() { 'b' } else { 'c' };
+        rules.push(format!("{kind} {}:{} rwm", rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
+    }
+    rules
+}

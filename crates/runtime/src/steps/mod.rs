@@ -1,0 +1,137 @@
+//! Setting up a container from inside its first process, one file a step.
+//!
+//! Entry points: [`container`] and [`exec`], which run in a fresh child of the shim and return only on failure. The order
+//! follows the OCI runtime specification and runc where the order is visible: mounts before pivot, seccomp without
+//! no_new_privs before capabilities go, PATH lookup as the container's user.
+
+mod cgroup_view;
+mod command;
+pub mod devices;
+mod masks;
+mod mounts;
+mod privileges;
+mod root;
+pub mod terminal;
+mod user;
+
+use crate::api::NamespaceMode;
+use crate::wire::{Bundle, Failure, SandboxFile, at};
+use keles_linux::cgroup::Group;
+use keles_linux::seccomp::Profile;
+use keles_linux::{mount, process, signal};
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The standard streams of a process that gets no terminal. Absent: /dev/null.
+#[derive(Default)]
+pub struct Streams {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What a child of the shim needs to become a container's process.
+pub struct Plan<'a> {
+    pub sandbox: &'a SandboxFile,
+    pub bundle: &'a Bundle,
+    pub group: &'a Group,
+    pub born_inside: bool,
+    pub args: &'a [String],
+    pub tty: bool,
+    pub streams: Streams,
+    /// Where the terminal and errors are sent; closed by a successful exec.
+    pub report: BorrowedFd<'a>,
+    /// The pod's /dev/shm; absent with the host's IPC namespace.
+    pub shm: Option<BorrowedFd<'a>>,
+}
+
+/// Mount and cgroup namespace of a running container.
+pub struct Joined {
+    pub mount: OwnedFd,
+    pub cgroup: Option<OwnedFd>,
+}
+
+/// Becomes the container's first process.
+pub fn container(plan: Plan<'_>) -> Result<Infallible, Failure> {
+    let profile = begin(&plan)?;
+    process::unshare(process::CLONE_NEWNS | process::CLONE_NEWCGROUP).map_err(at("new mount namespace"))?;
+    // Before the host's propagation is cut off: a bidirectional mount must stay a peer of its source.
+    let sources = mounts::open_sources(&plan.bundle.config.mounts)?;
+    mount::stop_propagating_to_host().map_err(at("cut off mount propagation"))?;
+    let root = root::mount(plan.bundle, &plan.sandbox.containers.join(&plan.bundle.id))?;
+    root::mount_proc(&root)?;
+    devices::mount_dev(&root, &plan)?;
+    root::mount_sys(&root, plan.bundle.config.security.privileged)?;
+    cgroup_view::mount(&root, &plan.sandbox.layout, plan.bundle.config.security.privileged)?;
+    mounts::attach(&root, sources)?;
+    mount::pivot(root.as_fd()).map_err(at("pivot_root"))?;
+    masks::apply(&plan.bundle.config.security)?;
+    if plan.bundle.config.security.read_only_root {
+        root::make_read_only()?;
+    }
+    finish(plan, true, profile)
+}
+
+/// Becomes one more process of a running container.
+pub fn exec(plan: Plan<'_>, namespaces: Joined) -> Result<Infallible, Failure> {
+    let profile = begin(&plan)?;
+    if let Some(cgroup) = &namespaces.cgroup {
+        process::join_namespace(cgroup.as_fd(), process::CLONE_NEWCGROUP).map_err(at("join cgroup namespace"))?;
+    }
+    process::join_namespace(namespaces.mount.as_fd(), process::CLONE_NEWNS).map_err(at("join mount namespace"))?;
+    finish(plan, false, profile)
+}
+
+/// What must happen while the host's files can be seen. Returns a Localhost seccomp profile.
+fn begin(plan: &Plan<'_>) -> Result<Option<Profile>, Failure> {
+    process::hide_from_tracers().map_err(at("hide from tracers"))?;
+    signal::reset_for_exec();
+    plan.group.join(plan.born_inside).map_err(at("join cgroup"))?;
+    rustix::process::setsid().map_err(at("new session"))?;
+    raise_oom_score(plan.bundle.config.resources.oom_score_adj)?;
+    privileges::load_profile(&plan.bundle.config.security)
+}
+
+/// Identity, streams, privileges, command: the same for a container's first and later processes.
+fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>) -> Result<Infallible, Failure> {
+    let config = &plan.bundle.config;
+    let user = user::resolve(&config.security)?;
+    if plan.tty {
+        terminal::open(plan.report, user.uid, first)?;
+    } else {
+        terminal::install_streams(&plan.streams, user.uid)?;
+    }
+    raise_file_limit();
+    let env = command::environment(&plan.sandbox.config, config, &user.home, plan.tty);
+    command::enter_working_folder(&config.working_dir)?;
+    privileges::drop_to(&config.security, profile.as_ref(), &user)?;
+    command::run(plan.args, &env)
+}
+
+/// Raises only: lowering needs CAP_SYS_RESOURCE, whose absence is told in the shim's log and is no failure.
+fn raise_oom_score(wanted: Option<i32>) -> Result<(), Failure> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let path = "/proc/self/oom_score_adj";
+    match std::fs::write(path, wanted.to_string()) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            eprintln!("oom_score_adj {wanted} refused by the kernel, keeping {}: give the server CAP_SYS_RESOURCE", std::fs::read_to_string(path).unwrap_or_default().trim());
+            Ok(())
+        }
+        r => r.map_err(at("set oom_score_adj")),
+    }
+}
+
+/// The limit of open files that containers get elsewhere, whatever the server's own soft limit is.
+fn raise_file_limit() {
+    const FILES: u64 = 1 << 20;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let maximum = now.maximum.unwrap_or(FILES).min(FILES);
+    // Lowering a hard limit cannot fail; keeping the old one is fine too.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
+}
+
+/// Whether this pod's containers have a pid namespace each.
+pub fn own_pid_namespace(mode: NamespaceMode) -> bool {
+    mode == NamespaceMode::Container
+}

@@ -35,7 +35,7 @@ mod server;
 mod service_env;
 mod status_writer;
 
-pub use config::{KubeletConfig, ServerTls};
+pub use config::{DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
 pub use image_store::{ImageStore, NodeImage};
 pub use naming::ClusterDns;
 pub use pod_network::{HostPort, NetworkError, PodNetwork};

@@ -5,6 +5,7 @@
 //! back in canonical form. The first wrong value in document order is the error; strict findings are collected, at most
 //! [`STRICT_ERRORS_MAX`]. Invariant: what comes out is canonical ([`crate::canonical`]) and holds only what the type has.
 
+mod go_types;
 mod leaf;
 mod syntax;
 mod walk;
@@ -86,7 +87,15 @@ pub fn check_tree(object: Value, ty: TypeRef, kind: &str, validation: FieldValid
 
 /// The same checks on a tree; the caller words the error.
 pub fn conform(object: Value, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
-    let mut context = Context::default();
+    conform_with(object, ty, validation, Context::default())
+}
+
+/// As [`conform`], in the words of upstream's converter from trees, which strategic merge patches meet instead of its decoder.
+pub fn convert(object: Value, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    conform_with(object, ty, validation, Context::of_converter())
+}
+
+fn conform_with(object: Value, ty: TypeRef, validation: FieldValidation, mut context: Context) -> Result<Decoded, DecodeError> {
     let value = Seed { ty: Some(ty), context: &mut context }.deserialize(object.into_deserializer()).map_err(|e: serde_json::Error| DecodeError::Syntax(e.to_string()))?;
     settle(value, context, ty, validation)
 }

@@ -1,28 +1,178 @@
 //! JSON patch, merge patch, strategic merge patch: pure functions from a document and a patch to a document.
+//!
+//! Entry point: [`patch`], which reads a request body, applies it, checks the result against its type and words every error as upstream
+//! does; the three kinds are public by themselves. Source: k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
+//! Deliberately absent: retries on conflict, defaulting and validation (the registry's pipeline).
 
-use keles_api::{Status, TypeRef};
+mod json_patch;
+mod merge_patch;
+mod strategic;
+
+pub use json_patch::json_patch;
+pub use merge_patch::merge_patch;
+pub use strategic::strategic_merge_patch;
+
+use keles_api::decode::{self, DecodeError, Decoded, FieldValidation, Format};
+use keles_api::status::Details;
+use keles_api::{Path, Problems, Status, TypeRef};
 use serde_json::Value;
 
-/// Why a patch was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum PatchError {
-    #[error("{0}")]
-    Malformed(String),
+/// As upstream's limit.
+pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
+/// No patch may make an object larger than a request may be.
+pub const RESULT_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
 }
 
-impl PatchError {
-    /// The answer upstream gives for it.
-    pub fn to_status(&self, _group: &str, _kind: &str, _name: &str) -> Status {
-        Status::not_implemented("patch")
+impl PatchKind {
+    /// By media type, parameters aside.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        match media_type.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Some(PatchKind::Json),
+            "application/merge-patch+json" => Some(PatchKind::Merge),
+            "application/strategic-merge-patch+json" => Some(PatchKind::Strategic),
+            _ => None,
+        }
     }
 }
 
-pub fn json_patch(_doc: &Value, _patch: &[u8]) -> Result<Value, PatchError> {
-    Err(PatchError::Malformed("not built".into()))
+/// Why a patch was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch itself makes no sense.
+    #[error("{0}")]
+    Malformed(String),
+    /// A sound patch that does not apply to this document: a missing path, a failed test.
+    #[error("{0}")]
+    DoesNotApply(String),
+    /// The strategic merge cannot be done: a list item without its merge key.
+    #[error("{0}")]
+    Unmergeable(String),
+    #[error("The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {0}")]
+    TooManyOperations(usize),
+    #[error("the patched object is larger than {RESULT_BYTES_MAX} bytes")]
+    TooLarge,
+    /// The patched document does not fit its type; `shown` is what upstream prints of it.
+    #[error("{why}")]
+    Misfit { shown: String, why: String },
 }
-pub fn merge_patch(_doc: &Value, _patch: &Value) -> Result<Value, PatchError> {
-    Err(PatchError::Malformed("not built".into()))
+
+impl PatchError {
+    /// The answer upstream gives for it. A misfit names no object: upstream words it ` "" is invalid`.
+    pub fn to_status(&self) -> Status {
+        match self {
+            PatchError::Malformed(why) => Status::bad_request(why.clone()),
+            PatchError::DoesNotApply(_) => Status::failure(422, "Invalid", "the server rejected our request due to an error in our request").with_details(Details::default()),
+            PatchError::Unmergeable(why) => Status::failure(500, "", why.clone()),
+            PatchError::TooManyOperations(_) | PatchError::TooLarge => Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {self}")),
+            PatchError::Misfit { shown, why } => {
+                let mut p = Problems::new();
+                p.invalid(&Path::new("patch"), shown.as_str(), why.as_str());
+                Status::invalid("", "", "", &p)
+            }
+        }
+    }
 }
-pub fn strategic_merge_patch(_doc: &Value, _patch: &Value, _ty: TypeRef) -> Result<Value, PatchError> {
-    Err(PatchError::Malformed("not built".into()))
+
+/// Applies a request body to `current` (in the version of the request) and checks the result against its type.
+pub fn patch(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validation: FieldValidation) -> Result<Decoded, Status> {
+    apply(kind, current, body, ty, validation).map_err(|e| e.to_status())
+}
+
+/// As [`patch`], with the error unworded.
+pub fn apply(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validation: FieldValidation) -> Result<Decoded, PatchError> {
+    let (parsed, duplicates) = decode::parse_strict(body, Format::Json).map_err(|e| PatchError::Malformed(malformed(&e)))?;
+    let patched = match kind {
+        PatchKind::Json => json_patch::apply(current, &parsed)?,
+        PatchKind::Merge => merge_patch(current, &parsed)?,
+        PatchKind::Strategic => strategic_merge_patch(current, &parsed, ty)?,
+    };
+    let shown = |patched: &Value| if kind == PatchKind::Strategic { go_print(&parsed) } else { patched.to_string() };
+    let conform = if kind == PatchKind::Strategic { decode::convert } else { decode::conform };
+    let text = shown(&patched);
+    if text.len() > RESULT_BYTES_MAX {
+        return Err(PatchError::TooLarge);
+    }
+    let checked = conform(patched, ty, if validation == FieldValidation::Ignore { validation } else { FieldValidation::Warn });
+    let mut decoded = checked.map_err(|e| PatchError::Misfit { shown: text.clone(), why: e.to_string() })?;
+    if validation != FieldValidation::Ignore {
+        decoded.warnings.splice(0..0, duplicates);
+    }
+    if validation == FieldValidation::Strict && !decoded.warnings.is_empty() {
+        return Err(PatchError::Misfit { shown: text, why: DecodeError::Strict(decoded.warnings).to_string() });
+    }
+    Ok(decoded)
+}
+
+/// `error decoding patch: invalid character …`
+fn malformed(e: &DecodeError) -> String {
+    let text = e.to_string();
+    format!("error decoding patch: {}", text.trim_start_matches("couldn't get version/kind; json parse error: "))
+}
+
+/// A tree as Go's `%+v` prints it: `map[a:1 b:[x y]]`.
+pub fn go_print(v: &Value) -> String {
+    match v {
+        Value::Null => "<nil>".into(),
+        Value::String(s) => s.clone(),
+        Value::Array(a) => format!("[{}]", a.iter().map(go_print).collect::<Vec<_>>().join(" ")),
+        Value::Object(o) => {
+            let mut keys: Vec<&String> = o.keys().collect();
+            keys.sort_unstable();
+            format!("map[{}]", keys.into_iter().map(|k| format!("{k}:{}", go_print(&o[k]))).collect::<Vec<_>>().join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keles_api::schema::builtin;
+    use serde_json::json;
+
+    fn pod() -> TypeRef<'static> {
+        builtin().get("io.k8s.api.core.v1.Pod").unwrap()
+    }
+    fn refused(kind: PatchKind, patch: Value) -> Status {
+        let current = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "resources": {}}]}, "status": {}});
+        super::patch(kind, &current, patch.to_string().as_bytes(), pod(), FieldValidation::Strict).unwrap_err()
+    }
+
+    #[test]
+    fn a_patch_that_breaks_its_type_is_refused_in_upstreams_words() {
+        let s = refused(PatchKind::Strategic, json!({"spec": {"containers": [{"name": "c", "image": 7}]}}));
+        assert_eq!(
+            (s.code, s.message.as_str()),
+            (422, " \"\" is invalid: patch: Invalid value: \"map[spec:map[containers:[map[image:7 name:c]]]]\": cannot convert int64 to string")
+        );
+        assert_eq!(s.details.unwrap().causes[0].field, "patch");
+        assert!(refused(PatchKind::Strategic, json!({"spec": "x"})).message.ends_with("cannot restore struct from: string"));
+        assert!(
+            refused(PatchKind::Strategic, json!({"spec": {"securityContext": {"fsGroupChangePolicy": 7}}})).message.ends_with("cannot convert int64 to v1.PodFSGroupChangePolicy")
+        );
+        assert!(
+            refused(PatchKind::Merge, json!({"spec": {"priority": "x"}}))
+                .message
+                .contains("json: cannot unmarshal string into Go struct field PodSpec.spec.priority of type int32")
+        );
+        assert!(refused(PatchKind::Merge, json!({"spec": {"bogus": 1}})).message.ends_with("strict decoding error: unknown field \"spec.bogus\""));
+    }
+    #[test]
+    fn a_patch_that_does_not_apply_is_the_generic_422() {
+        let s = refused(PatchKind::Json, json!([{"op": "test", "path": "/spec/containers/0/name", "value": "x"}]));
+        assert_eq!((s.code, s.reason.as_str(), s.message.as_str()), (422, "Invalid", "the server rejected our request due to an error in our request"));
+    }
+    #[test]
+    fn text_that_is_no_patch_is_a_bad_request() {
+        let got = patch(PatchKind::Merge, &json!({}), b"{", pod(), FieldValidation::Warn).unwrap_err();
+        assert_eq!((got.code, got.message.as_str()), (400, "error decoding patch: unexpected end of JSON input"));
+        let many: Vec<Value> = (0..=JSON_PATCH_OPERATIONS_MAX).map(|_| json!({"op": "test", "path": "", "value": {}})).collect();
+        assert_eq!(patch(PatchKind::Json, &json!({}), Value::from(many).to_string().as_bytes(), pod(), FieldValidation::Warn).unwrap_err().code, 413);
+    }
 }

@@ -21,9 +21,14 @@ pub(super) struct Context {
     duplicates: Vec<String>,
     /// Go's struct that holds the field being read.
     holder: String,
+    /// Error texts of upstream's converter from trees instead of its JSON decoder's; strategic merge patches go through it.
+    converter: bool,
 }
 
 impl Context {
+    pub(super) fn of_converter() -> Self {
+        Context { converter: true, ..Context::default() }
+    }
     fn push(&mut self, field: &str) -> usize {
         let mark = self.path.len();
         if mark > 0 {
@@ -54,10 +59,23 @@ impl Context {
             self.error_at = self.path.clone();
         }
     }
-    fn wrong(&mut self, got: &str, want: &str) {
+    /// Last field of the path.
+    fn field(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default().split('[').next().unwrap_or_default()
+    }
+    fn go_name(&self, ty: TypeRef) -> String {
+        let plain = go_name(ty);
+        if plain == "string" { super::go_types::of(&self.holder, self.field()).map_or(plain, str::to_owned) } else { plain }
+    }
+    fn wrong(&mut self, got: Got, ty: TypeRef) {
         if self.error.is_some() {
             return;
         }
+        let want = self.go_name(ty);
+        if self.converter {
+            return self.fail(unconvertible(got, ty, &want));
+        }
+        let got = got.json();
         let place = if self.path.is_empty() {
             "Go value".to_owned()
         } else {
@@ -74,6 +92,60 @@ impl Context {
         let lines: Vec<String> = self.duplicates.iter().map(|key| format!("  line {}: key \"{key}\" already set in map", second_line_of(text, key))).collect();
         self.strict.retain(|s| !s.starts_with("duplicate field"));
         self.strict.insert(0, format!("yaml: unmarshal errors:\n{}", lines.join("\n")));
+    }
+}
+
+/// What a document holds where a value of another type should be.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Got {
+    Bool,
+    Integer,
+    Float,
+    String,
+    Array,
+    Object,
+}
+
+impl Got {
+    fn json(self) -> &'static str {
+        match self {
+            Got::Bool => "bool",
+            Got::Integer | Got::Float => "number",
+            Got::String => "string",
+            Got::Array => "array",
+            Got::Object => "object",
+        }
+    }
+    /// Go's kind of the value in an unstructured tree.
+    fn kind(self) -> &'static str {
+        match self {
+            Got::Bool => "bool",
+            Got::Integer => "int64",
+            Got::Float => "float64",
+            Got::String => "string",
+            Got::Array => "slice",
+            Got::Object => "map",
+        }
+    }
+}
+
+/// The text of upstream's unstructured converter (k8s.io/apimachinery/pkg/runtime/converter.go).
+fn unconvertible(got: Got, ty: TypeRef, want: &str) -> String {
+    let kind = got.kind();
+    match ty.shape() {
+        Shape::Object(_) => format!("cannot restore struct from: {kind}"),
+        Shape::List(_) | Shape::Scalar(Scalar::Bytes) => format!("cannot restore slice from {kind}"),
+        Shape::Map(_) => format!("cannot restore map from {kind}"),
+        Shape::Scalar(Scalar::Time | Scalar::MicroTime | Scalar::IntOrString | Scalar::Quantity) => format!("json: cannot unmarshal {} into Go value of type {want}", got.json()),
+        Shape::Scalar(s) => {
+            let numeric = matches!(s, Scalar::Int32 | Scalar::Int64 | Scalar::Double);
+            let convertible = match got {
+                Got::Integer => numeric || s == Scalar::String,
+                Got::Float => numeric,
+                _ => false,
+            };
+            if convertible { format!("cannot convert {kind} to {want}") } else { format!("unrecognized type: {}", leaf::go_type(s)) }
+        }
     }
 }
 
@@ -111,7 +183,7 @@ fn go_name(ty: TypeRef) -> String {
 }
 
 impl<'s> Seed<'s, '_> {
-    fn leaf(self, got: &str, f: impl FnOnce(Scalar) -> Result<Value, Option<String>>) -> Value {
+    fn leaf(self, got: Got, f: impl FnOnce(Scalar) -> Result<Value, Option<String>>) -> Value {
         let Some(ty) = self.ty.map(|t| t.branch(false)) else {
             return f(Scalar::Any).unwrap_or(Value::Null);
         };
@@ -121,8 +193,9 @@ impl<'s> Seed<'s, '_> {
         };
         match found {
             Ok(v) => return v,
+            Err(Some(why)) if self.context.converter && why.starts_with("illegal base64") => self.context.fail(format!("error decoding from json: {why}")),
             Err(Some(why)) => self.context.fail(why),
-            Err(None) => self.context.wrong(got, &go_name(ty)),
+            Err(None) => self.context.wrong(got, ty),
         }
         Value::Null
     }
@@ -178,19 +251,19 @@ impl<'de, 's> Visitor<'de> for Seed<'s, '_> {
         f.write_str("a JSON value")
     }
     fn visit_bool<E: Error>(self, v: bool) -> Result<Value, E> {
-        Ok(self.leaf("bool", |s| leaf::boolean(v, s)))
+        Ok(self.leaf(Got::Bool, |s| leaf::boolean(v, s)))
     }
     fn visit_i64<E: Error>(self, v: i64) -> Result<Value, E> {
-        Ok(self.leaf("number", |s| leaf::integer(v.into(), s)))
+        Ok(self.leaf(Got::Integer, |s| leaf::integer(v.into(), s)))
     }
     fn visit_u64<E: Error>(self, v: u64) -> Result<Value, E> {
-        Ok(self.leaf("number", |s| leaf::integer(v.into(), s)))
+        Ok(self.leaf(Got::Integer, |s| leaf::integer(v.into(), s)))
     }
     fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
-        Ok(self.leaf("number", |s| leaf::float(v, s)))
+        Ok(self.leaf(Got::Float, |s| leaf::float(v, s)))
     }
     fn visit_str<E: Error>(self, v: &str) -> Result<Value, E> {
-        Ok(self.leaf("string", |s| leaf::string(v, s)))
+        Ok(self.leaf(Got::String, |s| leaf::string(v, s)))
     }
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -206,7 +279,7 @@ impl<'de, 's> Visitor<'de> for Seed<'s, '_> {
             Some((t, shape)) => {
                 match shape {
                     Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
-                    _ => self.context.wrong("array", &go_name(t)),
+                    _ => self.context.wrong(Got::Array, t),
                 }
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Value::Null);
@@ -232,7 +305,7 @@ impl<'de, 's> Visitor<'de> for Seed<'s, '_> {
             Some((t, shape)) => {
                 match shape {
                     Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
-                    _ => self.context.wrong("object", &go_name(t)),
+                    _ => self.context.wrong(Got::Object, t),
                 }
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(Value::Null)

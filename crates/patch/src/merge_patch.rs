@@ -1,0 +1,56 @@
+//! JSON merge patch, RFC 7386.
+
+use crate::PatchError;
+use serde_json::{Map, Value};
+
+/// Null removes, objects merge, anything else replaces.
+pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::Malformed("Invalid JSON Patch".into()));
+    }
+    let mut out = doc.clone();
+    merge(&mut out, patch);
+    Ok(out)
+}
+
+fn merge(doc: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *doc = patch.clone();
+        return;
+    };
+    if !doc.is_object() {
+        *doc = Value::Object(Map::new());
+    }
+    let map = doc.as_object_mut().expect("made an object just above");
+    for (k, v) in changes {
+        if v.is_null() {
+            map.remove(k);
+        } else {
+            merge(map.entry(k.clone()).or_insert(Value::Null), v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nulls_remove_objects_merge_and_lists_replace() {
+        // The examples of RFC 7386, appendix A, that have objects as patches.
+        for (doc, patch, want) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            assert_eq!(merge_patch(&doc, &patch).unwrap(), want);
+        }
+        assert!(merge_patch(&json!({}), &json!([1])).is_err());
+    }
+}

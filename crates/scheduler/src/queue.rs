@@ -33,6 +33,8 @@ enum Place {
     InCycle {
         events: usize,
     },
+    /// A node is assumed for it; until the binding is known to have failed or worked, it is nobody's turn.
+    Binding,
 }
 
 struct Entry {

@@ -1,1 +1,237 @@
-//! placeholder
+//! A one-node cluster of the release binary, for tests: its own data folder, ports, bridge and cgroup; driven by kubectl alone.
+//!
+//! Entry point: [`Cluster::start`]. When a cluster is dropped its pods are deleted, the server is stopped, and
+//! [`Cluster::leftovers`] must be empty: a test that leaks fails. Where kubectl is missing, tests say so and pass, unless
+//! `KELES_TEST_NO_SKIP` is set, as CI sets it.
+
+use keles_testkit::image::Image;
+use serde_json::Value;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Name of the image every cluster of the tests has: busybox, serving its pod's name on port 8000.
+pub const WEB: &str = "e2e/web:v1";
+/// The same, saying v2.
+pub const WEB2: &str = "e2e/web:v2";
+const START: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub port: u16,
+    kubelet_port: u16,
+    server: Option<Child>,
+}
+
+/// True when the test cannot run here; says why. CI turns that into a failure.
+pub fn skip() -> bool {
+    let mut missing = Vec::new();
+    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
+        missing.push("kubectl is not installed");
+    }
+    if !Path::new(keles_testkit::image::BUSYBOX).exists() {
+        missing.push("Debian's busybox-static is not installed (make deps)");
+    }
+    if !Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n") {
+        missing.push("not root");
+    }
+    if missing.is_empty() {
+        return false;
+    }
+    assert!(std::env::var_os("KELES_TEST_NO_SKIP").is_none(), "must not be skipped here: {missing:?}");
+    eprintln!("SKIPPED: {}", missing.join(", "));
+    true
+}
+
+/// The binary under test: `$KELES`, or the release build.
+pub fn keles() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/keles");
+    std::env::var_os("KELES").map_or(built, PathBuf::from)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn text(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stdout).into_owned()
+}
+
+/// Tries until `f` gives something; the last failure is in the panic's text.
+pub fn until<T>(what: &str, limit: Duration, mut f: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        match f() {
+            Ok(v) => return v,
+            Err(e) => assert!(Instant::now() < end, "{what}: not within {limit:?}: {e}"),
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+impl Cluster {
+    pub const BRIDGE: &str = "ke2e";
+
+    /// Starts a server and waits for its node; the images [`WEB`] and [`WEB2`] are loaded.
+    pub fn start() -> Cluster {
+        let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
+        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), server: None };
+        c.start_server();
+        for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
+            c.load(name, &[("VERSION", version)]);
+        }
+        c.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=30s"]);
+        until("the default service account", START, || c.try_kubectl(&["get", "serviceaccount", "default"]));
+        c
+    }
+    fn load(&self, name: &str, env: &[(&str, &str)]) {
+        let archive = self.dir.path().join("image.tar");
+        let script = r#"mkdir -p /www && echo "$VERSION $(hostname)" > /www/index.html && echo "serving $VERSION" && exec httpd -f -v -p 8000 -h /www"#;
+        let image = env.iter().fold(Image::new(), |i, (k, v)| i.env(&format!("{k}={v}")));
+        image.busybox().expect("busybox").command(&["sh", "-c", script]).expose(8000).write(name, &archive).expect("writes");
+        let out = Command::new(keles()).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(self.data()).output().expect("the release binary (make build)");
+        assert!(out.status.success(), "keles load: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+    /// Starts the server on this cluster's data and waits until it is ready.
+    pub fn start_server(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).expect("a log");
+        let child = Command::new(keles())
+            .args(["server", "--bridge", Self::BRIDGE, "--cluster-cidr", "10.244.0.0/16", "--service-cidr", "10.245.0.0/16", "--node-name", "e2e"])
+            .args(["--https-listen-port", &self.port.to_string(), "--kubelet-port", &self.kubelet_port.to_string()])
+            .arg("--data-dir")
+            .arg(self.data())
+            .arg("--write-kubeconfig")
+            .arg(self.kubeconfig())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the release binary (make build)");
+        self.server = Some(child);
+        until("the server's readiness", START, || {
+            let ended = self.server.as_mut().and_then(|s| s.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
+            match self.try_kubectl(&["get", "--raw", "/readyz"]) {
+                Ok(s) if s.trim() == "ok" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+    pub fn kill_server(&mut self) {
+        let mut s = self.server.take().expect("running");
+        s.kill().and_then(|()| s.wait()).expect("SIGKILL ends it");
+    }
+    fn stop_server(&mut self) {
+        let Some(mut s) = self.server.take() else { return };
+        let _ = Command::new("kill").arg(s.id().to_string()).status();
+        let end = Instant::now() + START;
+        while Instant::now() < end && matches!(s.try_wait(), Ok(None)) {
+            std::thread::sleep(POLL);
+        }
+        let _ = s.kill();
+        let _ = s.wait();
+    }
+    fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new("kubectl");
+        c.arg("--kubeconfig").arg(self.kubeconfig()).args(args).stdin(Stdio::null());
+        c
+    }
+    /// Standard output, or standard error of a failure.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let o = self.command(args).output().map_err(|e| e.to_string())?;
+        if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).trim().to_owned()) }
+    }
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|e| panic!("kubectl {}: {e}", args.join(" ")))
+    }
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.kubectl(&[args, &["-o", "json"]].concat())).expect("kubectl prints JSON")
+    }
+    /// kubectl with a terminal's worth of input.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+        let mut child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).map_err(|e| e.to_string())?;
+        let o = child.wait_with_output().map_err(|e| e.to_string())?;
+        if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).trim().to_owned()) }
+    }
+    pub fn apply(&self, yaml: &str) -> String {
+        self.kubectl_with(&["apply", "-f", "-"], yaml).unwrap_or_else(|e| panic!("kubectl apply: {e}"))
+    }
+    /// A child process of kubectl whose output is read as it comes (logs -f, port-forward).
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("kubectl starts")
+    }
+    pub fn exec(&self, pod: &str, argv: &[&str]) -> String {
+        self.kubectl(&[&["exec", pod, "--"], argv].concat())
+    }
+    pub fn wait_ready(&self, pod: &str) {
+        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=30s"]);
+    }
+    /// Names of pods that are not going away.
+    pub fn pods(&self, selector: &str) -> Vec<String> {
+        let all = self.json(&["get", "pods", "-l", selector]);
+        let live = all["items"].as_array().expect("a list").iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null());
+        live.map(|p| p["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+    }
+    /// The body of `http://…` as the node gets it.
+    pub fn get(&self, url: &str) -> Result<String, String> {
+        let o = Command::new("curl").args(["-sS", "--max-time", "5", url]).output().map_err(|e| e.to_string())?;
+        if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).into_owned()) }
+    }
+
+    /// What of this cluster is still on the machine besides its files: processes, mounts, cgroups, interfaces.
+    pub fn leftovers(&self) -> Vec<String> {
+        let data = self.data().display().to_string();
+        let mut found = Vec::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's list");
+        found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| format!("mount {l}")));
+        for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
+            let read = |f: &str| std::fs::read(p.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
+            let cgroup = read("cgroup");
+            if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", Self::BRIDGE)) {
+                found.push(format!("process {}: {}", p.file_name().display(), read("cmdline")));
+            }
+        }
+        let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", Self::BRIDGE)]).output().expect("find");
+        found.extend(text(&find).lines().map(|l| format!("cgroup {l}")));
+        let links = Command::new("ip").args(["-o", "link", "show", "master", Self::BRIDGE]).output().expect("iproute2");
+        found.extend(text(&links).lines().map(|l| format!("interface {l}")));
+        found
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.server.is_none() && !std::thread::panicking() {
+            self.start_server();
+        }
+        let _ = self.try_kubectl(&["delete", "deployments,replicasets,pods", "--all", "--all-namespaces", "--force", "--grace-period=0", "--timeout=30s"]);
+        let gone = || if self.leftovers().is_empty() { Ok(()) } else { Err(self.leftovers().join("\n")) };
+        let end = Instant::now() + START;
+        while Instant::now() < end && gone().is_err() {
+            std::thread::sleep(POLL);
+        }
+        let (left, log) = (self.leftovers(), self.log());
+        self.stop_server();
+        let _ = Command::new("ip").args(["link", "del", Self::BRIDGE]).output();
+        let _ = Command::new("nft").args(["delete", "table", "ip", Self::BRIDGE]).output();
+        if std::thread::panicking() {
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            eprintln!("the server's last lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        } else {
+            assert!(left.is_empty(), "left behind after all pods were deleted:\n{}", left.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! kill -9 of the server: no container stops, no write is lost, everything is adopted again.
+
+use keles_e2e::{Cluster, WEB, skip, until};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn started_at(c: &Cluster, pod: &str) -> String {
+    c.json(&["get", "pod", pod])["status"]["containerStatuses"][0]["containerID"].to_string()
+}
+
+#[test]
+fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
+    if skip() {
+        return;
+    }
+    let mut c = Cluster::start();
+    c.kubectl(&["create", "deployment", "web", &format!("--image={WEB}"), "--replicas=3"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    let before: Vec<_> = c.pods("app=web").into_iter().map(|p| (started_at(&c, &p), p)).collect();
+    let ip = c.json(&["get", "pod", &before[0].1])["status"]["podIP"].as_str().expect("an address").to_owned();
+    for i in 0..20 {
+        c.kubectl(&["create", "configmap", &format!("acknowledged-{i}"), "--from-literal=a=b"]);
+    }
+    c.kill_server();
+    assert!(c.get(&format!("http://{ip}:8000/index.html")).expect("pods run without the server").starts_with("v1"));
+    c.start_server();
+    let maps = c.kubectl(&["get", "configmaps", "-o", "name"]);
+    assert_eq!(maps.lines().filter(|l| l.contains("acknowledged-")).count(), 20, "every acknowledged write is there");
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    let after: Vec<_> = c.pods("app=web").into_iter().map(|p| (started_at(&c, &p), p)).collect();
+    assert_eq!(before, after, "the same containers");
+    assert_eq!(c.exec(&before[0].1, &["hostname"]).trim(), before[0].1, "exec into an adopted container");
+    let _ = c.try_kubectl(&["exec", &before[1].1, "--", "sh", "-c", "kill -9 -1"]);
+    until("healing after the restart", SOON, || {
+        let s = c.json(&["get", "pod", &before[1].1])["status"]["containerStatuses"][0].clone();
+        if s["restartCount"] == 1 && s["ready"] == true { Ok(()) } else { Err(s.to_string()) }
+    });
+    // A pod deleted while nobody watches goes away at the next start.
+    c.kubectl(&["delete", "deployment", "web", "--wait=false"]);
+    c.kill_server();
+    c.start_server();
+    until("no pods", SOON, || {
+        let all = c.kubectl(&["get", "pods", "-o", "name"]);
+        if all.is_empty() { Ok(()) } else { Err(all) }
+    });
+    until("nothing left on the machine", SOON, || {
+        let left = c.leftovers();
+        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+    });
+}

@@ -179,6 +179,13 @@ pub fn default(v: &mut Value, name: &str, value: impl Into<Value>) {
     }
 }
 
+/// Sets a field that is missing or null: where upstream has a pointer, an empty string is a value.
+pub fn default_pointer(v: &mut Value, name: &str, value: impl Into<Value>) {
+    if v.get(name).is_none_or(Value::is_null) {
+        set(v, name, value);
+    }
+}
+
 /// Sets a number that is missing or 0, as upstream does where the field is no pointer.
 pub fn default_nonzero(v: &mut Value, name: &str, value: i64) {
     if v.get(name).and_then(Value::as_i64).unwrap_or(0) == 0 {
@@ -196,6 +203,11 @@ pub fn remove(v: &mut Value, name: &str) {
     if let Some(map) = v.as_object_mut() {
         map.remove(name);
     }
+}
+
+/// A client that creates an object says nothing of its status.
+pub fn clear_status(o: &mut Object) {
+    set(&mut o.0, "status", Value::Object(Map::new()));
 }
 
 /// Puts the old object's value of a top-level field back.

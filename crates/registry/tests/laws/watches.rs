@@ -215,3 +215,12 @@ async fn compaction_under_a_live_watch_is_not_noticed() {
     w.req("configmaps").create(&config("b", "1")).await.unwrap();
     assert_eq!(s.shorts(2).await, ["ADDED a 1", "ADDED b 1"]);
 }
+
+#[tokio::test]
+async fn one_name_in_the_path_is_watched_alone() {
+    let w = World::new().await;
+    let mut s = w.req("configmaps").named("a").query("watch=1").watch().await;
+    w.req("configmaps").create(&config("b", "1")).await.unwrap();
+    w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    assert_eq!(s.short().await, "ADDED a 1");
+}

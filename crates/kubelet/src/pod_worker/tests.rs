@@ -1,1 +1,394 @@
+//! The shell against a runtime, a network and an API that only write down what they are asked.
 
+use super::*;
+use crate::agent::Agent;
+use crate::config::KubeletConfig;
+use crate::events::Recorder;
+use crate::image_store::{ImageError, ImageStore, NodeImage, RegistryLogin};
+use crate::node_facts::NodeFacts;
+use crate::objects::ApiObjects;
+use crate::pod_network::{HostPort, NetworkError, PodNetwork};
+use crate::service_env::Services;
+use async_trait::async_trait;
+use http::{Request, Response};
+use keles_runtime::api::*;
+use kube::client::Body;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that was asked, in order, and a bell for each.
+#[derive(Default)]
+struct Diary {
+    lines: Mutex<Vec<String>>,
+    bell: Notify,
+}
+
+impl Diary {
+    fn write(&self, line: impl Into<String>) {
+        self.lines.lock().expect("not poisoned").push(line.into());
+        self.bell.notify_waiters();
+    }
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("not poisoned").clone()
+    }
+    fn position(&self, start: &str) -> Option<usize> {
+        self.lines().iter().position(|line| line.starts_with(start))
+    }
+    /// Waits until a line begins so.
+    async fn has(&self, start: &str) {
+        let wait = async {
+            loop {
+                let rung = self.bell.notified();
+                if self.position(start).is_some() {
+                    return;
+                }
+                rung.await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        assert!(found.is_ok(), "{start:?} never came; the diary says {:#?}", self.lines());
+    }
+}
+
+struct FakeRuntime {
+    diary: Arc<Diary>,
+    containers: Mutex<Vec<ContainerStatus>>,
+    events: broadcast::Sender<ContainerEvent>,
+}
+
+fn now_ns() -> i64 {
+    i64::try_from(Timestamp::now().as_nanosecond()).expect("this century")
+}
+
+impl FakeRuntime {
+    fn set(&self, id: &str, state: ContainerState, exit_code: i32) {
+        let mut containers = self.containers.lock().expect("not poisoned");
+        if let Some(container) = containers.iter_mut().find(|container| container.id == id) {
+            (container.state, container.exit_code, container.finished_at_unix_ns) = (state, exit_code, now_ns());
+        }
+    }
+}
+
+fn unused<T>(what: &'static str) -> Result<T> {
+    Err(RuntimeError::Step { step: what, message: "not part of this test".into() })
+}
+
+#[async_trait]
+impl PodRuntime for FakeRuntime {
+    fn version(&self) -> String {
+        "fake://1".into()
+    }
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
+        self.diary.write(format!("run_sandbox {}", config.uid));
+        let id = format!("sandbox-{}", config.uid);
+        Ok(SandboxStatus { id, config, ready: true, created_at_unix_ns: now_ns(), netns: Some("/netns".into()), ips: Vec::new() })
+    }
+    async fn set_network(&self, _: &str, _: Vec<String>) -> Result<()> {
+        Ok(())
+    }
+    async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        self.diary.write(format!("stop_sandbox {id}"));
+        Ok(())
+    }
+    async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        self.diary.write(format!("remove_sandbox {id}"));
+        Ok(())
+    }
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {
+        Ok(Vec::new())
+    }
+    async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
+        let id = format!("{}-{}", config.name, config.attempt);
+        let status = ContainerStatus {
+            id: id.clone(),
+            sandbox_id: sandbox_id.into(),
+            name: config.name,
+            attempt: config.attempt,
+            state: ContainerState::Created,
+            created_at_unix_ns: now_ns(),
+            started_at_unix_ns: now_ns(),
+            finished_at_unix_ns: 0,
+            exit_code: 0,
+            signal: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: config.image,
+            image_id: config.image_id,
+            log_path: config.log_path,
+            labels: config.labels,
+            annotations: config.annotations,
+            pid: None,
+        };
+        self.containers.lock().expect("not poisoned").push(status);
+        Ok(id)
+    }
+    async fn start_container(&self, id: &str) -> Result<()> {
+        self.set(id, ContainerState::Running, 0);
+        self.diary.write(format!("start {id}"));
+        Ok(())
+    }
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        self.set(id, ContainerState::Exited, 143);
+        self.diary.write(format!("stop {id} {}s", grace.as_secs()));
+        Ok(())
+    }
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        self.diary.write(format!("remove {id}"));
+        Ok(())
+    }
+    async fn list_containers(&self) -> Result<Vec<ContainerStatus>> {
+        Ok(self.containers.lock().expect("not poisoned").clone())
+    }
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        let found = self.containers.lock().expect("not poisoned").iter().find(|container| container.id == id).cloned();
+        found.ok_or(RuntimeError::NotFound { what: "container", id: id.into() })
+    }
+    async fn exec(&self, _: &str, _: ExecRequest) -> Result<ExecStream> {
+        unused("exec")
+    }
+    async fn exec_sync(&self, _: &str, args: Vec<String>, _: Duration) -> Result<ExecOutput> {
+        self.diary.write(format!("exec {}", args.join(" ")));
+        Ok(ExecOutput { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 })
+    }
+    async fn attach(&self, _: &str, _: ExecRequest) -> Result<ExecStream> {
+        unused("attach")
+    }
+    async fn port_forward(&self, _: &str, _: u16) -> Result<tokio::net::TcpStream> {
+        unused("port_forward")
+    }
+    async fn stats(&self, _: &str) -> Result<Stats> {
+        unused("stats")
+    }
+    fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.events.subscribe()
+    }
+}
+
+struct FakeNetwork {
+    diary: Arc<Diary>,
+    refuses: bool,
+}
+
+#[async_trait]
+impl PodNetwork for FakeNetwork {
+    async fn attach(&self, _: &Path, uid: &str, _: &[HostPort]) -> std::result::Result<Vec<String>, NetworkError> {
+        self.diary.write(format!("attach {uid}"));
+        if self.refuses { Err(NetworkError("no address is left".into())) } else { Ok(vec!["10.42.0.9".into()]) }
+    }
+    async fn detach(&self, uid: &str) -> std::result::Result<(), NetworkError> {
+        self.diary.write(format!("detach {uid}"));
+        Ok(())
+    }
+}
+
+struct FakeImages;
+
+#[async_trait]
+impl ImageStore for FakeImages {
+    async fn find(&self, _: &str) -> std::result::Result<Option<NodeImage>, ImageError> {
+        Ok(Some(NodeImage { id: "sha256:1".into(), cmd: vec!["run".into()], ..Default::default() }))
+    }
+    async fn pull(&self, _: &str, _: &[RegistryLogin]) -> std::result::Result<NodeImage, ImageError> {
+        Err(ImageError("not part of this test".into()))
+    }
+    async fn list(&self) -> std::result::Result<Vec<NodeImage>, ImageError> {
+        Ok(Vec::new())
+    }
+}
+
+/// An API that takes everything and writes down statuses, events and deletions.
+fn api(diary: Arc<Diary>) -> kube::Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let diary = diary.clone();
+        async move {
+            let (method, path) = (request.method().to_string(), request.uri().path().to_string());
+            let bytes = request.into_body().collect_bytes().await.unwrap_or_default();
+            let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let answer = match (method.as_str(), path.as_str()) {
+                ("PATCH", path) if path.ends_with("/status") => {
+                    diary.write(format!("status {}", body["status"]["phase"].as_str().unwrap_or("-")));
+                    json!({"metadata": {"name": "p", "resourceVersion": "2"}, "spec": {"containers": []}, "status": body["status"]})
+                }
+                ("DELETE", _) => {
+                    diary.write(format!("delete uid={} grace={}", body["preconditions"]["uid"], body["gracePeriodSeconds"]));
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+                }
+                ("POST", path) if path.ends_with("/events") => {
+                    diary.write(format!("event {} {}", body["reason"].as_str().unwrap_or("-"), body["message"].as_str().unwrap_or("-")));
+                    body
+                }
+                _ => json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}),
+            };
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(answer.to_string().into_bytes())))
+        }
+    });
+    kube::Client::new(service, "default")
+}
+
+struct Node {
+    diary: Arc<Diary>,
+    runtime: Arc<FakeRuntime>,
+    agent: Arc<Agent>,
+    _dir: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn node() -> Node {
+    node_with(false)
+}
+
+fn node_with(network_refuses: bool) -> Node {
+    let diary = Arc::new(Diary::default());
+    let dir = tempfile::tempdir().expect("tempdir");
+    let client = api(diary.clone());
+    let runtime = Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), events: broadcast::channel(16).0 });
+    let stop = CancellationToken::new();
+    let agent = Arc::new(Agent {
+        config: KubeletConfig::new("n1", "192.0.2.1".parse().expect("ip"), PathBuf::from(dir.path())),
+        events: Recorder::start(client.clone(), "n1"),
+        services: Services::watch(client.clone(), stop.clone()),
+        objects: ApiObjects::new(client.clone()),
+        client,
+        runtime: runtime.clone(),
+        images: Arc::new(FakeImages),
+        network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
+        facts: NodeFacts::default(),
+    });
+    Node { diary, runtime, agent, _dir: dir, stop }
+}
+
+fn pod(uid: &str, container: Value) -> Pod {
+    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 9, "containers": [container]});
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": uid, "resourceVersion": "1"}, "spec": spec})).expect("a pod")
+}
+
+fn plain(uid: &str) -> Pod {
+    pod(uid, json!({"name": "c", "image": "i"}))
+}
+
+fn deleted(mut pod: Pod) -> Arc<Pod> {
+    pod.metadata.deletion_timestamp = Some(crate::conditions_time(Timestamp::now()));
+    pod.metadata.deletion_grace_period_seconds = Some(9);
+    Arc::new(pod)
+}
+
+impl Node {
+    fn run(&self, pod: Pod, after: Option<watch::Receiver<bool>>) -> Handle {
+        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), None, after)
+    }
+}
+
+fn wish(handle: &Handle, pod: Arc<Pod>) {
+    handle.wish.send_modify(|wish| wish.pod = pod);
+}
+
+#[tokio::test]
+async fn the_api_object_goes_last_with_its_uid_and_no_grace() {
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("start c-0").await;
+    node.diary.has("status Running").await;
+    wish(&handle, deleted(plain("u1")));
+    node.diary.has("delete").await;
+    let order = ["stop c-0 9s", "detach u1", "stop_sandbox sandbox-u1", "remove c-0", "remove_sandbox sandbox-u1", "delete uid=\"u1\" grace=0"];
+    let positions: Vec<_> = order.iter().map(|line| node.diary.position(line)).collect();
+    assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{:#?}", node.diary.lines());
+}
+
+#[tokio::test]
+async fn a_pod_of_the_same_name_starts_after_the_old_one_gave_everything_back() {
+    let node = node();
+    let old = node.run(plain("old"), None);
+    node.diary.has("start c-0").await;
+    let new = node.run(plain("new"), Some(old.cleared.clone()));
+    wish(&old, deleted(plain("old")));
+    node.diary.has("run_sandbox new").await;
+    assert!(node.diary.position("remove_sandbox sandbox-old") < node.diary.position("run_sandbox new"), "{:#?}", node.diary.lines());
+    drop(new);
+}
+
+#[tokio::test]
+async fn a_pre_stop_hook_runs_before_the_signal_within_the_grace_period() {
+    let node = node();
+    let with_hook = pod("u1", json!({"name": "c", "image": "i", "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}}));
+    let handle = node.run(with_hook.clone(), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, deleted(with_hook));
+    node.diary.has("delete").await;
+    assert!(node.diary.position("exec bye") < node.diary.position("stop c-0"), "{:#?}", node.diary.lines());
+}
+
+#[tokio::test]
+async fn a_container_that_ends_is_restarted_at_once_the_first_time_and_held_the_second() {
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    let end = |id: &'static str| {
+        node.runtime.set(id, ContainerState::Exited, 1);
+        handle.event(ContainerEvent { pod_uid: "u1".into(), sandbox_id: "sandbox-u1".into(), container_id: id.into(), state: ContainerState::Exited });
+    };
+    node.diary.has("start c-0").await;
+    end("c-0");
+    node.diary.has("start c-1").await;
+    end("c-1");
+    node.diary.has("event BackOff Back-off restarting failed container c in pod p_n(u1)").await;
+    assert_eq!(node.diary.position("start c-2"), None);
+}
+
+#[tokio::test]
+async fn a_running_container_of_an_earlier_run_is_taken_over() {
+    let node = node();
+    let first = node.run(plain("u1"), None);
+    node.diary.has("status Running").await;
+    first.task.abort();
+    let config = SandboxConfig { uid: "u1".into(), ..Default::default() };
+    let sandbox = SandboxStatus { id: "sandbox-u1".into(), config, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
+    let adopted = Adopted { sandboxes: vec![sandbox], records: node.runtime.list_containers().await.expect("listed") };
+    let before = node.diary.lines().len();
+    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, None, None);
+    node.diary.has("status Running").await;
+    wish(&again, deleted(plain("u1")));
+    node.diary.has("delete").await;
+    let later = &node.diary.lines()[before..];
+    assert!(!later.iter().any(|line| line.starts_with("run_sandbox") || line.starts_with("start")), "{later:#?}");
+    assert!(later.iter().any(|line| line.starts_with("stop c-0")), "{later:#?}");
+}
+
+#[tokio::test]
+async fn a_sandbox_without_a_network_is_taken_down_again() {
+    let node = node_with(true);
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("event FailedCreatePodSandBox Failed to create pod sandbox: failed to set up the pod's network: no address is left").await;
+    assert!(node.diary.position("stop_sandbox sandbox-u1").is_some() && node.diary.position("start").is_none());
+    drop(handle);
+}
+
+#[tokio::test]
+async fn a_refused_pod_tells_why_and_runs_nothing() {
+    let node = node();
+    let refusal = PodStatus { phase: Some("Failed".into()), reason: Some("OutOfcpu".into()), ..Default::default() };
+    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Some(refusal), None);
+    node.diary.has("status Failed").await;
+    wish(&handle, deleted(plain("u1")));
+    node.diary.has("delete").await;
+    assert_eq!(node.diary.position("run_sandbox"), None);
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_set_up_holds_the_pod_and_says_so() {
+    let node = node();
+    let mut waits = plain("u1");
+    let volumes = json!([{"name": "v", "hostPath": {"path": "/no/such/folder", "type": "Directory"}}]);
+    waits.spec.as_mut().expect("spec").volumes = serde_json::from_value(volumes).expect("volumes");
+    let handle = node.run(waits, None);
+    node.diary.has("event FailedMount MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /no/such/folder is not a directory").await;
+    assert_eq!(node.diary.position("start"), None);
+    drop(handle);
+}

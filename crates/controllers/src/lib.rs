@@ -9,15 +9,15 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
-//mod garbage;
+mod garbage;
 mod namespace;
-//mod node_lifecycle;
-//mod pod_gc;
+mod node_lifecycle;
+mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_ports;
 mod serviceaccount;
-//mod taint_eviction;
+mod taint_eviction;
 
 use keles_client::{Informers, Watched};
 use keles_reconcile::{Controller, EventStyle, Recorder, Writer};
@@ -65,10 +65,10 @@ pub const ALL: &[Row] = &[
     row("namespace-controller", "namespace-controller", |s, set| s.run(set, namespace::NamespaceController::new(&s))),
     row("serviceaccount-controller", "service-account-controller", |s, set| s.run(set, serviceaccount::ServiceAccountController::new(&s))),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |s, set| s.run(set, root_ca::RootCaPublisher::new(&s))),
-    //    row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
-    //    row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
-    //    row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
-    //    row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
+    row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
+    row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
+    row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
+    row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
 ];
 
 const fn row(name: &'static str, account: &'static str, start: fn(Start, &mut JoinSet<()>)) -> Row {

@@ -9,7 +9,6 @@ use keles_rules::readiness::is_terminal;
 use std::sync::Arc;
 
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-pub const LAST_CHANGE_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Wakes the services whose pods change.
 pub fn watch_pods(watches: &mut Watches, pods: &Informer<Pod>, services: &Informer<Service>) {

@@ -84,3 +84,16 @@ impl ImageStore for keles_images::Images {
         Ok(keles_images::Images::list(self).await.map_err(told)?.into_iter().map(Into::into).collect())
     }
 }
+
+#[async_trait]
+impl<T: ImageStore + ?Sized> ImageStore for std::sync::Arc<T> {
+    async fn find(&self, reference: &str) -> Result<Option<NodeImage>, ImageError> {
+        (**self).find(reference).await
+    }
+    async fn pull(&self, reference: &str, logins: &[RegistryLogin]) -> Result<NodeImage, ImageError> {
+        (**self).pull(reference, logins).await
+    }
+    async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
+        (**self).list().await
+    }
+}

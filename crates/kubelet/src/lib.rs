@@ -64,7 +64,7 @@ impl Kubelet {
         config: KubeletConfig,
         client: kube::Client,
         runtime: Arc<dyn PodRuntime>,
-        images: Arc<dyn ImageStore>,
+        images: impl ImageStore,
         network: Arc<dyn PodNetwork>,
         shutdown: CancellationToken,
     ) -> Result<(), KubeletError> {
@@ -79,7 +79,7 @@ impl Kubelet {
             config,
             client,
             runtime,
-            images,
+            images: Arc::new(images),
             network,
             facts,
         });

@@ -2,7 +2,6 @@
 
 use crate::admission::{Admission, Attributes, Operation};
 use crate::call::{Answer, BodyFormat, Call, Verb};
-use crate::facts;
 use crate::kind::{NameRule, Request, Scope, Served};
 use crate::registry::Registry;
 use crate::represent::View;
@@ -56,9 +55,6 @@ fn not_allowed() -> Status {
 impl Exchange<'_> {
     pub async fn serve(self, verb: Verb) -> Result<Answer, Status> {
         let heard = self.heard.clone();
-        if let Some(text) = facts::deprecation(self.resource.info(), &self.served) {
-            heard.warn(text);
-        }
         heard.join(self.dispatch(verb).await)
     }
 

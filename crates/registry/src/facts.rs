@@ -2,7 +2,7 @@
 //!
 //! Each is a property that upstream gives its stores by hand; a kind's file cannot know them since they only matter to a pipeline.
 
-use crate::kind::{Info, Served};
+use crate::kind::Info;
 use std::time::Duration;
 
 /// How long Events live after their last write.
@@ -53,13 +53,4 @@ pub fn is_namespace(info: &Info) -> bool {
 /// Deleted by a store of their own, which checks the uid itself and in other words.
 pub fn checks_uid_itself(info: &Info) -> bool {
     is_namespace(info) || listed(&[("apiextensions.k8s.io", "customresourcedefinitions")], info)
-}
-
-/// What every answer of a deprecated version warns of.
-pub fn deprecation(info: &Info, served: &Served) -> Option<&'static str> {
-    match (served.group, served.version, info.plural) {
-        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
 }

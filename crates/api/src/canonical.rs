@@ -37,7 +37,12 @@ fn object(map: &mut Map<String, Value>, o: ObjectRef) {
         let keep = match map.get_mut(f.name()) {
             Some(v) if !v.is_null() => {
                 canonicalise(v, f.ty());
-                f.presence() != Presence::OmitEmpty || !is_zero(v)
+                match f.presence() {
+                    Presence::OmitEmpty => !is_zero(v),
+                    // Stored as protobuf, which knows no empty list.
+                    Presence::Always => !v.as_array().is_some_and(Vec::is_empty),
+                    Presence::Pointer | Presence::Nullable => true,
+                }
             }
             Some(_) => false,
             None if matches!(f.presence(), Presence::Always | Presence::Nullable) => false,

@@ -15,7 +15,7 @@ pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
 
 fn merge(doc: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
-        *doc = patch.clone();
+        *doc = without_nulls(patch.clone());
         return;
     };
     if !doc.is_object() {
@@ -28,6 +28,15 @@ fn merge(doc: &mut Value, patch: &Value) {
         } else {
             merge(map.entry(k.clone()).or_insert(Value::Null), v);
         }
+    }
+}
+
+/// A null in a patch removes; where there is nothing to remove it goes, in objects within lists too (upstream's library, not the RFC).
+pub(crate) fn without_nulls(v: Value) -> Value {
+    match v {
+        Value::Object(o) => Value::Object(o.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()),
+        Value::Array(a) => Value::Array(a.into_iter().map(without_nulls).collect()),
+        other => other,
     }
 }
 

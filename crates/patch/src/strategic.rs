@@ -4,6 +4,7 @@
 //! Source: k8s.io/apimachinery/pkg/util/strategicpatch/patch.go (StrategicMergeMapPatch). Order of a merged list: items of the patch in
 //! its order, items only the server has keep their place relative to those of both.
 
+use crate::merge_patch::without_nulls;
 use crate::{PatchError, go_print};
 use keles_api::TypeRef;
 use keles_api::schema::{Scalar, Shape, Strategies};
@@ -87,15 +88,6 @@ fn merge_map(mut original: Object, mut patch: Object, ty: Option<TypeRef>) -> Re
 
 fn bad_directive(directive: &Value, patch: &Object) -> PatchError {
     PatchError::Unmergeable(format!("unknown patch type: {} in map: {}", go_print(directive), go_print(&Value::Object(patch.clone()))))
-}
-
-/// A null in a patch deletes; where there is nothing to delete it goes.
-fn without_nulls(v: Value) -> Value {
-    match v {
-        Value::Object(o) => Value::Object(o.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()),
-        Value::Array(a) => Value::Array(a.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {

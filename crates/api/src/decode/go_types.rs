@@ -1,7 +1,6 @@
 //! Go's names of string types, which error texts of wrong values show. A fact that OpenAPI does not have; sorted by struct and field.
 
-/// Go's name of the string type of a field, when it is not plain `string`. Items of lists count as their field. `Subject` is two types
-/// of which only flowcontrol's kind has a name; the caller knows no better.
+/// Go's name of the string type of a field, when it is not plain `string`. Items of lists count as their field.
 pub(super) fn of(holder: &str, field: &str) -> Option<&'static str> {
     let key = format!("{holder}.{field}");
     TYPES.binary_search_by(|(k, _)| (*k).cmp(key.as_str())).ok().map(|i| TYPES[i].1)
@@ -97,7 +96,6 @@ const TYPES: &[(&str, &str)] = &[
     ("StatefulSetUpdateStrategy.type", "v1.StatefulSetUpdateStrategyType"),
     ("StorageClass.reclaimPolicy", "v1.PersistentVolumeReclaimPolicy"),
     ("StorageClass.volumeBindingMode", "v1.VolumeBindingMode"),
-    ("Subject.kind", "v1.SubjectKind"),
     ("Taint.effect", "v1.TaintEffect"),
     ("Toleration.effect", "v1.TaintEffect"),
     ("Toleration.operator", "v1.TolerationOperator"),

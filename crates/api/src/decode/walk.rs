@@ -72,7 +72,9 @@ impl Context {
             return;
         }
         let want = self.go_name(ty);
-        if self.converter {
+        // Below `items` of a JSON schema upstream's type has a JSON decoder of its own.
+        let json_below = self.holder == "JSONSchemaProps" && self.path.contains(".items");
+        if self.converter && !json_below {
             return self.fail(unconvertible(got, ty, &want));
         }
         let got = got.json();

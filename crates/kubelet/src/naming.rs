@@ -13,7 +13,7 @@ const MAX_SEARCHES: usize = 32;
 /// Cluster DNS as the node is configured.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterDns {
-    pub servers: Vec<String>,
+    pub servers: Vec<std::net::IpAddr>,
     pub domain: String,
 }
 
@@ -110,7 +110,7 @@ fn by_policy(pod: &Pod, spec: &PodSpec, dns: &ClusterDns, node_file: &str) -> Re
             let domain = &dns.domain;
             let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             searches.extend(node().searches);
-            Resolver { servers: dns.servers.clone(), searches, options: vec!["ndots:5".into()] }
+            Resolver { servers: dns.servers.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".into()] }
         }
     }
 }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn dns() -> ClusterDns {
-        ClusterDns { servers: vec!["10.43.0.10".into()], domain: "cluster.local".into() }
+        ClusterDns { servers: vec!["10.43.0.10".parse().expect("ip")], domain: "cluster.local".into() }
     }
 
     #[test]

@@ -5,9 +5,9 @@ use crate::negotiate::{self, Accepted, Forms};
 use crate::path::RequestInfo;
 use crate::respond::{self, AUDIT_ID, Style};
 use crate::server::Inner;
-use crate::{paths, reviews, token_request};
+use crate::{notices, paths, reviews, token_request};
 use http::header::HeaderValue;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keles_api::Status;
 use keles_api::status::Details;
 use keles_auth::{Attributes, User};
@@ -40,7 +40,7 @@ impl Inner {
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let audit_id = request.headers().get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
         let style = Style::new(Accepted::default(), request.headers(), &query);
-        let (verb, long) = (info.verb, is_long_running(&info));
+        let (verb, long, notice) = (info.verb, is_long_running(&info), notices::deprecation(&info));
         let resource = if info.is_resource { info.resource.clone() } else { String::new() };
         let counter = if long { &self.metrics.long_running } else { &self.metrics.in_flight };
         let flying = Flying::new(counter);
@@ -49,6 +49,9 @@ impl Inner {
             Err(s) => respond::failure(&s, &style),
         };
         drop(flying);
+        if let Some(w) = notice.filter(|_| !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) {
+            respond::warn(response.headers_mut(), &[w]);
+        }
         response.headers_mut().insert(AUDIT_ID, audit_id);
         self.metrics.observe(verb, &resource, response.status().as_u16(), started.elapsed());
         response
@@ -78,7 +81,12 @@ impl Inner {
         if !asked.info.is_resource {
             return paths::serve(self, asked).await;
         }
-        let Some(place) = self.place(&asked.info) else { return Ok(respond::no_route()) };
+        let Some(place) = self.place(&asked.info) else {
+            // A group and version that is served words this as a Status, any other path as text.
+            let i = &asked.info;
+            let served = keles_kinds::all().iter().any(|k| k.info().served.iter().any(|s| s.group == i.group && s.version == i.version));
+            return if served { Err(Status::no_such_path()) } else { Ok(respond::no_route()) };
+        };
         match place {
             Place::Review => return reviews::serve(self, asked).await,
             Place::Unbuilt(what) => return Err(Status::not_implemented(what)),
@@ -86,7 +94,7 @@ impl Inner {
         }
         match (asked.info.resource.as_str(), asked.info.subresource.as_str()) {
             ("pods", "log" | "exec" | "attach" | "portforward") => crate::pod_streams::serve(self, asked).await,
-            ("pods" | "services" | "nodes", "proxy") => Err(Status::not_implemented("the HTTP proxy of pods, services and nodes")),
+            ("pods" | "services" | "nodes", "proxy") => crate::http_proxy::serve(self, asked).await,
             ("serviceaccounts", "token") => token_request::serve(self, asked).await,
             _ => self.object(asked).await,
         }
@@ -120,6 +128,7 @@ impl Inner {
         let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
         let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
         let (body, body_format) = if patch_type.is_some() { (body, keles_registry::BodyFormat::Json) } else { negotiate::body(&parts.headers, body)? };
+        let notice = notices::orphaning_delete(&asked.info, &asked.query, &body);
         let mut query = asked.query;
         let name = if asked.info.is_collection() { String::new() } else { asked.info.name.clone() };
         if asked.info.watch_path && !asked.info.name.is_empty() && query.get("fieldSelector").is_none() {
@@ -144,7 +153,12 @@ impl Inner {
             patch_type,
             user_agent: header(&parts.headers, http::header::USER_AGENT).to_owned(),
         };
-        Ok(respond::answer(self.registry.serve(verb, call).await?, &style, &self.stops))
+        let mut response = match self.registry.serve(verb, call).await {
+            Ok(a) => respond::answer(a, &style, &self.stops),
+            Err(s) => respond::failure(&s, &style),
+        };
+        respond::warn(response.headers_mut(), notice.as_slice());
+        Ok(response)
     }
 }
 

@@ -9,8 +9,10 @@ use keles_api::Status;
 use keles_pki::Certified;
 use keles_serve::tls::{TlsError, provider};
 use keles_serve::{Body, BoxError};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -20,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Kubelets {
     tls: Arc<ClientConfig>,
+    /// For backends of the HTTP proxy, whose certificates nobody vouches for (as upstream).
+    unverified: Arc<ClientConfig>,
 }
 
 /// Where a node's API is.
@@ -41,7 +45,18 @@ impl Kubelets {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(TlsError::Certificate)?;
-        Ok(Kubelets { tls: Arc::new(tls) })
+        let unverified = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+            .with_no_client_auth();
+        Ok(Kubelets { tls: Arc::new(tls), unverified: Arc::new(unverified) })
+    }
+
+    /// TLS to a backend of the HTTP proxy.
+    pub async fn any_certificate(&self, host: std::net::IpAddr, tcp: TcpStream) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        TlsConnector::from(self.unverified.clone()).connect(ServerName::IpAddress(host.into()), tcp).await
     }
 
     /// Sends one HTTP/1.1 request to a node; the connection lives as long as the answer (or what it upgrades to).
@@ -70,4 +85,23 @@ impl Kubelets {
 
 fn dial_failed(to: &NodeAddress, what: &str, why: &dyn std::fmt::Display) -> Status {
     Status::internal(format!("error dialing backend: {what} {}:{}: {why}", to.host, to.port))
+}
+
+/// Takes any certificate: the proxy encrypts to pods and services, it does not authenticate them (upstream's InsecureSkipVerify).
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(m, c, d, &provider().signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(m, c, d, &provider().signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
 }

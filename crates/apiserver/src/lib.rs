@@ -3,8 +3,7 @@
 //! Entry points: [`ApiServer::start`], [`ApiServer::serve`] (TLS), [`ApiServer::service_for`] (in process). A request goes through
 //! [`chain`]: request info, authenticate, impersonate, authorize, limit, dispatch. Invariants: every caller has a user, in process too,
 //! and RBAC applies to it; no header can set the user; the truth is in the store alone.
-//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: protobuf and CBOR, the HTTP
-//! proxy of pods, services and nodes, aggregation, webhooks, quota, audit, API priority and fairness (docs/STATUS.md).
+//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: answers in protobuf, CBOR, aggregation, webhooks, quota, audit, API priority and fairness (docs/STATUS.md).
 
 mod admission;
 mod authenticate;
@@ -13,9 +12,11 @@ mod chain;
 mod config;
 mod discovery;
 mod health;
+mod http_proxy;
 mod kubelet;
 mod metrics;
 mod negotiate;
+mod notices;
 mod openapi;
 mod path;
 mod paths;
@@ -25,6 +26,7 @@ mod respond;
 mod reviews;
 mod server;
 mod token_request;
+mod upgrade;
 
 pub use config::{Config, NODE_PORTS, SERVICE_CIDR, ServiceCidr};
 pub use paths::GIT_VERSION;

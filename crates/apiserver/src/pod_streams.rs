@@ -2,14 +2,14 @@
 //!
 //! Texts and rules: kubernetes pkg/registry/core/pod/strategy.go. Upgrades (WebSocket, SPDY) pass unchanged: the node speaks them.
 
-use crate::chain::{Asked, method_not_allowed, wants_upgrade};
+use crate::chain::{Asked, method_not_allowed};
 use crate::kubelet::NodeAddress;
 use crate::respond;
 use crate::server::Inner;
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use crate::upgrade;
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
 use keles_api::{Object, Path, Problems, Status};
 use keles_auth::Attributes;
 use keles_registry::Query;
@@ -85,12 +85,17 @@ fn node_address(server: &Inner, pod: &Object) -> Result<NodeAddress, Status> {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
     }
     let node = server.registry.read("", "nodes", "", name).ok_or_else(|| Status::not_found("", "nodes", name))?;
+    node_address_of(&node)
+}
+
+/// Where a node says its kubelet listens.
+pub fn node_address_of(node: &Object) -> Result<NodeAddress, Status> {
     let addresses = node.at(&["status", "addresses"]);
     let of = |kind: &str| addresses.as_array().into_iter().flatten().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str());
     let host =
         ["InternalIP", "ExternalIP", "Hostname"].into_iter().find_map(of).ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {addresses}")))?;
     let port = node.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
-    Ok(NodeAddress { node: name.into(), host: host.into(), port: port.unwrap_or(KUBELET_PORT) })
+    Ok(NodeAddress { node: node.name().into(), host: host.into(), port: port.unwrap_or(KUBELET_PORT) })
 }
 
 fn pairs<'a>(all: impl Iterator<Item = (&'a str, String)>) -> String {
@@ -208,51 +213,20 @@ fn about(pod: &str, text: &str) -> keles_api::status::Details {
     keles_api::status::Details { name: pod.into(), kind: "pods".into(), causes: vec![cause], ..Default::default() }
 }
 
-/// Headers that belong to one hop, upgrades aside.
-const HOP: &[HeaderName] = &[HOST, TRANSFER_ENCODING, http::header::AUTHORIZATION];
-
 async fn stream(server: &Inner, asked: Asked, pod: &Object, what: &str, container: &str, query: String) -> Result<Response<Body>, Status> {
     let to = node_address(server, pod)?;
     let mut request = asked.request;
-    if !wants_upgrade(request.method(), request.headers()) {
-        return Err(Status::bad_request("unable to upgrade: missing upgrade headers in request"));
-    }
-    let Some(client) = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>() else {
-        return Err(Status::not_implemented("an upgrade of a request without a connection of its own (HTTP/2, or a client of this process)"));
-    };
-    let mut onward = Request::builder().method(request.method().clone()).uri(kubelet_uri(&to, what, pod, container, &query)?);
-    if let Some(headers) = onward.headers_mut() {
-        copy_headers(request.headers(), headers);
-        headers.insert(HOST, HeaderValue::from_str(&format!("{}:{}", to.host, to.port)).map_err(Status::internal)?);
-    }
-    let mut answer = server.kubelets.send(&to, onward.body(body::empty()).map_err(Status::internal)?).await?;
+    let client = upgrade::take(&mut request)?;
+    let mut onward = Request::new(body::empty());
+    *onward.method_mut() = request.method().clone();
+    *onward.uri_mut() = kubelet_uri(&to, what, pod, container, &query)?;
+    upgrade::copy_headers(request.headers(), onward.headers_mut());
+    onward.headers_mut().insert(HOST, HeaderValue::from_str(&format!("{}:{}", to.host, to.port)).map_err(Status::internal)?);
+    let answer = server.kubelets.send(&to, onward).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(node_error(answer, pod.name()).await);
     }
-    let node = hyper::upgrade::on(&mut answer);
-    let stops = server.stops.clone();
-    tokio::spawn(async move {
-        let joined = async {
-            let (client, node) = tokio::try_join!(client, node)?;
-            // Either end may close its half first; both must have done so for the stream to be over.
-            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(node)).await;
-            Ok::<_, hyper::Error>(())
-        };
-        tokio::select! {
-            r = joined => if let Err(error) = r { tracing::debug!(%error, "a stream did not open") },
-            () = stops.cancelled() => {}
-        }
-    });
-    let mut r = Response::new(body::empty());
-    *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    copy_headers(answer.headers(), r.headers_mut());
-    Ok(r)
-}
-
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
-    for (k, v) in from.iter().filter(|(k, _)| !HOP.contains(k)) {
-        to.append(k.clone(), v.clone());
-    }
+    Ok(upgrade::join(client, answer, &server.stops))
 }
 
 #[cfg(test)]

@@ -142,8 +142,9 @@ fn to_pretty(json: &Bytes) -> Bytes {
 }
 
 /// `Warning: 299 - "text"`, one header a text, as RFC 2616 quotes it.
-fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+pub fn warn<S: AsRef<str>>(headers: &mut HeaderMap, warnings: &[S]) {
     for w in warnings {
+        let w = w.as_ref();
         let quoted: String = w.chars().flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).filter(|c| !c.is_control()).collect();
         if let Ok(v) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             headers.append(WARNING, v);

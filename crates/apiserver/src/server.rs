@@ -91,7 +91,8 @@ impl ApiServer {
         let kubelets = Kubelets::new(&pki.apiserver_kubelet_client()?, &pki.ca_der())?;
 
         let kinds = keles_kinds::shared();
-        let registry = Registry::start(Settings { store, kinds: kinds.clone(), admission: admission::rows(&config) }).await?;
+        let later = admission::Later::default();
+        let registry = Registry::start(Settings { store, kinds: kinds.clone(), admission: admission::rows(&config, later.clone()) }).await?;
         let objects = Arc::new(FromRegistry(registry.clone()));
         let inner = Arc::new(Inner {
             authorizer: Authorizer::new(objects.clone()),
@@ -109,6 +110,7 @@ impl ApiServer {
             registry,
             config,
         });
+        let _ = later.set(Arc::downgrade(&inner));
         tokio::spawn(follow(inner.clone()));
         let server = ApiServer { inner, tls, verifier };
         let trust = Trust { client_ca_pem: pki.ca_pem().to_owned(), front_proxy_ca_pem: pki.front_proxy_ca_pem().to_owned() };

@@ -3,21 +3,24 @@
 //! Entry point: [`rows`]. Not built: ResourceQuota, PodSecurity, NodeRestriction's label rules, webhooks, policies (docs/STATUS.md).
 
 mod default_tolerations;
+mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod service_account;
 mod service_addresses;
+mod storage_in_use;
 mod taint_nodes;
 
 use crate::config::Config;
+pub use escalation::Later;
 use keles_registry::{Admission, Attributes};
 use serde_json::Value;
 use std::sync::Arc;
 
 /// The plugins that are on, in the order they run.
-pub fn rows(config: &Config) -> Vec<Arc<dyn Admission>> {
+pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
         Arc::new(limit_ranger::LimitRanger),
@@ -26,6 +29,8 @@ pub fn rows(config: &Config) -> Vec<Arc<dyn Admission>> {
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_tolerations::DefaultTolerationSeconds),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(escalation::Escalation { server }),
         Arc::new(service_addresses::ServiceAddresses::new(config)),
     ]
 }

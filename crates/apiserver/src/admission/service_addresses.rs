@@ -314,10 +314,8 @@ impl Admission for ServiceAddresses {
 
     /// Claims every value the Service ends up with.
     async fn validate(&self, a: &Attributes<'_>, s: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
-        let Some(s) = s else {
-            self.doubt(a);
-            return Ok(());
-        };
+        self.doubt(a);
+        let Some(s) = s else { return Ok(()) };
         let service = full_name(&a.request.namespace, s.name());
         let known = a.old.map(keys).unwrap_or_default();
         let refused = self.with_held(a.registry, |held| keys(s).into_iter().filter(|k| !known.contains(k)).find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
@@ -350,7 +348,7 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    /// A Service that is being deleted no longer holds by its claim alone: the next to ask looks whether it is still there.
+    /// What a stored Service has needs no claim: the next to ask for it looks whether the Service, changed or deleted, still has it.
     fn doubt(&self, a: &Attributes<'_>) {
         let service = full_name(&a.request.namespace, &a.request.name);
         let Some(long_ago) = Instant::now().checked_sub(CLAIM) else { return };

@@ -1,0 +1,358 @@
+//! The whole chain over real sockets: TLS, authentication, authorization, negotiation, discovery, watch, service addresses, tokens.
+
+mod world;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use world::{Client, World};
+
+const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+
+#[tokio::test]
+async fn strangers_reach_health_and_version_only() {
+    let w = World::start().await;
+    let nobody = w.stranger();
+    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+        assert_eq!(nobody.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    for path in ["/api", "/apis", "/apis/apps/v1", "/metrics", "/openapi/v3", "/api/v1/secrets", "/api/v1/namespaces/default/pods/x/exec?command=sh"] {
+        let a = nobody.get(path).await;
+        assert_eq!((a.status, a.json()["reason"].as_str()), (StatusCode::FORBIDDEN, Some("Forbidden")), "{path}");
+    }
+    let a = nobody.get("/api/v1/secrets").await;
+    assert_eq!(a.json()["message"], "secrets is forbidden: User \"system:anonymous\" cannot list resource \"secrets\" in API group \"\" at the cluster scope");
+}
+
+#[tokio::test]
+async fn bad_credentials_are_401() {
+    let w = World::start().await;
+    let a = w.stranger().with_header("authorization", "Bearer x.y.z").get("/version").await;
+    assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::UNAUTHORIZED, Some("Unauthorized")));
+    assert_eq!(w.foreign_certificate().get("/version").await.status, StatusCode::UNAUTHORIZED, "a certificate of another CA");
+}
+
+#[tokio::test]
+async fn every_answer_has_an_audit_id_and_errors_are_statuses() {
+    let w = World::start().await;
+    let a = w.admin().get("/api/v1/namespaces/default/pods/absent").await;
+    assert_eq!(a.status, StatusCode::NOT_FOUND);
+    assert_eq!(a.json()["message"], "pods \"absent\" not found");
+    assert_eq!(a.header("audit-id").len(), 36);
+    let a = w.admin().with_header("audit-id", "mine").get("/version").await;
+    assert_eq!(a.header("audit-id"), "mine");
+    let a = w.admin().get("/apis/nothing.example/v1/things").await;
+    assert_eq!((a.status, a.text().as_str()), (StatusCode::NOT_FOUND, "404 page not found\n"));
+}
+
+#[tokio::test]
+async fn negotiation_refuses_what_it_cannot_read_or_write() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let a = admin.send(Method::POST, "/api/v1/namespaces/default/configmaps", "application/cbor", b"x".to_vec()).await;
+    assert_eq!(a.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let a = admin.clone().with_header("accept", "application/vnd.kubernetes.protobuf").get("/api/v1/namespaces").await;
+    assert_eq!(a.status, StatusCode::NOT_ACCEPTABLE);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    assert_eq!(admin.clone().with_header("accept", table).get("/api/v1/namespaces").await.json()["kind"], "Table");
+    let a = admin.clone().with_header("accept", table).send(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json", b"{}".to_vec()).await;
+    assert_eq!(a.status, StatusCode::NOT_ACCEPTABLE, "reviews have no table");
+    let yaml = admin.clone().with_header("accept", "application/yaml").get("/api/v1/namespaces/default").await;
+    assert!(yaml.text().contains("kind: Namespace\n"), "{}", yaml.text());
+    let a = admin.send(Method::POST, "/api/v1/namespaces/default/configmaps", "application/yaml", b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\n".to_vec()).await;
+    assert_eq!(a.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn bodies_over_3_mib_are_refused_and_nothing_is_kept() {
+    let w = World::start().await;
+    let big = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "big"}, "data": {"x": "y".repeat(3 << 20)}});
+    let a = w.admin().post("/api/v1/namespaces/default/configmaps", &big).await;
+    assert_eq!((a.status.as_u16(), a.json()["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
+    assert_eq!(w.admin().get("/api/v1/namespaces/default/configmaps/big").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_when_asked_for() {
+    let w = World::start().await;
+    let data = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "big"}, "data": {"x": "y".repeat(300 << 10)}});
+    assert_eq!(w.admin().post("/api/v1/namespaces/default/configmaps", &data).await.status, StatusCode::CREATED);
+    for path in ["/api/v1/namespaces/default/configmaps/big", "/api/v1/configmaps"] {
+        let plain = w.admin().get(path).await;
+        let a = w.admin().with_header("accept-encoding", "gzip").get(path).await;
+        assert_eq!(a.header("content-encoding"), "gzip", "{path}");
+        assert!(a.body.len() < plain.body.len() / 10);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&a.body[..]), &mut text).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), plain.json(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn discovery_answers_with_and_without_a_trailing_slash() {
+    let w = World::start().await;
+    let admin = w.admin();
+    for path in ["/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1"] {
+        assert_eq!(admin.get(path).await.json(), admin.get(&format!("{path}/")).await.json(), "{path}");
+    }
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let a = admin.clone().with_header("accept", accept).get("/apis").await;
+    assert_eq!(a.json()["kind"], "APIGroupDiscoveryList");
+    assert!(a.header("content-type").contains("as=APIGroupDiscoveryList"));
+    let again = admin.clone().with_header("accept", accept).with_header("if-none-match", &a.header("etag")).get("/apis").await;
+    assert_eq!(again.status, StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn a_watch_sends_its_first_events_at_once_and_ends_after_its_timeout() {
+    let w = World::start().await;
+    for path in ["/api/v1/namespaces?watch=1&timeoutSeconds=1", "/api/v1/watch/namespaces?timeoutSeconds=1", "/api/v1/namespaces?watch=&timeoutSeconds=1"] {
+        let a = w.admin().get(path).await;
+        let names: Vec<String> = a
+            .text()
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap())
+            .map(|e| format!("{} {}", e["type"].as_str().unwrap(), e["object"]["metadata"]["name"].as_str().unwrap()))
+            .collect();
+        assert!(names.contains(&"ADDED default".to_owned()), "{path}: {names:?}");
+    }
+}
+
+#[tokio::test]
+async fn http2_carries_many_watches_on_one_connection() {
+    let w = World::start().await;
+    const WATCHES: usize = 300;
+    let answers = w.admin().many_over_http2("/api/v1/namespaces?watch=1&timeoutSeconds=1", WATCHES).await;
+    assert_eq!(answers.len(), WATCHES);
+    for a in answers {
+        assert!(a.contains("kube-system"));
+    }
+}
+
+#[tokio::test]
+async fn pods_get_what_admission_gives_every_pod() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let refused = admin.send(Method::POST, "/api/v1/namespaces/absent/pods", "application/json", POD.into()).await;
+    assert_eq!((refused.status, refused.json()["message"].as_str()), (StatusCode::NOT_FOUND, Some("namespaces \"absent\" not found")));
+    admin
+        .post(
+            "/api/v1/namespaces/default/serviceaccounts",
+            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}, "imagePullSecrets": [{"name": "pull"}]}),
+        )
+        .await;
+    let pod = admin.send(Method::POST, "/api/v1/namespaces/default/pods", "application/json", POD.into()).await.json();
+    let spec = &pod["spec"];
+    assert_eq!(spec["serviceAccountName"], "default");
+    assert_eq!(spec["imagePullSecrets"][0]["name"], "pull");
+    assert!(spec["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"));
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
+    assert_eq!((spec["priority"].as_i64(), spec["preemptionPolicy"].as_str()), (Some(0), Some("PreemptLowerPriority")));
+    let unknown = POD.replace(r#""spec":{"#, r#""spec":{"priorityClassName":"nope","#).replace(r#""p""#, r#""p2""#);
+    let a = admin.send(Method::POST, "/api/v1/namespaces/default/pods", "application/json", unknown.into()).await;
+    assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::FORBIDDEN, Some("pods \"p2\" is forbidden: no PriorityClass with name nope was found")));
+    let a = admin.send(Method::DELETE, "/api/v1/namespaces/default", "application/json", vec![]).await;
+    assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::FORBIDDEN, Some("namespaces \"default\" is forbidden: this namespace may not be deleted")));
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn service_addresses_are_given_once_and_given_back() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let at = "/api/v1/namespaces/default/services";
+    let a = admin.post(at, &service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}))).await.json();
+    let ip = a["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.43."), "{a}");
+    assert_eq!(a["spec"]["ports"][0]["nodePort"], 30080);
+
+    let taken = admin.post(at, &service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await;
+    assert_eq!(taken.status.as_u16(), 422);
+    assert!(taken.json()["message"].as_str().unwrap().ends_with(&format!("failed to allocate IP {ip}: provided IP is already allocated")), "{}", taken.text());
+    let taken = admin.post(at, &service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}))).await;
+    assert_eq!(taken.json()["message"], "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated");
+    let outside = admin.post(at, &service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}))).await;
+    assert_eq!(
+        outside.json()["message"],
+        "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
+    );
+
+    assert_eq!(admin.send(Method::DELETE, &format!("{at}/a"), "application/json", vec![]).await.status, StatusCode::OK);
+    let again = admin.post(at, &service("c", json!({"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": 30080}]}))).await;
+    assert_eq!(again.status, StatusCode::CREATED, "{}", again.text());
+    let dry = admin.post(&format!("{at}?dryRun=All"), &service("d", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30081}]}))).await;
+    assert_eq!(dry.status, StatusCode::CREATED);
+    assert_eq!(admin.post(at, &service("e", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30081}]}))).await.status, StatusCode::CREATED, "a dry run holds nothing");
+}
+
+#[tokio::test]
+async fn service_type_changes_allocate_and_clear() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let at = "/api/v1/namespaces/default/services";
+    let mut s = admin.post(at, &service("a", json!({"ports": [{"port": 80}]}))).await.json();
+    let ip = s["spec"]["clusterIP"].clone();
+    s["spec"]["type"] = "NodePort".into();
+    s["spec"].as_object_mut().unwrap().remove("clusterIP");
+    s["spec"].as_object_mut().unwrap().remove("clusterIPs");
+    let mut s = admin.put(&format!("{at}/a"), &s).await.json();
+    assert_eq!(s["spec"]["clusterIP"], ip, "an update that leaves it out keeps it: {s}");
+    assert!(s["spec"]["ports"][0]["nodePort"].as_u64().is_some_and(|p| (30000..=32767).contains(&p)));
+    s["spec"]["type"] = "ClusterIP".into();
+    let mut s = admin.put(&format!("{at}/a"), &s).await.json();
+    assert!(s["spec"]["ports"][0]["nodePort"].is_null(), "{s}");
+    s["spec"]["type"] = "ExternalName".into();
+    s["spec"]["externalName"] = "example.org".into();
+    let s = admin.put(&format!("{at}/a"), &s).await.json();
+    assert!(s["spec"]["clusterIP"].is_null() && s["spec"]["clusterIPs"].is_null(), "{s}");
+    let other = admin.post(at, &service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await;
+    assert_eq!(other.status, StatusCode::CREATED, "the address is free again: {}", other.text());
+}
+
+#[tokio::test]
+async fn service_addresses_survive_a_restart() {
+    let w = World::start().await;
+    let at = "/api/v1/namespaces/default/services";
+    let ip = w.admin().post(at, &service("a", json!({"ports": [{"port": 80}]}))).await.json()["spec"]["clusterIP"].clone();
+    let w = w.restart().await;
+    let taken = w.admin().post(at, &service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await;
+    assert_eq!(taken.status.as_u16(), 422, "{}", taken.text());
+    assert_eq!(w.admin().get("/api/v1/namespaces/default/services/kubernetes").await.json()["spec"]["clusterIP"], "10.43.0.1");
+}
+
+async fn token(admin: &Client, account: &str, spec: Value) -> world::Reply {
+    admin
+        .post(&format!("/api/v1/namespaces/default/serviceaccounts/{account}/token"), &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}))
+        .await
+}
+
+#[tokio::test]
+async fn tokens_authenticate_until_their_account_is_gone() {
+    let w = World::start().await;
+    let admin = w.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}})).await;
+    let made = token(&admin, "bot", json!({})).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    let jwt = made.json()["status"]["token"].as_str().unwrap().to_owned();
+    let bot = w.stranger().with_header("authorization", &format!("Bearer {jwt}"));
+    let me = bot.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.json();
+    assert_eq!(me["status"]["userInfo"]["username"], "system:serviceaccount:default:bot");
+    let refused = bot.get("/api/v1/namespaces/default/pods").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    admin.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "ServiceAccount", "name": "bot", "namespace": "default"}]})).await;
+    assert_eq!(bot.get("/api/v1/namespaces/default/pods").await.status, StatusCode::OK, "a new binding counts at once");
+    assert_eq!(bot.get("/api/v1/namespaces/kube-system/pods").await.status, StatusCode::FORBIDDEN);
+
+    let reviewed = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", &json!({"spec": {"token": jwt}})).await.json();
+    assert_eq!((reviewed["status"]["authenticated"].as_bool(), reviewed["status"]["user"]["username"].as_str()), (Some(true), Some("system:serviceaccount:default:bot")));
+    let short = token(&admin, "bot", json!({"expirationSeconds": 10})).await;
+    assert!(short.json()["message"].as_str().unwrap().contains("may not specify a duration less than 10 minutes"));
+    let other = token(&admin, "bot", json!({"audiences": ["vault"]})).await.json();
+    let stranger = w.stranger().with_header("authorization", &format!("Bearer {}", other["status"]["token"].as_str().unwrap()));
+    assert_eq!(stranger.get("/version").await.status, StatusCode::UNAUTHORIZED, "a token for others is no token for us");
+
+    let keys = w.admin().get("/openid/v1/jwks").await.json();
+    assert_eq!(keys["keys"][0]["alg"], "RS256");
+    assert_eq!(w.admin().get("/.well-known/openid-configuration").await.json()["issuer"], "https://kubernetes.default.svc.cluster.local");
+
+    admin.send(Method::DELETE, "/api/v1/namespaces/default/serviceaccounts/bot", "application/json", vec![]).await;
+    let w = w.restart().await; // a checked token counts for ten seconds more; a new process remembers none
+    let bot = w.stranger().with_header("authorization", &format!("Bearer {jwt}"));
+    assert_eq!(bot.get("/version").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn impersonation_needs_the_permission_and_takes_its_place() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let jane = admin.clone().with_header("impersonate-user", "jane").with_header("impersonate-group", "dev");
+    let me = jane.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.json();
+    assert_eq!(me["status"]["userInfo"], json!({"username": "jane", "groups": ["dev", "system:authenticated"]}));
+    assert_eq!(jane.get("/api/v1/secrets").await.status, StatusCode::FORBIDDEN);
+    let a = w.stranger().with_header("impersonate-user", "admin").get("/version").await;
+    assert_eq!(a.json()["message"], "users \"admin\" is forbidden: User \"system:anonymous\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope");
+}
+
+#[tokio::test]
+async fn access_reviews_answer_through_the_same_authorizer() {
+    let w = World::start().await;
+    let ask = |user: &str, verb: &str| json!({"spec": {"user": user, "resourceAttributes": {"verb": verb, "resource": "nodes"}}});
+    let at = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let yes = w.admin().post(at, &ask("system:kube-scheduler", "list")).await;
+    assert_eq!(yes.status, StatusCode::CREATED);
+    assert_eq!(yes.json()["status"]["allowed"], true, "{}", yes.text());
+    assert_eq!(w.admin().post(at, &ask("jane", "list")).await.json()["status"], json!({"allowed": false}));
+    let own = w.admin().post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &json!({"spec": {"resourceAttributes": {"verb": "*", "resource": "*"}}})).await;
+    assert_eq!(own.json()["status"]["allowed"], true);
+    let rules = w.admin().post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &json!({"spec": {"namespace": "default"}})).await.json();
+    assert_eq!(rules["status"]["resourceRules"][0]["verbs"], json!(["*"]));
+}
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_hold() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    admin.post(&format!("{rbac}/rolebindings"), &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "jane"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}, "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]})).await;
+    let jane = admin.clone().with_header("impersonate-user", "jane");
+    let role = |name: &str, resource: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": [{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]});
+    assert_eq!(jane.post(&format!("{rbac}/roles"), &role("a", "pods")).await.status, StatusCode::CREATED);
+    let refused = jane.post(&format!("{rbac}/roles"), &role("b", "nodes")).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(
+        refused.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}"),
+        "{}",
+        refused.text()
+    );
+}
+
+#[tokio::test]
+async fn parts_of_this_process_have_users_and_rbac_holds_for_them() {
+    use tower::ServiceExt;
+    let w = World::start().await;
+    let ask = |user: keles_auth::User, path: &str| {
+        let request = http::Request::get(path).header("impersonate-nothing", "x").body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+        w.server().service_for(user).oneshot(request)
+    };
+    let scheduler = || keles_auth::user("system:kube-scheduler", &[]);
+    assert_eq!(ask(scheduler(), "/api/v1/nodes").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(ask(scheduler(), "/api/v1/secrets").await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(ask(keles_auth::user("system:node:n1", &["system:nodes"]), "/api/v1/namespaces/default/secrets/x").await.unwrap().status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn health_names_its_checks() {
+    let w = World::start().await;
+    let nobody = w.stranger();
+    assert_eq!(nobody.get("/readyz").await.text(), "ok");
+    let verbose = nobody.get("/readyz?verbose").await.text();
+    assert!(verbose.starts_with("[+]ping ok\n") && verbose.ends_with("readyz check passed\n"), "{verbose}");
+    assert_eq!(w.admin().get("/readyz/ping").await.text(), "ok");
+    assert_eq!(w.admin().get("/readyz/nothing").await.status, StatusCode::NOT_FOUND);
+    let metrics = w.admin().get("/metrics").await.text();
+    assert!(metrics.contains("apiserver_request_total{") && metrics.contains("process_resident_memory_bytes "), "{metrics}");
+}
+
+#[tokio::test]
+async fn logs_and_execs_say_what_is_wrong() {
+    let w = World::start().await;
+    let admin = w.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    admin.send(Method::POST, "/api/v1/namespaces/default/pods", "application/json", POD.into()).await;
+    let at = "/api/v1/namespaces/default/pods/p";
+    assert_eq!(admin.get(&format!("{at}/log")).await.text(), "", "a pod that has no node has no log");
+    let a = admin.get(&format!("{at}/log?container=x")).await;
+    assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::BAD_REQUEST, Some("container x is not valid for pod p")));
+    let a = admin.send(Method::POST, &format!("{at}/exec?command=sh&stdout=1"), "application/json", vec![]).await;
+    assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::BAD_REQUEST, Some("pod p does not have a host assigned")));
+    let a = admin.get("/api/v1/componentstatuses").await;
+    assert_eq!(a.status, StatusCode::NOT_IMPLEMENTED, "what is not built says so");
+}

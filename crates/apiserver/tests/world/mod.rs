@@ -1,0 +1,155 @@
+//! A server of one test, on a folder and port of its own, and a small HTTP client over TLS.
+#![allow(dead_code)] // each test file uses its part
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keles_apiserver::{ApiServer, Config};
+use keles_pki::{Certified, Pki};
+use keles_store::Store;
+use keles_store::embedded::{Embedded, Options};
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+pub struct World {
+    folder: tempfile::TempDir,
+    server: ApiServer,
+    store: Arc<dyn Store>,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    pub async fn start() -> World {
+        Self::open(tempfile::tempdir().expect("a temporary folder")).await
+    }
+    async fn open(folder: tempfile::TempDir) -> World {
+        let store: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let server = ApiServer::start(Config { port: address.port(), ..Config::new(folder.path()) }, store.clone()).await.expect("the server starts");
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn({
+            let (server, shutdown) = (server.clone(), shutdown.clone());
+            async move { server.serve(listener, shutdown).await }
+        });
+        World { folder, server, store, address, shutdown, running }
+    }
+    /// Ends the server and starts another over the same folder.
+    pub async fn restart(self) -> World {
+        self.shutdown.cancel();
+        self.running.await.expect("the server ends");
+        self.store.close().await.expect("the store closes");
+        drop((self.server, self.store));
+        Self::open(self.folder).await
+    }
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+    fn pki(&self) -> Pki {
+        Pki::open(self.folder.path()).expect("the server's own folder")
+    }
+    pub fn admin(&self) -> Client {
+        self.client(Some(self.pki().admin().expect("the administrator's certificate")))
+    }
+    pub fn stranger(&self) -> Client {
+        self.client(None)
+    }
+    /// A certificate that claims to be an administrator's, of a CA that is not ours.
+    pub fn foreign_certificate(&self) -> Client {
+        let other = self.folder.path().join("other");
+        self.client(Some(Pki::open(Path::new(&other)).and_then(|p| p.admin()).expect("another CA")))
+    }
+    fn client(&self, certificate: Option<Certified>) -> Client {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(self.pki().ca_der())).expect("our CA is a certificate");
+        let builder =
+            rustls::ClientConfig::builder_with_provider(keles_serve::tls::provider()).with_safe_default_protocol_versions().expect("ring knows TLS").with_root_certificates(roots);
+        let tls = match certificate {
+            Some(c) => builder.with_client_auth_cert(c.certificate_der().expect("PEM"), c.key_der().expect("PEM")).expect("a pair"),
+            None => builder.with_no_client_auth(),
+        };
+        Client { tls: Arc::new(tls), address: self.address, headers: HeaderMap::new() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Client {
+    tls: Arc<rustls::ClientConfig>,
+    address: SocketAddr,
+    headers: HeaderMap,
+}
+
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {}", self.text()))
+    }
+    pub fn header(&self, name: &str) -> String {
+        self.headers.get(name).map(|v| v.to_str().expect("a header of text").to_owned()).unwrap_or_default()
+    }
+}
+
+impl Client {
+    pub fn with_header(mut self, name: &'static str, value: &str) -> Client {
+        self.headers.insert(name, value.parse().expect("a header value"));
+        self
+    }
+    async fn connect(&self, alpn: &[u8]) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut tls = (*self.tls).clone();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let tcp = TcpStream::connect(self.address).await.expect("the server listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        TokioIo::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a handshake"))
+    }
+    pub async fn send(&self, method: Method, path: &str, media: &str, body: Vec<u8>) -> Reply {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost").header("content-type", media);
+        request.headers_mut().expect("a good request").extend(self.headers.clone());
+        let answer = sender.send_request(request.body(Full::new(Bytes::from(body))).expect("a request")).await.expect("an answer");
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(Method::GET, path, "application/json", Vec::new()).await
+    }
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send(Method::POST, path, "application/json", body.to_string().into_bytes()).await
+    }
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        self.send(Method::PUT, path, "application/json", body.to_string().into_bytes()).await
+    }
+    /// The bodies of `n` requests made at once over one HTTP/2 connection.
+    pub async fn many_over_http2(&self, path: &str, n: usize) -> Vec<String> {
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), self.connect(b"h2").await).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let all = (0..n).map(|_| {
+            let mut sender = sender.clone();
+            let uri = format!("https://localhost{path}");
+            async move {
+                let request = Request::get(uri).body(Full::new(Bytes::new())).expect("a request");
+                let answer = sender.send_request(request).await.expect("an answer");
+                assert!(!answer.headers().contains_key("connection"), "HTTP/2 has no Connection header");
+                String::from_utf8_lossy(&answer.into_body().collect().await.expect("a body").to_bytes()).into_owned()
+            }
+        });
+        futures::future::join_all(all).await
+    }
+}

@@ -45,9 +45,6 @@ impl Exchange<'_> {
         self.request.dry_run = options.dry_run;
         let mut warnings = Vec::new();
         let name = self.request.name.clone();
-        if facts::orphans_by_default(self.resource.info()) && options.propagation == Propagation::Unset && options.orphan_dependents.is_none() && self.served.group == "batch" {
-            self.heard.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
-        }
         let deleted = self.delete_one(&name, &options, &mut warnings).await?;
         let cascading = options.propagation == Propagation::Foreground || options.orphan_dependents == Some(false);
         let code = if !deleted.gone && cascading { 202 } else { 200 };

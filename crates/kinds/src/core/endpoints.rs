@@ -63,10 +63,6 @@ impl Kind for Endpoints {
             ports.iter().for_each(|one| port(one, needs_name, p));
         }
     }
-
-    fn warnings(_new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
-        w.push("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into());
-    }
 }
 
 /// `10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 1 more...`

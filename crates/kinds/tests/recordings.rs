@@ -26,47 +26,37 @@ fn kind_of(api_version: &str, kind: &str) -> Option<&'static dyn AnyKind> {
     keles_kinds::all().iter().copied().find(|k| k.info().kind == kind && k.info().served.iter().any(|s| s.group == group && s.version == version))
 }
 
-fn drop_nulls(v: &mut Value) {
-    match v {
-        Value::Object(m) => {
-            m.retain(|k, v| !v.is_null() && k != "bogusField");
-            m.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(l) => l.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
 fn storage_version(k: &dyn AnyKind) -> String {
     let s = k.info().served[0];
     if s.group.is_empty() { s.version.into() } else { format!("{}/{}", s.group, s.version) }
 }
 
-/// Into the storage version, with defaults of the schema and of the kind.
-fn defaulted(k: &dyn AnyKind, mut body: Value) -> Object {
-    drop_nulls(&mut body);
-    let mut o = Object(body);
-    let (from, to) = (o.api_version().to_owned(), storage_version(k));
-    if from != to {
+/// Decoded, in the storage version, with defaults of the schema and of the kind. `None`: the decoder refuses it.
+fn defaulted(k: &dyn AnyKind, body: Value) -> Option<Object> {
+    let version = body["apiVersion"].as_str()?.to_owned();
+    let name = |s: &keles_registry::kind::Served| if s.group.is_empty() { s.version.to_owned() } else { format!("{}/{}", s.group, s.version) };
+    let asked = k.info().served.iter().find(|s| name(s) == version)?;
+    let schema = keles_api::schema::builtin();
+    let mut o = keles_api::decode::check_tree(body, schema.get(asked.schema)?, k.info().kind, keles_api::decode::FieldValidation::Ignore).ok()?.object;
+    let to = storage_version(k);
+    if version != to {
         o.set_type(&to, k.info().kind);
-        k.convert(&mut o, &from, &to);
+        k.convert(&mut o, &version, &to);
     }
-    let schema = keles_api::schema::builtin().get(k.info().served[0].schema);
-    if let Some(ty) = schema {
-        keles_api::canonical::canonicalise(&mut o.0, ty);
-        keles_api::defaults::apply_static(&mut o.0, ty);
-    }
+    keles_api::defaults::apply_static(&mut o.0, schema.get(k.info().served[0].schema)?);
     k.set_defaults(&mut o).expect("a tree");
-    o
+    Some(o)
 }
 
-fn created(k: &dyn AnyKind, body: Value) -> Object {
-    let mut o = defaulted(k, body);
-    if k.info().kind == "Pod" {
-        admit_pod(&mut o);
+fn created(k: &dyn AnyKind, body: Value) -> Option<Object> {
+    let mut o = defaulted(k, body)?;
+    match k.info().kind {
+        "Pod" => admit_pod(&mut o),
+        "Node" => admit_node(&mut o),
+        _ => {}
     }
     k.prepare_create(&mut o, &request()).expect("a tree");
-    o
+    Some(o)
 }
 
 /// What the admission plugins of upstream do to every pod.
@@ -82,6 +72,17 @@ fn admit_pod(o: &mut Object) {
         if !list.iter().any(|t| t["key"] == key) {
             list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
         }
+    }
+}
+
+/// A new node is tainted until it is ready.
+fn admit_node(o: &mut Object) {
+    let spec = o.root_mut().entry("spec").or_insert(json!({}));
+    if spec["taints"].is_null() {
+        spec["taints"] = json!([]);
+    }
+    if let Some(taints) = spec["taints"].as_array_mut() {
+        taints.push(json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}));
     }
 }
 
@@ -154,7 +155,11 @@ impl World {
             let body = f["body"].clone();
             let path = format!("{}/{}", f["path"].as_str().expect("a path"), body["metadata"]["name"].as_str().expect("a name"));
             if let Some(k) = kind_of(body["apiVersion"].as_str().expect("versioned"), body["kind"].as_str().expect("kinded")) {
-                objects.insert(path, created(k, body));
+                let mut o = created(k, body).expect("fixtures are well-formed");
+                o.set_meta("resourceVersion", "1");
+                o.set_meta("uid", "5e1c9b9e-0000-4000-8000-000000000000");
+                o.set_meta("creationTimestamp", "2026-01-01T00:00:00Z");
+                objects.insert(path, o);
             }
         }
         World { objects }
@@ -165,22 +170,44 @@ impl World {
         let path = q["path"].as_str()?.split('?').next()?;
         if q["method"] == "POST" {
             let k = kind_of(q["body"]["apiVersion"].as_str()?, q["body"]["kind"].as_str()?)?;
-            let o = created(k, q["body"].clone());
+            let o = created(k, q["body"].clone())?;
             let mut p = Problems::new();
             meta_create(k, &o, &mut p);
             k.validate(&o, &mut p).expect("a tree");
+            k.validate_request(&o, None, &asked_of(path), &mut p).expect("a tree");
             return Some((o, p));
         }
         let old = self.objects.get(path.trim_end_matches("/status"))?;
         let k = kind_of(old.api_version(), old.kind())?;
-        let new = defaulted(k, changed(q, old)?);
-        Some(updated(k, new, old, path.ends_with("/status")))
+        let new = defaulted(k, changed(k, path, q, old)?)?;
+        let (new, mut p) = updated(k, new, old, path.ends_with("/status"));
+        k.validate_request(&new, Some(old), &asked_of(path), &mut p).expect("a tree");
+        Some((new, p))
     }
 }
 
+/// The object as it is read at a path.
+fn in_version_of(k: &dyn AnyKind, path: &str, o: &Object) -> Object {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let version = if parts[0] == "api" { parts[1].to_owned() } else { format!("{}/{}", parts[1], parts[2]) };
+    let mut o = o.clone();
+    let from = o.api_version().to_owned();
+    if from != version {
+        o.set_type(&version, k.info().kind);
+        k.convert(&mut o, &from, &version);
+    }
+    o
+}
+
+/// The request's group, from its path.
+fn asked_of(path: &str) -> Request {
+    let group = path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or("");
+    Request { group: group.into(), ..request() }
+}
+
 /// The object that a PUT or merge patch asks for.
-fn changed(q: &Value, old: &Object) -> Option<Value> {
-    let mut new = old.0.clone();
+fn changed(k: &dyn AnyKind, path: &str, q: &Value, old: &Object) -> Option<Value> {
+    let mut new = in_version_of(k, path, old).0;
     match (q["method"].as_str()?, q["type"].as_str()) {
         ("PUT", _) => (q.get("base").is_some() && set_path(&mut new, q["set"][0].as_array()?, &q["set"][1])).then_some(new),
         ("PATCH", Some("application/merge-patch+json")) => {
@@ -275,8 +302,10 @@ fn compare(world: &World, q: &Value, a: &Value) -> Option<Option<String>> {
         return Some(None);
     }
     let k = kind_of(a["body"]["apiVersion"].as_str()?, a["body"]["kind"].as_str()?)?;
-    let want = defaulted(k, a["body"].clone());
-    Some(first_diff(&want.0, &o.0, ""))
+    let want = defaulted(k, a["body"].clone())?;
+    let mut have = o;
+    keles_api::canonical::canonicalise(&mut have.0, keles_api::schema::builtin().get(k.info().served[0].schema)?);
+    Some(first_diff(&want.0, &have.0, ""))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::apps::workload;
 use crate::core::pod::template;
-use crate::field::{Field, child_mut, clear_status, default_pointer, non_negative};
+use crate::field::{Field, child_mut, clear_status, default_pointer, non_negative, set};
 use crate::selectable;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
@@ -78,6 +78,7 @@ impl Kind for ReplicaSet {
 
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
+        set(&mut o.0["status"], "replicas", 0);
     }
 
     fn validate(o: &Object, p: &mut Problems) {

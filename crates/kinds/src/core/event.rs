@@ -1,10 +1,11 @@
 // CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Event: something that happened to an object (v1, events.k8s.io/v1).
 
+use crate::field::{Field, IMMUTABLE, immutable, invalid_each, same};
 use crate::selectable;
 use crate::table::{self, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Cells, Column, Info, Kind, Selectable, Served, UnknownSelector};
+use keles_api::{Object, Path, Problems, names};
+use keles_registry::kind::{Cells, Column, Info, Kind, NameRule, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
 pub struct Event;
@@ -52,6 +53,7 @@ impl Kind for Event {
         ],
         unknown_selector: UnknownSelector::NotSupported,
         create_on_update: true,
+        name_rule: NameRule::PathSegment,
         ..Info::BASE
     };
 
@@ -69,6 +71,27 @@ impl Kind for Event {
             "message": "m",
             "type": "Normal"
         }))
+    }
+
+    fn validate_request(new: &Object, old: Option<&Object>, r: &Request, p: &mut Problems) {
+        let root = Field::root(new);
+        let is_new_api = r.group == EVENTS_GROUP;
+        legacy(&root, if is_new_api { "reportingController" } else { "reportingComponent" }, p);
+        match (is_new_api, old) {
+            (false, _) => {}
+            (true, None) => strict(&root, p),
+            (true, Some(old)) => unchanged(&root, &Field::root(old), p),
+        }
+    }
+
+    fn convert(o: &mut Object, from: &str, _to: &str) {
+        let to_new = !from.starts_with(EVENTS_GROUP);
+        for (old, new) in RENAMED {
+            let (from, to) = if to_new { (old, new) } else { (new, old) };
+            if let Some(v) = o.root_mut().remove(*from) {
+                o.root_mut().insert((*to).into(), v);
+            }
+        }
     }
 }
 
@@ -104,4 +127,126 @@ fn source(o: &Object) -> String {
     let component = pick(o.str_at(&["source", "component"]), o.str_at(&["reportingComponent"]));
     let host = pick(o.str_at(&["source", "host"]), o.str_at(&["reportingInstance"]));
     if host.is_empty() { component } else { format!("{component}, {host}") }
+}
+
+const EVENTS_GROUP: &str = "events.k8s.io";
+/// Fields that the two groups call differently: `v1` and `events.k8s.io/v1`.
+const RENAMED: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+const WORD_MAX_BYTES: usize = 128;
+const NOTE_MAX_BYTES: usize = 1024;
+
+/// What every event must keep to; most of it only when it has an eventTime, since old clients set none.
+fn legacy(root: &Field, controller: &str, p: &mut Problems) {
+    let (namespace, about) = (root.get("metadata").str("namespace"), root.get("involvedObject"));
+    let place = about.str("namespace");
+    let fits = if place.is_empty() { namespace == "default" || namespace == "kube-system" && about.str("kind") == "Node" } else { place == namespace };
+    if !fits {
+        p.invalid(&about.at("namespace"), place, "does not match event.namespace");
+    }
+    if root.str("eventTime").is_empty() {
+        return;
+    }
+    let reporter = root.str("reportingComponent");
+    if reporter.is_empty() {
+        p.required(&Path::new(controller), "");
+    }
+    invalid_each(p, &Path::new(controller), reporter, names::qualified_name(reporter));
+    for (name, needed, max) in [("reportingInstance", true, WORD_MAX_BYTES), ("action", true, WORD_MAX_BYTES), ("reason", true, WORD_MAX_BYTES), ("message", false, NOTE_MAX_BYTES)]
+    {
+        let value = root.str(name);
+        if needed && value.is_empty() {
+            p.required(&root.at(name), "");
+        }
+        if value.len() > max {
+            p.invalid(&root.at(name), "", format!("can have at most {max} characters"));
+        }
+    }
+}
+
+/// What a new event of the newer group must hold, and may not.
+fn strict(root: &Field, p: &mut Problems) {
+    let name = root.get("metadata").str("name");
+    if !name.is_empty() {
+        invalid_each(p, &root.get("metadata").at("name"), name, names::dns_subdomain(name, false));
+    }
+    series(root, p);
+    if root.str("eventTime").is_empty() {
+        p.required(&root.at("eventTime"), "");
+    }
+    let kind = root.str("type");
+    if kind != "Normal" && kind != "Warning" {
+        p.invalid(&root.at("type"), "", format!("has invalid value: {kind}"));
+    }
+    let source = root.get("source");
+    let unset = [("firstTimestamp", root.has("firstTimestamp")), ("lastTimestamp", root.has("lastTimestamp")), ("count", root.int("count") != 0)];
+    for (name, _) in unset.iter().filter(|u| u.1) {
+        p.invalid(&root.at(name), "", "needs to be unset");
+    }
+    if !source.str("component").is_empty() || !source.str("host").is_empty() {
+        p.invalid(source.path(), "", "needs to be unset");
+    }
+}
+
+fn series(root: &Field, p: &mut Problems) {
+    let series = root.get("series");
+    if !series.is_set() {
+        return;
+    }
+    if series.int("count") < 2 {
+        p.invalid(&series.at("count"), "", "should be at least 2");
+    }
+    if series.str("lastObservedTime").is_empty() {
+        p.required(&series.at("lastObservedTime"), "");
+    }
+}
+
+/// In the newer group only the series of an event changes.
+fn unchanged(new: &Field, old: &Field, p: &mut Problems) {
+    if !same(new.get("series").value(), old.get("series").value()) {
+        series(new, p);
+    }
+    let fixed = ["involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "action", "related", "reportingInstance"];
+    for name in fixed {
+        immutable(p, &new.get(name), &old.get(name));
+    }
+    immutable(p, &Field::new(new.get("reportingComponent").value(), new.at("reportingController")), &old.get("reportingComponent"));
+    let at = |f: &Field| f.str("eventTime").parse::<jiff::Timestamp>().ok().map(|t| t.as_microsecond());
+    if at(new) != at(old) {
+        p.invalid(&new.at("eventTime"), new.get("eventTime").value().clone(), IMMUTABLE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_reads_the_same_in_both_groups() {
+        let core = Event::example();
+        let mut o = core.clone();
+        Event::convert(&mut o, "v1", "events.k8s.io/v1");
+        assert_eq!(o.str_at(&["note"]), "m");
+        assert_eq!(o.str_at(&["regarding", "name"]), "p");
+        Event::convert(&mut o, "events.k8s.io/v1", "v1");
+        assert_eq!(o, core);
+    }
+
+    #[test]
+    fn the_newer_group_asks_for_more() {
+        let check = |group: &str| {
+            let mut p = Problems::new();
+            Event::validate_request(&Event::example(), None, &Request { group: group.into(), ..Request::default() }, &mut p);
+            p.aggregate()
+        };
+        assert_eq!(check(""), "[]");
+        assert_eq!(check(EVENTS_GROUP), "eventTime: Required value");
+    }
 }

@@ -1,9 +1,8 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Service: a stable address for changing pods (v1).
 //!
 //! `prepare` has defaults and bookkeeping, `validate` the checks. Allocation of addresses and ports is the API server's.
 
-mod prepare;
+pub mod prepare;
 mod validate;
 
 use crate::selectable;
@@ -98,15 +97,15 @@ impl Kind for Service {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        validate::service(o, p);
+        validate::service(o, None, p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
         validate::update(new, old, p);
     }
 
-    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
-        validate::status(new, p);
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        validate::status(new, old, p);
     }
 
     fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
@@ -142,7 +141,7 @@ fn ports(o: &Object) -> String {
 }
 
 fn is_headless(spec: &Value) -> bool {
-    spec["clusterIP"].as_str() == Some("None")
+    spec["clusterIPs"].as_array().is_some_and(|all| all.len() == 1 && all[0] == "None")
 }
 
 fn is_type(spec: &Value, kinds: &[&str]) -> bool {

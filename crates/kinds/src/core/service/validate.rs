@@ -1,58 +1,69 @@
 //! What is wrong with a Service, in upstream's order.
 
 use super::{is_external, is_headless, is_type, needs_health_check};
-use crate::core::endpoints::reachable;
 use crate::core::pod::handlers;
 use crate::field::{Field, invalid_each, one_of, required_one_of, same};
 use crate::formats;
+use crate::ip;
 use crate::labels;
 use keles_api::{Object, Path, Problem, ProblemKind, Problems, names};
 use serde_json::json;
 use std::collections::BTreeSet;
 
 const AFFINITY_MAX_SECONDS: i64 = 86_400;
-const KUBELET_PORT: i64 = 10_250;
 const CLUSTER_IPS_MAX_COUNT: usize = 2;
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const ONLY_BALANCERS: &str = "may only be used when `type` is 'LoadBalancer'";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const NOT_FOR_NAMES: &str = "may not be set for ExternalName services";
 const FIXED: &str = "may not change once set";
 
-pub fn service(o: &Object, p: &mut Problems) {
+/// `old` only says which sloppy addresses the Service already had.
+pub fn service(o: &Object, old: Option<&Object>, p: &mut Problems) {
     let root = Field::root(o);
     let spec = root.get("spec");
+    let kept = |list: &str| old.map(|old| Field::root(old).get("spec").strings(list)).unwrap_or_default();
+    topology_annotations(&root, p);
     let ports = spec.items("ports");
     if ports.is_empty() && !is_headless(spec.value()) && spec.str("type") != "ExternalName" {
         p.required(&spec.at("ports"), "");
     }
-    of_type(&spec, &ports, p);
+    of_type(&spec, p);
     let mut names_seen = BTreeSet::new();
     for port in &ports {
         service_port(port, ports.len() > 1, &mut names_seen, p);
     }
     labels::labels(p, &spec.get("selector"));
     affinity(&spec, p);
-    addresses(&spec, p);
-    for ip in spec.items("externalIPs") {
-        let bad = formats::ip(ip.text());
-        if bad.is_empty() {
-            reachable(p, ip.path(), ip.text());
+    cluster_ips(&spec, &kept("clusterIPs"), p);
+    let known = kept("externalIPs");
+    for one in spec.items("externalIPs") {
+        if ip::legacy(p, one.path(), one.text(), &known) {
+            ip::reachable(p, one.path(), one.text());
         }
-        invalid_each(p, ip.path(), ip.text(), bad);
     }
     required_one_of(p, &spec.at("type"), spec.str("type"), &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
     unique_ports(&spec, &ports, p);
-    source_ranges(&root, &spec, p);
+    source_ranges(&root, &spec, &kept("loadBalancerSourceRanges"), p);
     balancer(&spec, p);
     traffic(&spec, p);
 }
 
-fn of_type(spec: &Field, ports: &[Field], p: &mut Problems) {
+/// Two annotations ask for the same thing.
+fn topology_annotations(root: &Field, p: &mut Problems) {
+    let annotations = root.get("metadata").get("annotations");
+    if let (Some(mode), Some(hints)) = (annotations.opt_str(TOPOLOGY_MODE), annotations.opt_str(TOPOLOGY_HINTS))
+        && mode != hints
+    {
+        p.invalid(&annotations.path().key(TOPOLOGY_MODE), mode, format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified"));
+    }
+}
+
+fn of_type(spec: &Field, p: &mut Problems) {
     match spec.str("type") {
-        "LoadBalancer" => {
-            for port in ports.iter().filter(|port| port.int("port") == KUBELET_PORT) {
-                p.invalid(port.path(), KUBELET_PORT, format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet"));
-            }
+        kind @ ("LoadBalancer" | "NodePort") if is_headless(spec.value()) => {
+            p.invalid(&spec.at("clusterIPs").index(0), "None", format!("may not be set to 'None' for {kind} services"));
         }
         "ExternalName" => {
             for name in ["clusterIPs", "ipFamilies"].iter().filter(|n| !spec.list(n).is_empty()) {
@@ -115,17 +126,17 @@ fn affinity(spec: &Field, p: &mut Problems) {
 }
 
 /// Cluster addresses and their families.
-fn addresses(spec: &Field, p: &mut Problems) {
+pub fn cluster_ips(spec: &Field, kept: &[&str], p: &mut Problems) {
     if spec.str("type") == "ExternalName" {
         return;
     }
-    let (ip, ips, at) = (spec.str("clusterIP"), spec.strings("clusterIPs"), spec.at("clusterIPs"));
+    let (first_ip, ips, at) = (spec.str("clusterIP"), spec.strings("clusterIPs"), spec.at("clusterIPs"));
     let whole = || spec.get("clusterIPs").value().clone();
-    match (ip, ips.first()) {
+    match (first_ip, ips.first()) {
         ("", Some(_)) => p.invalid(&at, whole(), "must be empty when `clusterIP` is not specified"),
         ("", None) => {}
         (_, None) => p.required(&at, ""),
-        (_, Some(first)) if *first != ip => p.invalid(&at, whole(), "first value must match `clusterIP`"),
+        (_, Some(first)) if *first != first_ip => p.invalid(&at, whole(), "first value must match `clusterIP`"),
         _ => {}
     }
     families(spec, p);
@@ -138,9 +149,7 @@ fn addresses(spec: &Field, p: &mut Problems) {
             }
             continue;
         }
-        let messages = formats::ip(one);
-        bad |= !messages.is_empty();
-        invalid_each(p, &at.index(i), one, messages);
+        bad |= !ip::legacy(p, &at.index(i), one, kept);
     }
     if ips.len() > CLUSTER_IPS_MAX_COUNT {
         p.invalid(&at, whole(), "may only hold up to 2 values");
@@ -209,7 +218,7 @@ fn same_port(port: &Field) -> Problem {
 }
 
 /// Problems name `LoadBalancerSourceRanges` with a capital, as upstream has it.
-fn source_ranges(root: &Field, spec: &Field, p: &mut Problems) {
+fn source_ranges(root: &Field, spec: &Field, kept: &[&str], p: &mut Problems) {
     let ranges = spec.list("loadBalancerSourceRanges");
     let is_balancer = spec.str("type") == "LoadBalancer";
     if !ranges.is_empty() {
@@ -219,16 +228,15 @@ fn source_ranges(root: &Field, spec: &Field, p: &mut Problems) {
         }
         for (i, range) in ranges.iter().enumerate() {
             let range = range.as_str().unwrap_or("").trim();
-            invalid_each(p, &at.index(i), range, formats::cidr(range));
+            ip::legacy_cidr(p, &at.index(i), range, kept);
         }
     } else if let Some(annotated) = root.get("metadata").get("annotations").opt_str(SOURCE_RANGES) {
         let at = root.get("metadata").at("annotations").key(SOURCE_RANGES);
         if !is_balancer {
             p.forbidden(&at, ONLY_BALANCERS);
         }
-        let annotated = annotated.trim();
-        if !annotated.is_empty() && annotated.split(',').any(|r| formats::parse_cidr(r.trim()).is_none()) {
-            p.invalid(&at, annotated, "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24");
+        for range in annotated.split(',').map(str::trim).filter(|_| !annotated.trim().is_empty()) {
+            ip::legacy_cidr(p, &at, range, kept);
         }
     }
 }
@@ -237,14 +245,17 @@ fn balancer(spec: &Field, p: &mut Problems) {
     let is_balancer = spec.str("type") == "LoadBalancer";
     match (is_balancer, spec.has("allocateLoadBalancerNodePorts")) {
         (false, true) => p.forbidden(&spec.at("allocateLoadBalancerNodePorts"), ONLY_BALANCERS),
-        (true, false) => p.required(&spec.at("allocateLoadBalancerNodePorts"), ""),
+        (true, false) => p.required(&Path::new("allocateLoadBalancerNodePorts"), ""),
         _ => {}
     }
-    if let Some(class) = spec.opt_str("loadBalancerClass") {
-        match is_balancer {
-            true => invalid_each(p, &spec.at("loadBalancerClass"), class, names::qualified_name(class)),
-            false => p.forbidden(&spec.at("loadBalancerClass"), ONLY_BALANCERS),
-        }
+    balancer_class(spec, p);
+}
+
+fn balancer_class(spec: &Field, p: &mut Problems) {
+    let Some(class) = spec.opt_str("loadBalancerClass") else { return };
+    match spec.str("type") == "LoadBalancer" {
+        true => invalid_each(p, &spec.at("loadBalancerClass"), class, names::qualified_name(class)),
+        false => p.forbidden(&spec.at("loadBalancerClass"), ONLY_BALANCERS),
     }
 }
 
@@ -275,54 +286,75 @@ fn traffic(spec: &Field, p: &mut Problems) {
 pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
     if spec.str("type") != "ExternalName" && before.str("type") != "ExternalName" {
-        fixed_list(&spec, &before, "clusterIPs", "clusterIP", p);
-        fixed_list(&spec, &before, "ipFamilies", "ipFamily", p);
+        let (headless, was_headless) = (is_headless(spec.value()), is_headless(before.value()));
+        if !(headless && was_headless) {
+            fixed_list(&spec, &before, "clusterIPs", "clusterIP", p);
+        }
+        if !headless && !was_headless {
+            fixed_list(&spec, &before, "ipFamilies", "ipFamily", p);
+        }
     }
     let both_balance = spec.str("type") == "LoadBalancer" && before.str("type") == "LoadBalancer";
     let (class, class_before) = (spec.get("loadBalancerClass"), before.get("loadBalancerClass"));
-    if both_balance && (class.is_set() != class_before.is_set() || !same(class.value(), class_before.value())) {
+    if both_balance && class.value() != class_before.value() {
         p.invalid(class.path(), class.value().clone(), FIXED);
+        // Upstream checks the form here, and again with everything else.
+        balancer_class(&spec, p);
     }
-    service(new, p);
+    let (health, health_before) = (spec.int("healthCheckNodePort"), before.int("healthCheckNodePort"));
+    if needs_health_check(spec.value()) && needs_health_check(before.value()) && health != health_before {
+        p.forbidden(&spec.at("healthCheckNodePort"), "field is immutable");
+    }
+    service(new, Some(old), p);
 }
 
 /// The first entry stays; a second may come, or go when the Service says SingleStack.
 fn fixed_list(spec: &Field, before: &Field, list: &str, what: &str, p: &mut Problems) {
-    if is_headless(spec.value()) && is_headless(before.value()) && list == "clusterIPs" {
-        return;
-    }
     let (now, was) = (spec.strings(list), before.strings(list));
     let (at, whole) = (spec.at(list), || spec.get(list).value().clone());
+    let of_families = list == "ipFamilies";
     if now.len() == was.len() {
         for (i, _) in now.iter().zip(&was).enumerate().filter(|(_, (n, w))| n != w) {
-            p.invalid(&at.index(i), whole(), FIXED);
+            p.invalid(&at.index(if of_families { 0 } else { i }), whole(), FIXED);
         }
-    } else if now.is_empty() {
-        p.invalid(&at.index(0), whole(), format!("primary {what} can not be unset"));
-    } else if was.first().is_some_and(|first| *first != now[0]) {
-        p.invalid(&at.index(0), whole(), FIXED);
+        return;
     }
-    if now.len() == 1 && was.len() > 1 && spec.str("ipFamilyPolicy") != "SingleStack" {
+    if now.len() < was.len() && spec.list("clusterIPs").is_empty() {
+        p.invalid(&at.index(0), whole(), format!("primary {} can not be unset", if of_families { "ipFamily" } else { "clusterIP" }));
+    }
+    if let (Some(first), Some(first_before)) = (now.first(), was.first())
+        && first != first_before
+    {
+        p.invalid(&at.index(0), spec.get("clusterIPs").value().clone(), FIXED);
+    }
+    if now.len() < was.len() && now.len() == 1 && spec.str("ipFamilyPolicy") != "SingleStack" {
         p.invalid(&spec.at("ipFamilyPolicy"), spec.get("ipFamilyPolicy").value().clone(), format!("must be set to 'SingleStack' when releasing the secondary {what}"));
     }
 }
 
-pub fn status(o: &Object, p: &mut Problems) {
-    load_balancer(&Field::root(o).get("status").get("loadBalancer"), p);
+pub fn status(new: &Object, old: &Object, p: &mut Problems) {
+    let (balancer, before) = (Field::root(new).get("status").get("loadBalancer"), Field::root(old).get("status").get("loadBalancer"));
+    if !balancer.list("ingress").is_empty() && new.str_at(&["spec", "type"]) != "LoadBalancer" {
+        p.forbidden(&balancer.at("ingress"), "may only be used when `spec.type` is \"LoadBalancer\"");
+        return;
+    }
+    let known: Vec<&str> = before.list("ingress").iter().filter_map(|i| i["ip"].as_str()).collect();
+    load_balancer(&balancer, &known, p);
 }
 
-/// The addresses a load balancer answered with; Ingresses have the same.
-pub fn load_balancer(balancer: &Field, p: &mut Problems) {
+/// The addresses a load balancer answered with.
+fn load_balancer(balancer: &Field, known: &[&str], p: &mut Problems) {
     for ingress in balancer.items("ingress") {
-        let ip = ingress.str("ip");
-        if !ip.is_empty() {
-            invalid_each(p, &ingress.at("ip"), ip, formats::ip(ip));
+        let address = ingress.str("ip");
+        if !address.is_empty() {
+            ip::legacy(p, &ingress.at("ip"), address, known);
         }
-        if let Some(mode) = ingress.opt_str("ipMode") {
-            one_of(p, &ingress.at("ipMode"), mode, &["Proxy", "VIP"]);
-            if ip.is_empty() {
-                p.forbidden(&ingress.at("ipMode"), "may not be specified when `ip` is not set");
-            }
+        let at = ingress.at("ipMode");
+        match (ingress.opt_str("ipMode"), address.is_empty()) {
+            (None, false) => p.required(&at, "must be specified when `ip` is set"),
+            (Some(_), true) => p.forbidden(&at, "may not be specified when `ip` is not set"),
+            (Some(mode), false) => one_of(p, &at, mode, &["Proxy", "VIP"]),
+            (None, true) => {}
         }
         host_name(&ingress.at("hostname"), ingress.str("hostname"), p);
     }
@@ -333,26 +365,46 @@ fn host_name(at: &Path, name: &str, p: &mut Problems) {
         return;
     }
     invalid_each(p, at, name, names::dns_subdomain(name, false));
-    if formats::parse_ip(name).is_some() {
+    if ip::parse_sloppy(name).is_some() {
         p.invalid(at, name, "must be a DNS name, not an IP address");
     }
 }
 
 pub fn warnings(o: &Object, w: &mut Vec<String>) {
-    let spec = Field::root(o).get("spec");
-    if !spec.list("externalIPs").is_empty() {
-        w.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
-        if spec.str("type") == "ExternalName" {
-            w.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
-        }
+    let root = Field::root(o);
+    let spec = root.get("spec");
+    if root.get("metadata").get("annotations").has(TOPOLOGY_HINTS) {
+        w.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
-    if spec.str("type") != "ExternalName" && !spec.str("externalName").is_empty() {
+    let headless = spec.str("type") == "ClusterIP" && spec.str("clusterIP") == "None";
+    let has_external = !spec.list("externalIPs").is_empty();
+    let named = spec.str("type") == "ExternalName";
+    if !named && !matches!(spec.str("clusterIP"), "" | "None") {
+        spec.items("clusterIPs").iter().for_each(|one| ip::warn(w, one.path(), one.text()));
+    }
+    let mut say = |when: bool, text: &str| {
+        if when {
+            w.push(text.to_owned());
+        }
+    };
+    say(headless && !spec.str("loadBalancerIP").is_empty(), "spec.loadBalancerIP is ignored for headless services");
+    say(headless && has_external, "spec.externalIPs is ignored for headless services");
+    say(headless && spec.str("sessionAffinity") != "None", "spec.SessionAffinity is ignored for headless services");
+    spec.items("externalIPs").iter().for_each(|one| ip::warn(w, one.path(), one.text()));
+    if has_external && !headless && !named {
+        w.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
+    }
+    if !spec.str("loadBalancerIP").is_empty() {
+        ip::warn(w, &spec.at("loadBalancerIP"), spec.str("loadBalancerIP"));
+    }
+    spec.items("loadBalancerSourceRanges").iter().for_each(|one| ip::warn_cidr(w, one.path(), one.text()));
+    if named && has_external {
+        w.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
+    }
+    if !named && !spec.str("externalName").is_empty() {
         w.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
     }
-    if is_headless(spec.value()) && spec.str("sessionAffinity") == "ClientIP" {
-        w.push("spec.SessionAffinity is ignored for headless services".into());
-    }
     if spec.str("trafficDistribution") == "PreferClose" {
-        w.push("spec.trafficDistribution: PreferClose is deprecated; use PreferSameZone instead".into());
+        w.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
     }
 }

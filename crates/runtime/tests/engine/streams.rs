@@ -152,21 +152,17 @@ async fn a_container_without_stdin_reads_the_end_at_once() {
 async fn port_forward_reaches_the_pods_loopback_not_the_hosts() {
     let w = World::new().await;
     let sandbox = w.sandbox().await;
-    let id = w.start(&sandbox, w.shell("echo up; nc -l -p 8080 -s 127.0.0.1 -e echo from the pod")).await;
-    wait_for_log(&w, "up").await;
-    let connect = async {
-        loop {
-            if let Ok(s) = w.engine.port_forward(&sandbox, 8080).await {
-                return s;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let mut stream = tokio::time::timeout(LIMIT, connect).await.unwrap();
+    let netns = w.engine.list_sandboxes().await.unwrap()[0].netns.clone().unwrap();
+    let listener = keles_linux::netlink::in_netns(&netns, || std::net::TcpListener::bind("127.0.0.1:8080")).unwrap().unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        listener.accept().unwrap().0.write_all(b"from the pod").unwrap();
+    });
+    let mut stream = w.engine.port_forward(&sandbox, 8080).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
-    assert_eq!(text, "from the pod\n");
-    w.exited(&id).await;
+    assert_eq!(text, "from the pod");
+    server.join().unwrap();
     assert!(w.engine.port_forward(&sandbox, 8081).await.is_err());
     w.finish().await;
 }

@@ -126,6 +126,13 @@ impl Cached {
         line.freeze()
     }
 
+    /// Whether these are the bytes that were stored.
+    pub fn is_stored_as(&self, stored: &[u8], head: &Head) -> bool {
+        let (object, at) = (self.slice(), head.bytes.len());
+        let revision = b"\"resourceVersion\":\"".len() + self.revision.to_string().len() + 2;
+        stored.len() >= at && stored[..at] == object[..at] && object.get(at + revision..).is_some_and(|rest| rest == &stored[at..])
+    }
+
     /// The natural watch line.
     pub fn line(&self) -> Bytes {
         self.line.clone()
@@ -435,6 +442,18 @@ mod tests {
         assert_eq!(o.metadata(), br#"{"resourceVersion":"5","name":"a","labels":{"a":"x"}}"#);
         assert_eq!(o.untyped(), br#""metadata":{"resourceVersion":"5","name":"a","labels":{"a":"x"}},"data":{"t":"x"}}"#);
         assert_eq!((o.label("a"), o.label("b"), o.name(), o.namespace()), (Some("x"), None, "a", "n"));
+    }
+
+    #[test]
+    fn the_stored_bytes_are_recognised() {
+        let c = cache();
+        let i = put("n/a", "x", 5, 5);
+        let stored = i.value.clone().unwrap();
+        c.apply(vec![i]);
+        let o = c.get("n/a").unwrap();
+        assert!(o.is_stored_as(&stored, &c.head));
+        assert!(!o.is_stored_as(&put("n/a", "y", 6, 5).value.unwrap(), &c.head));
+        assert!(!o.is_stored_as(b"{}", &c.head));
     }
 
     #[test]

@@ -54,3 +54,16 @@ pub fn is_namespace(info: &Info) -> bool {
 pub fn checks_uid_itself(info: &Info) -> bool {
     is_namespace(info) || listed(&[("apiextensions.k8s.io", "customresourcedefinitions")], info)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Served;
+
+    #[test]
+    fn events_live_for_an_hour_and_nothing_else_expires() {
+        const EVENT: &[Served] = &[Served { group: "", version: "v1", schema: "" }];
+        assert_eq!(ttl(&Info { plural: "events", served: EVENT, ..Info::BASE }), Some(Duration::from_secs(3600)));
+        assert_eq!(ttl(&Info { plural: "pods", served: EVENT, ..Info::BASE }), None);
+    }
+}

@@ -102,7 +102,7 @@ impl Exchange<'_> {
         let mut new = make(&old).map_err(Refused::Failed)?;
         let ready = self.settle(&mut new, &old, current, part, w).await.and_then(|()| self.encode(&mut new));
         let stored = ready.map_err(Refused::Failed)?;
-        if stored == crate::encode::stored(&old, &self.resource.cache.head) {
+        if current.is_stored_as(&stored, &self.resource.cache.head) {
             return Ok(Outcome::Same(current.clone()));
         }
         if self.request.dry_run {

@@ -143,3 +143,52 @@ impl Kind for Lease {
         Object(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "sample", "namespace": "default"}, "spec": {"holderIdentity": "me"}}))
     }
 }
+
+/// Two groups and versions of one kind, whose message has another name in each.
+pub struct Event;
+
+impl Kind for Event {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.Event" }, Served { group: "events.k8s.io", version: "v1", schema: "io.k8s.api.events.v1.Event" }],
+        ..Info::BASE
+    };
+    fn columns() -> &'static [Column<Object>] {
+        columns()
+    }
+    fn example() -> Object {
+        Object(json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "sample", "namespace": "default"}, "involvedObject": {}, "message": "m"}))
+    }
+    fn convert(o: &mut Object, _: &str, to: &str) {
+        let (from_names, to_names) = (["message", "involvedObject"], ["note", "regarding"]);
+        let pairs = from_names.into_iter().zip(to_names).map(|(a, b)| if to == "v1" { (b, a) } else { (a, b) });
+        for (from, to) in pairs {
+            if let Some(v) = o.root_mut().remove(from) {
+                o.root_mut().insert(to.into(), v);
+            }
+        }
+    }
+}
+
+/// The plural of ConfigMap in another group.
+pub struct Foreign;
+
+impl Kind for Foreign {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        served: &[Served { group: "x.example", version: "v1", schema: "io.k8s.api.core.v1.ConfigMap" }],
+        ..Info::BASE
+    };
+    fn columns() -> &'static [Column<Object>] {
+        columns()
+    }
+    fn example() -> Object {
+        Object(json!({"apiVersion": "x.example/v1", "kind": "ConfigMap", "metadata": {"name": "sample", "namespace": "default"}}))
+    }
+}

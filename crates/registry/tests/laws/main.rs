@@ -5,6 +5,7 @@ mod kinds;
 mod lifecycle;
 mod lists;
 mod patches;
+mod versions;
 mod watches;
 mod world;
 mod writes;

@@ -73,6 +73,8 @@ async fn start(store: Arc<Embedded>) -> Arc<Registry> {
         Arc::new(Erased::<kinds::Pod>::new()),
         Arc::new(Erased::<kinds::Deployment>::new()),
         Arc::new(Erased::<kinds::Lease>::new()),
+        Arc::new(Erased::<kinds::Event>::new()),
+        Arc::new(Erased::<kinds::Foreign>::new()),
     ];
     Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)] }).await.expect("a registry")
 }
@@ -97,6 +99,10 @@ impl Req {
     }
     pub fn ns(mut self, ns: &str) -> Req {
         self.call.request.namespace = ns.into();
+        self
+    }
+    pub fn group(mut self, group: &str) -> Req {
+        self.call.request.group = group.into();
         self
     }
     pub fn named(mut self, name: &str) -> Req {
@@ -125,6 +131,9 @@ impl Req {
     fn body(mut self, body: &str) -> Req {
         self.call.body = Bytes::from(body.to_owned());
         self
+    }
+    pub async fn create_answer(self, body: &str) -> Result<Answer, Status> {
+        self.body(body).serve(Verb::Create).await
     }
     pub async fn create(self, body: &str) -> Result<Object, Status> {
         self.body(body).json(Verb::Create).await.map(Object)

@@ -210,6 +210,13 @@ pub fn clear_status(o: &mut Object) {
     set(&mut o.0, "status", Value::Object(Map::new()));
 }
 
+/// A copy of a map without some of its fields.
+pub fn without(v: &Value, names: &[&str]) -> Value {
+    let mut v = v.clone();
+    names.iter().for_each(|n| remove(&mut v, n));
+    v
+}
+
 /// Puts the old object's value of a top-level field back.
 pub fn restore(new: &mut Object, old: &Object, name: &str) {
     match old.0.get(name) {

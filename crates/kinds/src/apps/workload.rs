@@ -88,7 +88,7 @@ pub fn not_over_100_percent(p: &mut Problems, at: &Path, v: &Value) {
 
 /// Whether a number or percentage is nothing.
 pub fn is_zero(v: &Value) -> bool {
-    percent(v).or(v.as_i64()).unwrap_or(0) == 0
+    percent(v).or(v.as_i64()).or(v.as_str().and_then(|s| s.parse().ok())).unwrap_or(0) == 0
 }
 
 /// Counts of a status: none negative, none over the replicas.

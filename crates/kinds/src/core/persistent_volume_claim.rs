@@ -1,12 +1,12 @@
 //! PersistentVolumeClaim: a wish for storage (v1).
 
-use crate::field::{Field, NOT_POSITIVE, default, invalid_each, one_of};
+use crate::field::{Field, NOT_POSITIVE, child_mut, default, invalid_each, one_of, remove, same, set};
 use crate::labels;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::{Value, json};
 
 pub struct PersistentVolumeClaim;
@@ -46,6 +46,28 @@ impl Kind for PersistentVolumeClaim {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = child_mut(&mut o.0, "spec") {
+            default_claim_spec(spec);
+        }
+        if let Some(status) = child_mut(&mut o.0, "status") {
+            default(status, "phase", "Pending");
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        set(&mut o.0, "status", json!({"phase": "Pending"}));
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        validate_claim_spec(&Field::root(o).get("spec"), p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        update(&Field::root(new), &Field::root(old), p);
     }
 }
 
@@ -103,7 +125,7 @@ pub fn validate_claim_spec(spec: &Field, p: &mut Problems) {
 
 fn storage_request(spec: &Field, p: &mut Problems) {
     let requests = spec.get("resources").get("requests");
-    let at = spec.get("resources").at("requests").key("storage");
+    let at = spec.at("resources").key("storage");
     match requests.opt_str("storage").and_then(|q| Quantity::parse(q).ok()) {
         None => p.required(&at, ""),
         Some(q) if q.sign() <= 0 => p.invalid(&at, requests.str("storage"), NOT_POSITIVE),
@@ -118,5 +140,52 @@ fn data_source(source: &Field, p: &mut Problems) {
     let (group, kind) = (source.str("apiGroup"), source.str("kind"));
     if group.is_empty() && !kind.is_empty() && kind != "PersistentVolumeClaim" {
         p.invalid(source.path(), kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+    }
+}
+
+const SPEC_FIXED: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
+/// A claim inside a StatefulSet: it says what it is, and has a status.
+pub fn default_template(claim: &mut Value) {
+    set(claim, "apiVersion", "v1");
+    set(claim, "kind", "PersistentVolumeClaim");
+    if let Some(spec) = child_mut(claim, "spec") {
+        default_claim_spec(spec);
+    }
+    if let Some(status) = child_mut(claim, "status") {
+        default(status, "phase", "Pending");
+    }
+}
+
+/// Only a bound claim may ask for more, or for another class of attributes.
+fn update(new: &Field, old: &Field, p: &mut Problems) {
+    let (spec, before) = (new.get("spec"), old.get("spec"));
+    let bound = old.get("status").str("phase") == "Bound";
+    let mut munged = spec.value().clone();
+    if before.str("volumeName").is_empty() {
+        put_back(&mut munged, before.value(), "volumeName");
+    }
+    if before.str("storageClassName").is_empty() && !before.has("storageClassName") {
+        put_back(&mut munged, before.value(), "storageClassName");
+    }
+    if bound {
+        put_back(&mut munged, before.value(), "resources");
+        put_back(&mut munged, before.value(), "volumeAttributesClassName");
+    }
+    if !same(&munged, before.value()) {
+        p.forbidden(spec.path(), SPEC_FIXED);
+        return;
+    }
+    let storage = |f: &Field| Quantity::parse(f.get("resources").get("requests").str("storage")).unwrap_or(Quantity::ZERO);
+    let actual = Quantity::parse(old.get("status").get("capacity").str("storage")).unwrap_or(Quantity::ZERO);
+    if storage(&spec) < storage(&before) && storage(&spec) <= actual {
+        p.forbidden(&spec.at("resources.requests.storage"), "field can not be less than status.capacity");
+    }
+}
+
+fn put_back(new: &mut Value, old: &Value, name: &str) {
+    match old.get(name) {
+        Some(v) => set(new, name, v.clone()),
+        None => remove(new, name),
     }
 }

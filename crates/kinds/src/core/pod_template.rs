@@ -1,7 +1,9 @@
 //! PodTemplate: a pod to be made (v1).
 
+use crate::core::pod::template;
+use crate::field::Field;
 use crate::table::{self, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -36,5 +38,17 @@ impl Kind for PodTemplate {
             "metadata": {"name": "sample", "namespace": "default"},
             "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        template::set_defaults(&mut o.0);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        template::validate(&Field::root(o).get("template"), p);
+    }
+
+    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+        template::warnings(&Field::root(new).get("template"), w);
     }
 }

@@ -1,10 +1,13 @@
 //! ReplicationController: a number of equal pods, the oldest form (v1).
 
+use crate::apps::workload;
+use crate::core::pod::template;
+use crate::field::{Field, child_mut, default_pointer, non_negative, set};
 use crate::selectable;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Selectable, Served, UnknownSelector};
+use keles_api::{Object, Problems};
+use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
 pub struct ReplicationController;
@@ -62,5 +65,57 @@ impl Kind for ReplicationController {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"selector": {"app": "x"}, "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        let labels = o.at(&["spec", "template", "metadata", "labels"]).clone();
+        let has_labels = labels.as_object().is_some_and(|m| !m.is_empty());
+        if has_labels && table::len(o.meta("labels")) == 0 {
+            o.set_meta("labels", labels.clone());
+        }
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        if has_labels && table::len(&spec["selector"]) == 0 {
+            set(spec, "selector", labels);
+        }
+        default_pointer(spec, "replicas", 1);
+        if !spec["template"].is_null() {
+            template::set_defaults(spec);
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        set(&mut o.0, "status", json!({"replicas": 0}));
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        non_negative(p, &spec, "minReadySeconds");
+        if spec.map_len("selector") == 0 {
+            p.required(&spec.at("selector"), "");
+        }
+        non_negative(p, &spec, "replicas");
+        let t = spec.get("template");
+        if !t.is_set() {
+            p.required(t.path(), "");
+            return;
+        }
+        let labels = t.get("metadata").get("labels");
+        if !spec.map("selector").all(|(k, v)| labels.value().get(k) == Some(v)) {
+            p.invalid(labels.path(), labels.value().clone(), "`selector` does not match template `labels`");
+        }
+        template::validate(&t, p);
+        workload::always_running(&t, "ReplicationController", p);
+    }
+
+    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
+        let status = Field::root(new).get("status");
+        let counts = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+        workload::status_counts(&status, &counts, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], p);
+    }
+
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
+            template::warnings(&Field::root(new).get("spec").get("template"), w);
+        }
     }
 }

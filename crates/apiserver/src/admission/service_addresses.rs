@@ -7,6 +7,7 @@ use super::{is, list};
 use crate::config::{Config, ServiceCidr};
 use async_trait::async_trait;
 use keles_api::{Object, Path, Problems, Status};
+use keles_kinds::core::service::prepare::settle;
 use keles_registry::{Admission, Attributes, Operation, Registry};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -165,7 +166,7 @@ fn service_type(s: &Object) -> &str {
     }
 }
 fn needs_cluster_ip(s: &Object) -> bool {
-    matches!(service_type(s), "ClusterIP" | "NodePort" | "LoadBalancer")
+    service_type(s) != "ExternalName"
 }
 fn needs_node_ports(s: &Object) -> bool {
     match service_type(s) {
@@ -177,100 +178,9 @@ fn needs_node_ports(s: &Object) -> bool {
 fn needs_health_port(s: &Object) -> bool {
     service_type(s) == "LoadBalancer" && s.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
 }
-fn node_ports(s: &Object) -> Vec<u16> {
-    list(s.at(&["spec", "ports"])).filter_map(|p| port(&p["nodePort"])).collect()
-}
 fn ports_mut(s: &mut Object) -> impl Iterator<Item = &mut Value> {
     s.0["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().filter(|p| p.is_object())
 }
-fn remove(s: &mut Object, field: &str) {
-    if let Some(spec) = s.0["spec"].as_object_mut() {
-        spec.remove(field);
-    }
-}
-
-/// An update that leaves allocated values out keeps them (upstream's patchAllocatedValues).
-fn keep_allocated(new: &mut Object, old: &Object) {
-    if needs_cluster_ip(old) && needs_cluster_ip(new) {
-        if new.str_at(&["spec", "clusterIP"]).is_empty() && !old.str_at(&["spec", "clusterIP"]).is_empty() {
-            new.0["spec"]["clusterIP"] = old.at(&["spec", "clusterIP"]).clone();
-        }
-        let same = new.at(&["spec", "clusterIP"]) == old.at(&["spec", "clusterIP"]);
-        if same && list(new.at(&["spec", "clusterIPs"])).next().is_none() && old.at(&["spec", "clusterIPs"]).is_array() {
-            new.0["spec"]["clusterIPs"] = old.at(&["spec", "clusterIPs"]).clone();
-        }
-    }
-    if needs_node_ports(old) && needs_node_ports(new) {
-        keep_node_ports(new, old);
-    }
-    if needs_health_port(old) && needs_health_port(new) && port(new.at(&["spec", "healthCheckNodePort"])).is_none() && port(old.at(&["spec", "healthCheckNodePort"])).is_some() {
-        new.0["spec"]["healthCheckNodePort"] = old.at(&["spec", "healthCheckNodePort"]).clone();
-    }
-}
-
-fn keep_node_ports(new: &mut Object, old: &Object) {
-    let after = node_ports(new);
-    let mut used: Vec<u16> = node_ports(old).into_iter().filter(|p| after.contains(p)).collect();
-    let by_name: HashMap<String, u16> = list(old.at(&["spec", "ports"])).filter_map(|p| Some((p["name"].as_str().unwrap_or_default().to_owned(), port(&p["nodePort"])?))).collect();
-    for p in ports_mut(new) {
-        let Some(known) = by_name.get(p["name"].as_str().unwrap_or_default()) else { continue };
-        if port(&p["nodePort"]).is_none() && !used.contains(known) {
-            used.push(*known);
-            p["nodePort"] = (*known).into();
-        }
-    }
-}
-
-/// Values that the new type has no use for go, unless the update changed them (then validation speaks).
-fn drop_unneeded(new: &mut Object, old: &Object) {
-    if needs_cluster_ip(old)
-        && !needs_cluster_ip(new)
-        && new.at(&["spec", "clusterIP"]) == old.at(&["spec", "clusterIP"])
-        && new.at(&["spec", "clusterIPs"]) == old.at(&["spec", "clusterIPs"])
-    {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            remove(new, field);
-        }
-    }
-    if needs_node_ports(old) && !needs_node_ports(new) && node_ports(new).iter().all(|p| node_ports(old).contains(p)) {
-        for p in ports_mut(new) {
-            if let Some(map) = p.as_object_mut() {
-                map.remove("nodePort");
-            }
-        }
-    }
-    if needs_health_port(old) && !needs_health_port(new) && new.at(&["spec", "healthCheckNodePort"]) == old.at(&["spec", "healthCheckNodePort"]) {
-        remove(new, "healthCheckNodePort");
-    }
-}
-
-/// clusterIP and the first of clusterIPs are one value; families of a single-stack cluster.
-fn normalize(s: &mut Object) {
-    let single = s.str_at(&["spec", "clusterIP"]).to_owned();
-    let first = list(s.at(&["spec", "clusterIPs"])).next().and_then(Value::as_str).map(str::to_owned);
-    match first {
-        None if !single.is_empty() => s.0["spec"]["clusterIPs"] = json!([single]),
-        Some(f) if single.is_empty() => s.0["spec"]["clusterIP"] = f.into(),
-        _ => {}
-    }
-    if !needs_cluster_ip(s) {
-        return;
-    }
-    let headless_without_selector = s.str_at(&["spec", "clusterIP"]) == "None" && s.at(&["spec", "selector"]).as_object().is_none_or(serde_json::Map::is_empty);
-    if s.at(&["spec", "ipFamilyPolicy"]).is_null() {
-        let two = |f: &str| list(s.at(&["spec", f])).count() == 2;
-        let dual = headless_without_selector || two("ipFamilies") || two("clusterIPs");
-        s.0["spec"]["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
-    }
-    if list(s.at(&["spec", "ipFamilies"])).next().is_none() {
-        s.0["spec"]["ipFamilies"] = json!(["IPv4"]);
-    }
-    if headless_without_selector && s.str_at(&["spec", "ipFamilyPolicy"]) != "SingleStack" && list(s.at(&["spec", "ipFamilies"])).count() == 1 {
-        let other = if s.0["spec"]["ipFamilies"][0] == "IPv4" { "IPv6" } else { "IPv4" };
-        s.0["spec"]["ipFamilies"].as_array_mut().expect("counted above").push(other.into());
-    }
-}
-
 #[async_trait]
 impl Admission for ServiceAddresses {
     fn name(&self) -> &'static str {
@@ -288,11 +198,11 @@ impl Admission for ServiceAddresses {
         if !s.0["spec"].is_object() {
             return Ok(());
         }
-        if let Some(old) = a.old {
-            keep_allocated(s, old);
-            drop_unneeded(s, old);
+        let mut p = Problems::new();
+        settle(s, a.old, &mut p);
+        if !p.is_empty() {
+            return Err(Status::invalid("", "Service", s.name(), &p));
         }
-        normalize(s);
         let service = full_name(&a.request.namespace, s.name());
         let full = |what: &str, why: &str| Status::internal(format!("failed to allocate a {what}: {why}"));
         self.with_held(a.registry, |held| {

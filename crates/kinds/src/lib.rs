@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod field;
 pub mod flowcontrol;
 pub mod formats;
+pub mod ip;
 pub mod labels;
 pub mod networking;
 pub mod node;

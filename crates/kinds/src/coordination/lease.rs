@@ -1,10 +1,9 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Lease: who holds something, and until when (coordination.k8s.io/v1).
 
-use crate::field::{Field, NEGATIVE, invalid_each};
+use crate::field::{Field, NEGATIVE, invalid_each, remove};
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
 pub struct Lease;
@@ -40,6 +39,14 @@ impl Kind for Lease {
         Object(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "sample", "namespace": "default"}, "spec": {}}))
     }
 
+    fn prepare_create(o: &mut Object, _: &Request) {
+        drop_coordination(o, None);
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        drop_coordination(new, Some(old));
+    }
+
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
         if let Some(seconds) = spec.opt_int("leaseDurationSeconds").filter(|s| *s <= 0) {
@@ -57,5 +64,17 @@ impl Kind for Lease {
         if spec.has("preferredHolder") && spec.str("strategy").is_empty() {
             p.forbidden(&spec.at("preferredHolder"), "may only be specified if `strategy` is defined");
         }
+    }
+}
+
+/// Coordinated leader election is off by default (KEP-4355): its fields stay only where they are already in use.
+fn drop_coordination(new: &mut Object, old: Option<&Object>) {
+    let in_use = |o: &Object| ["strategy", "preferredHolder"].iter().any(|f| !o.at(&["spec", f]).is_null());
+    if old.is_some_and(in_use) {
+        return;
+    }
+    if let Some(spec) = new.0.get_mut("spec") {
+        remove(spec, "strategy");
+        remove(spec, "preferredHolder");
     }
 }

@@ -1,4 +1,3 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! ConfigMap: configuration that pods read as files or variables (v1).
 
 use crate::core::config_data;

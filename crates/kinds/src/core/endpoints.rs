@@ -1,13 +1,12 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Endpoints: addresses behind a Service, the older form (v1).
 
-use crate::field::{Field, default, invalid_each, items_mut, required_one_of};
+use crate::field::{Field, default, invalid_each, items_mut, required_one_of, same};
 use crate::formats;
+use crate::ip;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::{Object, Path, Problems, names};
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
-use std::net::IpAddr;
 
 pub struct Endpoints;
 
@@ -51,17 +50,48 @@ impl Kind for Endpoints {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        for subset in Field::root(o).items("subsets") {
-            if subset.list("addresses").is_empty() && subset.list("notReadyAddresses").is_empty() {
-                p.required(subset.path(), "must specify `addresses` or `notReadyAddresses`");
-            }
-            for a in subset.items("addresses").iter().chain(&subset.items("notReadyAddresses")) {
-                address(a, p);
-            }
-            let ports = subset.items("ports");
-            let needs_name = ports.len() > 1;
-            ports.iter().for_each(|one| port(one, needs_name, p));
+        subsets(&Field::root(o), &[], p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (root, before) = (Field::root(new), Field::root(old));
+        if !same(root.get("subsets").value(), before.get("subsets").value()) {
+            subsets(&root, &ips(&before), p);
         }
+    }
+
+    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+        // The controller has put its addresses right already.
+        if new.label(MANAGED_BY) == Some("endpoints-controller") {
+            return;
+        }
+        for subset in Field::root(new).items("subsets") {
+            for a in subset.items("addresses").iter().chain(&subset.items("notReadyAddresses")) {
+                ip::warn(w, &a.at("ip"), a.str("ip"));
+            }
+        }
+    }
+}
+
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+
+fn ips<'a>(root: &Field<'a>) -> Vec<&'a str> {
+    let of = |subset: Field<'a>| subset.items("addresses").into_iter().chain(subset.items("notReadyAddresses")).map(|a| a.str("ip")).collect::<Vec<_>>();
+    root.items("subsets").into_iter().flat_map(of).collect()
+}
+
+/// `kept`: addresses that the object already had, which stay good however sloppy.
+fn subsets(root: &Field, kept: &[&str], p: &mut Problems) {
+    for subset in root.items("subsets") {
+        if subset.list("addresses").is_empty() && subset.list("notReadyAddresses").is_empty() {
+            p.required(subset.path(), "must specify `addresses` or `notReadyAddresses`");
+        }
+        for a in subset.items("addresses").iter().chain(&subset.items("notReadyAddresses")) {
+            address(a, kept, p);
+        }
+        let ports = subset.items("ports");
+        let needs_name = ports.len() > 1;
+        ports.iter().for_each(|one| port(one, needs_name, p));
     }
 }
 
@@ -87,38 +117,15 @@ fn join_host_port(ip: &str, port: i64) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-fn address(a: &Field, p: &mut Problems) {
-    let ip = a.str("ip");
-    invalid_each(p, &a.at("ip"), ip, formats::ip(ip));
+fn address(a: &Field, kept: &[&str], p: &mut Problems) {
+    ip::legacy(p, &a.at("ip"), a.str("ip"), kept);
     if !a.str("hostname").is_empty() {
         invalid_each(p, &a.at("hostname"), a.str("hostname"), names::dns_label(a.str("hostname"), false));
     }
     if let Some(node) = a.opt_str("nodeName") {
         invalid_each(p, &a.at("nodeName"), node, names::dns_subdomain(node, false));
     }
-    reachable(p, &a.at("ip"), ip);
-}
-
-/// Addresses that would lead a client to the node itself or to nowhere are refused.
-pub fn reachable(p: &mut Problems, at: &Path, ip: &str) {
-    let Some(parsed) = formats::parse_ip(ip) else {
-        p.invalid(at, ip, "must be a valid IP address");
-        return;
-    };
-    let link_local = |v6: &std::net::Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
-    let (is_link_local, is_link_local_multicast) = match parsed {
-        IpAddr::V4(a) => (a.is_link_local(), a.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(a) => (link_local(&a), a.segments()[0] & 0xff0f == 0xff02),
-    };
-    let mut say = |bad: bool, text: &str| {
-        if bad {
-            p.invalid(at, ip, text);
-        }
-    };
-    say(parsed.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)");
-    say(parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-    say(is_link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
-    say(is_link_local_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    ip::reachable(p, &a.at("ip"), a.str("ip"));
 }
 
 fn port(port: &Field, needs_name: bool, p: &mut Problems) {

@@ -1,4 +1,3 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Event: something that happened to an object (v1, events.k8s.io/v1).
 
 use crate::field::{Field, IMMUTABLE, immutable, invalid_each, same};
@@ -7,6 +6,7 @@ use crate::table::{self, NAME, column, text, wide};
 use keles_api::{Object, Path, Problems, names};
 use keles_registry::kind::{Cells, Column, Info, Kind, NameRule, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
+use std::borrow::Cow;
 
 pub struct Event;
 
@@ -48,8 +48,16 @@ impl Kind for Event {
             Selectable { path: "involvedObject.fieldPath", value: |o| selectable::text(o, &["involvedObject", "fieldPath"]) },
             Selectable { path: "reason", value: |o| selectable::text(o, &["reason"]) },
             Selectable { path: "reportingComponent", value: |o| selectable::text(o, &["reportingComponent"]) },
-            Selectable { path: "source", value: |o| selectable::text(o, &["source"]) },
+            Selectable { path: "source", value: reporter },
             Selectable { path: "type", value: |o| selectable::text(o, &["type"]) },
+            Selectable { path: "regarding.kind", value: |o| selectable::text(o, &["involvedObject", "kind"]) },
+            Selectable { path: "regarding.namespace", value: |o| selectable::text(o, &["involvedObject", "namespace"]) },
+            Selectable { path: "regarding.name", value: |o| selectable::text(o, &["involvedObject", "name"]) },
+            Selectable { path: "regarding.uid", value: |o| selectable::text(o, &["involvedObject", "uid"]) },
+            Selectable { path: "regarding.apiVersion", value: |o| selectable::text(o, &["involvedObject", "apiVersion"]) },
+            Selectable { path: "regarding.resourceVersion", value: |o| selectable::text(o, &["involvedObject", "resourceVersion"]) },
+            Selectable { path: "regarding.fieldPath", value: |o| selectable::text(o, &["involvedObject", "fieldPath"]) },
+            Selectable { path: "reportingController", value: |o| selectable::text(o, &["reportingComponent"]) },
         ],
         unknown_selector: UnknownSelector::NotSupported,
         create_on_update: true,
@@ -115,6 +123,14 @@ fn count(o: &Object) -> i64 {
     counted.as_i64().filter(|n| *n != 0 || !o.at(&["series"]).is_null()).unwrap_or(1)
 }
 
+/// Who reported an event, in either way of saying it.
+fn reporter(o: &Object) -> Cow<'_, str> {
+    match o.str_at(&["source", "component"]) {
+        "" => o.str_at(&["reportingComponent"]).into(),
+        component => component.into(),
+    }
+}
+
 /// `pod/web-1`
 fn object(o: &Object) -> String {
     let (kind, name) = (o.str_at(&["involvedObject", "kind"]).to_lowercase(), o.str_at(&["involvedObject", "name"]));
@@ -145,13 +161,18 @@ const NOTE_MAX_BYTES: usize = 1024;
 
 /// What every event must keep to; most of it only when it has an eventTime, since old clients set none.
 fn legacy(root: &Field, controller: &str, p: &mut Problems) {
-    let (namespace, about) = (root.get("metadata").str("namespace"), root.get("involvedObject"));
+    let (namespace, about, is_new) = (root.get("metadata").str("namespace"), root.get("involvedObject"), !root.str("eventTime").is_empty());
     let place = about.str("namespace");
-    let fits = if place.is_empty() { namespace == "default" || namespace == "kube-system" && about.str("kind") == "Node" } else { place == namespace };
+    let fits = match (is_new, place) {
+        (true, "") => matches!(namespace, "default" | "kube-system"),
+        (true, _) => true,
+        (false, "") => matches!(namespace, "" | "default"),
+        (false, place) => place == namespace,
+    };
     if !fits {
         p.invalid(&about.at("namespace"), place, "does not match event.namespace");
     }
-    if root.str("eventTime").is_empty() {
+    if !is_new {
         return;
     }
     let reporter = root.str("reportingComponent");
@@ -213,11 +234,27 @@ fn unchanged(new: &Field, old: &Field, p: &mut Problems) {
     if !same(new.get("series").value(), old.get("series").value()) {
         series(new, p);
     }
-    let fixed = ["involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "action", "related", "reportingInstance"];
-    for name in fixed {
+    for name in ["involvedObject", "source", "related"] {
         immutable(p, &new.get(name), &old.get(name));
     }
-    immutable(p, &Field::new(new.get("reportingComponent").value(), new.at("reportingController")), &old.get("reportingComponent"));
+    for name in ["firstTimestamp", "lastTimestamp"] {
+        immutable(p, &new.get(name), &old.get(name));
+    }
+    if new.int("count") != old.int("count") {
+        p.invalid(&new.at("count"), new.int("count"), IMMUTABLE);
+    }
+    for (name, shown) in [
+        ("reason", "reason"),
+        ("message", "message"),
+        ("type", "type"),
+        ("action", "action"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        if new.str(name) != old.str(name) {
+            p.invalid(&new.at(shown), new.str(name), IMMUTABLE);
+        }
+    }
     let at = |f: &Field| f.str("eventTime").parse::<jiff::Timestamp>().ok().map(|t| t.as_microsecond());
     if at(new) != at(old) {
         p.invalid(&new.at("eventTime"), new.get("eventTime").value().clone(), IMMUTABLE);

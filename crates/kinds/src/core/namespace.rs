@@ -1,4 +1,3 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Namespace: a room for names (v1).
 
 use crate::field::{Field, child_mut, invalid_each, set};
@@ -71,8 +70,8 @@ impl Kind for Namespace {
         let status = Field::root(new).get("status");
         let deleted = new.deletion_timestamp().is_some();
         match (deleted, status.str("phase")) {
-            (false, phase) if phase != "Active" => p.invalid(&status.at("phase"), phase, "may only be 'Active' if `deletionTimestamp` is empty"),
-            (true, phase) if phase != "Terminating" => p.invalid(&status.at("phase"), phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+            (false, phase) if phase != "Active" => p.invalid(&status.at("Phase"), phase, "may only be 'Active' if `deletionTimestamp` is empty"),
+            (true, phase) if phase != "Terminating" => p.invalid(&status.at("Phase"), phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
             _ => {}
         }
     }

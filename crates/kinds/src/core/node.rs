@@ -1,10 +1,10 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Node: a machine that runs pods (v1).
 
 use crate::core::pod::resources;
 use crate::core::pod::scheduling::TAINT_EFFECTS;
 use crate::field::{Field, invalid_each, one_of, set};
 use crate::formats;
+use crate::ip;
 use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
@@ -81,19 +81,11 @@ impl Kind for Node {
     fn validate(o: &Object, p: &mut Problems) {
         let root = Field::root(o);
         taints(&root, p);
-        let status = root.get("status");
-        for list in ["capacity", "allocatable"] {
-            for (name, value) in status.map(list) {
-                let at = status.at(list).child(name);
-                resources::name(p, &at, name);
-                resources::amount(p, &at, name, value);
-            }
-        }
+        amounts(&root, p);
         pod_cidrs(&root.get("spec"), p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
         changes(new, old, p);
     }
 
@@ -104,11 +96,12 @@ impl Kind for Node {
     fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
         let spec = Field::root(new).get("spec");
         if spec.has("configSource") {
-            w.push("spec.configSource: the spec.configSource field is no longer supported and will be ignored".into());
+            w.push("spec.configSource: the feature is removed".into());
         }
-        if spec.has("externalID") {
+        if !spec.str("externalID").is_empty() {
             w.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
         }
+        spec.items("podCIDRs").iter().for_each(|c| ip::warn_cidr(w, c.path(), c.text()));
     }
 }
 
@@ -187,43 +180,83 @@ fn same_taint(t: &Field) -> Problem {
     Problem { kind: ProblemKind::Duplicate, field: t.path().as_str().into(), value: None, detail: format!("{shown}: taints must be unique by key and effect pair") }
 }
 
+/// Capacity and allocatable hold amounts.
+fn amounts(root: &Field, p: &mut Problems) {
+    let status = root.get("status");
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in status.map(list) {
+            resources::amount(p, &status.at(list).child(name), name, value);
+        }
+    }
+}
+
 fn pod_cidrs(spec: &Field, p: &mut Problems) {
     let all = spec.items("podCIDRs");
     for cidr in &all {
-        invalid_each(p, cidr.path(), cidr.text(), formats::cidr(cidr.text()));
+        ip::legacy_cidr(p, cidr.path(), cidr.text(), &[]);
     }
-    let families: BTreeSet<bool> = all.iter().filter_map(|c| formats::parse_cidr(c.text())).map(|(ip, _)| ip.is_ipv4()).collect();
-    let bad = all.iter().find(|c| formats::parse_cidr(c.text()).is_none());
-    if all.len() > 1 {
-        if let Some(bad) = bad {
-            p.internal(&spec.at("podCIDRs"), format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR address: {}", bad.text()));
-        }
-        if families.len() < 2 || all.len() > 2 {
-            p.invalid(&spec.at("podCIDRs"), spec.get("podCIDRs").value().clone(), "may specify no more than one CIDR for each IP family");
-        }
+    if all.len() < 2 {
+        return;
+    }
+    if let Some(bad) = all.iter().find(|c| ip::parse_cidr_sloppy(c.text()).is_none()) {
+        p.internal(&spec.at("podCIDRs"), format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR address: {}", bad.text()));
+    }
+    let parsed: Vec<_> = all.iter().filter_map(|c| ip::parse_cidr_sloppy(c.text())).map(|(ip, _)| ip).collect();
+    if parsed.len() < all.len() || !ip::both_families(&parsed) || all.len() > 2 {
+        p.invalid(&spec.at("podCIDRs"), spec.get("podCIDRs").value().clone(), "may specify no more than one CIDR for each IP family");
     }
 }
 
 /// What an update of a node or of its status may not change.
 fn changes(new: &Object, old: &Object, p: &mut Problems) {
     let (root, before) = (Field::root(new), Field::root(old));
-    let mut seen: Vec<&Value> = Vec::new();
-    for address in root.get("status").items("addresses") {
-        if seen.contains(&address.value()) {
-            p.duplicate(address.path(), address.value().clone());
-        }
-        seen.push(address.value());
-    }
+    amounts(&root, p);
+    unique_addresses(&root, p);
     let (spec, before) = (root.get("spec"), before.get("spec"));
-    if !before.list("podCIDRs").is_empty() && before.list("podCIDRs") != spec.list("podCIDRs") {
-        p.forbidden(&spec.at("podCIDRs"), CIDR_KEPT);
-    }
+    let (cidrs, cidrs_before) = (spec.strings("podCIDRs"), before.strings("podCIDRs"));
+    let moved = match cidrs.len() == cidrs_before.len() {
+        true => cidrs.iter().zip(&cidrs_before).filter(|(now, was)| now != was).count(),
+        false => usize::from(!cidrs_before.is_empty()),
+    };
+    (0..moved).for_each(|_| p.forbidden(&spec.at("podCIDRs"), CIDR_KEPT));
     let provider = before.str("providerID");
     if !provider.is_empty() && provider != spec.str("providerID") {
         p.forbidden(&spec.at("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
+    if spec.has("configSource") {
+        config_source(&spec.get("configSource"), p);
+    }
     taints(&root, p);
     if spec.str("externalID") != before.str("externalID") {
         p.forbidden(&spec.at("externalID"), "may not be updated");
+    }
+}
+
+fn unique_addresses(root: &Field, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for address in root.get("status").items("addresses") {
+        let (kind, text) = (address.str("type"), address.str("address"));
+        if !seen.insert((kind, text)) {
+            p.duplicate(address.path(), json!({"Type": kind, "Address": text}));
+        }
+    }
+}
+
+/// A removed feature whose checks live on.
+fn config_source(source: &Field, p: &mut Problems) {
+    let map = source.get("configMap");
+    if !map.is_set() {
+        return p.invalid(source.path(), source.value().clone(), "exactly one reference subfield must be non-nil");
+    }
+    for name in ["uid", "resourceVersion"].iter().filter(|n| !map.str(n).is_empty()) {
+        p.forbidden(&map.at(name), format!("{name} must not be set in spec"));
+    }
+    let checks: [(&str, fn(&str) -> Vec<String>); 3] =
+        [("namespace", |n| names::dns_label(n, false)), ("name", |n| names::dns_subdomain(n, false)), ("kubeletConfigKey", formats::config_key)];
+    for (name, check) in checks {
+        match map.str(name) {
+            "" => p.required(&map.at(name), format!("{name} must be set")),
+            value => invalid_each(p, &map.at(name), value, check(value)),
+        }
     }
 }

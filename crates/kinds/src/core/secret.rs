@@ -1,4 +1,3 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! Secret: bytes that pods read and people should not (v1).
 
 use crate::core::config_data;
@@ -130,12 +129,26 @@ fn docker_config(data: &Field, key: &str, p: &mut Problems) {
     }
 }
 
-/// Why bytes are no JSON, as Go's decoder says it; it reads bytes as Latin-1 when it quotes one.
+/// Why bytes are no JSON map, as Go's decoder says it; it reads bytes as Latin-1 when it quotes one.
 fn go_json_error(bytes: &[u8]) -> Option<String> {
-    let error = serde_json::from_slice::<Value>(bytes).err()?;
+    let kind = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Ok(Value::Array(_)) => "array",
+        Err(error) => return Some(why_not_json(bytes, &error)),
+    };
+    Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+}
+
+fn why_not_json(bytes: &[u8], error: &serde_json::Error) -> String {
+    if let Some(why) = std::str::from_utf8(bytes).ok().and_then(keles_api::decode::explain_json) {
+        return why;
+    }
     if error.is_eof() {
-        return Some("unexpected end of JSON input".into());
+        return "unexpected end of JSON input".into();
     }
     let first = bytes.iter().copied().find(|b| !b.is_ascii_whitespace()).unwrap_or(b' ');
-    Some(format!("invalid character '{}' looking for beginning of value", char::from(first)))
+    format!("invalid character '{}' looking for beginning of value", char::from(first))
 }

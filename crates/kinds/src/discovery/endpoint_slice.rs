@@ -1,13 +1,11 @@
-// CLAIMED 06:53 by helper kinds-2 (whole defaults+validation of this kind); helper kinds-1: leave this file alone.
 //! EndpointSlice: addresses behind a Service (discovery.k8s.io/v1).
 
-use crate::core::endpoints::reachable;
-use crate::field::{Field, default_pointer, immutable, invalid_each, items_mut, one_of};
-use crate::formats;
+use crate::field::{Field, default_pointer, immutable, invalid_each, items_mut, one_of, remove, same, set};
+use crate::ip;
 use crate::labels;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -63,27 +61,70 @@ impl Kind for EndpointSlice {
         }
     }
 
-    fn validate(o: &Object, p: &mut Problems) {
-        let root = Field::root(o);
-        let kind = root.str("addressType");
-        match kind {
-            "" => p.required(&root.at("addressType"), ""),
-            _ => one_of(p, &root.at("addressType"), kind, &["FQDN", "IPv4", "IPv6"]),
+    fn prepare_create(o: &mut Object, _: &Request) {
+        drop_topology(o, &BTreeSet::new());
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        // Labels say which Service a slice is of, so they count as content.
+        if !same(new.meta("labels"), old.meta("labels")) {
+            new.set_meta("generation", old.generation() + 1);
         }
-        endpoints(&root, kind, p);
-        ports(&root, p);
+        if !same(new.at(&["endpoints"]), old.at(&["endpoints"])) {
+            let known = table::list(old.at(&["endpoints"])).iter().filter_map(|e| e["deprecatedTopology"][HOST_LABEL].as_str());
+            drop_topology(new, &known.filter(|n| !n.is_empty()).collect());
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        slice(o, None, p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
+        slice(new, Some(old), p);
         immutable(p, &Field::root(new).get("addressType"), &Field::root(old).get("addressType"));
     }
 
-    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
-        if new.str_at(&["addressType"]) == "FQDN" {
-            w.push("addressType: FQDN endpoints are deprecated".into());
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        if old.is_none() && new.str_at(&["addressType"]) == "FQDN" {
+            w.push("spec.addressType: FQDN endpoints are deprecated".into());
+        }
+        // The controllers have put their addresses right already.
+        if matches!(new.label(MANAGED_BY), Some("endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io")) {
+            return;
+        }
+        for e in Field::root(new).items("endpoints") {
+            e.items("addresses").iter().for_each(|a| ip::warn(w, a.path(), a.text()));
         }
     }
+}
+
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const HOST_LABEL: &str = "kubernetes.io/hostname";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Version 1 writes no topology; a node name that only the topology had (`known`) moves to `nodeName`.
+fn drop_topology(o: &mut Object, known: &BTreeSet<&str>) {
+    for e in items_mut(&mut o.0, "endpoints") {
+        let host = e["deprecatedTopology"][HOST_LABEL].as_str().filter(|h| known.contains(h) && names::dns_subdomain(h, false).is_empty()).map(str::to_owned);
+        if let Some(host) = host.filter(|_| e["nodeName"].is_null()) {
+            set(e, "nodeName", host);
+        }
+        remove(e, "deprecatedTopology");
+    }
+}
+
+fn slice(o: &Object, old: Option<&Object>, p: &mut Problems) {
+    let root = Field::root(o);
+    let kind = root.str("addressType");
+    match kind {
+        "" => p.required(&root.at("addressType"), ""),
+        _ => one_of(p, &root.at("addressType"), kind, &["FQDN", "IPv4", "IPv6"]),
+    }
+    let before = old.map(|old| table::list(old.at(&["endpoints"]))).unwrap_or_default();
+    let kept: Vec<&str> = before.iter().flat_map(|e| table::list(&e["addresses"])).filter_map(Value::as_str).collect();
+    endpoints(&root, kind, &kept, p);
+    ports(&root, p);
 }
 
 fn shown_ports(o: &Object) -> String {
@@ -103,7 +144,7 @@ const TOPOLOGY_MAX_COUNT: usize = 16;
 const PORTS_MAX_COUNT: usize = 20_000;
 const HINTS_MAX_COUNT: usize = 8;
 
-fn endpoints(root: &Field, kind: &str, p: &mut Problems) {
+fn endpoints(root: &Field, kind: &str, kept: &[&str], p: &mut Problems) {
     let all = root.items("endpoints");
     if all.len() > ENDPOINTS_MAX_COUNT {
         p.too_many(&root.at("endpoints"), all.len(), ENDPOINTS_MAX_COUNT);
@@ -117,7 +158,7 @@ fn endpoints(root: &Field, kind: &str, p: &mut Problems) {
             p.too_many(&e.at("addresses"), addresses.len(), ADDRESSES_MAX_COUNT);
         }
         for a in addresses {
-            address(&a, kind, p);
+            address(&a, kind, kept, p);
         }
         if let Some(node) = e.opt_str("nodeName") {
             invalid_each(p, &e.at("nodeName"), node, names::dns_subdomain(node, false));
@@ -130,40 +171,49 @@ fn endpoints(root: &Field, kind: &str, p: &mut Problems) {
     }
 }
 
-fn address(a: &Field, kind: &str, p: &mut Problems) {
+fn address(a: &Field, kind: &str, kept: &[&str], p: &mut Problems) {
     let text = a.text();
-    match (kind, formats::parse_ip(text)) {
-        ("FQDN", _) => fully_qualified(a, p),
-        ("IPv4" | "IPv6", None) => invalid_each(p, a.path(), text, formats::ip(text)),
-        ("IPv4", Some(ip)) if !ip.is_ipv4() => p.invalid(a.path(), text, "must be an IPv4 address"),
-        ("IPv6", Some(ip)) if !ip.is_ipv6() => p.invalid(a.path(), text, "must be an IPv6 address"),
-        ("IPv4" | "IPv6", Some(_)) => reachable(p, a.path(), text),
-        _ => {}
+    match kind {
+        "FQDN" => return fully_qualified(a, p),
+        "IPv4" | "IPv6" => {}
+        _ => return,
     }
+    if !ip::legacy(p, a.path(), text, kept) {
+        return;
+    }
+    let is_v6 = text.contains(':');
+    if is_v6 != (kind == "IPv6") {
+        p.invalid(a.path(), text, format!("must be an {kind} address"));
+    }
+    ip::reachable(p, a.path(), text);
 }
 
 fn fully_qualified(a: &Field, p: &mut Problems) {
-    let name = a.text().strip_suffix('.').unwrap_or(a.text());
-    match name {
-        "" => p.required(a.path(), ""),
-        _ => invalid_each(p, a.path(), a.text(), names::dns_subdomain(name, false)),
+    let text = a.text();
+    if text.is_empty() {
+        return p.required(a.path(), "");
     }
-    if !name.is_empty() && name.split('.').count() < 2 {
-        p.invalid(a.path(), a.text(), "should be a domain with at least two segments separated by dots");
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let bad = names::dns_subdomain(name, false);
+    if !bad.is_empty() {
+        return p.invalid(a.path(), name, bad.join(","));
+    }
+    if !name.contains('.') {
+        return p.invalid(a.path(), name, "should be a domain with at least two segments separated by dots");
+    }
+    if let Some((label, bad)) = name.split('.').map(|l| (l, names::dns_label(l, false))).find(|(_, bad)| !bad.is_empty()) {
+        p.invalid(a.path(), label, bad.join(","));
     }
 }
 
 fn topology(e: &Field, p: &mut Problems) {
-    let at = e.at("deprecatedTopology");
+    let (at, topology) = (e.at("deprecatedTopology"), e.get("deprecatedTopology"));
     if e.map_len("deprecatedTopology") > TOPOLOGY_MAX_COUNT {
         p.too_many(&at, e.map_len("deprecatedTopology"), TOPOLOGY_MAX_COUNT);
     }
-    labels::labels(p, &e.get("deprecatedTopology"));
-    if e.get("deprecatedTopology").has("topology.kubernetes.io/zone") {
-        p.invalid(&at.key("topology.kubernetes.io/zone"), "topology.kubernetes.io/zone", "deprecated, use zone field instead");
-    }
-    if e.get("deprecatedTopology").has("kubernetes.io/hostname") && e.has("nodeName") {
-        p.invalid(&at.key("kubernetes.io/hostname"), "kubernetes.io/hostname", "must not be specified when nodeName is set");
+    labels::labels(p, &topology);
+    if topology.has(ZONE_LABEL) {
+        p.internal(&at.key(ZONE_LABEL), "reserved key was not removed in conversion");
     }
 }
 
@@ -173,7 +223,7 @@ fn hints(e: &Field, p: &mut Problems) {
         let all = hints.items(list);
         if all.len() > HINTS_MAX_COUNT {
             p.too_many(&hints.at(list), all.len(), HINTS_MAX_COUNT);
-            continue;
+            return;
         }
         let mut seen = BTreeSet::new();
         for hint in all {
@@ -202,7 +252,7 @@ fn ports(root: &Field, p: &mut Problems) {
             p.duplicate(&port.at("name"), name);
         }
         one_of(p, &port.at("protocol"), port.str("protocol"), &["SCTP", "TCP", "UDP"]);
-        if let Some(app) = port.opt_str("appProtocol").filter(|a| !a.is_empty()) {
+        if let Some(app) = port.opt_str("appProtocol") {
             invalid_each(p, &port.at("appProtocol"), app, names::qualified_name(app));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{is_external, is_headless, is_type, needs_health_check};
 use crate::core::pod::handlers;
-use crate::field::{Field, invalid_each, one_of, required_one_of, same};
+use crate::field::{Field, invalid_each, one_of, required_one_of};
 use crate::formats;
 use crate::ip;
 use crate::labels;
@@ -298,9 +298,9 @@ pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     let (class, class_before) = (spec.get("loadBalancerClass"), before.get("loadBalancerClass"));
     if both_balance && class.value() != class_before.value() {
         p.invalid(class.path(), class.value().clone(), FIXED);
-        // Upstream checks the form here, and again with everything else.
-        balancer_class(&spec, p);
     }
+    // Upstream checks the form here, and again with everything else.
+    balancer_class(&spec, p);
     let (health, health_before) = (spec.int("healthCheckNodePort"), before.int("healthCheckNodePort"));
     if needs_health_check(spec.value()) && needs_health_check(before.value()) && health != health_before {
         p.forbidden(&spec.at("healthCheckNodePort"), "field is immutable");

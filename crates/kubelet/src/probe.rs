@@ -16,6 +16,11 @@ use tokio::task::JoinHandle;
 
 /// Tries again at once so often when a try could not be made at all.
 const MAX_RETRIES: usize = 3;
+/// The first regular try comes this long after a container's start (upstream's agent needs about that to notice the start): what is not up by
+/// then is told as a failure.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Pause before the first early try; doubles.
+const FIRST_TRY: Duration = Duration::from_millis(50);
 const MAX_REDIRECTS: usize = 10;
 /// Output shown in an event.
 const MAX_OUTPUT_BYTES: usize = 10 << 10;
@@ -103,21 +108,38 @@ pub struct Subject {
     pub address: String,
 }
 
+/// Tries a container soon after its start; a failure says nothing yet, for it has hardly begun. Success is known at once.
+async fn settle(probe: &Probe, subject: &Subject, runtime: &dyn PodRuntime) -> bool {
+    let mut pause = FIRST_TRY;
+    while since_start(subject) < SETTLE {
+        tokio::time::sleep(pause).await;
+        if attempt(probe, subject, runtime).await == Outcome::Success {
+            return true;
+        }
+        pause *= 2;
+    }
+    false
+}
+
+fn since_start(subject: &Subject) -> Duration {
+    Duration::try_from(Timestamp::now().duration_since(subject.started_at)).unwrap_or_default()
+}
+
 /// Starts a worker; it ends by itself after a startup success, or when its report finds no listener, or aborted.
 pub fn spawn(kind: Kind, subject: Subject, runtime: Arc<dyn PodRuntime>, events: Recorder, reports: mpsc::Sender<Report>) -> Option<JoinHandle<()>> {
     let probe = kind.of(&subject.container)?.clone();
     Some(tokio::spawn(async move {
         let delay = Duration::from_secs(probe.initial_delay_seconds.unwrap_or(0).max(0) as u64);
-        let passed = Duration::try_from(Timestamp::now().duration_since(subject.started_at)).unwrap_or_default();
-        tokio::time::sleep(delay.saturating_sub(passed)).await;
+        let mut judge = Judge::new(&probe);
+        let mut told = None;
+        let mut early = kind != Kind::Liveness && delay.is_zero() && settle(&probe, &subject, runtime.as_ref()).await;
+        tokio::time::sleep(if early { Duration::ZERO } else { delay.max(SETTLE).saturating_sub(since_start(&subject)) }).await;
         let period = Duration::from_secs(probe.period_seconds.filter(|period| *period > 0).unwrap_or(10) as u64);
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut judge = Judge::new(&probe);
-        let mut told = None;
         loop {
             ticks.tick().await;
-            let outcome = attempt_with_retries(&probe, &subject, runtime.as_ref()).await;
+            let outcome = if std::mem::take(&mut early) { Outcome::Success } else { attempt_with_retries(&probe, &subject, runtime.as_ref()).await };
             let Some(success) = tell(kind, &subject, &events, &outcome) else { continue };
             let Some(verdict) = judge.judge(success) else { continue };
             if told == Some(verdict) {

@@ -22,6 +22,11 @@ pub struct Kill {
     pub message: String,
     /// The failed probe's own grace period, if it has one.
     pub grace_seconds: Option<i64>,
+    /// Start it again right after the kill. Back-off counts from the end before this one, as upstream counts it: a container that ran until
+    /// its probe failed is not held for that.
+    pub restart: Option<Start>,
+    /// The end that the restart is counted against.
+    pub ended_before: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +139,7 @@ fn initialize(observed: &Observed<'_>, actions: &mut Actions) -> Initialization 
 fn keep_sidecar(observed: &Observed<'_>, container: &Container, record: Option<&ContainerStatus>, index: usize, actions: &mut Actions) -> bool {
     match record {
         Some(record) if record.state == ContainerState::Running => {
-            if let Some(kill) = failed_probe(observed, container, record, true) {
+            if let Some(kill) = failed_probe(observed, container, record, Role::Init, index) {
                 actions.kill.push(kill);
                 return false;
             }
@@ -155,8 +160,7 @@ fn run_main(observed: &Observed<'_>, actions: &mut Actions) {
         match record {
             Some(record) if record.state == ContainerState::Running => {
                 alive += 1;
-                let restart = restart::after_kill(observed, container, false);
-                actions.kill.extend(failed_probe(observed, container, record, restart));
+                actions.kill.extend(failed_probe(observed, container, record, Role::Main, index));
             }
             record if restart::is_due(observed, container, false, record) => {
                 due += 1;
@@ -174,18 +178,22 @@ fn run_main(observed: &Observed<'_>, actions: &mut Actions) {
 /// Starts now, or notes how long the back-off still holds it.
 fn start(observed: &Observed<'_>, container: &Container, record: Option<&ContainerStatus>, role: Role, index: usize, actions: &mut Actions) {
     let attempt = observed.newest(&container.name).map_or(0, |newest| newest.attempt + 1);
-    let ended = record.filter(|record| record.state == ContainerState::Exited).and_then(finished_at);
+    let ended = record.and_then(finished_at);
     match ended.and_then(|ended| observed.backoffs.waiting(&container.name, ended, observed.now)) {
         Some(wait) => actions.held.push(Held { name: container.name.clone(), wait }),
         None => actions.start.push(Start { role, index, attempt }),
     }
 }
 
+/// When a container ended; absent while it has not.
 pub fn finished_at(record: &ContainerStatus) -> Option<Timestamp> {
+    if record.state != ContainerState::Exited {
+        return None;
+    }
     Timestamp::from_nanosecond(i128::from(record.finished_at_unix_ns)).ok()
 }
 
-fn failed_probe(observed: &Observed<'_>, container: &Container, record: &ContainerStatus, restart: bool) -> Option<Kill> {
+fn failed_probe(observed: &Observed<'_>, container: &Container, record: &ContainerStatus, role: Role, index: usize) -> Option<Kill> {
     let verdicts = observed.verdicts_of(record);
     let (what, probe): (&str, Option<&Probe>) = if verdicts.startup == Some(false) {
         ("startup", container.startup_probe.as_ref())
@@ -194,11 +202,17 @@ fn failed_probe(observed: &Observed<'_>, container: &Container, record: &Contain
     } else {
         return None;
     };
-    let suffix = if restart { ", will be restarted" } else { "" };
+    let restarts = restart::after_kill(observed, container, role == Role::Init);
+    let suffix = if restarts { ", will be restarted" } else { "" };
+    let before = observed.records.iter().filter(|other| other.name == record.name && other.state == ContainerState::Exited).max_by_key(|other| other.attempt);
+    let ended_before = before.and_then(finished_at);
+    let is_held = ended_before.is_some_and(|ended| observed.backoffs.waiting(&container.name, ended, observed.now).is_some());
     Some(Kill {
         id: record.id.clone(),
         name: container.name.clone(),
         message: format!("Container {} failed {what} probe{suffix}", container.name),
         grace_seconds: probe.and_then(|probe| probe.termination_grace_period_seconds),
+        restart: (restarts && !is_held).then_some(Start { role, index, attempt: record.attempt + 1 }),
+        ended_before,
     })
 }

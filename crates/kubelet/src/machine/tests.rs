@@ -300,6 +300,19 @@ fn a_failed_liveness_probe_kills_and_says_whether_it_restarts() {
 }
 
 #[test]
+fn a_restart_after_a_failed_probe_is_counted_against_the_end_before_it() {
+    let mut spec = containers("Always", &["c"]);
+    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["x"]}});
+    let failed = Verdicts { liveness: Some(false), ..Default::default() };
+    let kill = |world: World| world.decide().kill.remove(0);
+    let first = kill(pod(spec.clone()).running("c").verdict("c0", failed));
+    assert_eq!((first.restart.map(|start| start.attempt), first.ended_before), (Some(1), None));
+    let world = pod(spec).exited("c", 137).record("c", 1, ContainerState::Running, 0).verdict("c1", failed);
+    let second = kill(world);
+    assert_eq!((second.restart.map(|start| start.attempt), second.ended_before), (Some(2), Some(start_time())));
+}
+
+#[test]
 fn readiness_starts_false_with_a_probe_and_true_without() {
     let mut spec = containers("Always", &["c"]);
     let plain = pod(spec.clone()).running("c");

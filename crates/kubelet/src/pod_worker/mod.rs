@@ -333,10 +333,15 @@ impl Worker {
         }
         for kill in &actions.kill {
             self.kill_for_probe(kill).await;
+            if let Some(start) = kill.restart.as_ref().filter(|_| !self.wish.borrow().ends()) {
+                self.start(start, kill.ended_before).await;
+            }
         }
         let acted = !actions.kill.is_empty() || !due.is_empty();
         for start in &due {
-            self.start(start).await;
+            let name = self.container_of(start).name.clone();
+            let ended = self.observed().newest(&name).and_then(crate::machine::actions::finished_at);
+            self.start(start, ended).await;
             if self.wish.borrow().ends() {
                 return Turn::Again;
             }

@@ -5,7 +5,7 @@ use crate::container_config::{self, Input};
 use crate::events::{NORMAL, WARNING};
 use crate::image_store::{NodeImage, RegistryLogin};
 use crate::machine::StartFailure;
-use crate::machine::actions::{Role, Start, finished_at};
+use crate::machine::actions::{Role, Start};
 use crate::{env, ephemeral, hook};
 use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
@@ -34,11 +34,10 @@ impl Worker {
         }
     }
 
-    /// Starts one container, or notes why it could not be.
-    pub(super) async fn start(&mut self, start: &Start) {
+    /// Starts one container, or notes why it could not be. `ended`: the end that this attempt follows, for the back-off of the next.
+    pub(super) async fn start(&mut self, start: &Start, ended: Option<Timestamp>) {
         let container = self.container_of(start).into_owned();
-        let previous = self.records.iter().filter(|record| record.name == container.name).max_by_key(|record| record.attempt);
-        if let Some(ended) = previous.and_then(finished_at) {
+        if let Some(ended) = ended {
             self.backoffs.attempted(&container.name, ended, Timestamp::now());
         }
         self.retries.remove(&container.name);

@@ -1,10 +1,12 @@
-//! JSON patch, merge patch, strategic merge patch: pure functions from a document and a patch to a document.
+//! JSON patch, merge patch, strategic merge patch, field sets and server-side apply: pure functions over documents.
 //!
 //! Entry point: [`patch`], which reads a request body, applies it, checks the result against its type and words every error as upstream
-//! does; the three kinds are public by themselves. Source: k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
+//! does; the three kinds are public by themselves. Ownership and apply are in [`managed`]. Source: k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
 //! Deliberately absent: retries on conflict, defaulting and validation (the registry's pipeline).
 
+pub mod fieldset;
 mod json_patch;
+pub mod managed;
 mod merge_patch;
 mod strategic;
 

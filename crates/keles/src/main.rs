@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == "shim") {
-        keles_runtime::shim_main(&args[2..]);
+        keles_runtime::shim_main(args.into_iter().skip(2));
     }
     let args = match config_file::expand(args) {
         Ok(args) => args,

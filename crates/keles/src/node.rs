@@ -37,17 +37,24 @@ pub fn primary_address() -> Option<Ipv4Addr> {
     }
 }
 
-/// Everything of the runtime that is one a machine carries the bridge's name, so that two clusters do not meet.
+/// What the runtime has one of a machine carries the bridge's name, so that two clusters do not meet. Sockets and pinned
+/// namespaces lie under /run, in a folder named by the data folder: a socket's path has at most 107 bytes, and a reboot ends both.
 pub fn engine_options(data_dir: &Path, bridge: &str) -> EngineOptions {
-    let mut o = EngineOptions::new(data_dir.join("runtime"));
-    o.cgroup_root = if bridge == "keles0" { "keles".into() } else { format!("keles-{bridge}") };
-    o
+    let cgroup_root = if bridge == "keles0" { "keles".to_owned() } else { format!("keles-{bridge}") };
+    EngineOptions::new(data_dir.join("runtime"), run_dir(data_dir), cgroup_root)
+}
+
+/// The same for the same data folder at every start: FNV-1a of its path.
+fn run_dir(data_dir: &Path) -> PathBuf {
+    let path = std::fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let hash = path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    Path::new("/run/keles").join(format!("{hash:016x}"))
 }
 
 pub fn kubelet_config(o: Options, pki: &Pki) -> Result<KubeletConfig, PkiError> {
     let serving = pki.kubelet_server(&o.name, &Names { dns: vec![], ips: vec![o.ip.into()] })?;
     let mut c = KubeletConfig::new(o.name, o.ip.into(), o.data_dir);
-    c.cluster_dns = ClusterDns { servers: o.dns_address.iter().map(|ip| ip.to_string()).collect(), domain: o.domain };
+    c.cluster_dns = ClusterDns { servers: o.dns_address.iter().map(ToString::to_string).collect(), domain: o.domain };
     c.listen = SocketAddr::from(([0, 0, 0, 0], o.port));
     c.tls = Some(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() });
     c.max_pods = o.max_pods;

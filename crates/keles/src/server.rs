@@ -165,7 +165,7 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     let pki = Pki::open(&f.data_dir)?;
     let admin = pki.admin()?;
     let path = f.kubeconfig();
-    keles_pki::write_kubeconfig(&path, &format!("https://127.0.0.1:{port}"), pki.ca_pem(), &KubeconfigUser { name: "default", certified: &admin })?;
+    keles_pki::write_kubeconfig(&path, &format!("https://127.0.0.1:{port}"), pki.ca_pem(), &KubeconfigUser::Certificate(&admin))?;
     tracing::info!("API server ready on {address}; kubeconfig {}", path.display());
     started(&server);
     serving.await?;
@@ -249,6 +249,6 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     let config = node::kubelet_config(options, &Pki::open(data)?)?;
     h.ready();
     let network = Arc::new(node::Network(s.network().clone()));
-    keles_kubelet::Kubelet::run(config, users::node(s.api(), &s.node_name), Arc::new(runtime), images, network, h.stop()).await?;
+    keles_kubelet::Kubelet::run(config, users::node(s.api(), &s.node_name), Arc::new(runtime), Arc::new(images), network, h.stop()).await?;
     Ok(())
 }

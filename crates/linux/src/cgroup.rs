@@ -265,12 +265,15 @@ impl Group {
         if both.exists() { write(&both, &value) } else { Ok(()) }
     }
 
-    /// v1: refuses all devices but `rules` (`c 1:3 rwm`). On v2 see [`crate::device_filter`].
+    /// Refuses all devices but `rules` (`c 1:3 rwm`): by v1's `devices` where there is one, else by a program on v2.
     pub fn allow_devices(&self, rules: &[String]) -> Result<()> {
-        let Some((Version::V1, deny)) = self.file("devices", "devices.deny") else { return Ok(()) };
-        write(&deny, "a")?;
-        let allow = deny.with_file_name("devices.allow");
-        rules.iter().try_for_each(|r| write(&allow, r))
+        if let Some((Version::V1, deny)) = self.file("devices", "devices.deny") {
+            write(&deny, "a")?;
+            let allow = deny.with_file_name("devices.allow");
+            return rules.iter().try_for_each(|r| write(&allow, r));
+        }
+        let Some(folder) = self.birth_place()? else { return Ok(()) };
+        crate::device_filter::attach(folder.as_fd(), rules).map_err(failed("filter devices of", Path::new(&self.path)))
     }
 
     /// The v2 folder, to be born in (CLONE_INTO_CGROUP), when there is a v2 tree.

@@ -13,3 +13,4 @@ pub mod seccomp_default;
 pub mod signal;
 pub mod syscalls;
 pub mod async_fd;
+pub mod device_filter;

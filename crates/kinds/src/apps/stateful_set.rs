@@ -82,33 +82,19 @@ impl Kind for StatefulSet {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        match spec.str("podManagementPolicy") {
-            "" => p.required(&spec.at("podManagementPolicy"), ""),
-            "OrderedReady" | "Parallel" => {}
-            other => p.invalid(&spec.at("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'"),
-        }
-        update_strategy(&spec.get("updateStrategy"), p);
-        let retention = spec.get("persistentVolumeClaimRetentionPolicy");
-        for name in ["whenDeleted", "whenScaled"].iter().filter(|_| retention.is_set()) {
-            one_of(p, &retention.at(name), retention.str(name), &["Retain", "Delete"]);
-        }
-        for name in ["replicas", "minReadySeconds"] {
-            non_negative(p, &spec, name);
-        }
-        non_negative(p, &spec.get("ordinals"), "start");
+        always(&spec, p);
         let service = spec.str("serviceName");
         if !service.is_empty() {
             invalid_each(p, &spec.at("serviceName"), service, names::dns_label(service, false));
         }
-        selector(&spec, p);
         for claim in spec.items("volumeClaimTemplates") {
             persistent_volume_claim::validate_claim_spec(&claim.get("spec"), p);
         }
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        always(&spec, p);
         if !same(&without(spec.value(), MUTABLE), &without(before.value(), MUTABLE)) {
             p.forbidden(spec.path(), UPDATE_REFUSED);
         }
@@ -141,6 +127,25 @@ fn ready(o: &Object) -> String {
 
 const MUTABLE: &[&str] = &["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
 const UPDATE_REFUSED: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+
+/// What create and update check alike.
+fn always(spec: &Field, p: &mut Problems) {
+    match spec.str("podManagementPolicy") {
+        "" => p.required(&spec.at("podManagementPolicy"), ""),
+        "OrderedReady" | "Parallel" => {}
+        other => p.invalid(&spec.at("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    update_strategy(&spec.get("updateStrategy"), p);
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    for name in ["whenDeleted", "whenScaled"].iter().filter(|_| retention.is_set()) {
+        one_of(p, &retention.at(name), retention.str(name), &["Retain", "Delete"]);
+    }
+    for name in ["replicas", "minReadySeconds"] {
+        non_negative(p, spec, name);
+    }
+    non_negative(p, &spec.get("ordinals"), "start");
+    selector(spec, p);
+}
 
 fn update_strategy(strategy: &Field, p: &mut Problems) {
     let rolling = strategy.get("rollingUpdate");

@@ -174,7 +174,6 @@ fn update(new: &Field, old: &Field, p: &mut Problems) {
     }
     if !same(&munged, before.value()) {
         p.forbidden(spec.path(), SPEC_FIXED);
-        return;
     }
     let storage = |f: &Field| Quantity::parse(f.get("resources").get("requests").str("storage")).unwrap_or(Quantity::ZERO);
     let actual = Quantity::parse(old.get("status").get("capacity").str("storage")).unwrap_or(Quantity::ZERO);

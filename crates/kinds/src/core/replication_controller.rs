@@ -78,6 +78,7 @@ impl Kind for ReplicationController {
             set(spec, "selector", labels);
         }
         default_pointer(spec, "replicas", 1);
+        default_pointer(spec, "minReadySeconds", 0);
         if !spec["template"].is_null() {
             template::set_defaults(spec);
         }

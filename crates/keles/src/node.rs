@@ -54,7 +54,7 @@ fn run_dir(data_dir: &Path) -> PathBuf {
 pub fn kubelet_config(o: Options, pki: &Pki) -> Result<KubeletConfig, PkiError> {
     let serving = pki.kubelet_server(&o.name, &Names { dns: vec![], ips: vec![o.ip.into()] })?;
     let mut c = KubeletConfig::new(o.name, o.ip.into(), o.data_dir);
-    c.cluster_dns = ClusterDns { servers: o.dns_address.iter().map(ToString::to_string).collect(), domain: o.domain };
+    c.cluster_dns = ClusterDns { servers: o.dns_address.iter().map(|ip| (*ip).into()).collect(), domain: o.domain };
     c.listen = SocketAddr::from(([0, 0, 0, 0], o.port));
     c.tls = Some(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() });
     c.max_pods = o.max_pods;

@@ -88,7 +88,7 @@ impl GarbageCollector {
 
     /// Watches exactly the resources that there are now.
     async fn sync(&self, queue: &Queue<ObjectKey>) -> Result<(), ReconcileError> {
-        let found = discover(&self.reader).await.map_err(ReconcileError::read("what resources there are"))?;
+        let found = discover(&self.reader).await.map_err(ReconcileError::read("reading what resources there are"))?;
         let wanted =
             found.resources.into_iter().filter(|r| ["delete", "list", "watch"].iter().all(|verb| r.can(verb)) && !IGNORED.contains(&(r.group.as_str(), r.plural.as_str())));
         let wanted: Vec<Arc<Resource>> = wanted.map(Arc::new).collect();
@@ -143,7 +143,7 @@ impl GarbageCollector {
             Ok(object) if object.metadata.uid.as_deref() == Some(uid) => Ok(Some(object)),
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(ReconcileError::read(format!("{} {namespace}/{name}", resource.name()))(error)),
+            Err(error) => Err(ReconcileError::read(format!("reading {} {namespace}/{name}", resource.name()))(error)),
         }
     }
 
@@ -272,7 +272,7 @@ impl GarbageCollector {
         match result {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(ReconcileError::read(format!("{} {}/{} for collection", node.resource.name(), node.namespace, node.name))(error)),
+            Err(error) => Err(ReconcileError::read(format!("collecting {} {}/{}", node.resource.name(), node.namespace, node.name))(error)),
         }
     }
 }

@@ -28,7 +28,7 @@ pub enum Outcome {
 pub enum ReconcileError {
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error("reading {what}")]
+    #[error("{what}")]
     Read {
         what: String,
         #[source]
@@ -46,7 +46,22 @@ impl ReconcileError {
     }
     /// Somebody else wrote first: the normal course of optimistic concurrency, not worth a log line.
     fn is_race(&self) -> bool {
-        matches!(self, ReconcileError::Write(error) if error.is_conflict() || error.is_not_found())
+        match self {
+            ReconcileError::Write(error) => error.is_conflict() || error.is_not_found(),
+            ReconcileError::Read { source, .. } => matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409),
+            ReconcileError::Object { .. } => false,
+        }
+    }
+    /// Why, in the server's own words where it answered.
+    fn cause(&self) -> String {
+        match self {
+            ReconcileError::Write(error) => error.message(),
+            ReconcileError::Read { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.message.clone(),
+                other => std::error::Error::source(other).map_or_else(|| other.to_string(), ToString::to_string),
+            },
+            ReconcileError::Object { .. } => String::new(),
+        }
     }
 }
 
@@ -134,9 +149,9 @@ async fn work<C: Controller>(controller: &C, key: &ObjectKey, context: &Context)
         Ok(Err(error)) => {
             Counters::count(&counters.errors);
             if error.is_race() {
-                tracing::debug!(controller = C::NAME, %key, error = &error as &dyn std::error::Error, "lost a race, retrying");
+                tracing::debug!(controller = C::NAME, %key, %error, cause = error.cause(), "lost a race, retrying");
             } else {
-                tracing::warn!(controller = C::NAME, %key, error = &error as &dyn std::error::Error, "reconcile failed, retrying");
+                tracing::warn!(controller = C::NAME, %key, %error, cause = error.cause(), "reconcile failed, retrying");
             }
             queue.add_failed(key.clone());
         }

@@ -50,7 +50,7 @@ impl Inner {
         };
         drop(flying);
         if let Some(w) = notice.filter(|_| !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) {
-            respond::warn(response.headers_mut(), &[w]);
+            respond::warn_first(response.headers_mut(), w);
         }
         response.headers_mut().insert(AUDIT_ID, audit_id);
         self.metrics.observe(verb, &resource, response.status().as_u16(), started.elapsed());

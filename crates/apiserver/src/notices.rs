@@ -15,7 +15,7 @@ const JOB_DELETE: &str =
 
 /// The warning of a deprecated API.
 pub fn deprecation(info: &RequestInfo) -> Option<&'static str> {
-    DEPRECATED.iter().find(|(g, v, p, _)| info.is_resource && info.group == *g && info.version == *v && info.resource == *p).map(|row| row.3)
+    DEPRECATED.iter().find(|(g, v, p, _)| info.is_resource && info.subresource.is_empty() && info.group == *g && info.version == *v && info.resource == *p).map(|row| row.3)
 }
 
 /// The warning of a delete that does not say what becomes of a Job's pods.

@@ -141,6 +141,16 @@ fn to_pretty(json: &Bytes) -> Bytes {
     serde_json::to_vec_pretty(&tree).map(Bytes::from).unwrap_or_else(|_| json.clone())
 }
 
+/// A warning before those that are there already, as upstream orders them: the API first, then the object.
+pub fn warn_first(headers: &mut HeaderMap, warning: &str) {
+    let others: Vec<HeaderValue> = headers.get_all(WARNING).into_iter().cloned().collect();
+    headers.remove(WARNING);
+    warn(headers, &[warning]);
+    for w in others {
+        headers.append(WARNING, w);
+    }
+}
+
 /// `Warning: 299 - "text"`, one header a text, as RFC 2616 quotes it.
 pub fn warn<S: AsRef<str>>(headers: &mut HeaderMap, warnings: &[S]) {
     for w in warnings {

@@ -3,6 +3,7 @@
 use crate::cache::{Cached, WatchCache};
 use crate::encode::Head;
 use crate::kind::{AnyKind, Info, Scope, Served};
+use keles_api::decode::{self, FieldValidation};
 use keles_api::{GroupVersion, Object, Status};
 use std::sync::Arc;
 
@@ -50,7 +51,14 @@ impl Resource {
     pub fn tree_in(&self, o: &Cached, to: &Served) -> Object {
         let mut t = o.tree();
         self.convert(&mut t, &self.storage(), to);
-        t
+        self.fitted(t, to)
+    }
+    /// A converted object with only what its version has, in that version's canonical form.
+    pub fn fitted(&self, o: Object, to: &Served) -> Object {
+        match self.kind.schema(to) {
+            Some(ty) if *to != self.storage() => decode::conform(o.0.clone(), ty, FieldValidation::Ignore).map_or(o, |d| d.object),
+            _ => o,
+        }
     }
     /// Rewrites apiVersion and lets the kind convert the rest.
     pub fn convert(&self, o: &mut Object, from: &Served, to: &Served) {

@@ -26,8 +26,8 @@ impl OpenApi {
     pub fn new(kinds: &[Arc<dyn AnyKind>]) -> OpenApi {
         let resources = resources(kinds);
         // The content follows from this program and the list of resources; hashing both spares making every document at start.
-        let hashes: BTreeMap<String, String> =
-            resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{} {list:?}", env!("CARGO_PKG_VERSION")))))).collect();
+        let program = program();
+        let hashes: BTreeMap<String, String> = resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{program} {list:?}"))))).collect();
         let paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
         let index = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree always encodes").into();
         OpenApi { resources, hashes, index, made: Mutex::default() }
@@ -53,6 +53,13 @@ impl OpenApi {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Bytes>> {
         self.made.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+/// What tells this build from another: clients keep documents by their hash, across upgrades.
+fn program() -> String {
+    let of = |m: std::fs::Metadata| format!("{} {:?}", m.len(), m.modified().ok());
+    let file = std::env::current_exe().and_then(std::fs::metadata).map(of).unwrap_or_default();
+    format!("{} {file}", env!("CARGO_PKG_VERSION"))
 }
 
 pub fn inflate(gzip: &[u8]) -> Bytes {

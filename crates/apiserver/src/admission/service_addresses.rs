@@ -247,7 +247,7 @@ impl ServiceAddresses {
         }
         for p in ports_mut(s).filter(|p| port(&p["nodePort"]).is_none()) {
             let (number, proto) = (p["port"].as_u64().unwrap_or(0), protocol(p));
-            let twin = given.get(&number).copied().filter(|n| self.claim(a, held, Key::Port(*n, proto), service).is_ok());
+            let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, Key::Port(*n, proto), service).is_ok());
             let node = match twin {
                 Some(n) => n,
                 None => self.node_port(a, held, service, proto)?,

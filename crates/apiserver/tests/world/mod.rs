@@ -53,6 +53,9 @@ impl World {
     pub fn server(&self) -> &ApiServer {
         &self.server
     }
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
     fn pki(&self) -> Pki {
         Pki::open(self.folder.path()).expect("the server's own folder")
     }
@@ -126,6 +129,15 @@ impl Client {
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         Reply { status: parts.status, headers: parts.headers, body }
+    }
+    /// Asks for an upgrade; the answer and the connection behind it.
+    pub async fn upgrade(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> (http::Response<()>, TokioIo<hyper::upgrade::Upgraded>) {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
+        tokio::spawn(connection.with_upgrades());
+        let request = headers.iter().fold(Request::builder().method(method).uri(path).header("host", "localhost"), |r, (k, v)| r.header(*k, *v));
+        let mut answer = sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.expect("an answer");
+        let upgraded = hyper::upgrade::on(&mut answer).await.expect("an upgrade");
+        (answer.map(|_| ()), TokioIo::new(upgraded))
     }
     pub async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, "application/json", Vec::new()).await

@@ -11,7 +11,7 @@ use crate::managed_fields;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused};
 use keles_api::problems::ProblemKind;
-use keles_api::{Object, Path, Problem, Problems, Status, meta};
+use keles_api::{Object, Path, Problem, Problems, Status, meta, names};
 use keles_store::Expect;
 use serde_json::Value;
 use std::sync::Arc;
@@ -140,7 +140,11 @@ impl Exchange<'_> {
             new.set_meta("generation", old.generation() + 1);
         }
         if part != Part::Own {
-            meta::validate_update(new, old, &Path::new("metadata"), &mut found);
+            // Upstream checks metadata for every kind, and the kind's own rules do so again: its answers name such problems repeatedly.
+            let at = Path::new("metadata");
+            meta::validate_create(new, self.resource.namespaced(), names::path_segment, &at, &mut found);
+            meta::validate_update(new, old, &at, &mut found);
+            meta::validate_update(new, old, &at, &mut found);
         }
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {

@@ -265,6 +265,14 @@ impl Watcher {
     /// Sleeps until there is something to do; a piece when that is a bookmark.
     async fn wait(&mut self) -> Option<Bytes> {
         let until = if self.bookmarks { self.deadline.min(self.bookmark_at) } else { self.deadline };
+        // On a busy resource there is always news: time must not wait for a pause.
+        if *self.closing.borrow() {
+            self.phase = Phase::Ended;
+            return None;
+        }
+        if Instant::now() >= until {
+            return self.on_time(until);
+        }
         let woken = tokio::select! {
             biased;
             changed = self.changed.changed() => if changed.is_ok() { Woken::News } else { Woken::Closing },

@@ -224,3 +224,19 @@ async fn one_name_in_the_path_is_watched_alone() {
     w.req("configmaps").create(&config("a", "1")).await.unwrap();
     assert_eq!(s.short().await, "ADDED a 1");
 }
+
+#[tokio::test]
+async fn a_watch_ends_in_time_though_its_resource_is_busy() {
+    let w = World::new().await;
+    let mut s = w.req("configmaps").query("watch=1&timeoutSeconds=1&labelSelector=never").watch().await;
+    let busy = {
+        let r = w.req("configmaps");
+        tokio::spawn(async move {
+            for i in 0.. {
+                let _ = r.clone().create(&config(&format!("c{i}"), "1")).await;
+            }
+        })
+    };
+    assert_eq!(s.short().await, "END");
+    busy.abort();
+}

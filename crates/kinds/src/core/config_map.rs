@@ -3,7 +3,7 @@
 use crate::core::config_data;
 use crate::field::Field;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::{Object, Path, Problems};
+use keles_api::{Object, Path, Problems, meta, names};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -61,6 +61,7 @@ impl Kind for ConfigMap {
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
         let (now, before) = (Field::root(new), Field::root(old));
         config_data::only_if_mutable(&now, &before, &["data", "binaryData"], p);
+        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
         Self::validate(new, p);
     }
 }

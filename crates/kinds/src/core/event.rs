@@ -245,6 +245,8 @@ fn unchanged(new: &Field, old: &Field, p: &mut Problems) {
     }
     for (name, shown) in [
         ("reason", "reason"),
+        // Upstream asks twice.
+        ("reason", "reason"),
         ("message", "message"),
         ("type", "type"),
         ("action", "action"),

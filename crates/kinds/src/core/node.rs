@@ -9,7 +9,7 @@ use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::{Object, Problem, ProblemKind, Problems, names};
+use keles_api::{Object, Path, Problem, ProblemKind, Problems, meta, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -86,6 +86,8 @@ impl Kind for Node {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        meta::validate_create(new, false, names::dns_subdomain, &Path::new("metadata"), p);
+        Self::validate(new, p);
         changes(new, old, p);
     }
 

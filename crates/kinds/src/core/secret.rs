@@ -6,7 +6,7 @@ use crate::selectable;
 use crate::table::{self, AGE, NAME, column};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keles_api::{Object, Problems};
+use keles_api::{Object, Path, Problems, meta, names};
 use keles_registry::kind::{Column, Info, Kind, Selectable, Served, UnknownSelector};
 use serde_json::{Value, json};
 
@@ -71,6 +71,7 @@ impl Kind for Secret {
         let (now, before) = (Field::root(new), Field::root(old));
         immutable(p, &now.get("type"), &before.get("type"));
         config_data::only_if_mutable(&now, &before, &["data"], p);
+        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
         Self::validate(new, p);
     }
 }

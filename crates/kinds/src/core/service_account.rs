@@ -2,7 +2,7 @@
 
 use crate::field::items_mut;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Path, Problems, meta, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Served, Subresource};
 use serde_json::{Map, Value, json};
 
@@ -42,6 +42,10 @@ impl Kind for ServiceAccount {
 
     fn prepare_update(new: &mut Object, _old: &Object, _: &Request) {
         keep_only_names(new);
+    }
+
+    fn validate_update(new: &Object, _old: &Object, p: &mut Problems) {
+        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {

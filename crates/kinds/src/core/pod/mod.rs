@@ -20,8 +20,7 @@ mod warnings;
 
 use crate::selectable;
 use crate::subresource::status;
-use keles_api::Object;
-use keles_api::Problems;
+use keles_api::{Object, Path, Problems, meta, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::json;
 
@@ -93,6 +92,8 @@ impl Kind for Pod {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        // Upstream checks the metadata of a new object here too.
+        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
         update::update(new, old, p);
     }
 

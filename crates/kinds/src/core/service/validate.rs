@@ -6,7 +6,7 @@ use crate::field::{Field, invalid_each, one_of, required_one_of};
 use crate::formats;
 use crate::ip;
 use crate::labels;
-use keles_api::{Object, Path, Problem, ProblemKind, Problems, names};
+use keles_api::{Object, Path, Problem, ProblemKind, Problems, meta, names};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -305,6 +305,7 @@ pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     if needs_health_check(spec.value()) && needs_health_check(before.value()) && health != health_before {
         p.forbidden(&spec.at("healthCheckNodePort"), "field is immutable");
     }
+    meta::validate_create(new, true, names::dns_label, &Path::new("metadata"), p);
     service(new, Some(old), p);
 }
 

@@ -31,7 +31,7 @@ fn read_file(text: &str, model: &mut Model) -> Result<(), String> {
         return Ok(());
     }
     let block = rest.find("json_schema!(").ok_or("no json_schema block")? + "json_schema!(".len();
-    let schema = Parser { s: rest[block..].as_bytes(), i: 0 }.value()?;
+    let schema = Parser { s: &rest.as_bytes()[block..], i: 0 }.value()?;
     let mut t = type_of(name, &schema);
     if let (Some(g), Some(v), Some(k)) = (constant(text, "GROUP"), constant(text, "VERSION"), constant(text, "KIND")) {
         t.gvks.push((g, v, k));

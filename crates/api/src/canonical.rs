@@ -97,10 +97,8 @@ fn scalar(v: &mut Value, s: Scalar) {
         (Scalar::MicroTime, Value::String(t)) if t.len() != 27 => time::parse_micro(t).or_else(|_| time::parse(t)).ok().map(time::format_micro),
         _ => None,
     };
-    if let Some(t) = text {
-        if v.as_str() != Some(&t) {
-            *v = t.into();
-        }
+    if let Some(t) = text.filter(|t| v.as_str() != Some(t)) {
+        *v = t.into();
     }
 }
 

@@ -51,7 +51,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// How a value of a type divides among owners. `Err` names an item without its key.
+/// How a value of a type divides among owners.
 pub(crate) fn view<'v, 'a>(v: &'v Value, ty: TypeRef<'a>, over: MapType) -> Result<View<'v, 'a>, String> {
     Ok(match (ty.shape(), v) {
         (Shape::Object(o), Value::Object(m)) if over == MapType::Granular || (over == MapType::Unset && !o.atomic()) => View::Fields(m, Fields::Named(ty)),
@@ -74,9 +74,10 @@ fn item_element(item: &Value, list: TypeRef) -> Result<String, String> {
     keys.sort_unstable();
     for key in keys {
         let default = || l.item.field(key).and_then(|f| f.default().cloned());
-        let value = item.get(key).filter(|v| !v.is_null()).cloned().or_else(default);
-        let value = value.ok_or_else(|| format!("associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"))?;
-        parts.push(format!("{}:{value}", Value::from(key)));
+        // An item without its key is validation's business; it is its own item until then.
+        if let Some(value) = item.get(key).filter(|v| !v.is_null()).cloned().or_else(default) {
+            parts.push(format!("{}:{value}", Value::from(key)));
+        }
     }
     Ok(format!("k:{{{}}}", parts.join(",")))
 }
@@ -147,7 +148,7 @@ impl FieldSet {
                     let Some((t, o)) = fields.child(k) else { continue };
                     let node = self.nodes.entry(field(k)).or_default();
                     let leaf = node.below.collect(child, t, o, depth + 1)?;
-                    node.member |= leaf || is_empty_container(child) || !fields.is_named();
+                    node.member |= leaf || child.is_null() || child.as_object().is_some_and(Map::is_empty) || !fields.is_named();
                 }
             }
             View::Items(items, item) => {
@@ -168,7 +169,7 @@ impl FieldSet {
         if rest.is_empty() { node.member = true } else { node.below.insert(rest) }
     }
 
-    /// Members by path, depth first.
+    /// Members by path; those of a level before those below it, as conflicts list them.
     pub fn paths(&self) -> Vec<Vec<String>> {
         let mut out = Vec::new();
         self.walk(&mut Vec::new(), &mut out);
@@ -176,10 +177,12 @@ impl FieldSet {
     }
     fn walk(&self, at: &mut Vec<String>, out: &mut Vec<Vec<String>>) {
         for (k, n) in &self.nodes {
-            at.push(k.clone());
             if n.member {
-                out.push(at.clone());
+                out.push(at.iter().chain([k]).cloned().collect());
             }
+        }
+        for (k, n) in &self.nodes {
+            at.push(k.clone());
             n.below.walk(at, out);
             at.pop();
         }
@@ -325,7 +328,7 @@ impl Comparison {
         } else {
             let items = |v: View<'_, '_>| if let View::Items(i, _) = v { i.into_iter().map(|(k, v)| (k, v.clone())).collect() } else { Vec::new() };
             let item = ty.list().map(|l| l.item);
-            let (a, b): (Vec<(String, Value)>, Vec<(String, Value)>) = (items(a), items(b));
+            let (a, b): (Vec<_>, Vec<_>) = (items(a), items(b));
             let find = |all: &[(String, Value)], k: &str| all.iter().position(|(x, _)| x == k);
             for k in a.iter().map(|(k, _)| k).chain(b.iter().map(|(k, _)| k).filter(|k| find(&a, k).is_none())) {
                 let Some(t) = item else { continue };

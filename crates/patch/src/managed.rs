@@ -207,6 +207,10 @@ pub fn update_managed_fields(old: Option<&Value>, new: &mut Value, w: &Writer, t
         return write_entries(new, Vec::new());
     }
     let mut entries = old.map(read_entries).unwrap_or_default();
+    // Tracking starts with the create or with an apply.
+    if old.is_some() && entries.is_empty() {
+        return write_entries(new, entries);
+    }
     let before = old.map_or(blank, plain);
     // A document that cannot be divided (list items without keys) is validation's business; ownership stays.
     if let Ok(c) = Comparison::of(&before, &plain(new), ty) {
@@ -272,8 +276,8 @@ pub fn apply(live: Option<&Value>, applied: &Value, force: bool, w: &Writer, ty:
         time: last.as_ref().and_then(|l| l.time.clone()),
         set,
     };
+    // Compared before it is canonical: an explicit zero is a change of its owner's.
     let mut object = prune(merged, &entries, &mine, last.as_ref(), ty).map_err(fail)?;
-    canonicalise(&mut object, ty);
     let c = Comparison::of(&before, &object, ty).map_err(fail)?;
     let changed = c.added.union(&c.modified);
     let conflicts = conflicts(&entries, &changed, w);
@@ -288,6 +292,7 @@ pub fn apply(live: Option<&Value>, applied: &Value, force: bool, w: &Writer, ty:
     }
     mine.set = mine.set.difference(&FieldSet::of_fields(STRIPPED));
     entries.push(mine);
+    canonicalise(&mut object, ty);
     write_entries(&mut object, entries);
     Ok(Applied { object, changed: !c.is_same() })
 }
@@ -297,7 +302,7 @@ fn conflicts(entries: &[Entry], changed: &FieldSet, w: &Writer) -> Vec<Conflict>
     for e in entries.iter().filter(|e| e.api_version == w.api_version) {
         out.extend(e.set.intersection(changed).paths().iter().map(|p| Conflict { manager: e.show(), field: show_path(p) }));
     }
-    out.sort_by(|a, b| (&a.manager, &a.field).cmp(&(&b.manager, &b.field)));
+    out.sort_by(|a, b| a.manager.cmp(&b.manager));
     out
 }
 

@@ -78,6 +78,11 @@ impl Kind for Deployment {
         clear_status(o);
     }
 
+    /// Labels are not for `/status`.
+    fn prepare_status(new: &mut Object, old: &Object, _: &Request) {
+        new.set_meta("labels", old.meta("labels").clone());
+    }
+
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
         non_negative(p, &spec, "replicas");

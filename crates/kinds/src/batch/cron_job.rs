@@ -1,9 +1,12 @@
 //! CronJob: Jobs at set times (batch/v1).
 
+use crate::batch::{job_spec, schedule};
+use crate::core::pod::template;
+use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative, required_one_of};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Cells, Column, Info, Kind, Served};
+use keles_api::{Object, Path, Problems};
+use keles_registry::kind::{Cells, Column, Info, Kind, Request, Served};
 use serde_json::json;
 
 pub struct CronJob;
@@ -65,6 +68,57 @@ impl Kind for CronJob {
             }
         }))
     }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        default(spec, "concurrencyPolicy", "Allow");
+        default_pointer(spec, "suspend", false);
+        default_pointer(spec, "successfulJobsHistoryLimit", 3);
+        default_pointer(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = child_mut(spec, "jobTemplate") {
+            job_spec::set_template_defaults(job);
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        match spec.str("schedule") {
+            "" => p.required(&spec.at("schedule"), ""),
+            schedule => {
+                if let Err(why) = schedule::parse(schedule) {
+                    p.invalid(&spec.at("schedule"), schedule, why);
+                }
+                if schedule.contains("TZ") && spec.has("timeZone") {
+                    p.invalid(&spec.at("schedule"), schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
+                }
+            }
+        }
+        non_negative(p, &spec, "startingDeadlineSeconds");
+        time_zone(&spec, p);
+        required_one_of(p, &spec.at("concurrencyPolicy"), spec.str("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
+        let job = spec.get("jobTemplate").get("spec");
+        if job.has("selector") && !job.bool("manualSelector") {
+            p.invalid(&job.at("selector"), job.get("selector").value().clone(), "`selector` will be auto-generated");
+        }
+        job_spec::validate(&job, p);
+        non_negative(p, &spec, "successfulJobsHistoryLimit");
+        non_negative(p, &spec, "failedJobsHistoryLimit");
+        let name = o.name();
+        if name.len() > NAME_MAX_BYTES {
+            p.invalid(&Path::new("metadata").child("name"), name, format!("must be no more than {NAME_MAX_BYTES} characters"));
+        }
+    }
+
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        let path = ["spec", "jobTemplate", "spec", "template"];
+        if old.is_none_or(|old| old.at(&path) != new.at(&path)) {
+            template::warnings(&Field::root(new).get("spec").get("jobTemplate").get("spec").get("template"), w);
+        }
+    }
 }
 
 fn suspended(o: &Object) -> &'static str {
@@ -79,5 +133,19 @@ fn last_schedule(o: &Object, c: &Cells) -> String {
     match o.str_at(&["status", "lastScheduleTime"]) {
         "" => "<none>".into(),
         at => table::age(at, c),
+    }
+}
+
+/// Jobs are named after their CronJob and eleven characters more.
+const NAME_MAX_BYTES: usize = 52;
+
+fn time_zone(spec: &Field, p: &mut Problems) {
+    let Some(zone) = spec.opt_str("timeZone") else { return };
+    let at = spec.at("timeZone");
+    match zone {
+        "" => p.invalid(&at, zone, "timeZone must be nil or non-empty string"),
+        _ if zone.eq_ignore_ascii_case("local") => p.invalid(&at, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"),
+        _ if jiff::tz::TimeZone::get(zone).is_err() => p.invalid(&at, zone, format!("unknown time zone {zone}")),
+        _ => {}
     }
 }

@@ -1,10 +1,15 @@
 //! Job: pods that run to completion (batch/v1).
 
+use crate::apps::workload;
+use crate::batch::job_spec;
+use crate::core::pod::template;
+use crate::field::{Field, IMMUTABLE, child_mut, clear_status, immutable, same, set, without};
+use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Cells, Column, Info, Kind, Selectable, Served, UnknownSelector};
+use keles_api::{Object, Problems, names};
+use keles_registry::kind::{Cells, Column, Info, Kind, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
 pub struct Job;
@@ -16,7 +21,7 @@ const COLUMNS: &[Column<Object>] = &[
         "Completions",
         "string",
         "The number of pods which reached phase Succeeded. The value increases monotonically for a given spec. However, it may decrease in reaction to scale down of elastic indexed jobs.",
-        |o, _| text(completions(o)),
+        |o, _| text(shown_completions(o)),
     ),
     column("Duration", "string", "Time required to complete the job.", |o, c| text(duration(o, c))),
     AGE,
@@ -57,6 +62,62 @@ impl Kind for Job {
             "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}
         }))
     }
+
+    fn set_defaults(o: &mut Object) {
+        let labels = o.at(&["spec", "template", "metadata", "labels"]).clone();
+        if table::len(o.meta("labels")) == 0 && table::len(&labels) > 0 {
+            o.set_meta("labels", labels);
+        }
+        if let Some(spec) = child_mut(&mut o.0, "spec") {
+            job_spec::set_defaults(spec);
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
+        if o.at(&["spec", "manualSelector"]).as_bool() != Some(true) {
+            generate_selector(o);
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let root = Field::root(o);
+        pod_names(&root, p);
+        generated_selector(&root, p);
+        if spec.has("selector") {
+            labels::selector(p, &spec.get("selector"))
+        } else {
+            p.required(&spec.at("selector"), "")
+        }
+        let t = spec.get("template").get("metadata").get("labels");
+        if workload::is_valid_selector(&spec.get("selector")) && !(spec.has("selector") && labels::matches(spec.get("selector").value(), t.value())) {
+            p.invalid(t.path(), t.value().clone(), "`selector` does not match template `labels`");
+        }
+        job_spec::validate(&spec, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        if spec.has("selector") {
+            labels::selector(p, &spec.get("selector"))
+        } else {
+            p.required(&spec.at("selector"), "")
+        }
+        job_spec::validate(&spec, p);
+        completions(&spec, &before, p);
+        immutable(p, &spec.get("selector"), &before.get("selector"));
+        template_kept(&spec, &before, old, p);
+        for name in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+            immutable(p, &spec.get(name), &before.get(name));
+        }
+    }
+
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
+            template::warnings(&Field::root(new).get("spec").get("template"), w);
+        }
+    }
 }
 
 fn state_words(o: &Object) -> &'static str {
@@ -73,7 +134,7 @@ fn state_words(o: &Object) -> &'static str {
 }
 
 /// `1/4`, or `0/1 of 3` for a work queue of three workers.
-fn completions(o: &Object) -> String {
+fn shown_completions(o: &Object) -> String {
     let succeeded = o.at(&["status", "succeeded"]).as_i64().unwrap_or(0);
     if let Some(wanted) = o.at(&["spec", "completions"]).as_i64() {
         return format!("{succeeded}/{wanted}");
@@ -89,5 +150,90 @@ fn duration(o: &Object, c: &Cells) -> String {
     match (at("startTime"), at("completionTime")) {
         (None, _) => String::new(),
         (Some(start), end) => table::duration(end.unwrap_or(c.now_unix_seconds) - start),
+    }
+}
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+const INDEXED_SUFFIX_MAX_BYTES: usize = 63;
+
+/// Pods of a Job carry its uid; the selector asks for it. Labels that the Job took from its template it shares with it.
+fn generate_selector(o: &mut Object) {
+    let (uid, name) = (o.uid().to_owned(), o.name().to_owned());
+    let shared = o.meta("labels") == o.at(&["spec", "template", "metadata", "labels"]) && table::len(o.meta("labels")) > 0;
+    let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+    if let Some(labels) = child_mut(spec, "template").and_then(|t| child_mut(t, "metadata")).and_then(|m| child_mut(m, "labels")) {
+        for (key, value) in [("controller-uid", &uid), (UID_LABEL, &uid), ("job-name", &name), (NAME_LABEL, &name)] {
+            set(labels, key, value.as_str());
+        }
+    }
+    if let Some(wanted) = child_mut(spec, "selector").and_then(|s| child_mut(s, "matchLabels"))
+        && wanted[UID_LABEL].is_null()
+    {
+        set(wanted, UID_LABEL, uid);
+    }
+    if shared {
+        let labels = o.at(&["spec", "template", "metadata", "labels"]).clone();
+        o.set_meta("labels", labels);
+    }
+}
+
+/// A selector that the server made finds only this Job's pods.
+fn generated_selector(root: &Field, p: &mut Problems) {
+    let (spec, meta) = (root.get("spec"), root.get("metadata"));
+    if spec.bool("manualSelector") || !spec.has("selector") || meta.str("uid").is_empty() {
+        return;
+    }
+    let own = json!({"controller-uid": meta.str("uid"), UID_LABEL: meta.str("uid"), "job-name": meta.str("name"), NAME_LABEL: meta.str("name")});
+    let selector = spec.get("selector");
+    if workload::is_valid_selector(&selector) && !labels::matches(selector.value(), &own) {
+        p.invalid(selector.path(), selector.value().clone(), "`selector` not auto-generated");
+    }
+}
+
+/// Pods of an Indexed Job are named after it and their index.
+fn pod_names(root: &Field, p: &mut Problems) {
+    let (spec, name) = (root.get("spec"), root.get("metadata").str("name"));
+    if spec.str("completionMode") != "Indexed" || !spec.has("completions") || spec.int("completions") <= 0 {
+        return;
+    }
+    let longest = format!("{name}-{}", spec.int("completions") - 1);
+    let bad = longest.len() > INDEXED_SUFFIX_MAX_BYTES || !names::dns_label(&longest, false).is_empty();
+    if bad {
+        p.invalid(&root.get("metadata").at("name"), name, format!("will not able to create pod with invalid DNS label: {longest}"));
+    }
+}
+
+/// Completions of an Indexed Job may follow its parallelism.
+fn completions(spec: &Field, before: &Field, p: &mut Problems) {
+    let (now, was) = (spec.get("completions"), before.get("completions"));
+    if spec.str("completionMode") != "Indexed" {
+        immutable(p, &now, &was);
+        return;
+    }
+    if now.value() != was.value() && now.is_set() && spec.int("completions") != spec.int("parallelism") {
+        p.invalid(now.path(), spec.int("completions"), "can only be modified in tandem with spec.parallelism");
+    }
+}
+
+/// Where the pods of a suspended Job run may still change.
+const SCHEDULING: &[&str] = &["nodeSelector", "affinity", "tolerations", "schedulingGates"];
+
+fn template_kept(spec: &Field, before: &Field, old: &Object, p: &mut Problems) {
+    let open = before.bool("suspend") && old.str_at(&["status", "startTime"]).is_empty();
+    let (now, was) = (spec.get("template"), before.get("template"));
+    if !open {
+        immutable(p, &now, &was);
+        return;
+    }
+    let fixed = |t: &Field| {
+        let mut pod = without(t.get("spec").value(), SCHEDULING);
+        for list in ["containers", "initContainers"] {
+            crate::field::items_mut(&mut pod, list).for_each(|c| crate::field::remove(c, "resources"));
+        }
+        pod
+    };
+    if !same(&fixed(&now), &fixed(&was)) {
+        p.invalid(&now.at("spec"), now.get("spec").value().clone(), IMMUTABLE);
     }
 }

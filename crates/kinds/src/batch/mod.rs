@@ -1,2 +1,4 @@
 pub mod cron_job;
 pub mod job;
+pub mod job_spec;
+pub mod schedule;

@@ -4,6 +4,7 @@ use super::resources::is_whole;
 use crate::field::Field;
 use keles_api::Object;
 use keles_api::quantity::Quantity;
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 pub fn pod(o: &Object, w: &mut Vec<String>) {
@@ -88,7 +89,8 @@ fn volume(v: &Field, w: &mut Vec<String>) {
     for (source, text) in DEPRECATED_VOLUMES.iter().filter(|(source, _)| v.has(source)) {
         w.push(format!("{}: {text}", v.at(source)));
     }
-    if v.has("projected") && v.get("projected").list("sources").is_empty() {
+    let says_nothing = |s: &Value| s.as_object().is_none_or(|m| m.values().all(Value::is_null));
+    for _ in v.get("projected").list("sources").iter().filter(|s| says_nothing(s)) {
         w.push(format!("volume \"{}\" (Projected) has no sources provided", v.str("name")));
     }
     overlapping_paths(v, w);

@@ -75,7 +75,7 @@ fn field_sets_survive_their_json_form() {
 
 #[test]
 fn old_updates_are_joined_beyond_their_limit() {
-    let mut object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}});
+    let mut object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {"paused": true}});
     update_managed_fields(None, &mut object, &writer("m"), deployment());
     for i in 0..20 {
         let old = object.clone();

@@ -6,26 +6,44 @@ use keles_auth::rbac::{PolicyObjects, PolicySource};
 use keles_auth::tokens::{BoundObjects, Found};
 use keles_registry::Registry;
 use serde_json::Value;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
+/// Remembered pods; beyond it the memory is dropped and built anew.
+const REMEMBERED: usize = 4096;
+
 /// The registry as the authorizers and the token authenticator see it.
-pub struct FromRegistry(pub Arc<Registry>);
+pub struct FromRegistry {
+    registry: Arc<Registry>,
+    /// The pod that last justified a node's need, by what it needed: looked at first, so that the pods of a namespace are searched
+    /// only for what no known pod names.
+    justified: Mutex<HashMap<String, String>>,
+}
+
+impl FromRegistry {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        FromRegistry { registry, justified: Mutex::default() }
+    }
+    fn justified(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.justified.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
 
 impl PolicySource for FromRegistry {
     fn version(&self) -> u64 {
-        ["clusterroles", "clusterrolebindings", "roles", "rolebindings"].iter().map(|r| self.0.changed(RBAC, r)).sum()
+        ["clusterroles", "clusterrolebindings", "roles", "rolebindings"].iter().map(|r| self.registry.changed(RBAC, r)).sum()
     }
     fn load(&self) -> PolicyObjects {
-        let all = |plural| self.0.read_all(RBAC, plural, "");
+        let all = |plural| self.registry.read_all(RBAC, plural, "");
         PolicyObjects { cluster_roles: all("clusterroles"), roles: all("roles"), cluster_role_bindings: all("clusterrolebindings"), role_bindings: all("rolebindings") }
     }
 }
 
 impl BoundObjects for FromRegistry {
     fn find(&self, plural: &str, namespace: &str, name: &str) -> Option<Found> {
-        let o = self.0.read("", plural, namespace, name)?;
+        let o = self.registry.read("", plural, namespace, name)?;
         let deletion = o.deletion_timestamp().and_then(|t| t.parse::<jiff::Timestamp>().ok()).map(|t| t.as_second());
         Some(Found { uid: o.uid().into(), deletion_unix_seconds: deletion })
     }
@@ -33,7 +51,22 @@ impl BoundObjects for FromRegistry {
 
 impl PodReferences for FromRegistry {
     fn needed(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-        self.0.read_all("", "pods", namespace).iter().any(|p| p.str_at(&["spec", "nodeName"]) == node && refers(p, resource, name))
+        let justifies = |p: &Object| p.str_at(&["spec", "nodeName"]) == node && refers(p, resource, name);
+        let need = format!("{node}/{resource}/{namespace}/{name}");
+        let known = self.justified().get(&need).cloned();
+        if known.and_then(|pod| self.registry.read("", "pods", namespace, &pod)).is_some_and(|p| justifies(&p)) {
+            return true;
+        }
+        let found = self.registry.read_all("", "pods", namespace).into_iter().find(justifies);
+        let mut all = self.justified();
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        match &found {
+            Some(p) => all.insert(need, p.name().to_owned()),
+            None => all.remove(&need),
+        };
+        found.is_some()
     }
 }
 

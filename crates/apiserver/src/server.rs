@@ -93,7 +93,7 @@ impl ApiServer {
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
         let registry = Registry::start(Settings { store, kinds: kinds.clone(), admission: admission::rows(&config, later.clone()) }).await?;
-        let objects = Arc::new(FromRegistry(registry.clone()));
+        let objects = Arc::new(FromRegistry::new(registry.clone()));
         let inner = Arc::new(Inner {
             authorizer: Authorizer::new(objects.clone()),
             nodes: NodeAuthorizer::new(objects.clone()),

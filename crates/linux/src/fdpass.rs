@@ -70,6 +70,20 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     }
 }
 
+/// Receives one message of any length; an empty one means the peer is gone. Takes no more memory than the message.
+pub fn receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let length = loop {
+        match rustix::net::recv(&socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Err(rustix::io::Errno::INTR) => {}
+            r => break r?.1,
+        }
+    };
+    let mut buffer = vec![0; length.min(MAX_MESSAGE_BYTES)];
+    let (n, fds) = receive(socket, &mut buffer)?;
+    buffer.truncate(n);
+    Ok((buffer, fds))
+}
+
 /// Receives one message into `buffer`; length 0 means the peer is gone.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -114,7 +128,11 @@ mod tests {
         assert_eq!(all, b"x");
         let (n, fds) = receive(&b, &mut buffer).unwrap();
         assert_eq!((&buffer[..n], fds.len()), (&b"second"[..], 0));
+        send(&a, &[7; 100_000], &[]).unwrap();
+        let (whole, fds) = receive_whole(&b).unwrap();
+        assert_eq!((whole.len(), whole[99_999], fds.len()), (100_000, 7, 0));
         drop(a);
+        assert!(receive_whole(&b).unwrap().0.is_empty());
         assert_eq!(receive(&b, &mut buffer).unwrap().0, 0);
     }
 }

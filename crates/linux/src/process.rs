@@ -134,6 +134,13 @@ pub fn become_subreaper() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
 }
 
+/// A session keyring of its own, so that containers do not share root's. Kernels without keyrings are fine.
+pub fn new_session_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring; no memory is read.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0) };
+}
+
 /// The parent's end ends this process too.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: a flag of this process.

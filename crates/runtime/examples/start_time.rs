@@ -1,4 +1,5 @@
 //! How long a pod takes: sandbox, container create to running, exec, stop. Root; `cargo run --release --example start_time`.
+//! SHIM_EXE names another program to be the shim, such as `keles`.
 //! Prints the median of each step in milliseconds and a shim's private memory.
 
 use keles_runtime::api::*;
@@ -25,11 +26,22 @@ async fn measure() -> std::result::Result<(), Box<dyn std::error::Error>> {
     std::fs::copy("/bin/busybox", image.join("bin/sleep"))?;
     std::fs::copy("/bin/busybox", image.join("bin/true"))?;
     let name = format!("keles-start-time-{}", std::process::id());
-    let engine = Engine::open(EngineOptions::new(dir.join("state"), dir.join("run"), &name)).await?;
+    let mut options = EngineOptions::new(dir.join("state"), dir.join("run"), &name);
+    if let Some(exe) = std::env::var_os("SHIM_EXE") {
+        options.shim_exe = exe.into();
+    }
+    let engine = Engine::open(options).await?;
     let mut times: [Vec<Duration>; 5] = Default::default();
     let mut private = 0;
     for round in 0..ROUNDS {
-        let sandbox = SandboxConfig { uid: format!("u{round}"), hostname: "p".into(), log_directory: dir.join("logs"), cgroup: format!("podu{round}"), pid: NamespaceMode::Container, ..SandboxConfig::default() };
+        let sandbox = SandboxConfig {
+            uid: format!("u{round}"),
+            hostname: "p".into(),
+            log_directory: dir.join("logs"),
+            cgroup: format!("podu{round}"),
+            pid: NamespaceMode::Container,
+            ..SandboxConfig::default()
+        };
         let container = ContainerConfig { layers: vec![image.clone()], args: vec!["/bin/sleep".into(), "1000".into()], log_path: "c/0.log".into(), ..ContainerConfig::default() };
         let begin = Instant::now();
         let s = engine.run_sandbox(sandbox).await?.id;
@@ -63,5 +75,5 @@ fn shim_private_kib(pid: Option<i32>) -> std::io::Result<u64> {
     let parent = status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap_or("self");
     let rollup = std::fs::read_to_string(format!("/proc/{parent}/smaps_rollup"))?;
     let sum = |l: &str| l.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    Ok(rollup.lines().filter(|l| l.starts_with("Private_")).map(sum).sum())
+    Ok(rollup.lines().filter(|l| l.starts_with("Private_Dirty")).map(sum).sum())
 }

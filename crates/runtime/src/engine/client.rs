@@ -5,7 +5,7 @@ use crate::wire::{Event, Failure, Message, Operation, Request};
 use keles_linux::fdpass;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -88,18 +88,17 @@ impl ShimClient {
 }
 
 async fn read(socket: Arc<AsyncFd<OwnedFd>>, waiting: Arc<Waiting>, engine: Weak<Inner>, sandbox_id: String) {
-    let mut buffer = vec![0; fdpass::MAX_MESSAGE_BYTES];
     loop {
-        let received = socket.async_io(Interest::READABLE, |fd| fdpass::receive(fd.as_fd(), &mut buffer)).await;
-        let (n, fds) = match received {
-            Ok((0, _)) => break,
+        let received = socket.async_io(Interest::READABLE, |fd| fdpass::receive_whole(fd)).await;
+        let (bytes, fds) = match received {
+            Ok((bytes, _)) if bytes.is_empty() => break,
             Ok(r) => r,
             Err(e) => {
                 tracing::warn!(sandbox = sandbox_id, error = %e, "shim socket failed");
                 break;
             }
         };
-        match serde_json::from_slice(&buffer[..n]) {
+        match serde_json::from_slice(&bytes) {
             Ok(Message::Reply { sequence, result }) => {
                 if let Some(sender) = waiting.answers.lock().expect("no panic while held").remove(&sequence) {
                     // A caller that gave up needs no answer.
@@ -137,14 +136,13 @@ pub fn end_shim(path: &Path) -> io::Result<()> {
     if fdpass::send(&socket, &serde_json::to_vec(&request)?, &[]).is_err() {
         return Ok(());
     }
-    let mut buffer = vec![0; fdpass::MAX_MESSAGE_BYTES];
     let end = std::time::Instant::now() + std::time::Duration::from_millis(PATIENCE_MS as u64);
     loop {
         let left = rustix::event::Timespec::try_from(end.saturating_duration_since(std::time::Instant::now())).unwrap_or_default();
         let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&left)) {
             Ok(0) => break,
-            Ok(_) if fdpass::receive(&socket, &mut buffer).map_or(0, |(n, _)| n) == 0 => return Ok(()),
+            Ok(_) if fdpass::receive_whole(&socket).map_or(true, |(message, _)| message.is_empty()) => return Ok(()),
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ use client::{RequestError, ShimClient};
 use keles_linux::cgroup::{Group, Layout, Limits};
 use keles_linux::mount;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     layout: Layout,
     /// The shim's program on a read-only mount (CVE-2019-5736).
     executable: OwnedFd,
+    /// Held while open: what one engine is making looks half made to another.
+    _lock: File,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     events: broadcast::Sender<ContainerEvent>,
@@ -107,6 +110,19 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
+/// Released by the kernel with the process, however it ends.
+fn lock(state_dir: &Path) -> Result<File> {
+    let path = state_dir.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(io_error(format!("open {}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(RuntimeError::Step { step: "open runtime", message: format!("another server uses {}; stop it or choose another folder", state_dir.display()) })
+        }
+        Err(TryLockError::Error(e)) => Err(io_error(format!("lock {}", path.display()))(e)),
+    }
+}
+
 /// 64 hex digits.
 fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
@@ -129,10 +145,11 @@ impl Engine {
         for folder in [options.state_dir.join("sandboxes"), options.state_dir.join("containers"), options.run_dir.join("netns"), options.run_dir.join("shim")] {
             std::fs::create_dir_all(&folder).map_err(io_error(format!("make {}", folder.display())))?;
         }
+        let lock = lock(&options.state_dir)?;
         let layout = Layout::discover().map_err(step("find cgroups"))?;
         let executable = mount::read_only_executable(&options.shim_exe).map_err(io_error(format!("open {}", options.shim_exe.display())))?;
         let (events, _) = broadcast::channel(EVENT_QUEUE);
-        let inner = Inner { options, layout, executable, sandboxes: Mutex::default(), containers: Mutex::default(), events };
+        let inner = Inner { options, layout, executable, _lock: lock, sandboxes: Mutex::default(), containers: Mutex::default(), events };
         let engine = Engine { inner: Arc::new(inner) };
         recovery::recover(&engine.inner).await?;
         Ok(engine)

@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 /// How much of an id names sockets and pins, whose paths must be short.
 const SHORT_ID_DIGITS: usize = 16;
 
+/// mimalloc's options, read by the shim's process only.
+const SMALL_ALLOCATOR: &[(&str, &str)] = &[("MIMALLOC_ARENA_EAGER_COMMIT", "0"), ("MIMALLOC_EAGER_COMMIT", "0"), ("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
+
 impl Inner {
     pub(super) async fn run_sandbox(self: &Arc<Self>, config: SandboxConfig) -> Result<SandboxStatus> {
         let id = new_id();
@@ -74,6 +77,8 @@ impl Inner {
         let log_too = log.try_clone().map_err(io_error("make shim.log"))?;
         let mut command = tokio::process::Command::new(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
         command.arg0("keles").arg("shim").arg("--sandbox").arg(&folder).env_clear();
+        // The binary's allocator is tuned for the server; a shim wants to be small.
+        command.envs(SMALL_ALLOCATOR.iter().copied());
         command.stdin(Stdio::from(listener)).stdout(Stdio::from(log)).stderr(Stdio::from(log_too));
         let mut child = command.spawn().map_err(io_error(format!("start {} shim", self.options.shim_exe.display())))?;
         let id = id.to_owned();

@@ -91,14 +91,13 @@ impl Launch {
     }
     /// Reads what the child reports, without blocking.
     pub fn read(&mut self) -> Report {
-        let mut buffer = vec![0; 16 << 10];
         loop {
-            match fdpass::receive(&self.report, &mut buffer) {
+            match fdpass::receive_whole(&self.report) {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Report::NotYet,
                 Err(e) => return Report::Failed(Failure::new("start", e)),
-                Ok((0, _)) => return Report::Executed,
-                Ok((_, fds)) if buffer[0] == TERMINAL_MARK => self.terminal = fds.into_iter().next(),
-                Ok((n, _)) => return Report::Failed(serde_json::from_slice(&buffer[1..n]).unwrap_or_else(|e| Failure::new("start", e))),
+                Ok((message, _)) if message.is_empty() => return Report::Executed,
+                Ok((message, fds)) if message[0] == TERMINAL_MARK => self.terminal = fds.into_iter().next(),
+                Ok((message, _)) => return Report::Failed(serde_json::from_slice(&message[1..]).unwrap_or_else(|e| Failure::new("start", e))),
             }
         }
     }
@@ -131,16 +130,29 @@ fn make_pipes(stdin: bool) -> Result<Pipes, Failure> {
 
 impl Shim {
     pub(super) fn start(&mut self, to: ReplyTo, id: &str) {
+        if self.containers.contains_key(id) || self.ending.is_some() {
+            let failure = Failure::new("start", format!("container {id} was started before, or the pod is ending"));
+            return self.reply(to, Err(failure), None);
+        }
         if let Err(failure) = self.launch_container(to, id) {
+            self.abandon_launch(id);
             self.record_start_error(id, &failure);
             self.reply(to, Err(failure), None);
         }
     }
 
-    fn launch_container(&mut self, to: ReplyTo, id: &str) -> Result<(), Failure> {
-        if self.containers.contains_key(id) || self.ending.is_some() {
-            return Err(Failure::new("start", format!("container {id} was started before, or the pod is ending")));
+    /// A child was made but could not be connected.
+    fn abandon_launch(&mut self, id: &str) {
+        let Some(c) = self.containers.get_mut(id) else { return };
+        c.kill_all();
+        c.done = true;
+        if let Some(launch) = c.launch.take() {
+            launch.take(self);
         }
+        self.close_streams(id);
+    }
+
+    fn launch_container(&mut self, to: ReplyTo, id: &str) -> Result<(), Failure> {
         let bundle: Bundle = read_file(&self.container_folder(id).join(CONFIG_FILE)).map_err(at("read container configuration"))?;
         let pod = self.pod.as_ref().map_err(Clone::clone)?;
         let group = self.file.layout.group(&format!("{}/{id}", self.file.cgroup)).map_err(at("cgroup"))?;

@@ -144,11 +144,11 @@ impl Shim {
         }
         loop {
             let Some(connection) = self.connections.get(&token) else { return };
-            let mut buffer = vec![0; fdpass::MAX_MESSAGE_BYTES];
-            match fdpass::receive(connection.socket(), &mut buffer) {
+            match fdpass::receive_whole(connection.socket()) {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(_) | Ok((0, _)) => return self.disconnect(token),
-                Ok((n, fds)) => match serde_json::from_slice::<Request>(&buffer[..n]) {
+                Err(_) => return self.disconnect(token),
+                Ok((message, _)) if message.is_empty() => return self.disconnect(token),
+                Ok((message, fds)) => match serde_json::from_slice::<Request>(&message) {
                     Ok(request) => self.handle(token, request, fds),
                     Err(e) => {
                         eprintln!("shim: a request that is not understood: {e}");

@@ -88,7 +88,9 @@ fn begin(plan: &Plan<'_>) -> Result<Option<Profile>, Failure> {
     signal::reset_for_exec();
     plan.group.join(plan.born_inside).map_err(at("join cgroup"))?;
     rustix::process::setsid().map_err(at("new session"))?;
-    raise_oom_score(plan.bundle.config.resources.oom_score_adj)?;
+    process::new_session_keyring();
+    // The shim's own score, which protects it, must not be inherited.
+    raise_oom_score(plan.bundle.config.resources.oom_score_adj.unwrap_or(0))?;
     privileges::load_profile(&plan.bundle.config.security)
 }
 
@@ -109,8 +111,7 @@ fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>) -> Result<Infal
 }
 
 /// Raises only: lowering needs CAP_SYS_RESOURCE, whose absence is told in the shim's log and is no failure.
-fn raise_oom_score(wanted: Option<i32>) -> Result<(), Failure> {
-    let Some(wanted) = wanted else { return Ok(()) };
+fn raise_oom_score(wanted: i32) -> Result<(), Failure> {
     let path = "/proc/self/oom_score_adj";
     match std::fs::write(path, wanted.to_string()) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {

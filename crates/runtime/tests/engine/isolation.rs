@@ -208,3 +208,49 @@ async fn many_layers_are_one_root_and_writes_stay_in_the_container() {
     assert_eq!(std::fs::read_to_string(deep.join("0/which")).unwrap(), "0");
     w.finish().await;
 }
+
+#[tokio::test]
+async fn mounts_made_later_cross_only_where_propagation_says_so() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    let w = World::new().await;
+    let shared = w.dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    mount("tmpfs", &shared, "tmpfs", MountFlags::empty(), None).unwrap();
+    mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
+    for d in ["later", "inner"] {
+        std::fs::create_dir(shared.join(d)).unwrap();
+    }
+    let at = |target: &str, propagation| Mount { source: shared.clone(), target: target.into(), read_only: false, propagation };
+    let mut c = w.command(&["/bin/sleep", "1000"]);
+    c.security.privileged = true;
+    c.mounts = vec![at("/both", Propagation::Bidirectional), at("/from-host", Propagation::HostToContainer), at("/private", Propagation::Private)];
+    let sandbox = w.sandbox().await;
+    let id = w.start(&sandbox, c).await;
+    mount("tmpfs", shared.join("later"), "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write(shared.join("later/f"), "").unwrap();
+    let seen = w.exec(&id, "ls /both/later /from-host/later /private/later; mount -t tmpfs x /both/inner && touch /both/inner/g").await;
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "/both/later:\nf\n\n/from-host/later:\nf\n\n/private/later:\n");
+    let reached_host = shared.join("inner/g").exists();
+    w.engine.remove_sandbox(&sandbox).await.unwrap();
+    for d in ["later", "inner"] {
+        let _ = unmount(shared.join(d), UnmountFlags::DETACH);
+    }
+    unmount(&shared, UnmountFlags::DETACH).unwrap();
+    assert!(reached_host, "a bidirectional mount reaches the host");
+    let sandbox = w.sandbox().await;
+    let mut c = w.command(&["/bin/true"]);
+    c.mounts = vec![at("/both", Propagation::Bidirectional)];
+    let id = w.engine.create_container(&sandbox, c).await.unwrap();
+    assert!(w.engine.start_container(&id).await.unwrap_err().to_string().contains("not shared"), "without a shared mount it must be refused");
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn mount_points_are_those_of_other_runtimes() {
+    let w = World::new().await;
+    let text = w.output(w.shell("awk '{print $5}' /proc/self/mountinfo | grep -v ^/sys/fs/cgroup/ | grep -v ^/proc/interrupts | tr '\\n' ' '")).await;
+    let mut points: Vec<&str> = text.split_whitespace().collect();
+    points.sort_unstable();
+    assert_eq!(points, ["/", "/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/proc/sys", "/sys", "/sys/fs/cgroup"]);
+    w.finish().await;
+}

@@ -196,3 +196,38 @@ async fn a_rotated_log_continues_in_a_new_file() {
     assert_eq!(w.log_text(), "two\n");
     w.finish().await;
 }
+
+#[tokio::test]
+async fn starting_twice_is_refused_and_harms_nothing() {
+    let w = World::new().await;
+    let sandbox = w.sandbox().await;
+    let id = w.start(&sandbox, w.command(&["/bin/sleep", "1000"])).await;
+    assert!(w.engine.start_container(&id).await.is_err());
+    assert_eq!(w.engine.container_status(&id).await.unwrap().state, ContainerState::Running);
+    assert_eq!(w.exec(&id, "echo alive").await.stdout, b"alive\n");
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn many_pods_at_once_start_and_go() {
+    let w = World::new().await;
+    let mut all = tokio::task::JoinSet::new();
+    for i in 0..20 {
+        let pod = SandboxConfig { uid: format!("u-{i}"), cgroup: format!("burstable/podu-{i}"), ..w.pod() };
+        let config = ContainerConfig { log_path: format!("{i}/0.log").into(), ..w.shell("exit 4") };
+        let engine = w.engine.clone();
+        all.spawn(async move {
+            let mut events = engine.events();
+            let sandbox = engine.run_sandbox(pod).await.unwrap().id;
+            let id = engine.create_container(&sandbox, config).await.unwrap();
+            engine.start_container(&id).await.unwrap();
+            while engine.container_status(&id).await.unwrap().state != ContainerState::Exited {
+                let _ = events.recv().await;
+            }
+            assert_eq!(engine.container_status(&id).await.unwrap().exit_code, 4);
+            engine.remove_sandbox(&sandbox).await.unwrap();
+        });
+    }
+    tokio::time::timeout(LIMIT, all.join_all()).await.expect("all pods end in time");
+    w.finish().await;
+}

@@ -32,6 +32,14 @@ async fn a_new_engine_adopts_running_containers_and_learns_what_ended_meanwhile(
     w.finish().await;
 }
 
+#[tokio::test]
+async fn two_engines_cannot_share_a_folder() {
+    let w = World::new().await;
+    let Err(e) = Engine::open(w.options.clone()).await else { panic!("a second engine opened") };
+    assert!(e.to_string().contains("another server uses"), "{e}");
+    w.finish().await;
+}
+
 /// An engine over other folders, to stand in while there is none.
 fn elsewhere(w: &World) -> EngineOptions {
     EngineOptions { state_dir: w.dir.path().join("state2"), run_dir: w.dir.path().join("run2"), ..w.options.clone() }

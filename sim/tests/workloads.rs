@@ -1,7 +1,7 @@
 //! Deployments and ReplicaSets, from the write to pods and endpoints, over the real API server.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keles_client::Change;
 use keles_sim::World;
@@ -113,4 +113,20 @@ async fn a_refused_pod_shows_as_replica_failure_until_it_is_accepted() {
     world.until::<ReplicaSet>("the refusal shows", |sets| failure(sets).is_some_and(|c| c.reason.as_deref() == Some("FailedCreate"))).await;
     world.create::<ServiceAccount>(json!({"metadata": {"name": "later"}})).await;
     world.until::<ReplicaSet>("the failure is cleared (lesson 136)", |sets| failure(sets).is_none() && sets[0].status.as_ref().is_some_and(|s| s.ready_replicas == Some(1))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hand_written_endpoints_are_mirrored_and_the_apiservers_own_are_not() {
+    let world = World::start().await;
+    world.create::<Service>(json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}})).await;
+    world.create::<Endpoints>(json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 5432}]}]})).await;
+    let addresses = |slices: &[Arc<EndpointSlice>], service: &str| {
+        let of_service = slices.iter().filter(|s| s.metadata.labels.as_ref().is_some_and(|l| l.get("kubernetes.io/service-name").is_some_and(|name| name == service)));
+        of_service.flat_map(|s| s.endpoints.iter().flatten()).flat_map(|e| e.addresses.clone()).collect::<Vec<_>>()
+    };
+    world.until::<EndpointSlice>("the slice mirrors them", |slices| addresses(slices, "db") == ["192.0.2.7"]).await;
+    world.patch::<Endpoints>("db", json!({"subsets": [{"addresses": [{"ip": "192.0.2.8"}], "ports": [{"port": 5432}]}]})).await;
+    world.until::<EndpointSlice>("the slice follows", |slices| addresses(slices, "db") == ["192.0.2.8"]).await;
+    world.api::<Service>().delete("db", &Default::default()).await.unwrap();
+    world.until::<EndpointSlice>("the slice is gone", |slices| addresses(slices, "db").is_empty() && addresses(slices, "kubernetes").len() == 1).await;
 }

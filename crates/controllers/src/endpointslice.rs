@@ -2,10 +2,11 @@
 //!
 //! [`plan`] is pure: it keeps what is right in the slices there are, and writes only slices that change. Ports of a slice are one set, so pods that
 //! resolve a named port differently stand in different slices.
-//! Deliberately absent: topology hints (`trafficDistribution`) and mirroring of hand-written Endpoints.
+//! Deliberately absent: topology hints (`trafficDistribution`).
 
 use crate::Start;
 use crate::service_ports::{HEADLESS_LABEL, addresses, hostname, is_headless, may_be_endpoint, selected_pods, selector, target_of, target_port, watch_pods};
+use crate::slices::{Groups, MANAGED_BY_LABEL, Plan, SERVICE_NAME_LABEL, fit, managed_by};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,11 +17,8 @@ use keles_rules::readiness::is_ready;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-const MAX_ENDPOINTS_PER_SLICE: usize = 100;
 const BY_SERVICE: &str = "service";
 
 pub struct EndpointSliceController {
@@ -40,9 +38,7 @@ impl EndpointSliceController {
 
 /// The service of a slice that this controller manages.
 fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let labels = slice.metadata.labels.as_ref()?;
-    (labels.get(MANAGED_BY_LABEL)? == MANAGER).then_some(())?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone()?, labels.get(SERVICE_NAME_LABEL)?.clone()))
+    managed_by(slice, MANAGER)
 }
 
 impl Controller for EndpointSliceController {
@@ -69,116 +65,31 @@ impl Controller for EndpointSliceController {
         let held = self.slices.informer().by_index(BY_SERVICE, &key.to_string());
         let zone_of = |node: &str| self.nodes.get("", node)?.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned();
         let plan = plan(&service, &pods, &held, zone_of);
-        for slice in &plan.update {
-            self.slices.update(slice).await?;
-        }
-        for slice in &plan.create {
-            match self.slices.create(slice).await {
-                Err(error) if error.is_namespace_terminating() => return Ok(Outcome::Done),
-                other => other?,
-            };
-        }
-        for slice in &plan.delete {
-            self.slices.delete(slice).await?;
-        }
+        plan.carry_out(&self.slices).await?;
         Ok(Outcome::Done)
     }
 }
 
-#[derive(Debug, Default)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
-    delete: Vec<Arc<EndpointSlice>>,
-}
-
-/// Endpoints that share an address family and a resolved port set.
-type Groups = BTreeMap<(String, String), (Vec<EndpointPort>, Vec<Endpoint>)>;
-
+/// What the slices should hold.
 fn plan(service: &Service, pods: &[Arc<Pod>], held: &[Arc<EndpointSlice>], zone_of: impl Fn(&str) -> Option<String>) -> Plan {
-    let mut plan = Plan::default();
     let spec = service.spec.clone().unwrap_or_default();
     let families: Vec<String> = if spec.type_.as_deref() == Some("ExternalName") { Vec::new() } else { spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".into()]) };
     let mut groups = groups(service, pods, &families, zone_of);
+    // A service without endpoints keeps one empty slice, so that watchers see it is managed.
     for family in &families {
         if !groups.keys().any(|(of, _)| of == family) {
             groups.insert((family.clone(), String::new()), (Vec::new(), Vec::new()));
         }
     }
-    let labels = labels_of(service);
-    let mut spare: Vec<&Arc<EndpointSlice>> = held.iter().collect();
-    for ((family, _), (ports, endpoints)) in groups {
-        let mine: Vec<&Arc<EndpointSlice>>;
-        (mine, spare) = spare.into_iter().partition(|slice| slice.address_type == family && same_ports(slice.ports.as_deref().unwrap_or_default(), &ports));
-        let mut contents = place(&mine, endpoints);
-        // A service without endpoints keeps one empty slice, so that watchers see it is managed.
-        if contents.iter().all(|(_, endpoints)| endpoints.is_empty()) {
-            contents.sort_by_key(|(slice, _)| slice.is_none());
-            contents.iter_mut().skip(1).for_each(|(_, endpoints)| endpoints.clear());
-        } else {
-            let empty = contents.iter().filter(|(_, endpoints)| endpoints.is_empty()).filter_map(|(slice, _)| slice.cloned());
-            plan.delete.extend(empty);
-            contents.retain(|(_, endpoints)| !endpoints.is_empty());
-        }
-        for (position, (slice, endpoints)) in contents.into_iter().enumerate() {
-            match slice {
-                Some(slice) if endpoints.is_empty() && position > 0 => plan.delete.push(slice.clone()),
-                Some(slice) => plan.update.extend(changed(slice, &endpoints, &labels)),
-                None => plan.create.push(new_slice(service, &family, &ports, endpoints, &labels)),
-            }
-        }
-    }
-    plan.delete.extend(spare.into_iter().cloned());
-    plan
-}
-
-/// Distributes endpoints over the slices there are, then over new ones. Endpoints that a slice holds stay in it.
-fn place<'s>(slices: &[&'s Arc<EndpointSlice>], endpoints: Vec<Endpoint>) -> Vec<(Option<&'s Arc<EndpointSlice>>, Vec<Endpoint>)> {
-    let identity = |endpoint: &Endpoint| endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
-    let mut wanted: BTreeMap<String, Endpoint> = endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
-    let mut contents: Vec<(Option<&Arc<EndpointSlice>>, Vec<Endpoint>)> = Vec::new();
-    for slice in slices {
-        let kept = slice.endpoints.iter().flatten().filter_map(|endpoint| wanted.remove(&identity(endpoint))).take(MAX_ENDPOINTS_PER_SLICE).collect();
-        contents.push((Some(slice), kept));
-    }
-    for endpoint in wanted.into_values() {
-        match contents.iter_mut().find(|(_, endpoints)| endpoints.len() < MAX_ENDPOINTS_PER_SLICE) {
-            Some((_, endpoints)) => endpoints.push(endpoint),
-            None => contents.push((None, vec![endpoint])),
-        }
-    }
-    if contents.is_empty() {
-        contents.push((None, Vec::new()));
-    }
-    contents
-}
-
-/// The slice as it should be, or `None` when it is so.
-fn changed(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<String, String>) -> Option<EndpointSlice> {
-    let same = slice.endpoints.as_deref().unwrap_or_default() == endpoints && slice.metadata.labels.as_ref() == Some(labels);
-    if same {
-        return None;
-    }
-    let mut new = slice.clone();
-    new.endpoints = Some(endpoints.to_vec());
-    new.metadata.labels = Some(labels.clone());
-    Some(new)
-}
-
-fn new_slice(service: &Service, family: &str, ports: &[EndpointPort], endpoints: Vec<Endpoint>, labels: &BTreeMap<String, String>) -> EndpointSlice {
     let name = service.metadata.name.as_deref().unwrap_or_default();
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels.clone()),
-            owner_references: Some(vec![controller_reference("v1", "Service", &service.metadata)]),
-            ..Default::default()
-        },
-        address_type: family.to_owned(),
-        endpoints: Some(endpoints),
-        ports: Some(ports.to_vec()),
-    }
+    let pattern = ObjectMeta {
+        generate_name: Some(format!("{name}-")),
+        namespace: service.metadata.namespace.clone(),
+        labels: Some(labels_of(service)),
+        owner_references: Some(vec![controller_reference("v1", "Service", &service.metadata)]),
+        ..Default::default()
+    };
+    fit(groups, held, &pattern)
 }
 
 /// The service's own labels, without those that say who manages the slice, and those.
@@ -241,15 +152,6 @@ fn ports_of(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect();
     resolved.sort_by(|a, b| a.name.cmp(&b.name));
     resolved
-}
-
-fn same_ports(held: &[EndpointPort], wanted: &[EndpointPort]) -> bool {
-    let sorted = |ports: &[EndpointPort]| {
-        let mut ports: Vec<String> = ports.iter().map(|p| format!("{:?}/{:?}/{:?}/{:?}", p.name.as_deref().unwrap_or(""), p.port, p.protocol, p.app_protocol)).collect();
-        ports.sort();
-        ports
-    };
-    sorted(held) == sorted(wanted)
 }
 
 #[cfg(test)]

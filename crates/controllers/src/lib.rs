@@ -9,6 +9,7 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod garbage;
 mod namespace;
 mod node_lifecycle;
@@ -17,6 +18,7 @@ mod replicaset;
 mod root_ca;
 mod service_ports;
 mod serviceaccount;
+mod slices;
 mod taint_eviction;
 
 use keles_client::{Informers, Watched};
@@ -62,6 +64,7 @@ pub const ALL: &[Row] = &[
     row("replicaset-controller", "replicaset-controller", |s, set| s.run(set, replicaset::ReplicaSetController::new(&s))),
     row("endpoints-controller", "endpoint-controller", |s, set| s.run(set, endpoints::EndpointsController::new(&s))),
     row("endpointslice-controller", "endpointslice-controller", |s, set| s.run(set, endpointslice::EndpointSliceController::new(&s))),
+    row("endpointslice-mirroring-controller", "endpointslicemirroring-controller", |s, set| s.run(set, endpointslice_mirroring::MirroringController::new(&s))),
     row("namespace-controller", "namespace-controller", |s, set| s.run(set, namespace::NamespaceController::new(&s))),
     row("serviceaccount-controller", "service-account-controller", |s, set| s.run(set, serviceaccount::ServiceAccountController::new(&s))),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |s, set| s.run(set, root_ca::RootCaPublisher::new(&s))),

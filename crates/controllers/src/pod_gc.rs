@@ -49,7 +49,8 @@ impl Controller for PodGarbageCollector {
             let pod = change.object();
             match node_of(pod) {
                 None if pod.metadata.deletion_timestamp.is_some() => queue.add(ObjectKey::of(pod.as_ref())),
-                Some(node) if nodes.has_synced() && nodes.get("", node).is_none() => queue.add_after(ObjectKey::of(pod.as_ref()), NODE_GONE_GRACE),
+                // Also before the nodes are known: of a pod whose node went while nobody looked, no event will tell.
+                Some(node) if !nodes.has_synced() || nodes.get("", node).is_none() => queue.add_after(ObjectKey::of(pod.as_ref()), NODE_GONE_GRACE),
                 _ => {}
             }
         });

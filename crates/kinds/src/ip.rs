@@ -155,20 +155,70 @@ mod tests {
 
     #[test]
     fn sloppy_addresses_are_refused_unless_the_object_had_them() {
-        assert_eq!(said(|p, at| drop(legacy(p, at, "010.0.0.1", &[]))), ["must not have leading 0s"]);
-        assert!(said(|p, at| drop(legacy(p, at, "010.0.0.1", &["010.0.0.1"]))).is_empty());
-        assert_eq!(said(|p, at| drop(legacy(p, at, "::ffff:10.0.0.1", &[]))), ["must not be an IPv4-mapped IPv6 address"]);
-        assert_eq!(said(|p, at| drop(legacy(p, at, "x", &[]))), [NO_IP]);
-        assert!(said(|p, at| drop(legacy(p, at, "fd00::1", &[]))).is_empty());
+        assert_eq!(
+            said(|p, at| {
+                legacy(p, at, "010.0.0.1", &[]);
+            }),
+            ["must not have leading 0s"]
+        );
+        assert!(
+            said(|p, at| {
+                legacy(p, at, "010.0.0.1", &["010.0.0.1"]);
+            })
+            .is_empty()
+        );
+        assert_eq!(
+            said(|p, at| {
+                legacy(p, at, "::ffff:10.0.0.1", &[]);
+            }),
+            ["must not be an IPv4-mapped IPv6 address"]
+        );
+        assert_eq!(
+            said(|p, at| {
+                legacy(p, at, "x", &[]);
+            }),
+            [NO_IP]
+        );
+        assert!(
+            said(|p, at| {
+                legacy(p, at, "fd00::1", &[]);
+            })
+            .is_empty()
+        );
     }
 
     #[test]
     fn a_cidr_is_a_network_without_host_bits() {
-        assert!(said(|p, at| drop(legacy_cidr(p, at, "10.0.0.0/8", &[]))).is_empty());
-        assert_eq!(said(|p, at| drop(legacy_cidr(p, at, "10.0.0.1/8", &[]))), ["must not have bits set beyond the prefix length"]);
-        assert_eq!(said(|p, at| drop(legacy_cidr(p, at, "10.0.0.0/08", &[]))), ["must not have leading 0s in IP or prefix length"]);
-        assert_eq!(said(|p, at| drop(legacy_cidr(p, at, "10.0.0.0", &[]))), [NO_CIDR]);
-        assert!(said(|p, at| drop(legacy_cidr(p, at, "0.0.0.0/0", &[]))).is_empty());
+        assert!(
+            said(|p, at| {
+                legacy_cidr(p, at, "10.0.0.0/8", &[]);
+            })
+            .is_empty()
+        );
+        assert_eq!(
+            said(|p, at| {
+                legacy_cidr(p, at, "10.0.0.1/8", &[]);
+            }),
+            ["must not have bits set beyond the prefix length"]
+        );
+        assert_eq!(
+            said(|p, at| {
+                legacy_cidr(p, at, "10.0.0.0/08", &[]);
+            }),
+            ["must not have leading 0s in IP or prefix length"]
+        );
+        assert_eq!(
+            said(|p, at| {
+                legacy_cidr(p, at, "10.0.0.0", &[]);
+            }),
+            [NO_CIDR]
+        );
+        assert!(
+            said(|p, at| {
+                legacy_cidr(p, at, "0.0.0.0/0", &[]);
+            })
+            .is_empty()
+        );
     }
 
     #[test]

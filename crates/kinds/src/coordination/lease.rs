@@ -78,3 +78,25 @@ fn drop_coordination(new: &mut Object, old: Option<&Object>) {
         remove(spec, "preferredHolder");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_coordinated_election_stay_only_where_they_are_in_use() {
+        let lease = |strategy: Option<&str>| {
+            let mut o = Lease::example();
+            if let Some(s) = strategy {
+                o.0["spec"]["strategy"] = s.into();
+            }
+            o
+        };
+        let mut new = lease(Some("OldestEmulationVersion"));
+        Lease::prepare_create(&mut new, &Request::default());
+        assert!(new.at(&["spec", "strategy"]).is_null());
+        let mut new = lease(Some("OldestEmulationVersion"));
+        Lease::prepare_update(&mut new, &lease(Some("OldestEmulationVersion")), &Request::default());
+        assert_eq!(new.str_at(&["spec", "strategy"]), "OldestEmulationVersion");
+    }
+}

@@ -54,7 +54,8 @@ impl Kind for ConfigMap {
             bytes += config_data::decoded_bytes(value);
         }
         if bytes > config_data::MAX_BYTES {
-            p.too_long(&Path::root(), config_data::MAX_BYTES);
+            // Upstream names the whole object by a path without a name.
+            p.too_long(&Path::new("[]"), config_data::MAX_BYTES);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::field::{Field, IMMUTABLE, immutable, invalid_each, same};
 use crate::selectable;
 use crate::table::{self, NAME, column, text, wide};
-use keles_api::{Object, Path, Problems, names};
+use keles_api::{Object, Path, Problem, ProblemKind, Problems, names};
 use keles_registry::kind::{Cells, Column, Info, Kind, NameRule, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 use std::borrow::Cow;
@@ -229,13 +229,35 @@ fn series(root: &Field, p: &mut Problems) {
     }
 }
 
+const REFERENCE: &[(&str, &str)] = &[
+    ("Kind", "kind"),
+    ("Namespace", "namespace"),
+    ("Name", "name"),
+    ("UID", "uid"),
+    ("APIVersion", "apiVersion"),
+    ("ResourceVersion", "resourceVersion"),
+    ("FieldPath", "fieldPath"),
+];
+const SOURCE: &[(&str, &str)] = &[("Component", "component"), ("Host", "host")];
+
+/// Upstream prints structs with the names of their Go fields, in Go's order; only `related` may be absent.
+fn go_struct(of: &Field, fields: &[(&str, &str)]) -> String {
+    if !of.is_set() && of.path().as_str() == "related" {
+        return "null".into();
+    }
+    let shown: Vec<String> = fields.iter().map(|(go, name)| format!("{:?}:{}", go, json!(of.str(name)))).collect();
+    format!("{{{}}}", shown.join(","))
+}
+
 /// In the newer group only the series of an event changes.
 fn unchanged(new: &Field, old: &Field, p: &mut Problems) {
     if !same(new.get("series").value(), old.get("series").value()) {
         series(new, p);
     }
-    for name in ["involvedObject", "source", "related"] {
-        immutable(p, &new.get(name), &old.get(name));
+    for (name, fields) in [("involvedObject", REFERENCE), ("source", SOURCE), ("related", REFERENCE)] {
+        if !same(new.get(name).value(), old.get(name).value()) {
+            p.push(Problem { kind: ProblemKind::Invalid, field: name.into(), value: None, detail: format!("{}: {IMMUTABLE}", go_struct(&new.get(name), fields)) });
+        }
     }
     for name in ["firstTimestamp", "lastTimestamp"] {
         immutable(p, &new.get(name), &old.get(name));
@@ -287,5 +309,25 @@ mod tests {
         };
         assert_eq!(check(""), "[]");
         assert_eq!(check(EVENTS_GROUP), "eventTime: Required value");
+    }
+
+    #[test]
+    fn selectors_of_both_groups_find_the_same_event() {
+        let o = Event::example();
+        for (path, value) in [("involvedObject.name", "p"), ("regarding.name", "p"), ("regarding.kind", "Pod")] {
+            let found = Event::INFO.selectable.iter().find(|s| s.path == path).expect("selectable");
+            assert_eq!((found.value)(&o), value, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_an_event_is_about_is_fixed_in_the_newer_group() {
+        let old = Event::example();
+        let mut new = old.clone();
+        new.0["involvedObject"]["name"] = "q".into();
+        let mut p = Problems::new();
+        unchanged(&Field::root(&new), &Field::root(&old), &mut p);
+        let shown = "{\"Kind\":\"Pod\",\"Namespace\":\"default\",\"Name\":\"q\",\"UID\":\"\",\"APIVersion\":\"\",\"ResourceVersion\":\"\",\"FieldPath\":\"\"}";
+        assert_eq!(p.aggregate(), format!("involvedObject: Invalid value: {shown}: field is immutable"));
     }
 }

@@ -239,7 +239,8 @@ fn unique_addresses(root: &Field, p: &mut Problems) {
     for address in root.get("status").items("addresses") {
         let (kind, text) = (address.str("type"), address.str("address"));
         if !seen.insert((kind, text)) {
-            p.duplicate(address.path(), json!({"Type": kind, "Address": text}));
+            let shown = format!("{{\"Type\":{},\"Address\":{}}}", json!(kind), json!(text));
+            p.push(Problem { kind: ProblemKind::Duplicate, field: address.path().as_str().into(), value: None, detail: shown });
         }
     }
 }
@@ -260,5 +261,33 @@ fn config_source(source: &Field, p: &mut Problems) {
             "" => p.required(&map.at(name), format!("{name} must be set")),
             value => invalid_each(p, &map.at(name), value, check(value)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(new: Value, old: Value) -> Vec<String> {
+        let object = |mut v: Value| {
+            v["metadata"] = json!({"name": "n", "resourceVersion": "1"});
+            Object(v)
+        };
+        let mut p = Problems::new();
+        changes(&object(new), &object(old), &mut p);
+        p.iter().map(|p| p.to_string()).collect()
+    }
+
+    #[test]
+    fn a_nodes_addresses_of_pods_are_given_once() {
+        let with = |cidr: &str| json!({"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
+        assert_eq!(problems(with("10.1.0.0/24"), with("10.0.0.0/24")), [format!("spec.podCIDRs: Forbidden: {CIDR_KEPT}")]);
+        assert!(problems(with("10.1.0.0/24"), json!({"spec": {}})).is_empty());
+    }
+
+    #[test]
+    fn an_amount_that_is_counted_is_whole() {
+        let found = problems(json!({"status": {"capacity": {"pods": "1500m", "cpu": "1500m"}}}), json!({}));
+        assert_eq!(found, ["status.capacity.pods: Invalid value: \"1500m\": must be an integer"]);
     }
 }

@@ -153,3 +153,25 @@ fn why_not_json(bytes: &[u8], error: &serde_json::Error) -> String {
     let first = bytes.iter().copied().find(|b| !b.is_ascii_whitespace()).unwrap_or(b' ');
     format!("invalid character '{}' looking for beginning of value", char::from(first))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn string_data_becomes_data() {
+        let mut o = Object(json!({"data": {"a": "MQ=="}, "stringData": {"a": "2", "b": "3"}}));
+        Secret::set_defaults(&mut o);
+        assert_eq!(o.0, json!({"type": "Opaque", "data": {"a": "Mg==", "b": "Mw=="}}));
+    }
+
+    #[test]
+    fn a_docker_config_is_a_json_map() {
+        for (text, why) in
+            [("", Some("unexpected end of JSON input")), ("{}", None), ("\"x\"", Some("json: cannot unmarshal string into Go value of type map[string]interface {}"))]
+        {
+            assert_eq!(go_json_error(text.as_bytes()).as_deref(), why, "{text}");
+        }
+        assert_eq!(go_json_error(&[0xc7, 0x20]).as_deref(), Some("invalid character '\u{c7}' looking for beginning of value"));
+    }
+}

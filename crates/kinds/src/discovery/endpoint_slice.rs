@@ -257,3 +257,40 @@ fn ports(root: &Field, p: &mut Problems) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topology_is_not_written_but_node_names_in_it_are_kept() {
+        let old = Object(json!({"endpoints": [{"addresses": ["192.0.2.5"], "deprecatedTopology": {"kubernetes.io/hostname": "n1"}}]}));
+        let mut new = old.clone();
+        new.0["endpoints"][0]["addresses"] = json!(["192.0.2.6"]);
+        EndpointSlice::prepare_update(&mut new, &old, &Request::default());
+        assert_eq!(new.at(&["endpoints"])[0], json!({"addresses": ["192.0.2.6"], "nodeName": "n1"}));
+    }
+
+    #[test]
+    fn a_new_label_is_a_new_generation() {
+        let mut old = EndpointSlice::example();
+        old.set_meta("generation", 3);
+        let mut new = old.clone();
+        new.set_meta("labels", json!({"kubernetes.io/service-name": "s"}));
+        EndpointSlice::prepare_update(&mut new, &old, &Request::default());
+        assert_eq!(new.generation(), 4);
+    }
+
+    #[test]
+    fn addresses_are_of_the_slices_family() {
+        let check = |kind: &str, address: &str| {
+            let mut p = Problems::new();
+            EndpointSlice::validate(&Object(json!({"addressType": kind, "endpoints": [{"addresses": [address]}]})), &mut p);
+            p.iter().map(|p| p.detail.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(check("IPv4", "fd00::1"), ["must be an IPv4 address"]);
+        assert_eq!(check("IPv6", "192.0.2.1"), ["must be an IPv6 address"]);
+        assert_eq!(check("FQDN", "host"), ["should be a domain with at least two segments separated by dots"]);
+        assert!(check("FQDN", "host.example").is_empty());
+    }
+}

@@ -1,9 +1,10 @@
 //! Service: a stable address for changing pods (v1).
 //!
-//! `prepare` has defaults and bookkeeping, `validate` the checks. Allocation of addresses and ports is the API server's.
+//! `prepare` has defaults and bookkeeping, `validate` the checks, `warnings` what is only worth a word. Allocation of addresses and ports is the API server's.
 
 pub mod prepare;
 mod validate;
+mod warnings;
 
 use crate::selectable;
 use crate::subresource::status;
@@ -109,7 +110,7 @@ impl Kind for Service {
     }
 
     fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
-        validate::warnings(new, w);
+        warnings::service(new, w);
     }
 }
 
@@ -215,5 +216,48 @@ mod tests {
     fn several_ports_need_names() {
         let o = service(json!({"ports": [{"port": 80}, {"port": 81, "name": "b"}]}));
         assert_eq!(problems(&o), [format!("{}: Required value", Path::new("spec").child("ports").index(0).child("name"))]);
+    }
+
+    fn settled(spec: Value, old: Option<&Object>) -> (Object, Vec<String>) {
+        let mut o = Object(json!({"metadata": {"name": "s"}, "spec": spec}));
+        Service::set_defaults(&mut o);
+        let mut p = Problems::new();
+        prepare::settle(&mut o, old, &mut p);
+        (o, p.iter().map(|p| p.to_string()).collect())
+    }
+
+    #[test]
+    fn a_headless_service_without_selector_holds_both_families() {
+        let (o, found) = settled(json!({"clusterIP": "None"}), None);
+        assert!(found.is_empty());
+        assert_eq!(o.at(&["spec", "ipFamilies"]), &json!(["IPv4", "IPv6"]));
+        assert_eq!(o.str_at(&["spec", "ipFamilyPolicy"]), "RequireDualStack");
+    }
+
+    #[test]
+    fn a_family_that_the_cluster_lacks_is_refused_before_anything_else() {
+        let (_, found) = settled(json!({"ipFamilies": ["IPv6"]}), None);
+        assert_eq!(found, ["spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"]);
+        let (_, found) = settled(json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]}), None);
+        assert_eq!(found, ["spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"]);
+    }
+
+    #[test]
+    fn node_ports_follow_the_names_of_ports() {
+        let old =
+            service(json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]}));
+        let (o, _) = settled(json!({"type": "NodePort", "ports": [{"name": "b", "port": 90}, {"name": "a", "port": 91, "nodePort": 30081}]}), Some(&old));
+        assert!(o.at(&["spec", "ports"])[0]["nodePort"].is_null(), "30081 is asked for by another port");
+        let (o, _) = settled(json!({"type": "NodePort", "ports": [{"name": "b", "port": 90}]}), Some(&old));
+        assert_eq!(o.at(&["spec", "ports"])[0]["nodePort"], 30081);
+    }
+
+    #[test]
+    fn settling_twice_changes_nothing() {
+        let old = service(json!({"clusterIP": "10.0.0.5", "ports": [{"port": 80}]}));
+        let (once, _) = settled(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}), Some(&old));
+        let mut twice = once.clone();
+        prepare::settle(&mut twice, Some(&old), &mut Problems::new());
+        assert_eq!(once, twice);
     }
 }

@@ -90,6 +90,7 @@ impl Inner {
         match place {
             Place::Review => return reviews::serve(self, asked).await,
             Place::Unbuilt(what) => return Err(Status::not_implemented(what)),
+            Place::WrongMethod => return Err(method_not_allowed()),
             Place::Stored => {}
         }
         match (asked.info.resource.as_str(), asked.info.subresource.as_str()) {
@@ -109,6 +110,11 @@ impl Inner {
             let namespaced = k.info().scope == keles_registry::Scope::Namespaced;
             let served = if namespaced { !info.namespace.is_empty() || info.is_collection() } else { info.object_namespace().is_empty() };
             let known = info.subresource.is_empty() || k.info().subresources.iter().any(|s| s.name == info.subresource);
+            // Across namespaces there are only list and watch.
+            let across = namespaced && info.namespace.is_empty() && info.subresource.is_empty();
+            if across && (info.verb == "deletecollection" || (info.verb == "create" && info.name.is_empty())) {
+                return Some(Place::WrongMethod);
+            }
             return (served && known).then_some(Place::Stored);
         }
         let v = keles_kinds::VIRTUAL.iter().find(|v| v.group == info.group && v.version == info.version && v.plural == info.resource)?;
@@ -164,6 +170,7 @@ impl Inner {
 
 enum Place {
     Stored,
+    WrongMethod,
     Review,
     Unbuilt(&'static str),
 }

@@ -45,6 +45,25 @@ async fn every_answer_has_an_audit_id_and_errors_are_statuses() {
 }
 
 #[tokio::test]
+async fn methods_that_a_path_has_not_are_405() {
+    let w = World::start().await;
+    let admin = w.admin();
+    for (method, path) in [
+        (Method::POST, "/api/v1/pods"),
+        (Method::DELETE, "/api/v1/configmaps"),
+        (Method::POST, "/api/v1/namespaces/default/configmaps/x"),
+        (Method::PUT, "/api/v1/namespaces/default/configmaps"),
+        (Method::POST, "/version"),
+    ] {
+        let a = admin.send(method, path, "application/json", b"{}".to_vec()).await;
+        assert_eq!((a.status.as_u16(), a.json()["reason"].as_str()), (405, Some("MethodNotAllowed")), "{path}");
+    }
+    for path in ["/api/v1/namespaces/default/nodes", "/api/v1/namespaces/default/pods/p/nothing", "/api/v1/namespaces/default/pods/a/b/c/d"] {
+        assert_eq!(admin.get(path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn negotiation_refuses_what_it_cannot_read_or_write() {
     let w = World::start().await;
     let admin = w.admin();

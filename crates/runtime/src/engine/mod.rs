@@ -32,6 +32,10 @@ use tokio::sync::{broadcast, watch};
 /// Events a slow subscriber may lag behind before it must list anew.
 const EVENT_QUEUE: usize = 1024;
 
+/// How long a new server waits for the one before to be gone.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Survives reboots: configurations, exit codes, containers' written layers.
@@ -110,16 +114,21 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// Released by the kernel with the process, however it ends.
-fn lock(state_dir: &Path) -> Result<File> {
+/// Released by the kernel with the process, however it ends. A shim that a killed server was just starting holds a copy until
+/// its exec, so the lock is tried for a moment; the kernel has no lock that waits with a limit.
+async fn lock(state_dir: &Path) -> Result<File> {
     let path = state_dir.join("lock");
     let file = File::options().create(true).append(true).open(&path).map_err(io_error(format!("open {}", path.display())))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(RuntimeError::Step { step: "open runtime", message: format!("another server uses {}; stop it or choose another folder", state_dir.display()) })
+    let end = tokio::time::Instant::now() + LOCK_LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < end => tokio::time::sleep(LOCK_INTERVAL).await,
+            Err(TryLockError::WouldBlock) => {
+                return Err(RuntimeError::Step { step: "open runtime", message: format!("another server uses {}; stop it or choose another folder", state_dir.display()) });
+            }
+            Err(TryLockError::Error(e)) => return Err(io_error(format!("lock {}", path.display()))(e)),
         }
-        Err(TryLockError::Error(e)) => Err(io_error(format!("lock {}", path.display()))(e)),
     }
 }
 
@@ -145,7 +154,7 @@ impl Engine {
         for folder in [options.state_dir.join("sandboxes"), options.state_dir.join("containers"), options.run_dir.join("netns"), options.run_dir.join("shim")] {
             std::fs::create_dir_all(&folder).map_err(io_error(format!("make {}", folder.display())))?;
         }
-        let lock = lock(&options.state_dir)?;
+        let lock = lock(&options.state_dir).await?;
         let layout = Layout::discover().map_err(step("find cgroups"))?;
         let executable = mount::read_only_executable(&options.shim_exe).map_err(io_error(format!("open {}", options.shim_exe.display())))?;
         let (events, _) = broadcast::channel(EVENT_QUEUE);

@@ -35,20 +35,23 @@ const MAX_CONNECTIONS: usize = 16;
 /// The process that `keles shim --sandbox FOLDER` becomes; standard input is its listening socket.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ! {
     let args: Vec<OsString> = args.into_iter().collect();
-    let code = match args.as_slice() {
-        [flag, folder] if flag == "--sandbox" => match Shim::new(Path::new(folder)) {
-            Ok(shim) => shim.run(),
-            Err(e) => {
-                eprintln!("shim: {}: {}", e.step, e.message);
-                1
-            }
-        },
-        _ => {
-            eprintln!("usage: keles shim --sandbox FOLDER (started by the server, not by hand)");
-            2
+    let [flag, folder] = args.as_slice() else { usage() };
+    if flag != "--sandbox" {
+        usage();
+    }
+    match Shim::new(Path::new(folder)) {
+        // Sockets close with the process, not before it: who sees their end may rely on there being no shim.
+        Ok(mut shim) => process::exit_now(shim.run()),
+        Err(e) => {
+            eprintln!("shim: {}: {}", e.step, e.message);
+            process::exit_now(1)
         }
-    };
-    std::process::exit(code)
+    }
+}
+
+fn usage() -> ! {
+    eprintln!("usage: keles shim --sandbox FOLDER (started by the server, not by hand)");
+    process::exit_now(2)
 }
 
 pub(crate) struct Shim {
@@ -91,7 +94,7 @@ impl Shim {
         Ok(Shim { file, listener, children, reactor, pod, connections, containers, execs, buffer: vec![0; READ_BYTES], ending: None })
     }
 
-    fn run(mut self) -> i32 {
+    fn run(&mut self) -> i32 {
         loop {
             for (token, source, ready) in self.reactor.wait(self.next_deadline()) {
                 match source {

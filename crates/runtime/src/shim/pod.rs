@@ -52,7 +52,9 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if let Some(pid) = self.pause {
+            // Waited for, so that nothing of the pod is left once the shim's socket closes.
             let _ = signal::kill(pid, signal::SIGKILL);
+            let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());
         }
     }
 }

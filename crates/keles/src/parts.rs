@@ -43,6 +43,6 @@ pub async fn proxy(f: Box<flags::Proxy>) -> Result<(), BoxError> {
     let (stop, client) = (server::stop_signal()?, keles_client::from_kubeconfig(&f.part.kubeconfig).await?);
     let name = f.node_name.clone().or_else(node::host_name).ok_or(server::ServerError::NoNodeName)?;
     let informers = Informers::new(client, stop.child_token());
-    keles_proxy::run(server::proxy_options(&f.bridge, f.cluster_cidr, f.service_cidr, &name), &informers, stop, || {}).await;
+    keles_proxy::run(server::proxy_options(&f.bridge, f.cluster_cidr, f.service_cidr, &name), &informers, &informers, stop, || {}).await;
     Ok(())
 }

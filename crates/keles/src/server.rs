@@ -196,7 +196,8 @@ async fn network(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 async fn proxy(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     let options = proxy_options(&s.flags.bridge, s.flags.cluster_cidr, s.services, &s.node_name);
     let informers = s.informers(users::proxy(s.api()));
-    keles_proxy::run(options, &informers, h.stop(), || h.ready()).await;
+    let on_node = s.informers(users::node(s.api(), &s.node_name));
+    keles_proxy::run(options, &informers, &on_node, h.stop(), || h.ready()).await;
     Ok(())
 }
 

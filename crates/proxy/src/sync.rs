@@ -35,8 +35,9 @@ impl Watches {
 }
 
 /// Keeps the kernel's rules in step until `stop`; leaves them in place at the end, so that a restart interrupts nobody.
+/// `on_node` lists this node's pods for their host ports: it speaks as the node, for upstream's role of the proxy may not read pods.
 /// `ready` is called once, when the first table stands: from then on no service address leaves the machine.
-pub async fn run(options: Options, informers: &Informers, stop: CancellationToken, ready: impl FnOnce() + Send) {
+pub async fn run(options: Options, informers: &Informers, on_node: &Informers, stop: CancellationToken, ready: impl FnOnce() + Send) {
     let frame = Arc::new(options.frame);
     // Before anything is known: the table that rejects every service address, so that nobody dials past it. What a running
     // server left is only replaced once the caches hold the truth.
@@ -45,7 +46,7 @@ pub async fn run(options: Options, informers: &Informers, stop: CancellationToke
         applied = apply(&frame, None, Rules::default()).await;
     }
     ready();
-    let watches = Watches { services: informers.of(), slices: informers.of(), pods: informers.scoped(Scope::fields(&format!("spec.nodeName={}", options.node))) };
+    let watches = Watches { services: informers.of(), slices: informers.of(), pods: on_node.scoped(Scope::fields(&format!("spec.nodeName={}", options.node))) };
     let (mut a, mut b, mut c) = (watches.services.version(), watches.slices.version(), watches.pods.version());
     let synced = async { watches.services.synced().await && watches.slices.synced().await && watches.pods.synced().await };
     tokio::select! {

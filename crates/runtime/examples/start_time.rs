@@ -65,6 +65,8 @@ async fn measure() -> std::result::Result<(), Box<dyn std::error::Error>> {
         println!("{name}: median {:.2} ms, p95 {:.2} ms", t[ROUNDS / 2].as_secs_f64() * 1e3, t[ROUNDS * 95 / 100].as_secs_f64() * 1e3);
     }
     println!("shim private memory: {private} KiB");
+    drop(engine);
+    keles_linux::cgroup::Layout::discover()?.group(&name)?.destroy()?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }

@@ -193,8 +193,8 @@ impl<K: Watched> Informer<K> {
     /// Waits until the first complete list is in; false when the informer was stopped before.
     pub async fn synced(&self) -> bool {
         let mut synced = self.shared.synced.subscribe();
-        let result = self.shared.stop.run_until_cancelled(synced.wait_for(|synced| *synced)).await.is_some_and(|waited| waited.is_ok());
-        result
+        let complete = async { synced.wait_for(|synced| *synced).await.is_ok() };
+        self.shared.stop.run_until_cancelled(complete).await.unwrap_or(false)
     }
     pub fn has_synced(&self) -> bool {
         *self.shared.synced.borrow()
@@ -219,8 +219,11 @@ pub struct Informers {
     client: kube::Client,
     options: Options,
     stop: CancellationToken,
-    running: Arc<Mutex<HashMap<(TypeId, Scope), Box<dyn Any + Send + Sync>>>>,
+    running: Arc<Mutex<Running>>,
 }
+
+/// Kind and scope -> its `Informer<K>`.
+type Running = HashMap<(TypeId, Scope), Box<dyn Any + Send + Sync>>;
 
 impl Informers {
     pub fn new(client: kube::Client, stop: CancellationToken) -> Self {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keles_client::{Change, Informer, ObjectKey};
 use keles_reconcile::{Queue, Watches};
 use keles_rules::labels::{Labels, has_all};
-use keles_rules::readiness::is_terminal;
+use keles_rules::readiness::{is_ready, is_terminal};
 use std::sync::Arc;
 
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -37,18 +37,10 @@ fn wake(pod: &Pod, services: &Informer<Service>, queue: &Queue<ObjectKey>) {
 /// Most pod updates change nothing that endpoints show.
 fn is_relevant(change: &Change<Pod>) -> bool {
     let Change::Modified { old, new } = change else { return true };
-    fn facts(pod: &Pod) -> (Option<&Labels>, Option<&str>, Option<&Vec<k8s_openapi::api::core::v1::PodIP>>, bool, bool, bool, Option<&str>) {
-        (
-            pod.metadata.labels.as_ref(),
-            pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()),
-            pod.status.as_ref().and_then(|status| status.pod_ips.as_ref()),
-            keles_rules::readiness::is_ready(pod),
-            is_terminal(pod),
-            pod.metadata.deletion_timestamp.is_some(),
-            pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()),
-        )
-    }
-    facts(old) != facts(new)
+    let status = |pod: &Pod| pod.status.as_ref().map(|status| (status.pod_ip.clone(), status.pod_ips.clone()));
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let state = |pod: &Pod| (is_ready(pod), is_terminal(pod), pod.metadata.deletion_timestamp.is_some());
+    old.metadata.labels != new.metadata.labels || status(old) != status(new) || node(old) != node(new) || state(old) != state(new)
 }
 
 /// The service's pod selector; `None` when people or other controllers manage its endpoints.

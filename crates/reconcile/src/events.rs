@@ -217,6 +217,13 @@ impl EventWriter {
         }
         patch
     }
+    fn instance(&self) -> String {
+        match (self.style, self.host.as_str()) {
+            (EventStyle::Core, host) => host.to_owned(),
+            (EventStyle::Series, "") => self.component.clone(),
+            (EventStyle::Series, host) => format!("{}-{host}", self.component),
+        }
+    }
     fn event(&self, told: &Told, name: String, namespace: &str, message: String) -> Event {
         let core = self.style == EventStyle::Core;
         Event {
@@ -232,7 +239,7 @@ impl EventWriter {
             event_time: (!core).then_some(MicroTime(told.at)),
             action: (!core).then(|| told.action.to_owned()),
             reporting_component: Some(self.component.clone()),
-            reporting_instance: Some(if core { self.host.clone() } else { format!("{}-{}", self.component, self.host) }),
+            reporting_instance: Some(self.instance()),
             ..Default::default()
         }
     }

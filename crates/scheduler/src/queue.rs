@@ -208,7 +208,7 @@ impl Queue {
 
 fn helps(entry: &Entry, event: &Event) -> bool {
     let rejecting = |name: &&'static str| ALL.iter().any(|row| row.name == *name && row.plugin.helps(event, &entry.pod));
-    entry.rejected_by.is_empty() || entry.rejected_by.iter().any(|name| rejecting(&name))
+    entry.rejected_by.is_empty() || entry.rejected_by.iter().any(|name| rejecting(name))
 }
 
 fn back_off(attempts: u32) -> Duration {

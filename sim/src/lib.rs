@@ -15,9 +15,7 @@ use keles_store::Store;
 use keles_store::embedded::{Embedded, Options as StoreOptions};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -68,18 +66,27 @@ impl World {
     }
     pub async fn create<K>(&self, object: Value) -> K
     where
-        K: kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + serde::Serialize + Debug,
+        K: Watched + kube::Resource<Scope = NamespaceResourceScope> + serde::Serialize,
         K::DynamicType: Default,
     {
         let object: K = serde_json::from_value(object).expect("the test's object is of its kind");
-        self.api().create(&PostParams::default(), &object).await.expect("the object is accepted")
+        self.seen(self.api().create(&PostParams::default(), &object).await.expect("the object is accepted"))
     }
     pub async fn patch<K>(&self, name: &str, patch: Value) -> K
     where
-        K: kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Watched + kube::Resource<Scope = NamespaceResourceScope>,
         K::DynamicType: Default,
     {
-        self.api().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the patch is accepted")
+        self.seen(self.api().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the patch is accepted"))
+    }
+    /// A test that waits after a write must not be content with the state before it.
+    fn seen<K>(&self, object: K) -> K
+    where
+        K: Watched + kube::Resource,
+        K::DynamicType: Default,
+    {
+        self.informers.of::<K>().acknowledge(object.clone());
+        object
     }
     /// Every object of a kind, live.
     pub async fn watch<K>(&self) -> Informer<K>

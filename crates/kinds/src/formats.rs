@@ -126,6 +126,18 @@ pub fn is_network_address(ip: IpAddr, bits: u8) -> bool {
     }
 }
 
+/// Whether a network lies within another and is smaller.
+pub fn strictly_inside(part: (IpAddr, u8), whole: (IpAddr, u8)) -> bool {
+    if part.0.is_ipv4() != whole.0.is_ipv4() || part.1 <= whole.1 {
+        return false;
+    }
+    let cut = |ip: IpAddr| match ip {
+        IpAddr::V4(a) => u128::from(u32::from(a).checked_shr(32 - u32::from(whole.1)).unwrap_or(0)),
+        IpAddr::V6(a) => u128::from(a).checked_shr(128 - u32::from(whole.1)).unwrap_or(0),
+    };
+    cut(part.0) == cut(whole.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

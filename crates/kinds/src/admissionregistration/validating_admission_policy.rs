@@ -1,9 +1,10 @@
 //! ValidatingAdmissionPolicy: expressions that must hold for a change (admissionregistration.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct ValidatingAdmissionPolicy;
@@ -44,6 +45,10 @@ impl Kind for ValidatingAdmissionPolicy {
                 "validations": [{"expression": "true"}]
             }
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

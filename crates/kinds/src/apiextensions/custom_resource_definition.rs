@@ -1,9 +1,10 @@
 //! CustomResourceDefinition: a kind made at run time (apiextensions.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{CREATED_AT, NAME};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct CustomResourceDefinition;
@@ -42,5 +43,9 @@ impl Kind for CustomResourceDefinition {
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]
             }
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }

@@ -1,9 +1,10 @@
 //! APIService: who serves a group and version (apiregistration.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Served};
 use serde_json::json;
 
 pub struct APIService;
@@ -41,6 +42,10 @@ impl Kind for APIService {
             "metadata": {"name": "v1.y.example"},
             "spec": {"group": "y.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

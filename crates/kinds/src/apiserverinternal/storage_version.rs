@@ -1,9 +1,10 @@
 //! StorageVersion: the versions that servers store a resource in (internal.apiserver.k8s.io/v1alpha1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::{Value, json};
 
 pub struct StorageVersion;
@@ -36,6 +37,10 @@ impl Kind for StorageVersion {
 
     fn example() -> Object {
         Object(json!({"apiVersion": "internal.apiserver.k8s.io/v1alpha1", "kind": "StorageVersion", "metadata": {"name": "sample"}, "spec": {}}))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

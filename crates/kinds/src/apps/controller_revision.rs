@@ -1,7 +1,8 @@
 //! ControllerRevision: a remembered state of a controller (apps/v1).
 
+use crate::field::{Field, immutable, non_negative};
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -36,6 +37,22 @@ impl Kind for ControllerRevision {
             "revision": 1,
             "data": {"a": 1}
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        match root.get("data").value() {
+            serde_json::Value::Null => p.required(&root.at("data"), "data is mandatory"),
+            serde_json::Value::Object(_) => {}
+            _ => p.required(&root.at("data"), "data must be a valid JSON object"),
+        }
+        non_negative(p, &root, "revision");
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new), Field::root(old));
+        immutable(p, &now.get("data"), &before.get("data"));
+        non_negative(p, &now, "revision");
     }
 }
 

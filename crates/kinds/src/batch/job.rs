@@ -98,13 +98,8 @@ impl Kind for Job {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
-        if spec.has("selector") {
-            labels::selector(p, &spec.get("selector"))
-        } else {
-            p.required(&spec.at("selector"), "")
-        }
-        job_spec::validate(&spec, p);
         completions(&spec, &before, p);
         immutable(p, &spec.get("selector"), &before.get("selector"));
         template_kept(&spec, &before, old, p);
@@ -172,7 +167,7 @@ fn generate_selector(o: &mut Object) {
     {
         set(wanted, UID_LABEL, uid);
     }
-    if shared {
+    if shared || table::len(o.meta("labels")) == 0 {
         let labels = o.at(&["spec", "template", "metadata", "labels"]).clone();
         o.set_meta("labels", labels);
     }
@@ -183,6 +178,15 @@ fn generated_selector(root: &Field, p: &mut Problems) {
     let (spec, meta) = (root.get("spec"), root.get("metadata"));
     if spec.bool("manualSelector") || !spec.has("selector") || meta.str("uid").is_empty() {
         return;
+    }
+    let t = spec.get("template").get("metadata");
+    let expected = [("controller-uid", meta.str("uid")), (UID_LABEL, meta.str("uid")), ("job-name", meta.str("name")), (NAME_LABEL, meta.str("name"))];
+    for (key, value) in expected {
+        match t.get("labels").opt_str(key) {
+            None => p.required(&t.at("labels").key(key), format!("must be '{value}'")),
+            Some(found) if found != value => p.invalid(&t.at("labels").key(key), t.get("labels").value().clone(), format!("must be '{value}'")),
+            Some(_) => {}
+        }
     }
     let own = json!({"controller-uid": meta.str("uid"), UID_LABEL: meta.str("uid"), "job-name": meta.str("name"), NAME_LABEL: meta.str("name")});
     let selector = spec.get("selector");

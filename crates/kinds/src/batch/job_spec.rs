@@ -79,7 +79,7 @@ fn restart_policy(pod: &Field, failures_are_judged: bool, p: &mut Problems) {
         "OnFailure" | "Never" => {}
         other => p.not_supported(&at, other, &["OnFailure", "Never"]),
     }
-    if failures_are_judged && policy != "Never" {
+    if failures_are_judged && policy == "OnFailure" {
         p.invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified");
     }
 }

@@ -1,10 +1,11 @@
 //! CertificateSigningRequest: a wish for a certificate (certificates.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::json;
 
 pub struct CertificateSigningRequest;
@@ -52,6 +53,10 @@ impl Kind for CertificateSigningRequest {
                 "usages": ["client auth"]
             }
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

@@ -1,10 +1,11 @@
 //! PodCertificateRequest: a wish for a certificate of a pod (certificates.k8s.io/v1beta1).
 
+use crate::field::clear_status;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Selectable, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served};
 use serde_json::json;
 
 pub struct PodCertificateRequest;
@@ -58,6 +59,10 @@ impl Kind for PodCertificateRequest {
                 "proofOfPossession": "AA=="
             }
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

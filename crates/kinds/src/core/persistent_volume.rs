@@ -1,25 +1,37 @@
 //! PersistentVolume: storage that outlives pods (v1).
 
+use crate::core::pod::affinity::node_selector;
+use crate::core::pod::{resources, volumes};
+use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, same, set, without};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_api::quantity::Quantity;
+use keles_api::{Object, Path, Problems, names};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct PersistentVolume;
 
 const COLUMNS: &[Column<Object>] = &[
     NAME,
-    column("Capacity", "string", "", |o, _| table::str_cell(o, &["spec", "capacity", "storage"])),
-    column("Access Modes", "string", "", |o, _| text(table::access_modes(o.at(&["spec", "accessModes"])))),
-    column("Reclaim Policy", "string", "", |o, _| table::str_cell(o, &["spec", "persistentVolumeReclaimPolicy"])),
-    column("Status", "string", "", |o, _| text(phase(o))),
-    column("Claim", "string", "", |o, _| text(claim(o))),
-    column("StorageClass", "string", "", |o, _| text(class(o))),
-    column("VolumeAttributesClass", "string", "", |o, _| table::str_or(o, &["spec", "volumeAttributesClassName"], "<unset>")),
-    column("Reason", "string", "", |o, _| table::str_cell(o, &["status", "reason"])),
+    column("Capacity", "string", "capacity is the description of the persistent volume's resources and capacity.", |o, _| table::str_cell(o, &["spec", "capacity", "storage"])),
+    column("Access Modes", "string", "accessModes contains all ways the volume can be mounted.", |o, _| text(table::access_modes(o.at(&["spec", "accessModes"])))),
+    column("Reclaim Policy", "string", "persistentVolumeReclaimPolicy defines what happens to a persistent volume when released from its claim.", |o, _| {
+        table::str_cell(o, &["spec", "persistentVolumeReclaimPolicy"])
+    }),
+    column("Status", "string", "phase indicates if a volume is available, bound to a claim, or released by a claim.", |o, _| text(phase(o))),
+    column("Claim", "string", "claimRef is part of a bi-directional binding between PersistentVolume and PersistentVolumeClaim.", |o, _| text(claim(o))),
+    column("StorageClass", "string", "StorageClass of the pv", |o, _| text(class(o))),
+    column("VolumeAttributesClass", "string", "volumeAttributesClassName is the name of the VolumeAttributesClass to which this persistent volume belongs.", |o, _| {
+        table::str_or(o, &["spec", "volumeAttributesClassName"], "<unset>")
+    }),
+    column("Reason", "string", "reason is a brief CamelCase string that describes any failure and is meant for machine parsing and tidy display in the CLI.", |o, _| {
+        table::str_cell(o, &["status", "reason"])
+    }),
     AGE,
-    wide("VolumeMode", "string", "", |o, _| table::str_or(o, &["spec", "volumeMode"], "<unset>")),
+    wide("VolumeMode", "string", "volumeMode defines if a volume is intended to be used with a formatted filesystem or to remain in raw block state.", |o, _| {
+        table::str_or(o, &["spec", "volumeMode"], "<unset>")
+    }),
 ];
 
 impl Kind for PersistentVolume {
@@ -47,6 +59,70 @@ impl Kind for PersistentVolume {
             "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/mnt/x"}}
         }))
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = child_mut(&mut o.0, "spec") {
+            default(spec, "persistentVolumeReclaimPolicy", "Retain");
+            default_pointer(spec, "volumeMode", "Filesystem");
+            if let Some(path) = spec.get_mut("hostPath").filter(|h| h.is_object()) {
+                default_pointer(path, "type", "");
+            }
+        }
+        if let Some(status) = child_mut(&mut o.0, "status") {
+            default(status, "phase", "Pending");
+        }
+    }
+
+    fn prepare_create(o: &mut Object, r: &Request) {
+        set(&mut o.0, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": r.now}));
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let modes = spec.items("accessModes");
+        if modes.is_empty() {
+            p.required(&spec.at("accessModes"), "");
+        }
+        for mode in &modes {
+            one_of(p, &spec.at("accessModes"), mode.text(), ACCESS_MODES);
+        }
+        if modes.len() > 1 && modes.iter().any(|m| m.text() == "ReadWriteOncePod") {
+            p.forbidden(&spec.at("accessModes"), "may not use ReadWriteOncePod with other access modes");
+        }
+        capacity(&spec, p);
+        let policy = spec.str("persistentVolumeReclaimPolicy");
+        if !policy.is_empty() {
+            one_of(p, &spec.at("persistentVolumeReclaimPolicy"), policy, &["Delete", "Recycle", "Retain"]);
+        }
+        if spec.has("nodeAffinity") {
+            let affinity = spec.get("nodeAffinity");
+            match affinity.has("required") {
+                true => node_selector(&affinity.get("required"), p),
+                false => p.required(&affinity.at("required"), "must specify required node constraints"),
+            }
+        }
+        volumes::persistent_source(&spec, p);
+        let class = spec.str("storageClassName");
+        if !class.is_empty() {
+            invalid_each(p, &spec.at("storageClassName"), class, names::dns_subdomain(class, false));
+        }
+        if let Some(mode) = spec.opt_str("volumeMode") {
+            one_of(p, &spec.at("volumeMode"), mode, &["Block", "Filesystem"]);
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        let source = |f: &Field| without(f.value(), NOT_SOURCE);
+        if !same(&source(&spec), &source(&before)) {
+            p.forbidden(&spec.at("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation");
+        }
+        immutable(p, &Field::new(spec.get("volumeMode").value(), Path::new("volumeMode")), &before.get("volumeMode"));
+        if before.has("nodeAffinity") && !same(spec.get("nodeAffinity").value(), before.get("nodeAffinity").value()) {
+            p.invalid(&Path::new("nodeAffinity"), spec.get("nodeAffinity").value().clone(), "field is immutable, except for updating from beta label to GA");
+        }
+    }
 }
 
 fn phase(o: &Object) -> &str {
@@ -64,4 +140,26 @@ fn claim(o: &Object) -> String {
 /// The annotation came before the field and still wins.
 fn class(o: &Object) -> &str {
     o.annotation("volume.beta.kubernetes.io/storage-class").unwrap_or(o.str_at(&["spec", "storageClassName"]))
+}
+
+const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+/// Fields of the spec that are not the volume itself.
+const NOT_SOURCE: &[&str] =
+    &["capacity", "accessModes", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "mountOptions", "volumeMode", "nodeAffinity", "volumeAttributesClassName"];
+
+/// `storage`, more than nothing, and nothing else.
+fn capacity(spec: &Field, p: &mut Problems) {
+    let capacity = spec.get("capacity");
+    if spec.map_len("capacity") == 0 {
+        p.required(capacity.path(), "");
+    }
+    if !capacity.has("storage") || spec.map_len("capacity") > 1 {
+        p.not_supported(capacity.path(), capacity.value().clone(), &["storage"]);
+    }
+    for (name, value) in spec.map("capacity") {
+        resources::name(p, &capacity.path().key(name), name);
+        if Quantity::parse(value.as_str().unwrap_or("")).is_ok_and(|q| q.sign() <= 0) {
+            p.invalid(&capacity.path().key(name), value.as_str().unwrap_or(""), NOT_POSITIVE);
+        }
+    }
 }

@@ -13,14 +13,20 @@ pub struct PersistentVolumeClaim;
 
 const COLUMNS: &[Column<Object>] = &[
     NAME,
-    column("Status", "string", "", |o, _| text(phase(o))),
-    column("Volume", "string", "", |o, _| table::str_cell(o, &["spec", "volumeName"])),
-    column("Capacity", "string", "", |o, _| text(if bound(o) { o.str_at(&["status", "capacity", "storage"]) } else { "" })),
-    column("Access Modes", "string", "", |o, _| text(if bound(o) { table::access_modes(o.at(&["status", "accessModes"])) } else { String::new() })),
-    column("StorageClass", "string", "", |o, _| text(class(o))),
-    column("VolumeAttributesClass", "string", "", |o, _| table::str_or(o, &["spec", "volumeAttributesClassName"], "<unset>")),
+    column("Status", "string", "phase represents the current phase of PersistentVolumeClaim.", |o, _| text(phase(o))),
+    column("Volume", "string", "volumeName is the binding reference to the PersistentVolume backing this claim.", |o, _| table::str_cell(o, &["spec", "volumeName"])),
+    column("Capacity", "string", "capacity represents the actual resources of the underlying volume.", |o, _| {
+        text(if bound(o) { o.str_at(&["status", "capacity", "storage"]) } else { "" })
+    }),
+    column("Access Modes", "string", "accessModes contains the actual access modes the volume backing the PVC has.", |o, _| {
+        text(if bound(o) { table::access_modes(o.at(&["status", "accessModes"])) } else { String::new() })
+    }),
+    column("StorageClass", "string", "StorageClass of the pvc", |o, _| text(class(o))),
+    column("VolumeAttributesClass", "string", "volumeAttributesClassName may be used to set the VolumeAttributesClass used by this claim.", |o, _| {
+        table::str_or(o, &["spec", "volumeAttributesClassName"], "<unset>")
+    }),
     AGE,
-    wide("VolumeMode", "string", "", |o, _| table::str_or(o, &["spec", "volumeMode"], "<unset>")),
+    wide("VolumeMode", "string", "volumeMode defines what type of volume is required by the claim.", |o, _| table::str_or(o, &["spec", "volumeMode"], "<unset>")),
 ];
 
 impl Kind for PersistentVolumeClaim {

@@ -1,10 +1,13 @@
 //! ResourceQuota: how much a namespace may use (v1).
 
+use crate::core::pod::resources;
+use crate::field::{Field, IMMUTABLE, clear_status};
 use crate::subresource::status;
 use crate::table::{AGE, NAME, column, text};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_api::{Object, Path, Problems};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct ResourceQuota;
 
@@ -34,6 +37,33 @@ impl Kind for ResourceQuota {
     fn example() -> Object {
         Object(json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "sample", "namespace": "default"}, "spec": {"hard": {"pods": "10"}}}))
     }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        for (name, value) in spec.map("hard") {
+            let at = spec.at("hard").key(name);
+            quota_name(p, &at, name);
+            resources::amount(p, &at, name, value);
+        }
+        scopes(&spec, p);
+        for e in spec.get("scopeSelector").list("matchExpressions") {
+            // Problems name the list, not the entry, as upstream has it.
+            scope_requirement(&Field::new(e, spec.get("scopeSelector").at("matchExpressions")), p);
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        let set_of = |f: &Field| f.strings("scopes").into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+        if set_of(&spec) != set_of(&before) {
+            p.invalid(&spec.at("scopes"), spec.get("scopes").value().clone(), IMMUTABLE);
+        }
+    }
 }
 
 /// `pods: 1/10, requests.cpu: 0/4`: the limits.* entries, or the others.
@@ -46,4 +76,66 @@ fn used(o: &Object, limits: bool) -> String {
     }
     all.sort();
     all.join(", ")
+}
+
+const QUOTA_RESOURCES: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const SCOPES: &[&str] = &["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity", "VolumeAttributesClass"];
+
+fn quota_name(p: &mut Problems, at: &Path, name: &str) {
+    resources::name(p, at, name);
+    let huge = resources::is_huge_page(name.strip_prefix("requests.").unwrap_or(name));
+    if !name.contains('/') && !QUOTA_RESOURCES.contains(&name) && !huge {
+        p.invalid(at, name, "must be a standard resource for quota");
+    }
+}
+
+fn scopes(spec: &Field, p: &mut Problems) {
+    let all = spec.get("scopes");
+    for scope in spec.strings("scopes") {
+        if !SCOPES.contains(&scope) {
+            p.invalid(all.path(), all.value().clone(), "unsupported scope");
+        }
+    }
+    let has = |s: &str| spec.strings("scopes").contains(&s);
+    if has("BestEffort") && has("NotBestEffort") || has("Terminating") && has("NotTerminating") {
+        p.invalid(all.path(), all.value().clone(), "conflicting scopes");
+    }
+}
+
+fn scope_requirement(e: &Field, p: &mut Problems) {
+    let (scope, operator, count) = (e.str("scopeName"), e.str("operator"), e.list("values").len());
+    if !SCOPES.contains(&scope) {
+        p.invalid(&e.at("scopeName"), scope, "unsupported scope");
+    }
+    if matches!(scope, "BestEffort" | "NotBestEffort" | "Terminating" | "NotTerminating" | "CrossNamespacePodAffinity") && operator != "Exists" {
+        p.invalid(&e.at("operator"), operator, format!("must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"));
+    }
+    match operator {
+        "In" | "NotIn" if count == 0 => p.required(&e.at("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"),
+        "Exists" | "DoesNotExist" if count > 0 => {
+            p.invalid(&e.at("values"), e.get("values").value().clone(), "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector")
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        other => p.invalid(&e.at("operator"), other, "not a valid selector operator"),
+    }
 }

@@ -1,9 +1,10 @@
 //! FlowSchema: which requests share a priority level (flowcontrol.apiserver.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct FlowSchema;
@@ -54,6 +55,10 @@ impl Kind for FlowSchema {
             "metadata": {"name": "sample"},
             "spec": {"priorityLevelConfiguration": {"name": "workload-low"}, "matchingPrecedence": 500}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

@@ -1,9 +1,10 @@
 //! PriorityLevelConfiguration: how many requests run at once (flowcontrol.apiserver.k8s.io/v1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::{Value, json};
 
 pub struct PriorityLevelConfiguration;
@@ -68,6 +69,10 @@ impl Kind for PriorityLevelConfiguration {
             "metadata": {"name": "sample"},
             "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 10, "limitResponse": {"type": "Reject"}}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

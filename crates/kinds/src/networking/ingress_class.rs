@@ -1,7 +1,9 @@
 //! IngressClass: which controller serves an Ingress (networking.k8s.io/v1).
 
+use crate::field::{Field, IMMUTABLE, default_pointer, invalid_each};
+use crate::networking::ingress::object_reference;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -33,6 +35,36 @@ impl Kind for IngressClass {
     fn example() -> Object {
         Object(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "sample"}, "spec": {"controller": "example.com/ingress"}}))
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(parameters) = o.0.pointer_mut("/spec/parameters").filter(|p| p.is_object()) {
+            default_pointer(parameters, "scope", "Cluster");
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let controller = spec.str("controller");
+        if controller.len() > CONTROLLER_MAX_BYTES {
+            p.too_long(&spec.at("controller"), CONTROLLER_MAX_BYTES);
+        } else if controller.is_empty() {
+            p.required(&spec.at("controller"), "");
+        } else {
+            domain_path(&spec, controller, p);
+        }
+        let parameters = spec.get("parameters");
+        if parameters.is_set() {
+            references(&parameters, p);
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        Self::validate(new, p);
+        if spec.str("controller") != before.str("controller") {
+            p.invalid(&spec.at("controller"), spec.str("controller"), IMMUTABLE);
+        }
+    }
 }
 
 /// `Kind.group/name`
@@ -42,4 +74,37 @@ fn parameters(o: &Object) -> String {
         return "<none>".into();
     }
     if part("apiGroup").is_empty() { format!("{}/{}", part("kind"), part("name")) } else { format!("{}.{}/{}", part("kind"), part("apiGroup"), part("name")) }
+}
+
+const CONTROLLER_MAX_BYTES: usize = 250;
+
+/// `example.com/ingress`: a domain and a path.
+fn domain_path(spec: &Field, controller: &str, p: &mut Problems) {
+    let at = spec.at("controller");
+    let Some((host, path)) = controller.split_once('/').filter(|(h, r)| !h.is_empty() && !r.is_empty()) else {
+        p.invalid(&at, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    };
+    for message in names::dns_subdomain(host, false) {
+        p.invalid(&at, host, message);
+    }
+    let fits = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/%!$&'()*+,;=:@-._~".contains(&b));
+    if !fits {
+        p.invalid(&at, path, "Invalid path (regex used for validation is '^[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+$')");
+    }
+}
+
+fn references(r: &Field, p: &mut Problems) {
+    object_reference(r, p);
+    let namespace = r.opt_str("namespace");
+    match r.opt_str("scope") {
+        None => p.required(&r.at("scope"), ""),
+        Some("Cluster") if namespace.is_some() => p.forbidden(&r.at("namespace"), "`parameters.scope` is set to 'Cluster'"),
+        Some("Namespace") => match namespace {
+            None => p.required(&r.at("namespace"), "`parameters.scope` is set to 'Namespace'"),
+            Some(name) => invalid_each(p, &r.at("namespace"), name, names::dns_label(name, false)),
+        },
+        Some("Cluster") => {}
+        Some(other) => p.not_supported(&r.at("scope"), other, &["Cluster", "Namespace"]),
+    }
 }

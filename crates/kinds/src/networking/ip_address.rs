@@ -1,7 +1,9 @@
 //! IPAddress: one taken cluster address (networking.k8s.io/v1, networking.k8s.io/v1beta1).
 
+use crate::field::{Field, immutable, invalid_each};
+use crate::formats;
 use crate::table::{NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
 use serde_json::json;
 
@@ -39,6 +41,38 @@ impl Kind for IPAddress {
             "metadata": {"name": "192.0.2.9"},
             "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "x"}}
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let name = o.name();
+        if !name.is_empty() {
+            invalid_each(p, &root.get("metadata").at("name"), name, formats::ip(name));
+        }
+        let parent = root.get("spec").get("parentRef");
+        if !parent.is_set() {
+            p.required(parent.path(), "");
+            return;
+        }
+        let group = parent.str("group");
+        if !group.is_empty() {
+            invalid_each(p, &parent.at("group"), group, names::dns_subdomain(group, false));
+        }
+        for field in ["resource", "name"] {
+            match parent.str(field) {
+                "" => p.required(&parent.at(field), ""),
+                value => invalid_each(p, &parent.at(field), value, names::path_segment(value, false)),
+            }
+        }
+        let namespace = parent.str("namespace");
+        if !namespace.is_empty() {
+            invalid_each(p, &parent.at("namespace"), namespace, names::path_segment(namespace, false));
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        immutable(p, &now.get("parentRef"), &before.get("parentRef"));
     }
 }
 

@@ -1,10 +1,14 @@
 //! ServiceCIDR: where cluster addresses come from (networking.k8s.io/v1, networking.k8s.io/v1beta1).
 
+use crate::field::clear_status;
+use crate::field::{Field, IMMUTABLE, invalid_each};
+use crate::formats;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_api::{Object, Problems};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct ServiceCIDR;
 
@@ -37,5 +41,45 @@ impl Kind for ServiceCIDR {
 
     fn example() -> Object {
         Object(json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "sample"}, "spec": {"cidrs": ["192.0.2.0/24"]}}))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let all = spec.items("cidrs");
+        if all.is_empty() {
+            p.required(&spec.at("cidrs"), "at least one CIDR required");
+            return;
+        }
+        if all.len() > 2 {
+            p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), "may only hold up to 2 values");
+            return;
+        }
+        for cidr in &all {
+            invalid_each(p, cidr.path(), cidr.text(), formats::cidr(cidr.text()));
+        }
+        let families: BTreeSet<bool> = all.iter().filter_map(|c| formats::parse_cidr(c.text())).map(|(ip, _)| ip.is_ipv4()).collect();
+        if all.len() == 2 && families.len() < 2 {
+            p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64");
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        let (now, was) = (spec.items("cidrs"), before.strings("cidrs"));
+        if now.len() < was.len() {
+            p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), IMMUTABLE);
+        }
+        for (cidr, before) in now.iter().zip(was) {
+            if cidr.text() != before {
+                p.invalid(cidr.path(), cidr.text(), IMMUTABLE);
+            }
+        }
+        if now.len() > before.list("cidrs").len() {
+            Self::validate(new, p);
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! RuntimeClass: which runtime runs a pod (node.k8s.io/v1).
 
+use crate::core::pod::{resources, scheduling};
+use crate::field::{Field, immutable, invalid_each, same};
+use crate::labels;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problem, ProblemKind, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -28,4 +31,38 @@ impl Kind for RuntimeClass {
     fn example() -> Object {
         Object(json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "sample"}, "handler": "runc"}))
     }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let handler = root.str("handler");
+        match handler {
+            "" => p.required(&root.at("handler"), ""),
+            name => invalid_each(p, &root.at("handler"), name, names::dns_label(name, false)),
+        }
+        resources::overhead(&root.get("overhead").get("podFixed"), &root.at("overhead"), p);
+        let scheduling = root.get("scheduling");
+        labels::labels(p, &scheduling.get("nodeSelector"));
+        let tolerations = scheduling.items("tolerations");
+        scheduling::tolerations(&tolerations, p);
+        for (i, t) in tolerations.iter().enumerate() {
+            if tolerations[..i].iter().any(|earlier| same(earlier.value(), t.value())) {
+                p.push(same_toleration(t));
+            }
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new), Field::root(old));
+        immutable(p, &now.get("handler"), &before.get("handler"));
+        Self::validate(new, p);
+    }
+}
+
+/// Upstream prints the toleration here, with the names of its Go fields.
+fn same_toleration(t: &Field) -> Problem {
+    let text = |name: &str| json!(t.str(name));
+    let (key, operator, value, effect) = (text("key"), text("operator"), text("value"), text("effect"));
+    let seconds = t.get("tolerationSeconds").value().clone();
+    let detail = format!("{{\"Key\":{key},\"Operator\":{operator},\"Value\":{value},\"Effect\":{effect},\"TolerationSeconds\":{seconds}}}");
+    Problem { kind: ProblemKind::Duplicate, field: t.path().as_str().into(), value: None, detail }
 }

@@ -1,9 +1,12 @@
 //! ClusterRole: what may be done in the cluster (rbac.authorization.k8s.io/v1).
 
+use crate::field::Field;
+use crate::labels;
+use crate::rbac::rules;
 use crate::table::{CREATED_AT, NAME};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub struct ClusterRole;
 
@@ -33,5 +36,20 @@ impl Kind for ClusterRole {
             "metadata": {"name": "sample"},
             "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::policy_rules(&Field::root(o), false, p);
+        let aggregation = Field::root(o).get("aggregationRule");
+        if aggregation.is_set() && aggregation.list("clusterRoleSelectors").is_empty() {
+            p.required(&aggregation.at("clusterRoleSelectors"), "at least one clusterRoleSelector required if aggregationRule is non-nil");
+        }
+        for selector in aggregation.items("clusterRoleSelectors") {
+            let before = p.len();
+            labels::selector(p, &selector);
+            if p.len() > before {
+                p.invalid(selector.path(), Value::Null, "invalid label selector.");
+            }
+        }
     }
 }

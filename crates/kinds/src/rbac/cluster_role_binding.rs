@@ -1,7 +1,9 @@
 //! ClusterRoleBinding: who holds a role in the cluster (rbac.authorization.k8s.io/v1).
 
+use crate::field::Field;
+use crate::rbac::rules;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
 use serde_json::{Value, json};
 
@@ -45,6 +47,19 @@ impl Kind for ClusterRoleBinding {
             "metadata": {"name": "sample"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        rules::default_binding(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::binding(&Field::root(o), &["ClusterRole"], false, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        rules::same_role(&Field::root(new), &Field::root(old), p);
     }
 }
 

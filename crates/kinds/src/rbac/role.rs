@@ -1,7 +1,9 @@
 //! Role: what may be done in a namespace (rbac.authorization.k8s.io/v1).
 
+use crate::field::Field;
+use crate::rbac::rules;
 use crate::table::{CREATED_AT, NAME};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Served};
 use serde_json::json;
 
@@ -32,5 +34,9 @@ impl Kind for Role {
             "metadata": {"name": "sample", "namespace": "default"},
             "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::policy_rules(&Field::root(o), true, p);
     }
 }

@@ -1,9 +1,10 @@
 //! DeviceTaintRule: a taint on devices (resource.k8s.io/v1beta2, resource.k8s.io/v1alpha3).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{AGE, NAME};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct DeviceTaintRule;
@@ -36,5 +37,9 @@ impl Kind for DeviceTaintRule {
             "metadata": {"name": "sample"},
             "spec": {"taint": {"key": "k.example/x", "effect": "NoSchedule"}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }

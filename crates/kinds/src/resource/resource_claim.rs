@@ -1,9 +1,10 @@
 //! ResourceClaim: a wish for devices (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
 pub struct ResourceClaim;
@@ -36,6 +37,10 @@ impl Kind for ResourceClaim {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1}}]}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

@@ -1,9 +1,10 @@
 //! ResourcePoolStatusRequest: a question about resource pools (resource.k8s.io/v1alpha3).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct ResourcePoolStatusRequest;
@@ -34,5 +35,9 @@ impl Kind for ResourcePoolStatusRequest {
             "metadata": {"name": "sample"},
             "spec": {"driver": "d.example"}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }

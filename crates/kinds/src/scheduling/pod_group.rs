@@ -1,9 +1,10 @@
 //! PodGroup: one group of a Workload (scheduling.k8s.io/v1alpha2).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{AGE, NAME};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
 pub struct PodGroup;
@@ -32,5 +33,9 @@ impl Kind for PodGroup {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"schedulingPolicy": {"basic": {}}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }

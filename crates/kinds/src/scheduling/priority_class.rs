@@ -1,7 +1,8 @@
 //! PriorityClass: how important pods are (scheduling.k8s.io/v1).
 
+use crate::field::{Field, default_pointer, immutable, required_one_of};
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -42,4 +43,34 @@ impl Kind for PriorityClass {
     fn example() -> Object {
         Object(json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "sample"}, "value": 1000}))
     }
+
+    fn set_defaults(o: &mut Object) {
+        default_pointer(&mut o.0, "preemptionPolicy", "PreemptLowerPriority");
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        if o.name().starts_with("system-") {
+            if !SYSTEM_CLASSES.contains(&(o.name(), root.int("value"))) {
+                p.forbidden(
+                    &root.get("metadata").at("name"),
+                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {} is not a known system priority class", o.name()),
+                );
+            }
+        } else if root.int("value") > USER_VALUE_MAX {
+            p.forbidden(&root.at("value"), format!("maximum allowed value of a user defined priority is {USER_VALUE_MAX}"));
+        }
+        required_one_of(p, &root.at("preemptionPolicy"), root.str("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new), Field::root(old));
+        if now.int("value") != before.int("value") {
+            p.forbidden(&now.at("value"), "may not be changed in an update.");
+        }
+        immutable(p, &now.get("preemptionPolicy"), &before.get("preemptionPolicy"));
+    }
 }
+
+const USER_VALUE_MAX: i64 = 1_000_000_000;
+const SYSTEM_CLASSES: &[(&str, i64)] = &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];

@@ -1,9 +1,12 @@
 //! CSIDriver: a storage driver and what it needs (storage.k8s.io/v1).
 
+use crate::core::pod::volumes::csi_driver;
+use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, set};
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct CSIDriver;
 
@@ -45,6 +48,59 @@ impl Kind for CSIDriver {
     fn example() -> Object {
         Object(json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "sample"}, "spec": {}}))
     }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        default_pointer(spec, "attachRequired", true);
+        for name in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+            default_pointer(spec, name, false);
+        }
+        default_pointer(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        if table::len(&spec["volumeLifecycleModes"]) == 0 {
+            set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let spec = root.get("spec");
+        csi_driver(p, &root.get("metadata").at("name"), root.get("metadata").str("name"));
+        for mode in spec.strings("volumeLifecycleModes") {
+            one_of(p, &spec.at("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
+        }
+        if let Some(policy) = spec.opt_str("fsGroupPolicy") {
+            one_of(p, &spec.at("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]);
+        }
+        let mut seen = BTreeSet::new();
+        for token in spec.items("tokenRequests") {
+            if !seen.insert(token.str("audience")) {
+                p.duplicate(&token.at("audience"), token.str("audience"));
+            }
+            let Some(seconds) = token.opt_int("expirationSeconds") else { continue };
+            if seconds < TOKEN_MIN_SECONDS {
+                p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+            }
+            if seconds > TOKEN_MAX_SECONDS {
+                p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
+            }
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        if spec.get("attachRequired").value() != before.get("attachRequired").value() {
+            p.invalid(&spec.at("attachedRequired"), spec.get("attachRequired").value().clone(), IMMUTABLE);
+        }
+        immutable(p, &spec.get("volumeLifecycleModes"), &before.get("volumeLifecycleModes"));
+    }
+
+    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+        let spec = Field::root(new).get("spec");
+        if !spec.list("tokenRequests").is_empty() && !spec.has("serviceAccountTokenInSecrets") {
+            w.push("spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into());
+        }
+    }
 }
 
 fn token_requests(o: &Object) -> String {
@@ -56,3 +112,6 @@ fn modes(o: &Object) -> String {
     let all: Vec<&str> = table::list(o.at(&["spec", "volumeLifecycleModes"])).iter().filter_map(|m| m.as_str()).collect();
     if all.is_empty() { "<none>".into() } else { all.join(",") }
 }
+
+const TOKEN_MIN_SECONDS: i64 = 600;
+const TOKEN_MAX_SECONDS: i64 = 1 << 32;

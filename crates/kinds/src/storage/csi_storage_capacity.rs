@@ -1,7 +1,10 @@
 //! CSIStorageCapacity: room left in a storage class (storage.k8s.io/v1).
 
+use crate::field::{Field, NEGATIVE, immutable, invalid_each};
+use crate::labels;
 use crate::table::{self, NAME, column};
-use keles_api::Object;
+use keles_api::quantity::Quantity;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -37,5 +40,23 @@ impl Kind for CSIStorageCapacity {
             "metadata": {"name": "sample", "namespace": "default"},
             "storageClassName": "slow"
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        labels::selector(p, &root.get("nodeTopology"));
+        invalid_each(p, &root.at("storageClassName"), root.str("storageClassName"), names::dns_subdomain(root.str("storageClassName"), false));
+        for name in ["capacity", "maximumVolumeSize"] {
+            if Quantity::parse(root.str(name)).is_ok_and(|q| q.sign() < 0) {
+                p.invalid(&root.at(name), root.str(name), NEGATIVE);
+            }
+        }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let (now, before) = (Field::root(new), Field::root(old));
+        Self::validate(new, p);
+        immutable(p, &now.get("nodeTopology"), &before.get("nodeTopology"));
+        immutable(p, &now.get("storageClassName"), &before.get("storageClassName"));
     }
 }

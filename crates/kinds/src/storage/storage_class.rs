@@ -1,9 +1,12 @@
 //! StorageClass: how storage is made (storage.k8s.io/v1).
 
+use crate::field::{Field, default_pointer, immutable, invalid_each, one_of};
+use crate::labels;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct StorageClass;
 
@@ -44,5 +47,88 @@ impl Kind for StorageClass {
 
     fn example() -> Object {
         Object(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "sample"}, "provisioner": "p.example/x"}))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        default_pointer(&mut o.0, "reclaimPolicy", "Delete");
+        default_pointer(&mut o.0, "volumeBindingMode", "Immediate");
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let provisioner = root.str("provisioner");
+        match provisioner {
+            "" => p.required(&root.at("provisioner"), ""),
+            name => invalid_each(p, &root.at("provisioner"), name, names::qualified_name(&name.to_lowercase())),
+        }
+        parameters(&root, p);
+        let policy = root.str("reclaimPolicy");
+        if !policy.is_empty() {
+            one_of(p, &root.at("reclaimPolicy"), policy, &["Delete", "Retain"]);
+        }
+        match root.opt_str("volumeBindingMode") {
+            None => p.required(&root.at("volumeBindingMode"), ""),
+            Some(mode) => one_of(p, &root.at("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]),
+        }
+        topologies(&root, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        let (now, before) = (Field::root(new), Field::root(old));
+        for name in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            immutable(p, &now.get(name), &before.get(name));
+        }
+    }
+}
+
+const PARAMETERS_MAX_COUNT: usize = 512;
+const PARAMETERS_MAX_BYTES: usize = 256 * 1024;
+
+/// Parameters of a class: not too many, each with a name.
+pub fn parameters(root: &Field, p: &mut Problems) {
+    let at = root.at("parameters");
+    if root.map_len("parameters") > PARAMETERS_MAX_COUNT {
+        p.too_long(&at, PARAMETERS_MAX_COUNT);
+        return;
+    }
+    let mut bytes = 0;
+    for (key, value) in root.map("parameters") {
+        if key.is_empty() {
+            p.invalid(&at, key, "field can not be empty.");
+        }
+        bytes += key.len() + value.as_str().unwrap_or("").len();
+    }
+    if bytes > PARAMETERS_MAX_BYTES {
+        p.too_long(&at, PARAMETERS_MAX_BYTES);
+    }
+}
+
+fn topologies(root: &Field, p: &mut Problems) {
+    let mut seen_terms: Vec<Vec<(String, BTreeSet<String>)>> = Vec::new();
+    for term in root.items("allowedTopologies") {
+        let (mut seen, mut keys) = (Vec::new(), BTreeSet::new());
+        for e in term.items("matchLabelExpressions") {
+            let values = e.items("values");
+            if values.is_empty() {
+                p.required(&e.at("values"), "");
+            }
+            let mut all = BTreeSet::new();
+            for v in &values {
+                if !all.insert(v.text().to_owned()) {
+                    p.duplicate(v.path(), v.text());
+                }
+            }
+            labels::key(p, &e.at("key"), e.str("key"));
+            if !keys.insert(e.str("key")) {
+                p.duplicate(&e.at("key"), e.str("key"));
+            }
+            seen.push((e.str("key").to_owned(), all));
+        }
+        seen.sort();
+        if seen_terms.contains(&seen) {
+            p.duplicate(&term.at("matchLabelExpressions"), "");
+        }
+        seen_terms.push(seen);
     }
 }

@@ -1,9 +1,11 @@
 //! VolumeAttachment: a volume to be attached to a node (storage.k8s.io/v1).
 
+use crate::core::pod::volumes::csi_driver;
+use crate::field::{Field, immutable, invalid_each, set};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_api::{Object, Problems, names};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct VolumeAttachment;
@@ -51,5 +53,32 @@ impl Kind for VolumeAttachment {
             "metadata": {"name": "sample"},
             "spec": {"attacher": "d.example", "nodeName": "n", "source": {"persistentVolumeName": "pv"}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        set(&mut o.0, "status", json!({"attached": false}));
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        csi_driver(p, &spec.at("attacher"), spec.str("attacher"));
+        let source = spec.get("source");
+        match (source.opt_str("persistentVolumeName"), source.has("inlineVolumeSpec")) {
+            (Some(_), true) => p.forbidden(&spec.at("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (None, false) => p.required(&spec.at("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (Some(name), false) => {
+                if name.is_empty() {
+                    p.required(&source.at("persistentVolumeName"), "must specify non empty persistentVolumeName");
+                }
+                invalid_each(p, &source.at("persistentVolumeName"), name, names::dns_subdomain(name, false));
+            }
+            (None, true) => {}
+        }
+        invalid_each(p, &spec.at("nodeName"), spec.str("nodeName"), names::dns_subdomain(spec.str("nodeName"), false));
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        immutable(p, &Field::root(new).get("spec"), &Field::root(old).get("spec"));
     }
 }

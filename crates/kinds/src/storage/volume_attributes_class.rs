@@ -1,7 +1,9 @@
 //! VolumeAttributesClass: changeable parameters of volumes (storage.k8s.io/v1, storage.k8s.io/v1beta1).
 
+use crate::field::{Field, invalid_each, same};
+use crate::storage::storage_class::parameters;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -36,5 +38,30 @@ impl Kind for VolumeAttributesClass {
             "driverName": "d.example",
             "parameters": {"a": "b"}
         }))
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        match root.str("driverName") {
+            "" => p.required(&root.at("driverName"), ""),
+            name => {
+                let lower = name.to_lowercase();
+                invalid_each(p, &root.at("driverName"), &lower, names::qualified_name(&lower));
+            }
+        }
+        if root.map_len("parameters") == 0 {
+            p.required(&root.at("parameters"), "must contain at least one key/value pair");
+        }
+        parameters(&root, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
+        let (now, before) = (Field::root(new), Field::root(old));
+        for name in ["driverName", "parameters"] {
+            if !same(now.get(name).value(), before.get(name).value()) {
+                p.forbidden(&now.at(name), format!("updates to {name} are forbidden."));
+            }
+        }
     }
 }

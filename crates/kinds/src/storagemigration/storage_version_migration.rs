@@ -1,9 +1,10 @@
 //! StorageVersionMigration: a rewrite of stored objects in the current version (storagemigration.k8s.io/v1beta1).
 
+use crate::field::clear_status;
 use crate::subresource::status;
 use crate::table::{AGE, NAME, column, text};
 use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct StorageVersionMigration;
@@ -33,6 +34,10 @@ impl Kind for StorageVersionMigration {
             "metadata": {"name": "sample"},
             "spec": {"resource": {"group": "apps", "resource": "deployments"}}
         }))
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        clear_status(o);
     }
 }
 

@@ -15,7 +15,7 @@ pub mod spec;
 mod status;
 pub mod template;
 mod update;
-mod volumes;
+pub mod volumes;
 mod warnings;
 
 use crate::selectable;

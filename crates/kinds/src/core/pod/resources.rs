@@ -66,7 +66,8 @@ pub fn name(p: &mut Problems, at: &Path, name: &str) -> bool {
     true
 }
 
-fn container_name(p: &mut Problems, at: &Path, resource: &str) {
+/// A resource that containers may ask for.
+pub fn container_name(p: &mut Problems, at: &Path, resource: &str) {
     name(p, at, resource);
     if !resource.contains('/') {
         if !CONTAINER_RESOURCES.contains(&resource) && !is_huge_page(resource) {
@@ -214,9 +215,9 @@ pub fn pod_level(spec: &Field, p: &mut Problems) {
 }
 
 /// What a sandbox itself costs.
-pub fn overhead(spec: &Field, p: &mut Problems) {
-    for (resource, value) in spec.map("overhead") {
-        let at = spec.at("overhead").key(resource);
+pub fn overhead(amounts: &Field, at: &Path, p: &mut Problems) {
+    for (resource, value) in amounts.value().as_object().into_iter().flatten() {
+        let at = at.child("limits").key(resource);
         container_name(p, &at, resource);
         amount(p, &at, resource, value);
     }

@@ -102,7 +102,7 @@ fn classes(spec: &Field, p: &mut Problems) {
     if let Some(policy) = spec.opt_str("preemptionPolicy") {
         required_one_of(p, &spec.at("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
     }
-    resources::overhead(spec, p);
+    resources::overhead(&spec.get("overhead"), &spec.at("overhead"), p);
     if spec.has("os") {
         let os = spec.get("os");
         match os.str("name") {

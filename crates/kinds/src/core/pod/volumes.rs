@@ -85,6 +85,23 @@ pub fn validate<'a>(spec: &Field<'a>, pod_name: Option<&str>, p: &mut Problems) 
     good
 }
 
+/// The source of a PersistentVolume; it stands among the fields of its spec.
+pub fn persistent_source(spec: &Field, p: &mut Problems) {
+    const POD_ONLY: &[&str] = &["emptyDir", "gitRepo", "secret", "persistentVolumeClaim", "downwardAPI", "configMap", "projected", "ephemeral", "image"];
+    let mut found = spec.has("local");
+    for (name, check) in SOURCES.iter().filter(|(name, _)| !POD_ONLY.contains(name) && spec.has(name)) {
+        let s = spec.get(name);
+        if std::mem::replace(&mut found, true) {
+            p.forbidden(s.path(), TWO_SOURCES);
+            continue;
+        }
+        check(&s, p);
+    }
+    if !found {
+        p.required(spec.path(), "must specify a volume type");
+    }
+}
+
 fn source(v: &Field, pod_name: Option<&str>, p: &mut Problems) {
     let mut found = false;
     for (name, check) in SOURCES.iter().filter(|(name, _)| v.has(name)) {

@@ -1,9 +1,13 @@
 //! HorizontalPodAutoscaler: replicas that follow load (autoscaling/v2, autoscaling/v1).
 
+mod convert;
+mod validate;
+
+use crate::field::{Field, child_mut, default_pointer, non_negative, set};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_api::{Object, Problems};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::{Value, json};
 
 pub struct HorizontalPodAutoscaler;
@@ -64,6 +68,46 @@ impl Kind for HorizontalPodAutoscaler {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 10}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        default_pointer(spec, "minReplicas", 1);
+        if table::len(&spec["metrics"]) == 0 {
+            set(spec, "metrics", json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]));
+        }
+        let Some(behavior) = spec.get_mut("behavior").filter(|b| b.is_object()) else { return };
+        if let Some(up) = child_mut(behavior, "scaleUp") {
+            default_pointer(up, "stabilizationWindowSeconds", 0);
+            default_pointer(up, "selectPolicy", "Max");
+            default_pointer(up, "policies", json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]));
+        }
+        if let Some(down) = child_mut(behavior, "scaleDown") {
+            default_pointer(down, "selectPolicy", "Max");
+            default_pointer(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        set(&mut o.0, "status", json!({"desiredReplicas": 0, "currentMetrics": null}));
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        validate::autoscaler(o, p);
+    }
+
+    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
+        let status = Field::root(new).get("status");
+        for name in ["currentReplicas", "desiredReplicas"] {
+            non_negative(p, &status, name);
+        }
+    }
+
+    fn convert(o: &mut Object, _from: &str, to: &str) {
+        match to {
+            "autoscaling/v1" => convert::to_v1(o),
+            _ => convert::to_v2(o),
+        }
     }
 }
 

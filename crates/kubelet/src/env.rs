@@ -138,3 +138,75 @@ async fn from_reference(
     }
     Err(EnvError::Field(format!("env variable {} names a source this node does not support", variable.name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use keles_volumes::{Token, TokenAsk, VolumeError};
+    use serde_json::json;
+
+    /// One ConfigMap `cfg` and one Secret `sec`.
+    struct OneOfEach;
+
+    #[async_trait]
+    impl Objects for OneOfEach {
+        async fn config_map(&self, _: &str, name: &str) -> keles_volumes::Result<Option<ConfigMap>> {
+            Ok((name == "cfg").then(|| serde_json::from_value(json!({"data": {"a": "one", "b.txt": "two"}})).expect("a ConfigMap")))
+        }
+        async fn secret(&self, _: &str, name: &str) -> keles_volumes::Result<Option<Secret>> {
+            Ok((name == "sec").then(|| serde_json::from_value(json!({"data": {"p": "czNjcmV0"}})).expect("a Secret")))
+        }
+        async fn token(&self, _: &TokenAsk) -> keles_volumes::Result<Token> {
+            Err(VolumeError::Api("not part of this test".into()))
+        }
+    }
+
+    async fn env_of(container: serde_json::Value) -> Result<BTreeMap<String, String>, String> {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [container]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let facts = downward::Facts { pod_ips: vec!["10.42.0.7".into()], ..Default::default() };
+        let services = BTreeMap::from([("WEB_SERVICE_HOST".to_string(), "10.43.0.1".to_string()), ("A".to_string(), "service".to_string())]);
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let built = build(&pod, container, &OneOfEach, &facts, &services).await;
+        built.map(|env| env.into_iter().collect()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn every_source_gives_its_value_and_later_ones_win() {
+        let env = env_of(json!({"name": "c",
+            "envFrom": [{"configMapRef": {"name": "cfg"}, "prefix": "P_"}, {"secretRef": {"name": "sec"}}, {"secretRef": {"name": "no", "optional": true}}],
+            "env": [{"name": "A", "value": "x"}, {"name": "B", "value": "b-$(A)-$(P_a)-$(WEB_SERVICE_HOST)-$(NONE)-$$(A)"}, {"name": "P_a", "value": "own"},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "SEC", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "p"}}},
+                {"name": "OPT", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "zz", "optional": true}}}]}));
+        let env = env.await.expect("built");
+        for (name, value) in [
+            ("A", "x"),
+            ("B", "b-x-one-10.43.0.1-$(NONE)-$(A)"),
+            ("P_a", "own"),
+            ("P_b.txt", "two"),
+            ("p", "s3cret"),
+            ("IP", "10.42.0.7"),
+            ("SEC", "s3cret"),
+            ("WEB_SERVICE_HOST", "10.43.0.1"),
+        ] {
+            assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!env.contains_key("OPT"), "an optional key that is absent leaves the variable out");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_in_the_known_words() {
+        let one = |source: serde_json::Value| json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]});
+        let cases = [
+            (one(json!({"configMapKeyRef": {"name": "nope", "key": "a"}})), "configmap \"nope\" not found"),
+            (one(json!({"configMapKeyRef": {"name": "cfg", "key": "zz"}})), "couldn't find key zz in ConfigMap n/cfg"),
+            (one(json!({"secretKeyRef": {"name": "sec", "key": "zz"}})), "couldn't find key zz in Secret n/sec"),
+            (json!({"name": "c", "envFrom": [{"secretRef": {"name": "no"}}]}), "secret \"no\" not found"),
+        ];
+        for (container, expected) in cases {
+            assert_eq!(env_of(container).await, Err(expected.to_string()));
+        }
+    }
+}

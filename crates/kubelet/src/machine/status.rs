@@ -60,23 +60,14 @@ fn reported_phase(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[C
     if ended_by_node {
         now = phase::FAILED;
     }
-    // A deleted pod that never got to run says Failed once all is given back, so that owners count it as ended.
     if phase::is_terminal(now) && (observed.sandbox.is_some_and(|sandbox| sandbox.ready) || any_runs(observed)) {
-        return if mains.iter().any(|status| status.last_state.is_some() || has_run(status)) && before == phase::PENDING && !ended_by_node {
-            phase::RUNNING.into()
-        } else {
-            before.into()
-        };
+        return before.into();
     }
     now.into()
 }
 
 fn any_runs(observed: &Observed<'_>) -> bool {
     observed.records.iter().any(|record| record.state == ContainerState::Running)
-}
-
-fn has_run(status: &ContainerStatus) -> bool {
-    status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 fn pod_ips(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -> Vec<String> {

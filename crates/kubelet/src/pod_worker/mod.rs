@@ -325,11 +325,14 @@ impl Worker {
         if due.is_empty() || !self.published || actions.sandbox.is_some() {
             self.publish();
         }
-        if actions.sandbox.is_some() || (!self.prepared && !due.is_empty()) {
-            return match self.prepare(actions.sandbox).await {
-                Ok(()) => Turn::Again,
-                Err(at) => Turn::Wait(earliest([Some(at), deadline])),
-            };
+        let mut again = None;
+        if actions.sandbox.is_some() || !self.prepared {
+            match self.prepare(actions.sandbox).await {
+                Ok(()) => return Turn::Again,
+                Err(at) if actions.sandbox.is_some() || !due.is_empty() => return Turn::Wait(earliest([Some(at), deadline])),
+                // What runs already, taken over from an earlier run, goes on meanwhile.
+                Err(at) => again = Some(at),
+            }
         }
         for kill in &actions.kill {
             self.kill_for_probe(kill).await;
@@ -350,7 +353,7 @@ impl Worker {
         if acted {
             return Turn::Again;
         }
-        Turn::Wait(earliest([deadline, held, self.next_retry()]))
+        Turn::Wait(earliest([deadline, held, self.next_retry(), again]))
     }
 
     /// The starts that no retry pause holds back.

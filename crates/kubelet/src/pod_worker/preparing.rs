@@ -27,7 +27,9 @@ impl Worker {
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
-                let ips = if volumes.is_ok() { view.ips.clone() } else { Vec::new() };
+                // What had addresses before keeps them.
+                let had = self.sandbox.as_ref().is_some_and(|old| !old.ips.is_empty());
+                let ips = if volumes.is_ok() || had { view.ips.clone() } else { Vec::new() };
                 self.sandbox = Some(SandboxView { ips, ..view });
                 None
             }

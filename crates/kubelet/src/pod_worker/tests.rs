@@ -55,6 +55,8 @@ impl Diary {
 struct FakeRuntime {
     diary: Arc<Diary>,
     containers: Mutex<Vec<ContainerStatus>>,
+    /// Pods whose sandboxes an earlier run left.
+    left: Mutex<Vec<String>>,
     events: broadcast::Sender<ContainerEvent>,
 }
 
@@ -97,7 +99,16 @@ impl PodRuntime for FakeRuntime {
         Ok(())
     }
     async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {
-        Ok(Vec::new())
+        let left = self.left.lock().expect("not poisoned").clone();
+        let status = |uid: String| SandboxStatus {
+            id: format!("sandbox-{uid}"),
+            config: SandboxConfig { uid, ..Default::default() },
+            ready: true,
+            created_at_unix_ns: 0,
+            netns: None,
+            ips: vec!["10.42.0.9".into()],
+        };
+        Ok(left.into_iter().map(status).collect())
     }
     async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
         let id = format!("{}-{}", config.name, config.attempt);
@@ -204,10 +215,11 @@ fn api(diary: Arc<Diary>) -> kube::Client {
         let diary = diary.clone();
         async move {
             let (method, path) = (request.method().to_string(), request.uri().path().to_string());
+            let query = request.uri().query().unwrap_or_default().to_string();
             let bytes = request.into_body().collect_bytes().await.unwrap_or_default();
             let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let answer = match (method.as_str(), path.as_str()) {
-                ("PATCH", path) if path.ends_with("/status") => {
+                ("PATCH", path) if path.ends_with("/pods/p/status") => {
                     diary.write(format!("status {}", body["status"]["phase"].as_str().unwrap_or("-")));
                     json!({"metadata": {"name": "p", "resourceVersion": "2"}, "spec": {"containers": []}, "status": body["status"]})
                 }
@@ -219,6 +231,21 @@ fn api(diary: Arc<Diary>) -> kube::Client {
                     diary.write(format!("event {} {}", body["reason"].as_str().unwrap_or("-"), body["message"].as_str().unwrap_or("-")));
                     body
                 }
+                // The status of a node is never answered: what hangs on it must not hang with it.
+                ("PATCH", "/api/v1/nodes/n1/status") => std::future::pending().await,
+                ("POST", "/api/v1/nodes") => {
+                    diary.write(format!("node {}", body["status"]["conditions"].as_array().map_or(0, Vec::len)));
+                    json!({"metadata": {"name": "n1", "uid": "node-uid"}})
+                }
+                ("PATCH", path) if path.contains("/leases/") => {
+                    diary.write(format!("lease {}", body["spec"]["holderIdentity"].as_str().unwrap_or("-")));
+                    json!({"metadata": {"name": "n1"}})
+                }
+                ("GET", "/api/v1/pods") if query.contains("watch=") => {
+                    diary.write("watch pods");
+                    return std::future::pending().await;
+                }
+                ("GET", "/api/v1/pods") => json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [plain("u1")]}),
                 _ => json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}),
             };
             Ok::<_, std::convert::Infallible>(Response::new(Body::from(answer.to_string().into_bytes())))
@@ -249,7 +276,7 @@ fn node_with(network_refuses: bool) -> Node {
     let diary = Arc::new(Diary::default());
     let dir = tempfile::tempdir().expect("tempdir");
     let client = api(diary.clone());
-    let runtime = Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), events: broadcast::channel(16).0 });
+    let runtime = Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), events: broadcast::channel(16).0 });
     let stop = CancellationToken::new();
     let agent = Arc::new(Agent {
         config: KubeletConfig::new("n1", "192.0.2.1".parse().expect("ip"), PathBuf::from(dir.path())),
@@ -367,6 +394,7 @@ async fn a_sandbox_without_a_network_is_taken_down_again() {
     let handle = node.run(plain("u1"), None);
     node.diary.has("event FailedCreatePodSandBox Failed to create pod sandbox: failed to set up the pod's network: no address is left").await;
     assert!(node.diary.position("stop_sandbox sandbox-u1").is_some() && node.diary.position("start").is_none());
+    assert_eq!(node.diary.position("status Failed"), None, "a passing fault never fails a pod");
     drop(handle);
 }
 
@@ -391,4 +419,31 @@ async fn a_volume_that_cannot_be_set_up_holds_the_pod_and_says_so() {
     node.diary.has("event FailedMount MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /no/such/folder is not a directory").await;
     assert_eq!(node.diary.position("start"), None);
     drop(handle);
+}
+
+#[tokio::test]
+async fn the_lease_is_renewed_while_the_status_write_hangs() {
+    let node = node();
+    let (registered_tx, registered) = watch::channel(None);
+    let status = tokio::spawn(crate::node::run_status(node.agent.clone(), 10250, registered_tx, node.stop.clone()));
+    let lease = tokio::spawn(crate::node::run_lease(node.agent.clone(), registered, node.stop.clone()));
+    node.diary.has("lease n1").await;
+    assert_eq!(node.diary.position("node 4"), Some(0), "the node is registered with its conditions, Ready among them");
+    status.abort();
+    lease.abort();
+}
+
+#[tokio::test]
+async fn only_pods_that_a_whole_list_lacks_are_removed_as_orphans() {
+    let node = node();
+    *node.runtime.left.lock().expect("not poisoned") = vec!["u1".into(), "gone".into()];
+    let pods = crate::pods::Pods::default();
+    let (agent, stop) = (node.agent.clone(), node.stop.clone());
+    let task = tokio::spawn(async move { pods.run(agent, stop).await });
+    node.diary.has("remove_sandbox sandbox-gone").await;
+    node.diary.has("start c-0").await;
+    let lines = node.diary.lines();
+    assert!(!lines.iter().any(|line| line.contains("sandbox-u1") || line.starts_with("run_sandbox")), "u1 is listed, so its sandbox is taken over: {lines:#?}");
+    node.stop.cancel();
+    task.await.expect("ended");
 }

@@ -228,3 +228,59 @@ fn tail(path: &std::path::Path, max_bytes: u64) -> String {
     };
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(dir: &std::path::Path, policy: &str, exit_code: i32) -> ContainerStatus {
+        let annotations = BTreeMap::from([(MESSAGE_FILE.to_string(), dir.join("message").display().to_string()), (MESSAGE_POLICY.to_string(), policy.to_string())]);
+        ContainerStatus {
+            id: "c0".into(),
+            sandbox_id: String::new(),
+            name: "c".into(),
+            attempt: 0,
+            state: ContainerState::Exited,
+            created_at_unix_ns: 0,
+            started_at_unix_ns: 0,
+            finished_at_unix_ns: 0,
+            exit_code,
+            signal: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: String::new(),
+            image_id: String::new(),
+            log_path: "log".into(),
+            labels: BTreeMap::new(),
+            annotations,
+            pid: None,
+        }
+    }
+
+    #[test]
+    fn the_termination_message_is_the_file_or_on_error_the_end_of_the_log() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::write(dir.path().join("log"), "2026-01-01T00:00:00Z stdout F last words\n").expect("written");
+        let message = |policy: &str, code| termination_message(&record(dir.path(), policy, code), dir.path());
+        assert_eq!(message("FallbackToLogsOnError", 1), "last words\n");
+        assert_eq!((message("FallbackToLogsOnError", 0), message("File", 1)), (String::new(), String::new()));
+        std::fs::write(dir.path().join("message"), "told").expect("written");
+        for (policy, code) in [("File", 0), ("File", 1), ("FallbackToLogsOnError", 1)] {
+            assert_eq!(message(policy, code), "told", "{policy} {code}");
+        }
+        std::fs::write(dir.path().join("message"), "x".repeat(5000)).expect("written");
+        assert_eq!(message("File", 0).len(), 4096);
+    }
+
+    #[test]
+    fn our_own_status_coming_back_asks_for_no_sync() {
+        let pod = |value: serde_json::Value| -> Pod { serde_json::from_value(value).expect("a pod") };
+        let spec = serde_json::json!({"containers": []});
+        let with = |ready: &str, gate: &str| {
+            let conditions = serde_json::json!([{"type": "Ready", "status": ready}, {"type": "example.com/gate", "status": gate}]);
+            pod(serde_json::json!({"metadata": {"name": "p"}, "spec": spec, "status": {"phase": ready, "conditions": conditions}}))
+        };
+        assert!(!matters(&with("False", "False"), &with("True", "False")));
+        assert!(matters(&with("True", "False"), &with("True", "True")), "a readiness gate of another's changed");
+    }
+}

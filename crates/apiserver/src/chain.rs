@@ -1,6 +1,7 @@
 //! The ordered chain: request info, authenticate, limit, impersonate, authorize, dispatch.
 
 use crate::authenticate::Caller;
+use crate::metrics::Metrics;
 use crate::negotiate::{self, Accepted, Forms};
 use crate::path::RequestInfo;
 use crate::respond::{self, AUDIT_ID, Style};
@@ -16,7 +17,7 @@ use keles_serve::body::{self, ReadError};
 use keles_serve::{Body, BoxError};
 use rand::Rng;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Upstream's limit of a request body.
@@ -42,13 +43,15 @@ impl Inner {
         let style = Style::new(Accepted::default(), request.headers(), &query);
         let (verb, long, notice) = (info.verb, is_long_running(&info), notices::deprecation(&info));
         let resource = if info.is_resource { info.resource.clone() } else { String::new() };
-        let counter = if long { &self.metrics.long_running } else { &self.metrics.in_flight };
-        let flying = Flying::new(counter);
+        let flying = Flying::new(self.metrics.clone(), long);
         let mut response = match self.answer(&caller, info, query, request, long).await {
             Ok(r) => r,
             Err(s) => respond::failure(&s, &style),
         };
-        drop(flying);
+        if long {
+            // A watch is open for as long as its body is sent.
+            response = response.map(|b| body::hold(b, flying));
+        }
         if let Some(w) = notice.filter(|_| !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) {
             respond::warn_first(response.headers_mut(), w);
         }
@@ -246,17 +249,24 @@ pub fn wants_upgrade(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// Counts a request while it is open.
-struct Flying<'a>(&'a std::sync::atomic::AtomicI64);
+struct Flying {
+    metrics: Arc<Metrics>,
+    long: bool,
+}
 
-impl<'a> Flying<'a> {
-    fn new(n: &'a std::sync::atomic::AtomicI64) -> Self {
-        n.fetch_add(1, Ordering::Relaxed);
-        Flying(n)
+impl Flying {
+    fn new(metrics: Arc<Metrics>, long: bool) -> Self {
+        let f = Flying { metrics, long };
+        f.counter().fetch_add(1, Ordering::Relaxed);
+        f
+    }
+    fn counter(&self) -> &AtomicI64 {
+        if self.long { &self.metrics.long_running } else { &self.metrics.in_flight }
     }
 }
 
-impl Drop for Flying<'_> {
+impl Drop for Flying {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.counter().fetch_sub(1, Ordering::Relaxed);
     }
 }

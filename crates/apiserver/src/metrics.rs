@@ -54,7 +54,7 @@ impl Metrics {
         let _ = write!(
             o,
             "# HELP apiserver_current_inflight_requests Requests being answered, watches aside.\n# TYPE apiserver_current_inflight_requests gauge\napiserver_current_inflight_requests {flying}\n\
-             # HELP apiserver_longrunning_requests Watches, logs, execs and port-forwards that are open.\n# TYPE apiserver_longrunning_requests gauge\napiserver_longrunning_requests {long}\n"
+             # HELP apiserver_longrunning_requests Watches and logs that are open.\n# TYPE apiserver_longrunning_requests gauge\napiserver_longrunning_requests {long}\n"
         );
         process_text(&mut o);
         o

@@ -375,3 +375,38 @@ async fn logs_and_execs_say_what_is_wrong() {
     let a = admin.get("/api/v1/componentstatuses").await;
     assert_eq!(a.status, StatusCode::NOT_IMPLEMENTED, "what is not built says so");
 }
+
+#[tokio::test]
+async fn shutdown_ends_watches_cleanly_and_soon() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let watch = tokio::spawn(async move { admin.get("/api/v1/namespaces?watch=1&timeoutSeconds=600").await });
+    let open = async {
+        while !w.admin().get("/metrics").await.text().contains("apiserver_longrunning_requests 1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), open).await.expect("the watch is counted while it is open");
+    let started = std::time::Instant::now();
+    let _w = w.restart().await;
+    assert!(started.elapsed() < std::time::Duration::from_secs(4), "took {:?}", started.elapsed());
+    let seen = watch.await.unwrap().text();
+    assert!(seen.lines().count() >= 4 && seen.ends_with('\n'), "whole events, then the end: {seen}");
+}
+
+#[tokio::test]
+async fn noise_on_the_port_harms_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let w = World::start().await;
+    for _ in 0..3 {
+        let mut tcp = tokio::net::TcpStream::connect(w.address()).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = tcp.read_to_end(&mut rest).await;
+        assert!(!rest.starts_with(b"HTTP"), "no plain HTTP on the TLS port");
+    }
+    assert_eq!(w.stranger().get("/version").await.status, StatusCode::OK);
+    let long = "x".repeat(2 << 20);
+    assert!(w.stranger().with_header("x-long", &long).try_get("/version").await.is_none_or(|r| r.status.is_client_error()), "headers have a limit");
+    assert_eq!(w.stranger().get("/version").await.status, StatusCode::OK);
+}

@@ -23,6 +23,15 @@ pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     StreamBody::new(pieces.filter(|b| futures::future::ready(!b.is_empty())).map(|b| Ok(Frame::data(b)))).boxed_unsync()
 }
 
+/// The same body, keeping `guard` until it has been sent or given up.
+pub fn hold<T: Send + 'static>(b: Body, guard: T) -> Body {
+    b.map_frame(move |frame| {
+        let _kept = &guard;
+        frame
+    })
+    .boxed_unsync()
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the body is over the limit of {limit_bytes} bytes")]

@@ -53,6 +53,9 @@ impl World {
     pub fn server(&self) -> &ApiServer {
         &self.server
     }
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -138,6 +141,15 @@ impl Client {
         let mut answer = sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.expect("an answer");
         let upgraded = hyper::upgrade::on(&mut answer).await.expect("an upgrade");
         (answer.map(|_| ()), TokioIo::new(upgraded))
+    }
+    /// `None` when the server ends the connection instead of answering.
+    pub async fn try_get(&self, path: &str) -> Option<Reply> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        let mut request = Request::get(path).header("host", "localhost");
+        request.headers_mut().expect("a good request").extend(self.headers.clone());
+        let (parts, body) = sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.ok()?.into_parts();
+        Some(Reply { status: parts.status, headers: parts.headers, body: body.collect().await.ok()?.to_bytes() })
     }
     pub async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, "application/json", Vec::new()).await

@@ -254,7 +254,7 @@ fn meta_create(k: &dyn AnyKind, o: &Object, p: &mut Problems) {
 }
 
 /// Values of these are the server's or admission's own affair.
-const FREE: &[&str] = &["metadata", "clusterIP", "clusterIPs", "nodePort", "healthCheckNodePort", "lastTransitionTime", "lastProbeTime"];
+const FREE: &[&str] = &["metadata", "clusterIP", "clusterIPs", "nodePort", "healthCheckNodePort", "lastTransitionTime", "lastProbeTime", "lastPhaseTransitionTime"];
 
 fn first_diff(want: &Value, have: &Value, at: &str) -> Option<String> {
     static NULL: Value = Value::Null;

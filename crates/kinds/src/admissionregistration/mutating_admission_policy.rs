@@ -1,7 +1,9 @@
 //! MutatingAdmissionPolicy: expressions that change what is written (admissionregistration.k8s.io/v1, admissionregistration.k8s.io/v1beta1, admissionregistration.k8s.io/v1alpha1).
 
+use crate::admissionregistration::rules;
+use crate::field::{Field, one_of};
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -48,9 +50,49 @@ impl Kind for MutatingAdmissionPolicy {
             }
         }))
     }
+
+    fn set_defaults(o: &mut Object) {
+        rules::default_policy(&mut o.0);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        rules::policy(&spec, p);
+        for rule in spec.get("matchConstraints").items("resourceRules") {
+            for operation in rule.strings("operations") {
+                // Problems name the list of rules, not the rule, as upstream has it.
+                one_of(p, &spec.get("matchConstraints").at("resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
+            }
+        }
+        if spec.list("mutations").is_empty() {
+            p.required(&spec.at("mutations"), "mutations must contain at least one item");
+        }
+        for m in spec.items("mutations") {
+            mutation(&m, p);
+        }
+        match spec.str("reinvocationPolicy") {
+            "" => p.required(&spec.at("reinvocationPolicy"), ""),
+            policy => one_of(p, &spec.at("reinvocationPolicy"), policy, &["IfNeeded", "Never"]),
+        }
+    }
 }
 
 fn param_kind(o: &Object) -> String {
     let kind = o.at(&["spec", "paramKind"]);
     if kind.is_null() { "<unset>".into() } else { format!("{}/{}", kind["apiVersion"].as_str().unwrap_or(""), kind["kind"].as_str().unwrap_or("")) }
+}
+
+fn mutation(m: &Field, p: &mut Problems) {
+    let (kind, apply, patch) = (m.str("patchType"), m.get("applyConfiguration"), m.get("jsonPatch"));
+    match kind {
+        "" => p.required(&m.at("patchType"), ""),
+        _ => one_of(p, &m.at("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]),
+    }
+    for (wanted, name, field) in [("ApplyConfiguration", "applyConfiguration", &apply), ("JSONPatch", "jsonPatch", &patch)] {
+        match (kind == wanted, field.is_set()) {
+            (true, false) => p.required(&m.at(name), format!("must be specified when patchType is {wanted}")),
+            (true, true) if field.str("expression").trim().is_empty() => p.required(&field.at("expression"), ""),
+            _ => {}
+        }
+    }
 }

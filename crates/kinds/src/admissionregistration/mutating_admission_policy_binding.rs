@@ -1,7 +1,9 @@
 //! MutatingAdmissionPolicyBinding: where a mutating policy holds (admissionregistration.k8s.io/v1, admissionregistration.k8s.io/v1beta1, admissionregistration.k8s.io/v1alpha1).
 
+use crate::admissionregistration::rules;
+use crate::field::Field;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -45,6 +47,16 @@ impl Kind for MutatingAdmissionPolicyBinding {
             "metadata": {"name": "sample"},
             "spec": {"policyName": "p"}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = o.0.get_mut("spec") {
+            rules::default_match(spec, "matchResources");
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::binding(&Field::root(o).get("spec"), p);
     }
 }
 

@@ -1,9 +1,12 @@
 //! ValidatingAdmissionPolicyBinding: where a policy holds (admissionregistration.k8s.io/v1).
 
+use crate::admissionregistration::rules;
+use crate::field::{Field, one_of};
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct ValidatingAdmissionPolicyBinding;
 
@@ -39,6 +42,35 @@ impl Kind for ValidatingAdmissionPolicyBinding {
             "metadata": {"name": "sample"},
             "spec": {"policyName": "p", "validationActions": ["Deny"]}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = o.0.get_mut("spec") {
+            rules::default_match(spec, "matchResources");
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::binding(&Field::root(o).get("spec"), p);
+        let spec = Field::root(o).get("spec");
+        let actions = spec.items("validationActions");
+        if actions.is_empty() {
+            p.required(&spec.at("validationActions"), "at least one validation action is required");
+        }
+        let mut seen = BTreeSet::new();
+        for action in &actions {
+            one_of(p, action.path(), action.text(), &["Audit", "Deny", "Warn"]);
+            if !seen.insert(action.text()) {
+                p.duplicate(action.path(), action.text());
+            }
+        }
+        if seen.contains("Deny") && seen.contains("Warn") {
+            p.invalid(
+                &spec.at("validationActions"),
+                spec.get("validationActions").value().clone(),
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)",
+            );
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! ValidatingWebhookConfiguration: servers that are asked whether a change may be made (admissionregistration.k8s.io/v1).
 
+use crate::admissionregistration::rules;
+use crate::field::Field;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -35,5 +37,13 @@ impl Kind for ValidatingWebhookConfiguration {
             "metadata": {"name": "sample"},
             "webhooks": [{"name": "a.b.example", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {"url": "https://hook.example/x"}}]
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        rules::default_webhooks(&mut o.0, false);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        rules::webhooks(&Field::root(o), false, p);
     }
 }

@@ -1,6 +1,7 @@
 //! CustomResourceDefinition: a kind made at run time (apiextensions.k8s.io/v1).
 
 use crate::field::clear_status;
+use crate::field::{child_mut, default, default_pointer};
 use crate::subresource::status;
 use crate::table::{CREATED_AT, NAME};
 use keles_api::Object;
@@ -47,5 +48,20 @@ impl Kind for CustomResourceDefinition {
 
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
+    }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        if let Some(names) = child_mut(spec, "names") {
+            let kind = names["kind"].as_str().unwrap_or("").to_owned();
+            if !kind.is_empty() {
+                default(names, "singular", kind.to_lowercase());
+                default(names, "listKind", format!("{kind}List"));
+            }
+        }
+        default_pointer(spec, "conversion", json!({"strategy": "None"}));
+        if let Some(service) = spec.pointer_mut("/conversion/webhook/clientConfig/service").filter(|s| s.is_object()) {
+            default_pointer(service, "port", 443);
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! APIService: who serves a group and version (apiregistration.k8s.io/v1).
 
+use crate::admissionregistration::rules::port;
 use crate::field::clear_status;
+use crate::field::{Field, default_pointer, invalid_each};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Served};
 use serde_json::json;
 
@@ -47,6 +49,35 @@ impl Kind for APIService {
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(service) = o.0.pointer_mut("/spec/service").filter(|s| s.is_object()) {
+            default_pointer(service, "port", 443);
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let spec = root.get("spec");
+        let (group, version) = (spec.str("group"), spec.str("version"));
+        let wanted = format!("{version}.{group}");
+        if o.name() != wanted {
+            p.invalid(&root.get("metadata").at("name"), o.name(), format!("must be `spec.version+\".\"+spec.group`: \"{wanted}\""));
+        }
+        match group {
+            "" if version != "v1" => p.required(&spec.at("group"), "only v1 may have an empty group and it better be legacy kube"),
+            "" => {}
+            _ => invalid_each(p, &spec.at("group"), group, names::dns_subdomain(group, false)),
+        }
+        invalid_each(p, &spec.at("version"), version, names::dns1035_label(version, false));
+        for (name, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
+            let n = spec.int(name);
+            if n <= 0 || n > max {
+                p.invalid(&spec.at(name), n, format!("must be positive and less than {max}"));
+            }
+        }
+        reached(&spec, p);
+    }
 }
 
 fn service(o: &Object) -> String {
@@ -62,5 +93,27 @@ fn available(o: &Object) -> String {
     match (condition["status"].as_str().unwrap_or(""), condition["reason"].as_str().unwrap_or("")) {
         ("True", _) => "True".into(),
         (status, reason) => format!("{status} ({reason})"),
+    }
+}
+
+/// A local APIService needs no certificate; a remote one must be named and trusted in one way.
+fn reached(spec: &Field, p: &mut Problems) {
+    let service = spec.get("service");
+    let has_bundle = !spec.str("caBundle").is_empty();
+    if !service.is_set() {
+        if has_bundle {
+            p.invalid(&spec.at("caBundle"), format!("{} bytes", spec.str("caBundle").len()), "local APIServices may not have a caBundle");
+        }
+        if spec.bool("insecureSkipTLSVerify") {
+            p.invalid(&spec.at("insecureSkipTLSVerify"), true, "local APIServices may not have insecureSkipTLSVerify");
+        }
+        return;
+    }
+    for name in ["namespace", "name"].iter().filter(|n| service.str(n).is_empty()) {
+        p.required(&service.at(name), "");
+    }
+    port(&service, p);
+    if spec.bool("insecureSkipTLSVerify") && has_bundle {
+        p.invalid(&spec.at("insecureSkipTLSVerify"), true, "may not be true if caBundle is present");
     }
 }

@@ -1,12 +1,16 @@
 //! CertificateSigningRequest: a wish for a certificate (certificates.k8s.io/v1).
 
 use crate::field::clear_status;
+use crate::field::{Field, child_mut, one_of, remove, restore, set};
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use keles_api::{Object, Path, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct CertificateSigningRequest;
 
@@ -55,8 +59,41 @@ impl Kind for CertificateSigningRequest {
         }))
     }
 
-    fn prepare_create(o: &mut Object, _: &Request) {
+    /// The server says who asks, whatever the client says.
+    fn prepare_create(o: &mut Object, r: &Request) {
         clear_status(o);
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        for name in ["username", "uid", "groups", "extra"] {
+            remove(spec, name);
+        }
+        set(spec, "username", r.user.name.as_str());
+        if !r.user.uid.is_empty() {
+            set(spec, "uid", r.user.uid.as_str());
+        }
+        if !r.user.groups.is_empty() {
+            set(spec, "groups", r.user.groups.clone());
+        }
+        if !r.user.extra.is_empty() {
+            set(spec, "extra", json!(r.user.extra));
+        }
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        restore(new, old, "spec");
+        restore(new, old, "status");
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        request(&spec, p);
+        usages(&spec, p);
+        match spec.str("signerName") {
+            "" => p.required(&spec.at("signerName"), ""),
+            name => signer_name(&spec.at("signerName"), name, p),
+        }
+        if let Some(seconds) = spec.opt_int("expirationSeconds").filter(|s| *s < EXPIRATION_MIN_SECONDS) {
+            p.invalid(&spec.at("expirationSeconds"), seconds, format!("may not specify a duration less than {EXPIRATION_MIN_SECONDS} seconds (10 minutes)"));
+        }
     }
 }
 
@@ -83,4 +120,74 @@ fn conditions(o: &Object) -> String {
         shown.push_str(",Issued");
     }
     shown
+}
+
+const EXPIRATION_MIN_SECONDS: i64 = 600;
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+fn request(spec: &Field, p: &mut Problems) {
+    let text = spec.str("request");
+    let bytes = BASE64.decode(text).unwrap_or_default();
+    if !bytes.windows(PEM_HEAD.len()).any(|w| w == PEM_HEAD) {
+        p.invalid(&spec.at("request"), text, "PEM block type must be CERTIFICATE REQUEST");
+    }
+}
+
+const PEM_HEAD: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
+
+fn usages(spec: &Field, p: &mut Problems) {
+    let all = spec.items("usages");
+    if all.is_empty() {
+        p.required(&spec.at("usages"), "");
+    }
+    let mut seen = BTreeSet::new();
+    for usage in &all {
+        one_of(p, usage.path(), usage.text(), USAGES);
+        if !seen.insert(usage.text()) {
+            p.duplicate(usage.path(), usage.text());
+        }
+    }
+}
+
+/// `example.com/signer`
+fn signer_name(at: &Path, name: &str, p: &mut Problems) {
+    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        p.invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        return;
+    };
+    for message in names::dns_subdomain(domain, false) {
+        p.invalid(at, domain, format!("validating label \"{domain}\": {message}"));
+    }
+    if domain.split('.').count() < 2 {
+        p.invalid(at, domain, "should be a domain with at least two segments separated by dots");
+    }
+    for part in path.split('.') {
+        for message in names::dns_label(part, false) {
+            p.invalid(at, path, format!("validating label \"{part}\": {message}"));
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! FlowSchema: which requests share a priority level (flowcontrol.apiserver.k8s.io/v1).
 
 use crate::field::clear_status;
+use crate::field::{Field, child_mut, default_nonzero, invalid_each};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
@@ -60,8 +61,147 @@ impl Kind for FlowSchema {
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = child_mut(&mut o.0, "spec") {
+            default_nonzero(spec, "matchingPrecedence", 1000);
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let precedence = spec.int("matchingPrecedence");
+        if precedence <= 0 {
+            p.invalid(&spec.at("matchingPrecedence"), precedence, "must be a positive value");
+        }
+        if precedence > PRECEDENCE_MAX {
+            p.invalid(&spec.at("matchingPrecedence"), precedence, format!("must not be greater than {PRECEDENCE_MAX}"));
+        }
+        if precedence == 1 && o.name() != "exempt" {
+            p.invalid(&spec.at("matchingPrecedence"), precedence, "only the schema named 'exempt' may have matchingPrecedence 1");
+        }
+        if spec.has("distinguisherMethod") {
+            let method = spec.get("distinguisherMethod");
+            if !["ByNamespace", "ByUser"].contains(&method.str("type")) {
+                p.not_supported(&method.at("type"), json!({"Type": method.str("type")}), &["ByNamespace", "ByUser"]);
+            }
+        }
+        let level = spec.get("priorityLevelConfiguration");
+        match level.str("name") {
+            "" => p.required(&level.at("name"), "must reference a priority level"),
+            name => invalid_each(p, &level.at("name"), name, names::dns_subdomain(name, false)),
+        }
+        for rule in spec.items("rules") {
+            policy_rule(&rule, p);
+        }
+    }
 }
 
 fn missing_level(o: &Object) -> &str {
     table::condition(o, "Dangling").and_then(|c| c["status"].as_str()).unwrap_or("?")
+}
+
+const PRECEDENCE_MAX: i64 = 10_000;
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+
+fn policy_rule(rule: &Field, p: &mut Problems) {
+    if rule.list("subjects").is_empty() {
+        p.required(&rule.at("subjects"), "subjects must contain at least one value");
+    }
+    rule.items("subjects").iter().for_each(|s| subject(s, p));
+    if rule.list("resourceRules").is_empty() && rule.list("nonResourceRules").is_empty() {
+        p.required(rule.path(), "at least one of resourceRules and nonResourceRules has to be non-empty");
+    }
+    for r in rule.items("resourceRules") {
+        resource_rule(&r, p);
+    }
+    for r in rule.items("nonResourceRules") {
+        verbs(&r, p);
+        let urls = r.items("nonResourceURLs");
+        if urls.is_empty() {
+            p.required(&r.at("nonResourceURLs"), "nonResourceURLs must contain at least one value");
+        }
+        for url in urls {
+            let text = url.text();
+            match text {
+                "" => p.invalid(url.path(), text, "must not be empty"),
+                "*" | "/" => {}
+                _ if !text.starts_with('/') => p.invalid(url.path(), text, "must start with slash"),
+                _ if text.contains(' ') => p.invalid(url.path(), text, "must not contain white-space"),
+                _ if text.contains("//") => p.invalid(url.path(), text, "must not contain double slash"),
+                _ if text.trim_end_matches("/*").contains('*') => p.invalid(url.path(), text, "wildcard can only do suffix matching"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn subject(s: &Field, p: &mut Problems) {
+    let missing = |p: &mut Problems, field: &str, kind: &str| p.required(&s.at(field), format!("{field} is required when subject kind is '{kind}'"));
+    let account = s.get("serviceAccount");
+    match s.str("kind") {
+        "ServiceAccount" if !account.is_set() => missing(p, "serviceAccount", "ServiceAccount"),
+        "ServiceAccount" => {
+            match account.str("name") {
+                "" => p.required(&account.at("name"), ""),
+                "*" => {}
+                name => invalid_each(p, &account.at("name"), name, names::dns_subdomain(name, false)),
+            }
+            match account.str("namespace") {
+                "" => p.required(&account.at("namespace"), "must specify namespace for service account"),
+                name => invalid_each(p, &account.at("namespace"), name, names::dns_label(name, false)),
+            }
+        }
+        kind @ ("User" | "Group") => {
+            let field = kind.to_lowercase();
+            match s.has(&field) {
+                false => missing(p, &field, kind),
+                true if s.get(&field).str("name").is_empty() => p.required(&s.get(&field).at("name"), ""),
+                true => {}
+            }
+        }
+        other => p.not_supported(&s.at("kind"), other, &["Group", "ServiceAccount", "User"]),
+    }
+}
+
+fn verbs(r: &Field, p: &mut Problems) {
+    let all = r.strings("verbs");
+    if all.is_empty() {
+        p.required(&r.at("verbs"), "verbs must contain at least one value");
+    }
+    if all.contains(&"*") {
+        if all.len() > 1 {
+            p.invalid(&r.at("verbs"), r.get("verbs").value().clone(), "if '*' is present, must not specify other verbs");
+        }
+    } else if all.iter().any(|v| !VERBS.contains(v)) {
+        p.not_supported(&r.at("verbs"), r.get("verbs").value().clone(), VERBS);
+    }
+}
+
+fn resource_rule(r: &Field, p: &mut Problems) {
+    verbs(r, p);
+    for (name, what, missing) in
+        [("apiGroups", "api groups", "resource rules must supply at least one api group"), ("resources", "resources", "resource rules must supply at least one resource")]
+    {
+        let all = r.strings(name);
+        if all.is_empty() {
+            p.required(&r.at(name), missing);
+        }
+        if all.len() > 1 && all.contains(&"*") {
+            p.invalid(&r.at(name), r.get(name).value().clone(), format!("if '*' is present, must not specify other {what}"));
+        }
+    }
+    if r.list("namespaces").is_empty() && !r.bool("clusterScope") {
+        p.required(&r.at("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace");
+    }
+    let all = r.items("namespaces");
+    if all.len() > 1 && all.iter().any(|n| n.text() == "*") {
+        p.invalid(&r.at("namespaces"), r.get("namespaces").value().clone(), "\"*\" may not accompany other items");
+    }
+    for namespace in all.iter().filter(|n| n.text() != "*") {
+        let bad = names::dns_label(namespace.text(), false);
+        if !bad.is_empty() {
+            p.invalid(namespace.path(), namespace.text(), format!("each member of this list must be '*' or a DNS-1123 label; {}", bad.join(",")));
+        }
+    }
 }

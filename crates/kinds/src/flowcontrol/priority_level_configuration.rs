@@ -1,9 +1,10 @@
 //! PriorityLevelConfiguration: how many requests run at once (flowcontrol.apiserver.k8s.io/v1).
 
 use crate::field::clear_status;
+use crate::field::{Field, child_mut, default_nonzero, default_pointer};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::{Value, json};
 
@@ -74,11 +75,74 @@ impl Kind for PriorityLevelConfiguration {
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
     }
+
+    fn set_defaults(o: &mut Object) {
+        let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        if let Some(exempt) = spec.get_mut("exempt").filter(|e| e.is_object()) {
+            default_pointer(exempt, "nominalConcurrencyShares", 0);
+            default_pointer(exempt, "lendablePercent", 0);
+        }
+        let Some(limited) = spec.get_mut("limited").filter(|l| l.is_object()) else { return };
+        default_pointer(limited, "nominalConcurrencyShares", 30);
+        default_pointer(limited, "lendablePercent", 0);
+        if let Some(queuing) = limited.pointer_mut("/limitResponse/queuing").filter(|q| q.is_object()) {
+            default_nonzero(queuing, "handSize", 8);
+            default_nonzero(queuing, "queues", 64);
+            default_nonzero(queuing, "queueLengthLimit", 50);
+        }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let spec = Field::root(o).get("spec");
+        let limited = spec.get("limited");
+        match spec.str("type") {
+            "Exempt" if limited.is_set() => p.forbidden(limited.path(), "must be nil if the type is Exempt"),
+            "Exempt" => {}
+            "Limited" if !limited.is_set() => p.required(limited.path(), "must not be empty when type is Limited"),
+            "Limited" => limits(&limited, p),
+            other => p.not_supported(&spec.at("type"), other, &["Exempt", "Limited"]),
+        }
+    }
 }
 
 fn number(o: &Object, path: &[&str]) -> Value {
     match o.at(path) {
         Value::Null => text("<none>"),
         n => n.clone(),
+    }
+}
+
+const QUEUES_MAX_COUNT: i64 = 10_000_000;
+
+fn limits(l: &Field, p: &mut Problems) {
+    if l.int("nominalConcurrencyShares") < 0 {
+        p.invalid(&l.at("nominalConcurrencyShares"), l.int("nominalConcurrencyShares"), "must be a non-negative integer");
+    }
+    if let Some(n) = l.opt_int("lendablePercent").filter(|n| !(0..=100).contains(n)) {
+        p.invalid(&l.at("lendablePercent"), n, "must be between 0 and 100, inclusive");
+    }
+    if let Some(n) = l.opt_int("borrowingLimitPercent").filter(|n| *n < 0) {
+        p.invalid(&l.at("borrowingLimitPercent"), n, "if specified, must be a non-negative integer");
+    }
+    let response = l.get("limitResponse");
+    let queuing = response.get("queuing");
+    match response.str("type") {
+        "Reject" if queuing.is_set() => p.forbidden(queuing.path(), "must be nil if limited.limitResponse.type is not Limited"),
+        "Reject" => {}
+        "Queue" if !queuing.is_set() => p.required(queuing.path(), "must not be empty if limited.limitResponse.type is Limited"),
+        "Queue" => queues(&queuing, p),
+        other => p.not_supported(&response.at("type"), other, &["Queue", "Reject"]),
+    }
+}
+
+fn queues(q: &Field, p: &mut Problems) {
+    for name in ["queueLengthLimit", "queues", "handSize"].iter().filter(|n| q.int(n) <= 0) {
+        p.invalid(&q.at(name), q.int(name), "must be positive");
+    }
+    if q.int("queues") > QUEUES_MAX_COUNT {
+        p.invalid(&q.at("queues"), q.int("queues"), format!("must not be greater than {QUEUES_MAX_COUNT}"));
+    }
+    if q.int("handSize") > q.int("queues") {
+        p.invalid(&q.at("handSize"), q.int("handSize"), format!("should not be greater than queues ({})", q.int("queues")));
     }
 }

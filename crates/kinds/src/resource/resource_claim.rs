@@ -1,11 +1,12 @@
 //! ResourceClaim: a wish for devices (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
 use crate::field::clear_status;
+use crate::field::{default, default_nonzero, items_mut};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::Object;
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub struct ResourceClaim;
 
@@ -42,6 +43,12 @@ impl Kind for ResourceClaim {
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
     }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = o.0.get_mut("spec") {
+            default_requests(spec);
+        }
+    }
 }
 
 /// `allocated,reserved`
@@ -57,4 +64,23 @@ fn state(o: &Object) -> String {
         shown.insert(0, "deleted");
     }
     shown.join(",")
+}
+
+/// Defaults of the requests of a claim, also where it stands in a template.
+pub fn default_requests(spec: &mut Value) {
+    let Some(devices) = spec.get_mut("devices") else { return };
+    for request in items_mut(devices, "requests") {
+        if let Some(exactly) = request.get_mut("exactly").filter(|e| e.is_object()) {
+            one_device(exactly);
+        }
+        items_mut(request, "firstAvailable").for_each(one_device);
+    }
+}
+
+fn one_device(request: &mut Value) {
+    default(request, "allocationMode", "ExactCount");
+    if request["allocationMode"] == "ExactCount" {
+        default_nonzero(request, "count", 1);
+    }
+    items_mut(request, "tolerations").for_each(|t| default(t, "operator", "Equal"));
 }

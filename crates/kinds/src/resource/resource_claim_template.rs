@@ -1,5 +1,6 @@
 //! ResourceClaimTemplate: a ResourceClaim to be made for a pod (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
+use crate::resource::resource_claim::default_requests;
 use crate::table::{AGE, NAME};
 use keles_api::Object;
 use keles_registry::kind::{Column, Info, Kind, Served};
@@ -34,5 +35,11 @@ impl Kind for ResourceClaimTemplate {
             "metadata": {"name": "sample", "namespace": "default"},
             "spec": {"spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1}}]}}}
         }))
+    }
+
+    fn set_defaults(o: &mut Object) {
+        if let Some(spec) = o.0.pointer_mut("/spec/spec") {
+            default_requests(spec);
+        }
     }
 }

@@ -1,0 +1,393 @@
+//! What webhook configurations and admission policies share: which requests they are about, conditions, webhooks themselves.
+//!
+//! Deliberately absent: compiling CEL expressions; an expression that cannot be compiled is accepted until the CEL environment is there.
+
+use crate::field::{Field, child_mut, default, default_pointer, invalid_each, items_mut, one_of};
+use crate::formats;
+use crate::labels;
+use keles_api::{Path, Problems, names};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
+const CONDITIONS_MAX_COUNT: usize = 64;
+const TIMEOUT_MAX_SECONDS: i64 = 30;
+const TIMEOUT_SECONDS: i64 = 10;
+const HTTPS_PORT: i64 = 443;
+const URL_FORM: &str = "desired format: https://host[/path]";
+
+pub fn default_webhooks(o: &mut Value, reinvoked: bool) {
+    for hook in items_mut(o, "webhooks") {
+        default_pointer(hook, "failurePolicy", "Fail");
+        default_pointer(hook, "matchPolicy", "Equivalent");
+        default_pointer(hook, "namespaceSelector", json!({}));
+        default_pointer(hook, "objectSelector", json!({}));
+        default_pointer(hook, "timeoutSeconds", TIMEOUT_SECONDS);
+        if reinvoked {
+            default_pointer(hook, "reinvocationPolicy", "Never");
+        }
+        if let Some(service) = hook.pointer_mut("/clientConfig/service").filter(|s| s.is_object()) {
+            default_pointer(service, "port", HTTPS_PORT);
+        }
+        items_mut(hook, "rules").for_each(|rule| default_pointer(rule, "scope", "*"));
+    }
+}
+
+/// `matchConstraints` of a policy, `matchResources` of a binding.
+pub fn default_match(owner: &mut Value, name: &str) {
+    let Some(m) = owner.get_mut(name).filter(|m| m.is_object()) else { return };
+    default_pointer(m, "matchPolicy", "Equivalent");
+    default_pointer(m, "namespaceSelector", json!({}));
+    default_pointer(m, "objectSelector", json!({}));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        items_mut(m, list).for_each(|rule| default_pointer(rule, "scope", "*"));
+    }
+}
+
+pub fn default_policy(o: &mut Value) {
+    if let Some(spec) = child_mut(o, "spec") {
+        default(spec, "failurePolicy", "Fail");
+        default_match(spec, "matchConstraints");
+    }
+}
+
+pub fn webhooks(root: &Field, reinvoked: bool, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for hook in root.items("webhooks") {
+        webhook(&hook, reinvoked, p);
+        if !hook.str("name").is_empty() && !seen.insert(hook.str("name")) {
+            p.duplicate(&hook.at("name"), hook.str("name"));
+        }
+    }
+}
+
+fn webhook(hook: &Field, reinvoked: bool, p: &mut Problems) {
+    qualified_domain(hook, p);
+    review_versions(hook, p);
+    for rule in hook.items("rules") {
+        match_rule(&rule, p);
+    }
+    optional_enum(hook, "failurePolicy", &["Fail", "Ignore"], p);
+    optional_enum(hook, "matchPolicy", &["Equivalent", "Exact"], p);
+    match hook.opt_str("sideEffects") {
+        None => p.required(&hook.at("sideEffects"), "must specify one of None, NoneOnDryRun"),
+        Some(value) => one_of(p, &hook.at("sideEffects"), value, &["None", "NoneOnDryRun"]),
+    }
+    if let Some(seconds) = hook.opt_int("timeoutSeconds").filter(|s| !(1..=TIMEOUT_MAX_SECONDS).contains(s)) {
+        p.invalid(&hook.at("timeoutSeconds"), seconds, format!("the timeout value must be between 1 and {TIMEOUT_MAX_SECONDS} seconds"));
+    }
+    labels::selector(p, &hook.get("namespaceSelector"));
+    labels::selector(p, &hook.get("objectSelector"));
+    if reinvoked {
+        optional_enum(hook, "reinvocationPolicy", &["IfNeeded", "Never"], p);
+    }
+    client(&hook.get("clientConfig"), p);
+    conditions(hook, p);
+}
+
+fn optional_enum(of: &Field, name: &str, allowed: &[&str], p: &mut Problems) {
+    if let Some(value) = of.opt_str(name) {
+        one_of(p, &of.at(name), value, allowed);
+    }
+}
+
+/// Webhooks are named like hosts: three parts at least.
+fn qualified_domain(hook: &Field, p: &mut Problems) {
+    let (name, at) = (hook.str("name"), hook.at("name"));
+    if name.is_empty() {
+        p.required(&at, "");
+        return;
+    }
+    let bad = names::dns_subdomain(name, false);
+    if bad.is_empty() && name.split('.').count() < 3 {
+        p.invalid(&at, name, "should be a domain with at least three segments separated by dots");
+    }
+    invalid_each(p, &at, name, bad);
+}
+
+fn review_versions(hook: &Field, p: &mut Problems) {
+    let (all, at) = (hook.items("admissionReviewVersions"), hook.at("admissionReviewVersions"));
+    if all.is_empty() {
+        p.required(&at, "must specify one of v1, v1beta1");
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for version in &all {
+        if !seen.insert(version.text()) {
+            p.invalid(version.path(), version.text(), "duplicate version");
+            continue;
+        }
+        invalid_each(p, version.path(), version.text(), names::dns1035_label(version.text(), false));
+    }
+    if !all.iter().any(|v| REVIEW_VERSIONS.contains(&v.text())) {
+        p.invalid(&at, hook.get("admissionReviewVersions").value().clone(), "must include at least one of v1, v1beta1");
+    }
+}
+
+/// Which requests a webhook or policy is about.
+pub fn match_rule(rule: &Field, p: &mut Problems) {
+    let whole = |name: &str| rule.get(name).value().clone();
+    let operations = rule.items("operations");
+    if operations.is_empty() {
+        p.required(&rule.at("operations"), "");
+    }
+    if operations.len() > 1 && operations.iter().any(|o| o.text() == "*") {
+        p.invalid(&rule.at("operations"), whole("operations"), "if '*' is present, must not specify other operations");
+    }
+    for operation in &operations {
+        one_of(p, operation.path(), operation.text(), OPERATIONS);
+    }
+    for (name, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
+        let all = rule.items(name);
+        if all.is_empty() {
+            p.required(&rule.at(name), "");
+        }
+        if all.len() > 1 && all.iter().any(|g| g.text() == "*") {
+            p.invalid(&rule.at(name), whole(name), format!("if '*' is present, must not specify other {what}"));
+        }
+        if name == "apiVersions" {
+            all.iter().filter(|v| v.text().is_empty()).for_each(|v| p.required(v.path(), ""));
+        }
+    }
+    resources(rule, p);
+    optional_enum(rule, "scope", &["*", "Cluster", "Namespaced"], p);
+}
+
+fn resources(rule: &Field, p: &mut Problems) {
+    let all = rule.items("resources");
+    if all.is_empty() {
+        p.required(&rule.at("resources"), "");
+    }
+    let (mut with_sub, mut without): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
+    for r in &all {
+        let text = r.text();
+        if text.is_empty() {
+            p.required(r.path(), "");
+            continue;
+        }
+        if text == "*/*" && all.len() > 1 {
+            p.invalid(r.path(), text, "if '*/*' is present, must not specify other resources");
+        }
+        match text.split_once('/') {
+            Some((main, sub)) => {
+                if with_sub.contains(&format!("{main}/*").as_str()) || with_sub.contains(&format!("*/{sub}").as_str()) {
+                    p.invalid(r.path(), text, "if '*' is present, must not specify more");
+                }
+                with_sub.insert(text);
+            }
+            None => {
+                if without.contains("*") || text == "*" && !without.is_empty() {
+                    p.invalid(&rule.at("resources"), rule.get("resources").value().clone(), "if '*' is present, must not specify other resources without subresources");
+                }
+                without.insert(text);
+            }
+        }
+    }
+}
+
+fn client(c: &Field, p: &mut Problems) {
+    match (c.opt_str("url"), c.has("service")) {
+        (Some(_), true) | (None, false) => p.required(c.path(), "exactly one of url or service is required"),
+        (Some(url), false) => https_url(&c.at("url"), url, p),
+        (None, true) => service(&c.get("service"), p),
+    }
+}
+
+fn https_url(at: &Path, url: &str, p: &mut Problems) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let authority = if scheme.is_empty() { "" } else { authority };
+    if scheme != "https" {
+        p.invalid(at, scheme, format!("'https' is the only allowed URL scheme; {URL_FORM}"));
+    }
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
+    if host.is_empty() {
+        p.invalid(at, host, format!("host must be specified; {URL_FORM}"));
+    }
+    if let Some(user) = user {
+        p.invalid(at, user, "user information is not permitted in the URL");
+    }
+    if let Some((_, fragment)) = tail.split_once('#').filter(|f| !f.1.is_empty()) {
+        p.invalid(at, fragment, "fragments are not permitted in the URL");
+    }
+    if let Some((_, query)) = tail.split('#').next().unwrap_or("").split_once('?').filter(|q| !q.1.is_empty()) {
+        p.invalid(at, query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn service(s: &Field, p: &mut Problems) {
+    for name in ["name", "namespace"].iter().filter(|n| s.str(n).is_empty()) {
+        p.required(&s.at(name), "");
+    }
+    port(s, p);
+    let Some(path) = s.opt_str("path") else { return };
+    let at = s.at("path");
+    if path == "/" || path.is_empty() {
+        return;
+    }
+    if path == "//" {
+        p.invalid(&at, path, "segment[0] may not be empty");
+        return;
+    }
+    if !path.starts_with('/') {
+        p.invalid(&at, path, "must start with a '/'");
+    }
+    let trimmed = path.strip_prefix('/').unwrap_or(path);
+    let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
+    for (i, step) in trimmed.split('/').enumerate() {
+        if step.is_empty() {
+            p.invalid(&at, path, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for message in names::dns_subdomain(step, false) {
+            p.invalid(&at, path, format!("segment[{i}]: {message}"));
+        }
+    }
+}
+
+/// The port of a service that is called.
+pub fn port(s: &Field, p: &mut Problems) {
+    let n = s.int("port");
+    for message in formats::port_number(n) {
+        p.invalid(&s.at("port"), n, format!("port is not valid: {message}"));
+    }
+}
+
+pub fn conditions(owner: &Field, p: &mut Problems) {
+    let all = owner.items("matchConditions");
+    if all.len() > CONDITIONS_MAX_COUNT {
+        p.too_many(&owner.at("matchConditions"), all.len(), CONDITIONS_MAX_COUNT);
+    }
+    let mut seen = BTreeSet::new();
+    for c in all {
+        if c.str("expression").trim().is_empty() {
+            p.required(&c.at("expression"), "");
+        }
+        match c.str("name") {
+            "" => p.required(&c.at("name"), ""),
+            name => {
+                invalid_each(p, &c.at("name"), name, names::qualified_name(name));
+                if !seen.insert(name) {
+                    p.duplicate(&c.at("name"), name);
+                }
+            }
+        }
+    }
+}
+
+/// What policies of both kinds hold: what they are about, parameters, variables, conditions.
+pub fn policy(spec: &Field, p: &mut Problems) {
+    optional_enum(spec, "failurePolicy", &["Fail", "Ignore"], p);
+    if spec.has("paramKind") {
+        param_kind(&spec.get("paramKind"), p);
+    }
+    let m = spec.get("matchConstraints");
+    match m.is_set() {
+        false => p.required(m.path(), ""),
+        true => {
+            matches(&m, p);
+            if m.list("resourceRules").is_empty() {
+                p.required(&m.at("resourceRules"), "");
+            }
+        }
+    }
+    conditions(spec, p);
+    for v in spec.items("variables") {
+        variable(&v, p);
+    }
+}
+
+pub fn matches(m: &Field, p: &mut Problems) {
+    optional_enum(m, "matchPolicy", &["Equivalent", "Exact"], p);
+    labels::selector(p, &m.get("namespaceSelector"));
+    labels::selector(p, &m.get("objectSelector"));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        m.items(list).iter().for_each(|rule| match_rule(rule, p));
+    }
+}
+
+fn param_kind(k: &Field, p: &mut Problems) {
+    let version = k.str("apiVersion");
+    match version {
+        "" => p.required(&k.at("apiVersion"), ""),
+        _ => {
+            let (group, version_part) = version.split_once('/').unwrap_or(("", version));
+            if !group.is_empty() {
+                invalid_each(p, &k.at("apiVersion"), group, names::dns_subdomain(group, false));
+            }
+            invalid_each(p, &k.at("apiVersion"), version_part, names::dns1035_label(version_part, false));
+        }
+    }
+    match k.str("kind") {
+        "" => p.required(&k.at("kind"), ""),
+        kind => {
+            for message in names::dns1035_label(&kind.to_lowercase(), false) {
+                p.invalid(&k.at("kind"), kind, format!("may have mixed case, but should otherwise match: {message}"));
+            }
+        }
+    }
+}
+
+fn variable(v: &Field, p: &mut Problems) {
+    match v.str("name") {
+        "" => p.required(&v.at("name"), "name is not specified"),
+        name if !is_identifier(name) => p.invalid(&v.at("name"), name, "must be a valid CEL identifier"),
+        _ => {}
+    }
+    if v.str("expression").trim().is_empty() {
+        p.required(&v.at("expression"), "expression is not specified");
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    const RESERVED: &[&str] = &[
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ];
+    let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+    name.bytes().next().is_some_and(letter) && name.bytes().all(|b| letter(b) || b.is_ascii_digit()) && !RESERVED.contains(&name)
+}
+
+/// A binding of either kind of policy.
+pub fn binding(spec: &Field, p: &mut Problems) {
+    match spec.str("policyName") {
+        "" => p.required(&spec.at("policyName"), ""),
+        name => invalid_each(p, &spec.at("policyName"), name, names::dns_subdomain(name, false)),
+    }
+    if spec.has("paramRef") {
+        let param = spec.get("paramRef");
+        match (param.str("name").is_empty(), param.has("selector")) {
+            (true, false) => p.required(param.path(), "one of name or selector must be specified"),
+            (false, true) => p.forbidden(&param.at("name"), "name and selector are mutually exclusive"),
+            (false, false) => invalid_each(p, &param.at("name"), param.str("name"), names::path_segment(param.str("name"), false)),
+            (true, true) => labels::selector(p, &param.get("selector")),
+        }
+        match param.opt_str("parameterNotFoundAction") {
+            None => p.required(&param.at("parameterNotFoundAction"), ""),
+            Some(action) => one_of(p, &param.at("parameterNotFoundAction"), action, &["Deny", "Allow"]),
+        }
+    }
+    if spec.has("matchResources") {
+        matches(&spec.get("matchResources"), p);
+    }
+}

@@ -1,0 +1,96 @@
+//! The server under measurement: started on its own folder, ports and bridge, accounted by the kernel, ended at the drop.
+
+use crate::Error;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const BRIDGE: &str = "kbench";
+const START_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(2);
+
+pub struct Server {
+    child: Child,
+    pub dir: tempfile::TempDir,
+    pub client: kube::Client,
+    pub started: Instant,
+    /// From exec to the first answer of /readyz with ok.
+    pub ready_after: Duration,
+}
+
+fn free_port() -> Result<u16, Error> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Server {
+    /// `role` is `server` or `apiserver`.
+    pub async fn start(keles: &Path, role: &str) -> Result<Server, Error> {
+        let dir = tempfile::Builder::new().prefix("keles-bench-").tempdir()?;
+        let (data, kubeconfig) = (dir.path().join("data"), dir.path().join("kubeconfig"));
+        let mut command = Command::new(keles);
+        command.arg(role).arg("--data-dir").arg(&data).arg("--write-kubeconfig").arg(&kubeconfig).args(["--https-listen-port", &free_port()?.to_string()]);
+        if role == "server" {
+            command.args([
+                "--bridge",
+                BRIDGE,
+                "--cluster-cidr",
+                "10.46.0.0/16",
+                "--service-cidr",
+                "10.47.0.0/16",
+                "--kubelet-port",
+                &free_port()?.to_string(),
+                "--max-pods",
+                "200",
+            ]);
+        }
+        let started = Instant::now();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(dir.path().join("log"))?).spawn()?;
+        let client = loop {
+            if started.elapsed() > START_LIMIT {
+                return Err(format!("not ready within {START_LIMIT:?}").into());
+            }
+            // The kubeconfig is written last, whole or not at all; what is read of it is usable.
+            match keles_client::from_kubeconfig(&kubeconfig).await {
+                Ok(c) if is_ready(&c).await => break c,
+                _ => tokio::time::sleep(POLL).await,
+            }
+        };
+        Ok(Server { child, dir, client, started, ready_after: started.elapsed() })
+    }
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+    /// User and system time so far, seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+    }
+    /// Resident memory, MiB.
+    pub fn resident_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|v| v.split_whitespace().next()).and_then(|v| v.parse::<f64>().ok());
+        kib.unwrap_or(0.0) / 1024.0
+    }
+}
+
+async fn is_ready(client: &kube::Client) -> bool {
+    let request = http_get("/readyz");
+    client.request_text(request).await.is_ok_and(|t| t.trim() == "ok")
+}
+
+pub fn http_get(path: &str) -> http::Request<Vec<u8>> {
+    http::Request::get(path).body(Vec::new()).expect("a constant path is a valid request")
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = Command::new("ip").args(["link", "del", BRIDGE]).stderr(Stdio::null()).status();
+        let _ = Command::new("nft").args(["delete", "table", "ip", BRIDGE]).stderr(Stdio::null()).status();
+    }
+}

@@ -30,6 +30,8 @@ const IFLA_BR_STP_STATE: u16 = 5;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -100,6 +102,11 @@ pub fn address(index: u32, ip: Ipv4Addr, prefix: u8) -> Message {
     let mut head = vec![AF_INET, prefix, 0, 0];
     head.extend_from_slice(&index.to_ne_bytes());
     Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE).raw(&head).attr(IFA_LOCAL, &ip.octets()).attr(IFA_ADDRESS, &ip.octets())
+}
+
+/// Like [`address`], but the kernel makes no route to the prefix: it only tells which range the address is of.
+pub fn address_without_route(index: u32, ip: Ipv4Addr, prefix: u8) -> Message {
+    address(index, ip, prefix).attr(IFA_FLAGS, &IFA_F_NOPREFIXROUTE.to_ne_bytes())
 }
 
 /// A route to `to/prefix` (0.0.0.0/0: default) by `device`, through `gateway` or directly, with `source` as preferred source.

@@ -132,8 +132,8 @@ impl Inner {
         if let Some(port) = rtnl::link(&mut socket, &name).map_err(failed(format!("find {name}")))? {
             socket.transact(vec![rtnl::hairpin(port.index)]).map_err(failed(format!("set hairpin mode of {name}")))?;
         }
-        let gateway = self.gateway;
-        in_netns(netns, move || configure_pod_side(ip, gateway)).map_err(netns_error)?.map_err(failed(format!("configure {POD_INTERFACE} of pod {uid}")))?;
+        let (gateway, prefix) = (self.gateway, self.options.pod_cidr.prefix());
+        in_netns(netns, move || configure_pod_side(ip, prefix, gateway)).map_err(netns_error)?.map_err(failed(format!("configure {POD_INTERFACE} of pod {uid}")))?;
         Ok(ip)
     }
 
@@ -160,16 +160,16 @@ impl Inner {
     }
 }
 
-/// The address is a /32 and everything goes by the gateway, so that an answer between two pods of the node passes the node's
+/// The address has no route to its range and everything goes by the gateway, so that an answer between two pods of the node passes the node's
 /// IP stack, where a service's translation is undone, and not straight over the bridge.
-fn configure_pod_side(ip: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+fn configure_pod_side(ip: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
     let mut socket = Socket::route()?;
     let Some(eth0) = rtnl::link(&mut socket, POD_INTERFACE)? else {
         return Err(NetlinkError::Io { what: "find the pod's interface", source: std::io::Error::from_raw_os_error(ENODEV) });
     };
     socket.transact(vec![
         rtnl::set_up(eth0.index),
-        rtnl::address(eth0.index, ip, 32),
+        rtnl::address_without_route(eth0.index, ip, prefix),
         rtnl::route(gateway, 32, eth0.index, None, None),
         rtnl::route(Ipv4Addr::UNSPECIFIED, 0, eth0.index, Some(gateway), None),
     ])

@@ -61,7 +61,7 @@ impl Kind for APIService {
         let spec = root.get("spec");
         let (group, version) = (spec.str("group"), spec.str("version"));
         let wanted = format!("{version}.{group}");
-        if o.name() != wanted {
+        if !o.name().is_empty() && o.name() != wanted {
             p.invalid(&root.get("metadata").at("name"), o.name(), format!("must be `spec.version+\".\"+spec.group`: \"{wanted}\""));
         }
         match group {

@@ -2,7 +2,7 @@
 
 use crate::apps::workload;
 use crate::core::pod::template;
-use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative};
+use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative, same};
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problem, ProblemKind, Problems};
@@ -113,6 +113,13 @@ impl Kind for Deployment {
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
             template::warnings(&Field::root(new).get("spec").get("template"), w);
+        }
+    }
+
+    /// Annotations are a part of what a Deployment is asked to be.
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        if !same(new.meta("annotations"), old.meta("annotations")) {
+            new.set_meta("generation", old.generation() + 1);
         }
     }
 }

@@ -182,6 +182,8 @@ fn selector(spec: &Field, p: &mut Problems) {
         workload::template_labels(spec, p);
         let with_claims = template_with_claims(spec);
         let t = Field::new(&with_claims, spec.at("template"));
+        // Upstream looks at the labels of the template twice.
+        labels::labels(p, &Field::new(t.get("metadata").get("labels").value(), t.at("labels")));
         template::validate(&t, p);
         workload::always_running(&t, "StatefulSet", p);
     } else {

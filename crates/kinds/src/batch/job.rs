@@ -81,25 +81,17 @@ impl Kind for Job {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        let spec = Field::root(o).get("spec");
         let root = Field::root(o);
         pod_names(&root, p);
         generated_selector(&root, p);
-        if spec.has("selector") {
-            labels::selector(p, &spec.get("selector"))
-        } else {
-            p.required(&spec.at("selector"), "")
-        }
-        let t = spec.get("template").get("metadata").get("labels");
-        if workload::is_valid_selector(&spec.get("selector")) && !(spec.has("selector") && labels::matches(spec.get("selector").value(), t.value())) {
-            p.invalid(t.path(), t.value().clone(), "`selector` does not match template `labels`");
-        }
-        job_spec::validate(&spec, p);
+        selected_spec(&root.get("spec"), p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        // Upstream looks at the spec of an update twice, and says twice what is wrong with it.
+        Self::validate(new, p);
+        selected_spec(&spec, p);
         completions(&spec, &before, p);
         immutable(p, &spec.get("selector"), &before.get("selector"));
         template_kept(&spec, &before, old, p);
@@ -151,6 +143,20 @@ fn duration(o: &Object, c: &Cells) -> String {
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const INDEXED_SUFFIX_MAX_BYTES: usize = 63;
+
+/// The spec, and a selector that selects the template.
+fn selected_spec(spec: &Field, p: &mut Problems) {
+    let selector = spec.get("selector");
+    match selector.is_set() {
+        true => labels::selector(p, &selector),
+        false => p.required(selector.path(), ""),
+    }
+    let own = spec.get("template").get("metadata").get("labels");
+    if workload::is_valid_selector(&selector) && !(selector.is_set() && labels::matches(selector.value(), own.value())) {
+        p.invalid(own.path(), own.value().clone(), "`selector` does not match template `labels`");
+    }
+    job_spec::validate(spec, p);
+}
 
 /// Pods of a Job carry its uid; the selector asks for it. Labels that the Job took from its template it shares with it.
 fn generate_selector(o: &mut Object) {

@@ -153,7 +153,7 @@ fn request(spec: &Field, p: &mut Problems) {
     let text = spec.str("request");
     let bytes = BASE64.decode(text).unwrap_or_default();
     if !bytes.windows(PEM_HEAD.len()).any(|w| w == PEM_HEAD) {
-        p.invalid(&spec.at("request"), text, "PEM block type must be CERTIFICATE REQUEST");
+        p.invalid(&spec.at("request"), spec.get("request").value().clone(), "PEM block type must be CERTIFICATE REQUEST");
     }
 }
 

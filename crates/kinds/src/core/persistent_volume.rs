@@ -1,7 +1,7 @@
 //! PersistentVolume: storage that outlives pods (v1).
 
 use crate::core::pod::affinity::node_selector;
-use crate::core::pod::{resources, volumes};
+use crate::core::pod::volumes;
 use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, same, set, without};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
@@ -112,6 +112,8 @@ impl Kind for PersistentVolume {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        // Upstream looks at an update twice, and says twice what is wrong with it.
+        Self::validate(new, p);
         Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
         let source = |f: &Field| without(f.value(), NOT_SOURCE);
@@ -157,7 +159,6 @@ fn capacity(spec: &Field, p: &mut Problems) {
         p.not_supported(capacity.path(), capacity.value().clone(), &["storage"]);
     }
     for (name, value) in spec.map("capacity") {
-        resources::name(p, &capacity.path().key(name), name);
         if Quantity::parse(value.as_str().unwrap_or("")).is_ok_and(|q| q.sign() <= 0) {
             p.invalid(&capacity.path().key(name), value.as_str().unwrap_or(""), NOT_POSITIVE);
         }

@@ -55,7 +55,7 @@ impl Kind for Ingress {
         let root = Field::root(o);
         let spec = root.get("spec");
         if spec.list("rules").is_empty() && !spec.has("defaultBackend") {
-            p.invalid(spec.path(), spec.value().clone(), "either `defaultBackend` or `rules` must be specified");
+            p.invalid(spec.path(), spec.get("rules").value().clone(), "either `defaultBackend` or `rules` must be specified");
         }
         if spec.has("defaultBackend") {
             backend(&spec.get("defaultBackend"), p);
@@ -121,7 +121,10 @@ fn paths(http: &Field, p: &mut Problems) {
     for one in all {
         let (path, at) = (one.str("path"), one.at("path"));
         match one.opt_str("pathType") {
-            None => p.required(&one.at("pathType"), "pathType must be specified"),
+            None => {
+                p.required(&one.at("pathType"), "pathType must be specified");
+                continue;
+            }
             Some("Exact" | "Prefix") => {
                 if !path.starts_with('/') {
                     p.invalid(&at, path, "must be an absolute path");

@@ -71,6 +71,7 @@ impl Kind for IPAddress {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate(new, p);
         let (now, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
         immutable(p, &now.get("parentRef"), &before.get("parentRef"));
     }

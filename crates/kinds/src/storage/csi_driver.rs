@@ -1,10 +1,10 @@
 //! CSIDriver: a storage driver and what it needs (storage.k8s.io/v1).
 
 use crate::core::pod::volumes::csi_driver;
-use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, set};
+use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, same, set};
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -99,6 +99,13 @@ impl Kind for CSIDriver {
         let spec = Field::root(new).get("spec");
         if !spec.list("tokenRequests").is_empty() && !spec.has("serviceAccountTokenInSecrets") {
             w.push("spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into());
+        }
+    }
+
+    /// The generation of a driver begins with its first change.
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        if !same(new.at(&["spec"]), old.at(&["spec"])) {
+            new.set_meta("generation", old.generation() + 1);
         }
     }
 }

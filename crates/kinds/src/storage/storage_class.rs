@@ -59,7 +59,10 @@ impl Kind for StorageClass {
         let provisioner = root.str("provisioner");
         match provisioner {
             "" => p.required(&root.at("provisioner"), ""),
-            name => invalid_each(p, &root.at("provisioner"), name, names::qualified_name(&name.to_lowercase())),
+            name => {
+                let lower = name.to_lowercase();
+                invalid_each(p, &root.at("provisioner"), &lower, names::qualified_name(&lower));
+            }
         }
         parameters(&root, p);
         let policy = root.str("reclaimPolicy");
@@ -105,7 +108,8 @@ pub fn parameters(root: &Field, p: &mut Problems) {
 }
 
 fn topologies(root: &Field, p: &mut Problems) {
-    let mut seen_terms: Vec<Vec<(String, BTreeSet<String>)>> = Vec::new();
+    // A term without expressions counts as a repetition of nothing, as upstream has it.
+    let mut seen_terms: Vec<Vec<(String, BTreeSet<String>)>> = vec![Vec::new()];
     for term in root.items("allowedTopologies") {
         let (mut seen, mut keys) = (Vec::new(), BTreeSet::new());
         for e in term.items("matchLabelExpressions") {

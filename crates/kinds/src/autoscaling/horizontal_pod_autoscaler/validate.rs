@@ -59,7 +59,10 @@ fn source(metric: &Field, p: &mut Problems) {
     if kind.is_empty() {
         p.required(&metric.at("type"), "must specify a metric source type");
     }
-    one_of(p, &metric.at("type"), kind, &["ContainerResource", "External", "Object", "Pods", "Resource"]);
+    // Upstream says it twice.
+    for _ in 0..2 {
+        one_of(p, &metric.at("type"), kind, &["ContainerResource", "External", "Object", "Pods", "Resource"]);
+    }
     let present: Vec<&str> = SOURCES.iter().map(|s| s.1).filter(|s| metric.has(s)).collect();
     if let Some(first) = present.first() {
         of_kind(first, &metric.get(first), p);

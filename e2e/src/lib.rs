@@ -191,6 +191,19 @@ impl Cluster {
         if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).into_owned()) }
     }
 
+    /// SIGKILL from outside to the pod's processes of this name: from inside, a container's first process cannot be killed.
+    pub fn kill_in_pod(&self, pod: &str, program: &str) {
+        let uid = self.json(&["get", "pod", pod])["metadata"]["uid"].as_str().expect("a uid").to_owned();
+        let mut killed = 0;
+        for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
+            let read = |f: &str| std::fs::read_to_string(p.path().join(f)).unwrap_or_default();
+            if read("comm").trim() == program && read("cgroup").contains(&uid) {
+                killed += usize::from(Command::new("kill").arg("-9").arg(p.file_name()).status().is_ok_and(|s| s.success()));
+            }
+        }
+        assert!(killed > 0, "no process {program} of pod {pod} ({uid}) runs");
+    }
+
     /// What of this cluster is still on the machine besides its files: processes, mounts, cgroups, interfaces.
     pub fn leftovers(&self) -> Vec<String> {
         let data = self.data().display().to_string();
@@ -199,6 +212,9 @@ impl Cluster {
         found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| format!("mount {l}")));
         for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
             let read = |f: &str| std::fs::read(p.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
+            if self.server.as_ref().is_some_and(|s| p.file_name().to_string_lossy() == s.id().to_string()) {
+                continue;
+            }
             let cgroup = read("cgroup");
             if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", Self::BRIDGE)) {
                 found.push(format!("process {}: {}", p.file_name().display(), read("cmdline")));

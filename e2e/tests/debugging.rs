@@ -56,7 +56,9 @@ fn logs(c: &Cluster) {
 
 fn port_forward(c: &Cluster) {
     let mut forward = c.spawn(&["port-forward", "pod/web", ":8000"]);
-    let first = BufReader::new(forward.stdout.take().expect("piped")).lines().next().expect("a line").expect("text");
+    // Kept until the end: kubectl prints a line a connection and would die of a closed pipe.
+    let mut lines = BufReader::new(forward.stdout.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
     let port = first.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).unwrap_or_else(|| panic!("{first}")).to_owned();
     for _ in 0..3 {
         assert!(c.get(&format!("http://127.0.0.1:{port}/index.html")).expect("forwarded").starts_with("v1 web"));

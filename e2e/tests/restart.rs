@@ -31,7 +31,7 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     let after: Vec<_> = c.pods("app=web").into_iter().map(|p| (started_at(&c, &p), p)).collect();
     assert_eq!(before, after, "the same containers");
     assert_eq!(c.exec(&before[0].1, &["hostname"]).trim(), before[0].1, "exec into an adopted container");
-    let _ = c.try_kubectl(&["exec", &before[1].1, "--", "sh", "-c", "kill -9 -1"]);
+    c.kill_in_pod(&before[1].1, "httpd");
     until("healing after the restart", SOON, || {
         let s = c.json(&["get", "pod", &before[1].1])["status"]["containerStatuses"][0].clone();
         if s["restartCount"] == 1 && s["ready"] == true { Ok(()) } else { Err(s.to_string()) }

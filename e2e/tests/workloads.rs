@@ -76,7 +76,7 @@ fn spreads_load(c: &Cluster, ip: &str, node_port: i64) {
 
 fn heals(c: &Cluster) {
     let pod = c.pods("app=web")[0].clone();
-    let _ = c.try_kubectl(&["exec", &pod, "--", "sh", "-c", "kill -9 -1"]);
+    c.kill_in_pod(&pod, "httpd");
     until("one restart", SOON, || {
         let status = c.json(&["get", "pod", &pod])["status"]["containerStatuses"][0].clone();
         if status["restartCount"] == 1 && status["lastState"]["terminated"].is_object() { Ok(()) } else { Err(status.to_string()) }

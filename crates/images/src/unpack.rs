@@ -363,7 +363,10 @@ fn remove_tree(parent: &OwnedFd, name: &[u8], folder: bool) -> Result<(), Errno>
 
 fn read_meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Meta, UnpackError> {
     let header = entry.header();
-    let (mut uid, mut gid) = (header.uid().map_err(UnpackError::Read)?, header.gid().map_err(UnpackError::Read)?);
+    // A blank field is 0, as Go's and GNU's readers take it.
+    let blank = |field: &[u8]| field.iter().all(|b| matches!(b, 0 | b' '));
+    let mut uid = if blank(&header.as_old().uid) { 0 } else { header.uid().map_err(UnpackError::Read)? };
+    let mut gid = if blank(&header.as_old().gid) { 0 } else { header.gid().map_err(UnpackError::Read)? };
     let mode = Mode::from_raw_mode(header.mode().map_err(UnpackError::Read)? & 0o7777);
     let mut modified = Timespec { tv_sec: header.mtime().map_err(UnpackError::Read)? as i64, tv_nsec: 0 };
     let mut xattrs = Vec::new();

@@ -68,10 +68,11 @@ impl Words {
 /// Types of set fields; the numbers are `nft`'s, which prints sets by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    Integer = 4,
     Address = 7,
     Protocol = 12,
     Port = 13,
+    /// A 32-bit number in the machine's byte order; `nft` has no plain one whose length it knows.
+    Number = 19,
 }
 
 fn type_of(fields: &[Field]) -> u32 {

@@ -36,13 +36,13 @@ const SCRATCH: Reg = Reg(12);
 
 /// The whole table anew, whatever was there: the first transaction, and the one after a failure.
 pub fn replace(frame: &Frame, rules: &Rules) -> Batch {
-    use Field::{Address, Integer, Port, Protocol};
+    use Field::{Address, Number, Port, Protocol};
     let mut b = Batch::new(&frame.table);
     b.replace_table();
     b.add_set(SERVICES, &[Address, Protocol, Port], &MapOf::Verdict);
-    b.add_set(ENDPOINTS, &[Address, Protocol, Port, Integer], &MapOf::Data(&[Address, Port]));
+    b.add_set(ENDPOINTS, &[Address, Protocol, Port, Number], &MapOf::Data(&[Address, Port]));
     b.add_set(NODE_PORTS, &[Protocol, Port], &MapOf::Verdict);
-    b.add_set(NODE_PORT_ENDPOINTS, &[Protocol, Port, Integer], &MapOf::Data(&[Address, Port]));
+    b.add_set(NODE_PORT_ENDPOINTS, &[Protocol, Port, Number], &MapOf::Data(&[Address, Port]));
     b.add_set(HAIRPIN, &[Address, Address], &MapOf::Nothing);
     base_chains(&mut b, frame);
     change(&mut b, &Rules::default(), rules);

@@ -104,6 +104,13 @@ fn commit(old: Option<&Rules>, new: &Rules) {
     batch.commit(&mut Socket::netfilter().expect("a socket")).expect("the kernel takes it");
 }
 
+/// The table as Debian's `nft` reads it.
+fn listing() -> String {
+    let listed = Command::new("nft").args(["list", "table", "ip", "keles-test"]).output().expect("the nft binary");
+    assert!(listed.status.success(), "nft cannot read the table: {}", String::from_utf8_lossy(&listed.stderr));
+    String::from_utf8_lossy(&listed.stdout).into_owned()
+}
+
 fn dial(to: (Ipv4Addr, u16)) -> std::io::Result<String> {
     let mut c = TcpStream::connect_timeout(&SocketAddr::from(to), WAIT)?;
     let mut s = String::new();
@@ -134,6 +141,7 @@ fn services_spread_change_atomically_and_leave_no_address_uncaught() {
     (0..3).for_each(|i| node.serve(i));
     let all = desired(&PODS, "None");
     commit(None, &all);
+    assert!(listing().contains("10.87.0.4 . 8000"), "nft reads our maps: {}", listing());
     for (from, to) in [(None, (SERVICE, 80)), (None, (Ipv4Addr::LOCALHOST, 30080)), (None, (Ipv4Addr::new(10, 87, 0, 1), 30080)), (Some(node.pod(0)), (SERVICE, 80))] {
         assert_eq!(spread(from.as_deref(), to, 60).len(), 3, "{from:?} to {to:?}");
     }
@@ -159,9 +167,8 @@ fn services_spread_change_atomically_and_leave_no_address_uncaught() {
             assert_eq!(e.expect_err("nobody serves it").kind(), ErrorKind::ConnectionRefused, "{from:?} to {to:?}");
         }
     }
-    let listed = Command::new("nft").args(["list", "table", "ip", "keles-test"]).output().expect("the nft binary");
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    assert!(listed.status.success() && text.contains("masquerade") && text.contains("numgen random mod 3"), "{text}");
+    let text = listing();
+    assert!(text.contains("masquerade") && text.contains("numgen random mod 3"), "{text}");
     assert!(nft::table_exists(&mut Socket::netfilter().expect("a socket"), "keles-test").expect("asks"));
 }
 

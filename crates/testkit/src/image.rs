@@ -104,6 +104,8 @@ fn header(kind: tar::EntryType, size: usize, mode: u32) -> tar::Header {
     h.set_entry_type(kind);
     h.set_size(size as u64);
     h.set_mode(mode);
+    h.set_uid(0);
+    h.set_gid(0);
     h.set_mtime(0);
     h
 }

@@ -224,4 +224,17 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": []}})).expect("a pod");
         assert_eq!(hostname_and_domain(&pod, "cluster.local").0, "a".repeat(62));
     }
+
+    #[test]
+    fn the_kernel_is_told_the_whole_name_when_asked_and_one_it_cannot_hold_is_refused() {
+        let name = |subdomain: &str, as_fqdn: bool| {
+            let pod = pod(json!({"containers": [], "hostname": "h", "subdomain": subdomain, "setHostnameAsFQDN": as_fqdn}));
+            kernel_hostname(&pod, "cluster.local")
+        };
+        assert_eq!(name("sub", true).as_deref(), Ok("h.sub.n.svc.cluster.local"));
+        assert_eq!(name("sub", false).as_deref(), Ok("h"));
+        assert_eq!(name("", true).as_deref(), Ok("h"), "without a subdomain there is no longer name");
+        let refusal = name(&"s".repeat(50), true).expect_err("longer than the kernel holds");
+        assert!(refusal.ends_with("is too long (64 characters is the max, 72 characters requested)"), "{refusal}");
+    }
 }

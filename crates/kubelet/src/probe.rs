@@ -360,4 +360,29 @@ mod tests {
         assert_eq!(port_of(&IntOrString::Int(80), &container), Ok(80));
         port_of(&IntOrString::String("none".into()), &container).expect_err("unknown");
     }
+
+    #[tokio::test]
+    async fn an_http_probe_goes_to_the_named_host_with_the_named_headers() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut request = vec![0; 1024];
+            let length = stream.read(&mut request).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.expect("answered");
+            String::from_utf8_lossy(&request[..length]).to_ascii_lowercase()
+        });
+        let headers = json!([{"name": "Host", "value": "own.example"}, {"name": "X-Twice", "value": "1"}, {"name": "X-Twice", "value": "2"}]);
+        let action = serde_json::from_value(json!({"port": 1, "path": "healthz", "host": "127.0.0.1", "scheme": "HTTP", "httpHeaders": headers})).expect("an action");
+        assert_eq!(by_http(Target::of(&action, "192.0.2.1", port), Duration::from_secs(5)).await, Outcome::Success, "the action's host, not the pod's");
+        let asked = asked.await.expect("served");
+        for line in ["get /healthz http/1.1", "host: own.example", "x-twice: 1", "x-twice: 2", "user-agent: kube-probe/"] {
+            assert!(asked.contains(line), "{line} is missing in {asked}");
+        }
+        assert_eq!(asked.matches("host:").count(), 1, "{asked}");
+        for scheme in ["HTTPS", "https"] {
+            let action = serde_json::from_value(json!({"port": 1, "scheme": scheme})).expect("an action");
+            assert_eq!(Target::of(&action, "192.0.2.1", 443).url(), "https://192.0.2.1:443/");
+        }
+    }
 }

@@ -75,3 +75,23 @@ fn a_host_port_leads_to_its_pod_while_it_runs() {
     assert!(of("Running").services.contains_key(&Words::new().ip(Ipv4Addr::LOCALHOST).protocol(TCP).port(8081)));
     assert_eq!(of("Succeeded"), Rules::default());
 }
+
+#[test]
+fn a_port_without_a_host_port_makes_no_rule() {
+    let ports = json!([{"containerPort": 80, "hostPort": 0}, {"containerPort": 81}]);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "ports": ports}]}, "status": {"phase": "Running", "podIP": "10.1.0.2"}});
+    let pod = Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"));
+    assert_eq!(compute(&State { services: &[], slices: &[], pods: &[pod], node: "n1" }), Rules::default());
+}
+
+#[test]
+fn affinity_goes_when_the_service_drops_it_and_its_node_port_follows() {
+    let s = slice(json!([{"name": "http", "port": 8000}]), json!([{"addresses": ["10.1.0.2"]}]));
+    let sticks = |affinity: &str| {
+        let web = service(json!({"clusterIP": "10.0.0.9", "sessionAffinity": affinity, "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}));
+        let r = rules(&[web], std::slice::from_ref(&s));
+        (r.services[&Words::new().ip(Ipv4Addr::new(10, 0, 0, 9)).protocol(TCP).port(80)].by_source, r.node_ports[&Words::new().protocol(TCP).port(30080)].by_source)
+    };
+    assert_eq!(sticks("ClientIP"), (true, true));
+    assert_eq!(sticks("None"), (false, false));
+}

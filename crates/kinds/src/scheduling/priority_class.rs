@@ -74,3 +74,24 @@ impl Kind for PriorityClass {
 
 const USER_VALUE_MAX: i64 = 1_000_000_000;
 const SYSTEM_CLASSES: &[(&str, i64)] = &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_stays_what_it_was() {
+        let old = PriorityClass::example();
+        let mut new = old.clone();
+        new.0["value"] = (Field::root(&old).int("value") + 1).into();
+        let check = |new: &Object| {
+            let mut p = Problems::default();
+            PriorityClass::validate_update(new, &old, &mut p);
+            p.aggregate()
+        };
+        assert_eq!(check(&new), "value: Forbidden: may not be changed in an update.");
+        let mut described = old.clone();
+        described.0["description"] = "new words".into();
+        assert!(!check(&described).contains("Forbidden"), "{}", check(&described));
+    }
+}

@@ -447,3 +447,16 @@ async fn only_pods_that_a_whole_list_lacks_are_removed_as_orphans() {
     node.stop.cancel();
     task.await.expect("ended");
 }
+
+#[tokio::test]
+async fn a_node_has_the_labels_that_selectors_ask_for() {
+    let labels = crate::node::label_map(&node().agent);
+    let label = |name: &str| labels.get(name).map(String::as_str);
+    assert_eq!((label("kubernetes.io/os"), label("kubernetes.io/hostname")), (Some("linux"), Some("n1")));
+    let go_name = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    assert_eq!(label("kubernetes.io/arch"), Some(go_name));
+}

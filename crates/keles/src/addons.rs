@@ -20,21 +20,38 @@ pub async fn dns(client: &kube::Client, address: Ipv4Addr, listens: SocketAddr) 
     let binding: Api<ClusterRoleBinding> = Api::all(client.clone());
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "kube-system");
-    ensure(&role, "system:coredns", json!({"rules": [
+    ensure(
+        &role,
+        "system:coredns",
+        json!({"rules": [
         {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]}))
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]}),
+    )
     .await?;
-    ensure(&binding, "system:coredns", json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
-        "subjects": [{"kind": "ServiceAccount", "name": DNS_ACCOUNT, "namespace": "kube-system"}]}))
+    ensure(
+        &binding,
+        "system:coredns",
+        json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
+        "subjects": [{"kind": "ServiceAccount", "name": DNS_ACCOUNT, "namespace": "kube-system"}]}),
+    )
     .await?;
-    let ports = |named: &str| json!([{"name": "dns", "port": 53, "protocol": "UDP", named: listens.port()}, {"name": "dns-tcp", "port": 53, "protocol": "TCP", named: listens.port()}]);
-    ensure(&services, "kube-dns", json!({"metadata": {"labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {"clusterIP": address, "ports": ports("targetPort")}}))
+    let ports =
+        |named: &str| json!([{"name": "dns", "port": 53, "protocol": "UDP", named: listens.port()}, {"name": "dns-tcp", "port": 53, "protocol": "TCP", named: listens.port()}]);
+    ensure(
+        &services,
+        "kube-dns",
+        json!({"metadata": {"labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
+        "spec": {"clusterIP": address, "ports": ports("targetPort")}}),
+    )
     .await?;
     let IpAddr::V4(ip) = listens.ip() else { return Ok(()) };
     let ports = json!([{"name": "dns", "port": listens.port(), "protocol": "UDP"}, {"name": "dns-tcp", "port": listens.port(), "protocol": "TCP"}]);
-    ensure(&slices, "kube-dns", json!({"metadata": {"labels": {"kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "keles"}},
-        "addressType": "IPv4", "ports": ports, "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}]}))
+    ensure(
+        &slices,
+        "kube-dns",
+        json!({"metadata": {"labels": {"kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "keles"}},
+        "addressType": "IPv4", "ports": ports, "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}]}),
+    )
     .await
 }
 

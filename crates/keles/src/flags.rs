@@ -118,6 +118,9 @@ pub struct Server {
     pub bridge: String,
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]
     pub max_pods: u32,
+    /// Give containers that name no seccomp profile RuntimeDefault instead of Unconfined (the kubelet's flag of this name).
+    #[arg(long)]
+    pub seccomp_default: bool,
 }
 
 #[derive(Args)]

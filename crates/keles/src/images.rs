@@ -66,7 +66,14 @@ fn rows(image: &Image) -> Vec<(String, String, &Image)> {
     if image.tags.is_empty() {
         return vec![("<none>".into(), "<none>".into(), image)];
     }
-    image.tags.iter().map(|t| { let (r, t) = t.rsplit_once(':').unwrap_or((t, "<none>")); (familiar(r), t.to_owned(), image) }).collect()
+    image
+        .tags
+        .iter()
+        .map(|t| {
+            let (r, t) = t.rsplit_once(':').unwrap_or((t, "<none>"));
+            (familiar(r), t.to_owned(), image)
+        })
+        .collect()
 }
 
 /// Docker Hub's names without the part that everybody leaves out.

@@ -17,6 +17,7 @@ pub struct Options {
     pub domain: String,
     pub port: u16,
     pub max_pods: u32,
+    pub seccomp_default: bool,
 }
 
 /// The host's name as a node's: lower case.
@@ -58,6 +59,7 @@ pub fn kubelet_config(o: Options, pki: &Pki) -> Result<KubeletConfig, PkiError> 
     c.listen = SocketAddr::from(([0, 0, 0, 0], o.port));
     c.tls = Some(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() });
     c.max_pods = o.max_pods;
+    c.seccomp_default = o.seccomp_default;
     Ok(c)
 }
 

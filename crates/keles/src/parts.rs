@@ -9,7 +9,9 @@ pub async fn apiserver(f: Box<flags::Apiserver>) -> Result<(), BoxError> {
     let stop = server::stop_signal()?;
     let ip = node::primary_address().unwrap_or(Ipv4Addr::LOCALHOST);
     let mut s = Supervisor::new();
-    s.add("apiserver", &[], move |h| async move { server::serve_api(&f.api, server::Advertised { ip: ip.into(), names: node::host_name().into_iter().collect() }, h.stop(), |_| h.ready()).await });
+    s.add("apiserver", &[], move |h| async move {
+        server::serve_api(&f.api, server::Advertised { ip: ip.into(), names: node::host_name().into_iter().collect() }, h.stop(), |_| h.ready()).await
+    });
     Ok(s.run(stop).await?)
 }
 

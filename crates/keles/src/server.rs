@@ -246,6 +246,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         domain: s.flags.cluster_domain.clone(),
         port: s.flags.kubelet_port,
         max_pods: s.flags.max_pods,
+        seccomp_default: s.flags.seccomp_default,
     };
     let config = node::kubelet_config(options, &Pki::open(data)?)?;
     h.ready();

@@ -17,7 +17,13 @@ fn variable(name: &str, default: &str) -> String {
 }
 
 fn page() -> String {
-    format!("{}\n\nThis page comes from pod {} on node {}, address {}.\n", variable("GREETING", "Hello from Keles!"), variable("POD_NAME", "?"), variable("NODE_NAME", "?"), variable("POD_IP", "?"))
+    format!(
+        "{}\n\nThis page comes from pod {} on node {}, address {}.\n",
+        variable("GREETING", "Hello from Keles!"),
+        variable("POD_NAME", "?"),
+        variable("NODE_NAME", "?"),
+        variable("POD_IP", "?")
+    )
 }
 
 fn answer(mut client: TcpStream) -> std::io::Result<()> {

@@ -84,7 +84,7 @@ async fn until_running(changes: &mut (impl futures::Stream<Item = Result<Pod, wa
 }
 
 async fn remove_all(pods: &Api<Pod>) -> Result<(), Error> {
-    pods.delete_collection(&DeleteParams::default().grace_period(0), &Default::default()).await?;
+    pods.delete_collection(&DeleteParams::default().grace_period(1), &Default::default()).await?;
     while !pods.list_metadata(&Default::default()).await?.items.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

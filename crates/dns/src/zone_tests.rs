@@ -60,8 +60,12 @@ pub(crate) fn cluster() -> Fixed {
 
 /// The answer as text: record data one a line, or `nothing`, `elsewhere`.
 fn ask(name: &str, kind: RecordType) -> String {
+    ask_of(&cluster(), name, kind)
+}
+
+fn ask_of(cluster: &Fixed, name: &str, kind: RecordType) -> String {
     let zone = Zone::new(Name::from_ascii("cluster.local.").expect("a name"));
-    match zone.find(&cluster(), &Name::from_ascii(name).expect("a name"), kind) {
+    match zone.find(cluster, &Name::from_ascii(name).expect("a name"), kind) {
         Found::Records { answers, .. } => answers.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join("\n"),
         Found::Nothing => "nothing".into(),
         Found::Elsewhere => "elsewhere".into(),
@@ -98,5 +102,24 @@ fn names_of_the_specification_resolve() {
     ];
     for (name, kind, expected) in cases {
         assert_eq!(ask(name, kind).trim_end_matches('\n'), expected, "{name} {kind}");
+    }
+}
+
+#[test]
+fn a_service_that_becomes_external_name_answers_so_at_once_and_back() {
+    use RecordType::{A, CNAME, PTR};
+    let mut changing = cluster();
+    let as_ip = changing.services[0].clone();
+    let away = json!({"metadata": {"name": "web", "namespace": "d"}, "spec": {"type": "ExternalName", "externalName": "example.org", "ports": [{"name": "http", "port": 80}]}});
+    let away: Arc<Service> = Arc::new(serde_json::from_value(away).expect("a service"));
+    let answers = |cluster: &Fixed, kind| ask_of(cluster, "web.d.svc.cluster.local.", kind);
+    for _ in 0..2 {
+        assert_eq!((answers(&changing, A), answers(&changing, CNAME)), ("10.0.0.9".into(), String::new()));
+        assert_eq!(ask_of(&changing, "9.0.0.10.in-addr.arpa.", PTR), "web.d.svc.cluster.local.");
+        // Its slices are still there for a moment.
+        changing.services[0] = away.clone();
+        assert_eq!((answers(&changing, A), answers(&changing, CNAME)), ("example.org.".into(), "example.org.".into()));
+        assert_eq!(ask_of(&changing, "9.0.0.10.in-addr.arpa.", PTR), "elsewhere");
+        changing.services[0] = as_ip.clone();
     }
 }

@@ -205,3 +205,26 @@ fn a_udp_flow_does_not_stick_to_an_endpoint_that_is_gone() {
     keles_proxy::forget_stale_udp(&mut socket, &first, &second).expect("forgets");
     assert_eq!(ask(), 1);
 }
+
+#[test]
+fn a_host_port_reaches_its_pod_from_the_node_its_loopback_and_other_pods() {
+    if outside("a_host_port_reaches_its_pod_from_the_node_its_loopback_and_other_pods") {
+        return;
+    }
+    let node = Node::new();
+    node.serve(1);
+    let ports = json!([{"containerPort": 8000, "hostPort": 8080}, {"containerPort": 8000, "hostPort": 8081, "hostIP": "127.0.0.1"}]);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "ports": ports}]}, "status": {"phase": "Running", "podIP": PODS[1]}});
+    let with = compute(&State { services: &[], slices: &[], pods: &[Arc::new(serde_json::from_value(pod).expect("a pod"))], node: "n" });
+    commit(None, &with);
+    let own = Ipv4Addr::new(10, 87, 0, 1);
+    for to in [(own, 8080), (Ipv4Addr::LOCALHOST, 8080), (Ipv4Addr::LOCALHOST, 8081)] {
+        assert_eq!(dial(to).unwrap_or_else(|e| panic!("{to:?}: {e}")), "1 10.87.0.1", "{to:?}");
+    }
+    assert_eq!(in_netns(&node.pod(0), || dial((own, 8080))).expect("enters").expect("answers")[..1], *"1");
+    assert_eq!(dial((own, 8081)).expect_err("bound to the loopback alone").kind(), ErrorKind::ConnectionRefused);
+    commit(Some(&with), &Rules::default());
+    for to in [(own, 8080), (Ipv4Addr::LOCALHOST, 8080)] {
+        assert_eq!(dial(to).expect_err("the pod is gone").kind(), ErrorKind::ConnectionRefused, "{to:?}");
+    }
+}

@@ -159,9 +159,9 @@ impl PodRuntime for FakeRuntime {
     async fn exec(&self, _: &str, _: ExecRequest) -> Result<ExecStream> {
         unused("exec")
     }
-    async fn exec_sync(&self, _: &str, args: Vec<String>, _: Duration) -> Result<ExecOutput> {
-        self.diary.write(format!("exec {}", args.join(" ")));
-        Ok(ExecOutput { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 })
+    async fn exec_sync(&self, _: &str, args: Vec<String>, limit: Duration) -> Result<ExecOutput> {
+        self.diary.write(format!("exec {} {}s", args.join(" "), limit.as_secs()));
+        Ok(ExecOutput { stdout: Vec::new(), stderr: Vec::new(), exit_code: i32::from(args == ["false"]) })
     }
     async fn attach(&self, _: &str, _: ExecRequest) -> Result<ExecStream> {
         unused("attach")
@@ -215,6 +215,7 @@ fn api(diary: Arc<Diary>) -> kube::Client {
         let diary = diary.clone();
         async move {
             let (method, path) = (request.method().to_string(), request.uri().path().to_string());
+            let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_string();
             let query = request.uri().query().unwrap_or_default().to_string();
             let bytes = request.into_body().collect_bytes().await.unwrap_or_default();
             let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -232,10 +233,13 @@ fn api(diary: Arc<Diary>) -> kube::Client {
                     body
                 }
                 // The status of a node is never answered: what hangs on it must not hang with it.
-                ("PATCH", "/api/v1/nodes/n1/status") => std::future::pending().await,
+                ("PATCH", "/api/v1/nodes/n1/status") => {
+                    diary.write(format!("node_status {kind} {body}"));
+                    std::future::pending().await
+                }
                 ("POST", "/api/v1/nodes") => {
                     diary.write(format!("node {}", body["status"]["conditions"].as_array().map_or(0, Vec::len)));
-                    json!({"metadata": {"name": "n1", "uid": "node-uid"}})
+                    json!({"metadata": {"name": "n1", "uid": "node-uid"}, "status": {"capacity": {"example.com/gpu": "2"}, "allocatable": {"example.com/gpu": "2"}}})
                 }
                 ("PATCH", path) if path.contains("/leases/") => {
                     diary.write(format!("lease {}", body["spec"]["holderIdentity"].as_str().unwrap_or("-")));
@@ -459,4 +463,62 @@ async fn a_node_has_the_labels_that_selectors_ask_for() {
         other => other,
     };
     assert_eq!(label("kubernetes.io/arch"), Some(go_name));
+}
+
+#[tokio::test]
+async fn a_probe_waits_its_initial_delay_and_a_timeout_of_zero_is_a_second() {
+    let node = node();
+    let probe = json!({"exec": {"command": ["try"]}, "timeoutSeconds": 0, "initialDelaySeconds": 3});
+    let begun = std::time::Instant::now();
+    let handle = node.run(pod("u1", json!({"name": "c", "image": "i", "readinessProbe": probe})), None);
+    node.diary.has("exec try").await;
+    assert!(node.diary.position("exec try 1s").is_some(), "{:#?}", node.diary.lines());
+    assert!(begun.elapsed() >= Duration::from_secs(2), "tried after {:?}", begun.elapsed());
+    drop(handle);
+}
+
+#[tokio::test]
+async fn a_post_start_hook_that_fails_ends_the_container_and_says_so() {
+    let node = node();
+    let handle = node.run(pod("u1", json!({"name": "c", "image": "i", "lifecycle": {"postStart": {"exec": {"command": ["false"]}}}})), None);
+    node.diary.has("event FailedPostStartHook PostStartHook failed").await;
+    node.diary.has("event Killing FailedPostStartHook").await;
+    node.diary.has("stop c-0 9s").await;
+    assert!(node.diary.position("exec false") < node.diary.position("stop c-0"), "{:#?}", node.diary.lines());
+    drop(handle);
+}
+
+#[tokio::test]
+async fn a_pre_stop_hook_that_takes_the_whole_grace_leaves_the_signal_two_seconds() {
+    let node = node();
+    let with_hook = pod("u1", json!({"name": "c", "image": "i", "lifecycle": {"preStop": {"sleep": {"seconds": 60}}}}));
+    let handle = node.run(with_hook.clone(), None);
+    node.diary.has("start c-0").await;
+    let mut leaving = deleted(with_hook);
+    Arc::make_mut(&mut leaving).metadata.deletion_grace_period_seconds = Some(3);
+    let begun = std::time::Instant::now();
+    wish(&handle, leaving);
+    node.diary.has("stop c-0").await;
+    assert!(node.diary.position("stop c-0 2s").is_some(), "{:#?}", node.diary.lines());
+    assert!(begun.elapsed() >= Duration::from_secs(3), "the hook had {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_status_names_its_addresses_and_leaves_the_resources_of_others() {
+    let node = node();
+    let (registered, _keep) = watch::channel(None);
+    let task = tokio::spawn(crate::node::run_status(node.agent.clone(), 10250, registered, node.stop.clone()));
+    node.diary.has("node_status").await;
+    let lines = node.diary.lines();
+    let line = lines.iter().find_map(|line| line.strip_prefix("node_status ")).expect("it came");
+    let (kind, body) = line.split_once(' ').expect("two parts");
+    assert_eq!(kind, "application/strategic-merge-patch+json", "what is not named stays");
+    let status = &serde_json::from_str::<Value>(body).expect("JSON")["status"];
+    for of in ["capacity", "allocatable"] {
+        let named: Vec<_> = status[of].as_object().expect("a map").keys().collect();
+        assert!(named.iter().any(|name| *name == "cpu") && !named.iter().any(|name| name.contains('/') || name.starts_with('$')), "{of}: {named:?}");
+    }
+    assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "n1"}]));
+    assert_eq!(status["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
+    task.abort();
 }

@@ -148,6 +148,19 @@ async fn http2_carries_many_watches_on_one_connection() {
 }
 
 #[tokio::test]
+async fn http2_is_chosen_when_offered_and_has_no_connection_header() {
+    let w = World::start().await;
+    let admin = w.admin();
+    assert_eq!(admin.chosen_protocol(&[b"http/1.1", b"h2"]).await.as_deref(), Some(&b"h2"[..]));
+    assert_eq!(admin.chosen_protocol(&[b"http/1.1"]).await.as_deref(), Some(&b"http/1.1"[..]));
+    // `many_over_http2` asserts that the header is absent
+    for path in ["/version", "/api/v1/namespaces", "/api/v1/namespaces/absent", "/nothing", "/api/v1/namespaces?watch=1&timeoutSeconds=1"] {
+        let answers = admin.many_over_http2(path, 2).await;
+        assert!(answers.iter().all(|a| !a.is_empty()), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn pods_get_what_admission_gives_every_pod() {
     let w = World::start().await;
     let admin = w.admin();

@@ -123,6 +123,15 @@ impl Client {
         let name = ServerName::try_from("localhost").expect("a name");
         TokioIo::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a handshake"))
     }
+    /// What the server chooses of the protocols it is offered.
+    pub async fn chosen_protocol(&self, offered: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut tls = (*self.tls).clone();
+        tls.alpn_protocols = offered.iter().map(|p| p.to_vec()).collect();
+        let tcp = TcpStream::connect(self.address).await.expect("the server listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a handshake");
+        stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
+    }
     pub async fn send(&self, method: Method, path: &str, media: &str, body: Vec<u8>) -> Reply {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
         tokio::spawn(connection);

@@ -6,15 +6,18 @@ keles=$(realpath "$1") data=$2 here=$(dirname "$(realpath "$0")")
 mkdir -p "$data"
 export KUBECONFIG=$data/kubeconfig
 pid_file=$data/server.pid log=$data/server.log
-if [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then
-  echo "already running, pid $(cat "$pid_file")"
-else
-  rm -f "$KUBECONFIG"
+# A killed server may be on the process list a moment longer, as a zombie or on its way out.
+alive() { [ -f "$pid_file" ] && state=$(cut -d' ' -f3 "/proc/$(cat "$pid_file")/stat" 2>/dev/null) && [ "$state" != Z ] && [ "$state" != X ]; }
+started=
+start() {
+  [ -z "$started" ] || { tail -5 "$log" >&2; exit 1; }
+  started=yes
   setsid "$keles" server --data-dir "$data" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
-fi
+}
+alive || start
 ready() { [ -f "$KUBECONFIG" ] && curl -sf --cacert "$data/pki/ca.crt" https://127.0.0.1:6443/readyz >/dev/null; }
-for _ in $(seq 300); do ready && break; kill -0 "$(cat "$pid_file")" 2>/dev/null || { tail -5 "$log" >&2; exit 1; }; sleep 0.1; done
+for _ in $(seq 300); do alive || start; ready && break; sleep 0.1; done
 ready || { echo "not ready after 30 s, see $log" >&2; exit 1; }
 "$keles" load -i "$here/../target/hello.tar" --data-dir "$data"
 if ! command -v kubectl >/dev/null; then

@@ -37,11 +37,13 @@ pub struct Limits {
     pub header_bytes: u32,
     /// How long open requests may go on after shutdown.
     pub drain: Duration,
+    /// How often an HTTP/2 peer is asked whether it is there.
+    pub ping_every: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 10_000, handshake: Duration::from_secs(10), headers: Duration::from_secs(30), header_bytes: 1 << 20, drain: Duration::from_secs(5) }
+        Limits { connections: 10_000, handshake: Duration::from_secs(10), headers: Duration::from_secs(30), header_bytes: 1 << 20, drain: Duration::from_secs(5), ping_every: Duration::from_secs(30) }
     }
 }
 
@@ -49,7 +51,6 @@ impl Default for Limits {
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 25 << 20;
 const STREAMS: u32 = 1000;
-const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause after a failed accept (no file descriptors left): the condition has no event to wait for.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -141,7 +142,66 @@ fn protocol(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(limits.header_bytes)
-        .keep_alive_interval(PING_EVERY)
+        .keep_alive_interval(limits.ping_every)
         .keep_alive_timeout(PING_TIMEOUT);
     b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    /// Type, flags, stream and payload of the next HTTP/2 frame (RFC 9113, 4.1).
+    async fn frame(io: &mut (impl AsyncReadExt + Unpin)) -> (u8, u8, u32, Vec<u8>) {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await.expect("a frame");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        io.read_exact(&mut payload).await.expect("a payload");
+        (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+    }
+
+    #[tokio::test]
+    async fn http2_opens_with_windows_for_many_watches_and_asks_whether_the_peer_is_there() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let tls = crate::tls::server_config(vec![made.cert.der().clone()], key, None).expect("settings");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a root");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let limits = Limits { ping_every: Duration::from_millis(20), ..Limits::default() };
+        let server = Server { listener, tls, limits }.run(|_| |_| async { Response::new(crate::body::empty()) }, shutdown.clone());
+        let client = async {
+            let mut config =
+                rustls::ClientConfig::builder_with_provider(crate::tls::provider()).with_safe_default_protocol_versions().expect("versions").with_root_certificates(roots).with_no_client_auth();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            let tcp = TcpStream::connect(address).await.expect("a connection");
+            let mut io = tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().expect("a name"), tcp).await.expect("a handshake");
+            io.write_all(&[PREFACE, EMPTY_SETTINGS].concat()).await.expect("the preface");
+            let (mut settings, mut window, mut pinged) = (Vec::new(), 0, false);
+            while !pinged || window == 0 {
+                match frame(&mut io).await {
+                    (SETTINGS, 0, 0, pairs) => settings = pairs.chunks(6).map(|p| (u16::from_be_bytes([p[0], p[1]]), u32::from_be_bytes([p[2], p[3], p[4], p[5]]))).collect(),
+                    (WINDOW_UPDATE, _, 0, by) => window = u32::from_be_bytes([by[0], by[1], by[2], by[3]]),
+                    (PING, 0, 0, _) => pinged = true,
+                    _ => {}
+                }
+            }
+            shutdown.cancel();
+            (settings, window)
+        };
+        let ((), (settings, window)) = tokio::join!(server, client);
+        assert!(settings.contains(&(4, STREAM_WINDOW_BYTES)), "SETTINGS_INITIAL_WINDOW_SIZE in {settings:?}");
+        assert!(settings.contains(&(3, STREAMS)), "SETTINGS_MAX_CONCURRENT_STREAMS in {settings:?}");
+        assert_eq!(window, CONNECTION_WINDOW_BYTES - 65_535, "the window of the connection grows from RFC 9113's 65,535");
+    }
 }

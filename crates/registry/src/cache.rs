@@ -41,6 +41,8 @@ pub struct Cached {
     pub revision: u64,
     labels: Box<[(Box<str>, Box<str>)]>,
     pub deleting: bool,
+    /// Whether the store holds just this; else a write that changes nothing still writes (that is how objects reach a new storage version).
+    faithful: bool,
     fields: OnceLock<Box<[Box<str>]>>,
 }
 
@@ -81,19 +83,17 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 impl Cached {
     /// From stored bytes. `event` is the type of the line to make: `ADDED`, `MODIFIED`.
     pub fn new(key: &str, stored: &[u8], revision: u64, head: &Head, event: &str) -> Self {
-        let rewritten;
-        let stored = if stored.starts_with(&head.bytes) {
-            stored
-        } else {
-            rewritten = rewrite(stored, head);
-            &rewritten
+        let rewritten = match head.restore.as_ref().and_then(|restore| restore(stored)) {
+            Some(o) => Some(crate::encode::stored(&o, head)),
+            None => (!stored.starts_with(&head.bytes)).then(|| rewrite(stored, head)),
         };
+        let (faithful, stored) = (rewritten.is_none(), rewritten.as_deref().unwrap_or(stored));
         let start = crate::encode::event_start(event);
         let mut line = BytesMut::with_capacity(start.len() + stored.len() + 48);
         line.put_slice(start.as_bytes());
         put_with_revision(&mut line, stored, head.bytes.len(), revision);
         line.put_slice(b"}\n");
-        Self::of_line(key, line.freeze(), start.len(), head, revision)
+        Cached { faithful, ..Self::of_line(key, line.freeze(), start.len(), head, revision) }
     }
 
     pub fn of_line(key: &str, line: Bytes, start: usize, head: &Head, revision: u64) -> Self {
@@ -103,7 +103,7 @@ impl Cached {
         let meta_end = meta_start + metas.byte_offset() - start;
         let labels = meta.as_ref().and_then(|m| m.labels.as_ref()).map(|l| l.0.iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect()).unwrap_or_default();
         let deleting = meta.is_some_and(|m| m.deletion.is_some());
-        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, fields: OnceLock::new(), line }
+        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), line }
     }
 
     /// The last state of a deleted object, at the revision of the delete; its line is `DELETED`.
@@ -130,7 +130,7 @@ impl Cached {
     pub fn is_stored_as(&self, stored: &[u8], head: &Head) -> bool {
         let (object, at) = (self.slice(), head.bytes.len());
         let revision = b"\"resourceVersion\":\"".len() + self.revision.to_string().len() + 2;
-        stored.len() >= at && stored[..at] == object[..at] && object.get(at + revision..).is_some_and(|rest| rest == &stored[at..])
+        self.faithful && stored.len() >= at && stored[..at] == object[..at] && object.get(at + revision..).is_some_and(|rest| rest == &stored[at..])
     }
 
     /// The natural watch line.
@@ -181,7 +181,7 @@ impl Cached {
         let Some(i) = selectable.iter().position(|s| s.path == name) else { return "" };
         let fields = self.fields.get_or_init(|| {
             let tree = self.tree();
-            selectable.iter().map(|s| (s.value)(&tree).into()).collect()
+            selectable.iter().map(|s| kind.field_value(&tree, s).into()).collect()
         });
         &fields[i]
     }
@@ -328,6 +328,11 @@ impl WatchCache {
     /// Revision of the last change.
     pub fn last_change(&self) -> u64 {
         self.read().last
+    }
+
+    /// How many wait for changes of the resource.
+    pub fn watchers(&self) -> usize {
+        self.changed.receiver_count()
     }
 
     /// Wakes when the resource changes.

@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use keles_api::Object;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// The order in which metadata is written; what is not named follows.
 const META_ORDER: [&str; 14] = [
@@ -25,19 +26,24 @@ const META_ORDER: [&str; 14] = [
     "managedFields",
 ];
 
+/// Brings stored bytes to what its kind shows today (defaults that came later, another storage version); `None`: they are that already.
+pub type Restore = Arc<dyn Fn(&[u8]) -> Option<Object> + Send + Sync>;
+
 /// The fixed beginning of every object of one kind and version.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Head {
     /// `{"kind":"Pod","apiVersion":"v1","metadata":{`
     pub bytes: Bytes,
     /// Length of `{"kind":"Pod","apiVersion":"v1",`.
     pub type_len: usize,
+    /// Only custom resources have it.
+    pub restore: Option<Restore>,
 }
 
 impl Head {
     pub fn new(kind: &str, api_version: &str) -> Self {
         let start = format!("{{\"kind\":{},\"apiVersion\":{},", quoted(kind), quoted(api_version));
-        Head { type_len: start.len(), bytes: Bytes::from(format!("{start}\"metadata\":{{")) }
+        Head { type_len: start.len(), bytes: Bytes::from(format!("{start}\"metadata\":{{")), restore: None }
     }
 }
 

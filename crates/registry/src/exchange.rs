@@ -7,8 +7,8 @@ use crate::registry::Registry;
 use crate::represent::View;
 use crate::resource::{Resource, api_version};
 use crate::update::Part;
-use keles_api::decode::{self, FieldValidation, Format};
-use keles_api::{Object, Status, TypeRef, defaults, names};
+use keles_api::decode::{FieldValidation, Format};
+use keles_api::{Object, Status, TypeRef, names};
 use std::sync::{Arc, Mutex};
 
 pub struct Exchange<'a> {
@@ -120,7 +120,7 @@ impl Exchange<'_> {
     /// The body as an object of the client's version, with its defaults; and what was found in it.
     pub fn decode(&self, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
         let kind = self.resource.info().kind;
-        let d = decode::decode(&self.call.body, self.format(), self.schema(&self.served)?, kind, validation)?;
+        let d = self.resource.kind.decode(&self.served, &self.call.body, self.format(), validation)?;
         let mut o = d.object;
         d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         self.check_type(&o)?;
@@ -145,11 +145,11 @@ impl Exchange<'_> {
 
     /// From the client's version, defaults filled in, to the storage version.
     pub fn internalize(&self, o: &mut Object) -> Result<(), Status> {
-        defaults::apply_static(&mut o.0, self.schema(&self.served)?);
-        let storage = self.resource.storage();
+        let (kind, storage) = (&self.resource.kind, self.resource.storage());
+        kind.static_defaults(&self.served, o);
         if self.served != storage {
             self.resource.convert(o, &self.served, &storage);
-            defaults::apply_static(&mut o.0, self.schema(&storage)?);
+            kind.static_defaults(&storage, o);
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ impl Exchange<'_> {
             p.mutate(&a, o, w).await?;
         }
         if mutates {
-            defaults::apply_static(&mut o.0, self.schema(&self.resource.storage())?);
+            self.resource.kind.readmit(&self.resource.storage(), o);
         }
         Ok(())
     }

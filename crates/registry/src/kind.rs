@@ -4,7 +4,10 @@
 //! becomes another `AnyKind` at run time. Rules run in the order of the trait's methods, on the *storage version* of the object
 //! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
 
-use keles_api::{Object, Problems, Status, TypeRef};
+use crate::encode::Restore;
+use keles_api::decode::{self, Decoded, FieldValidation, Format};
+use keles_api::{Object, Problems, Status, TypeRef, canonical, defaults};
+use keles_patch::PatchKind;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::any::Any;
@@ -76,6 +79,15 @@ pub struct Info {
     pub unconditional_update: bool,
     /// Deletion is graceful (Pod): see `Kind::grace_seconds`.
     pub name_rule: NameRule,
+}
+
+/// Fields that a custom resource's `/scale` shows, as paths of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: Vec<String>,
+    pub status_replicas: Vec<String>,
+    /// A text that is the selector, where there is one.
+    pub selector: Option<Vec<String>>,
 }
 
 /// The two wordings upstream has for an unknown field label.
@@ -238,6 +250,60 @@ pub trait AnyKind: Send + Sync + 'static {
     /// The schema of a served version; a CRD gives its own.
     fn schema(&self, served: &Served) -> Option<TypeRef<'_>> {
         keles_api::schema::builtin().get(served.schema)
+    }
+    // --- the wire: by the schema's types for built-in kinds, by its own structure for a custom one ---
+    /// A request body as an object of a served version. `Err` is the whole answer.
+    fn decode(&self, served: &Served, body: &[u8], format: Format, validation: FieldValidation) -> Result<Decoded, Status> {
+        decode::decode(body, format, self.typed(served)?, self.info().kind, validation)
+    }
+    /// What a patch makes of an object of a served version.
+    fn patched(&self, served: &Served, patch: PatchKind, current: &Object, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
+        keles_patch::patch(patch, &current.0, body, self.typed(served)?, validation)
+    }
+    /// Sets the defaults that the schema of a version holds. Idempotent.
+    fn static_defaults(&self, served: &Served, o: &mut Object) {
+        if let Some(ty) = self.schema(served) {
+            defaults::apply_static(&mut o.0, ty);
+        }
+    }
+    /// After a mutating plugin changed the object: defaults again; a custom resource is pruned too.
+    fn readmit(&self, served: &Served, o: &mut Object) {
+        self.static_defaults(served, o);
+    }
+    /// A converted object with only what its version has, in that version's canonical form.
+    fn conform(&self, served: &Served, o: Object) -> Object {
+        let Some(ty) = self.schema(served) else { return o };
+        decode::conform(o.0.clone(), ty, FieldValidation::Ignore).map_or(o, |d| d.object)
+    }
+    /// Brings an object of the storage version to the form that is stored.
+    fn canonicalise(&self, served: &Served, o: &mut Object) {
+        if let Some(ty) = self.schema(served) {
+            canonical::canonicalise(&mut o.0, ty);
+        }
+    }
+    /// What brings stored bytes up to date when they are read; built-in kinds need none.
+    fn restorer(&self) -> Option<Restore> {
+        None
+    }
+    /// The value of a selectable field.
+    fn field_value<'o>(&self, o: &'o Object, s: &Selectable) -> Cow<'o, str> {
+        (s.value)(o)
+    }
+    /// Whether field selectors of a served version may name the field.
+    fn selects(&self, _served: &Served, field: &str) -> bool {
+        self.info().selectable.iter().any(|s| s.path == field)
+    }
+    /// Where `/scale` finds what it shows in a served version; `None`: where built-in workloads have it.
+    fn scale(&self, _served: &Served) -> Option<ScalePaths> {
+        None
+    }
+    /// The published OpenAPI v3 schema of a served version, for a kind that is not in the schema table.
+    fn open_api(&self, _served: &Served) -> Option<Value> {
+        None
+    }
+    /// The schema, or the answer that there is none.
+    fn typed(&self, served: &Served) -> Result<TypeRef<'_>, Status> {
+        self.schema(served).ok_or_else(|| Status::internal(format!("no schema for {}", served.schema)))
     }
     /// Items of lists name kind and apiVersion (custom resources do, built-in kinds do not).
     fn items_carry_type(&self) -> bool {

@@ -21,11 +21,13 @@ pub mod registry;
 mod represent;
 mod resource;
 mod scale;
+mod table;
 mod update;
 mod watch;
 mod write;
 
 pub use admission::{Admission, Attributes, Operation};
 pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb};
-pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector, User};
+pub use encode::Restore;
+pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector, User};
 pub use registry::{Registry, Settings};

@@ -41,7 +41,7 @@ impl Exchange<'_> {
         let mut doc = old.clone();
         self.resource.convert(&mut doc, &self.resource.storage(), &self.served);
         doc = self.resource.fitted(doc, &self.served);
-        let d = keles_patch::patch(patch, &doc.0, &self.call.body, self.schema(&self.served)?, options.field_validation)?;
+        let d = self.resource.kind.patched(&self.served, patch, &doc, &self.call.body, options.field_validation)?;
         d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         let mut o = d.object;
         let kind = self.resource.info().kind;

@@ -32,7 +32,7 @@ impl Filter {
         let fields = FieldSelector::parse(&o.field_selector).map_err(Status::bad_request)?;
         let info = x.resource.info();
         for r in &fields.requirements {
-            let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace") || info.selectable.iter().any(|s| s.path == r.field);
+            let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace") || x.resource.kind.selects(&x.served, &r.field);
             if !known {
                 return Err(Status::bad_request(unknown_selector(info.unknown_selector, &r.field)));
             }

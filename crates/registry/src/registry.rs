@@ -8,14 +8,14 @@ use crate::admission::Admission;
 use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
-use crate::kind::{AnyKind, Scope, Served};
+use crate::kind::{AnyKind, Scope};
 use crate::represent::View;
 use crate::resource::Resource;
+use crate::table::Table;
 use crate::write::store_error;
 use futures::StreamExt;
 use keles_api::{Object, Status};
 use keles_store::{Change, Revision, Store, StoreError, Watched};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,10 +35,9 @@ pub struct Settings {
 
 pub struct Registry {
     store: Arc<dyn Store>,
-    resources: Vec<Arc<Resource>>,
-    /// (group, version, plural) of every served version.
-    by_path: HashMap<(String, String, String), (usize, Served)>,
-    by_prefix: HashMap<String, usize>,
+    table: Table,
+    /// Held while a resource is added or removed.
+    changing: tokio::sync::Mutex<()>,
     admission: Vec<Arc<dyn Admission>>,
     seen: watch::Sender<Revision>,
     closing: watch::Sender<bool>,
@@ -47,27 +46,58 @@ pub struct Registry {
 impl Registry {
     /// Reads everything stored into the watch caches. The caches then follow through [`Registry::run`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StoreError> {
-        let resources: Vec<_> = settings.kinds.into_iter().map(|k| Arc::new(Resource::new(k))).collect();
-        let mut by_path = HashMap::new();
-        for (i, r) in resources.iter().enumerate() {
-            for s in r.info().served {
-                by_path.insert((s.group.to_owned(), s.version.to_owned(), r.info().plural.to_owned()), (i, *s));
-            }
-        }
-        let by_prefix = resources.iter().enumerate().map(|(i, r)| (r.prefix.clone(), i)).collect();
-        let registry =
-            Registry { store: settings.store, resources, by_path, by_prefix, admission: settings.admission, seen: watch::Sender::new(0), closing: watch::Sender::new(false) };
+        let table = Table::new(settings.kinds.into_iter().map(|k| Arc::new(Resource::new(k))).collect());
+        let registry = Registry {
+            store: settings.store,
+            table,
+            changing: Default::default(),
+            admission: settings.admission,
+            seen: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+        };
         let revision = registry.store.revision().await?;
-        for r in &registry.resources {
-            let page = registry.store.range(r.prefix.as_bytes(), None, 0, Some(revision)).await?;
-            let entries = page.entries.into_iter().filter_map(|e| {
-                let key = std::str::from_utf8(e.key.get(r.prefix.len()..)?).ok()?.into();
-                Some(Incoming { key, value: Some(e.value), revision: e.modified, created: e.created })
-            });
-            r.cache.fill(entries, revision);
+        for r in registry.table.fixed() {
+            r.cache.fill(registry.stored(r, revision).await?.into_iter(), revision);
         }
         registry.seen.send_replace(revision);
         Ok(Arc::new(registry))
+    }
+
+    /// Everything stored of a resource at `revision`.
+    async fn stored(&self, r: &Resource, revision: Revision) -> Result<Vec<Incoming>, StoreError> {
+        let page = self.store.range(r.prefix.as_bytes(), None, 0, Some(revision)).await?;
+        let incoming = |e: keles_store::Entry| {
+            let key = std::str::from_utf8(e.key.get(r.prefix.len()..)?).ok()?.into();
+            Some(Incoming { key, value: Some(e.value), revision: e.modified, created: e.created })
+        };
+        Ok(page.entries.into_iter().filter_map(incoming).collect())
+    }
+
+    /// Serves a kind from now on, with what is stored of it. One of the same group and plural gives way: its watches end, as upstream
+    /// ends them when a definition changes.
+    pub async fn add(&self, kind: Arc<dyn AnyKind>) -> Result<(), StoreError> {
+        let _alone = self.changing.lock().await;
+        let r = Arc::new(Resource::at_run_time(kind));
+        self.table.feed(&r);
+        let revision = self.store.revision().await?;
+        r.fill(self.stored(&r, revision).await?, revision);
+        // The feeder may not have come as far as the content just read: who reads next must see both.
+        self.wait_seen(revision).await;
+        if let Some(earlier) = self.table.serve(&r) {
+            earlier.close();
+        }
+        if *self.closing.borrow() {
+            r.close();
+        }
+        Ok(())
+    }
+
+    /// Serves a kind no longer; its watches end. What is stored of it stays.
+    pub async fn remove(&self, group: &str, plural: &str) {
+        let _alone = self.changing.lock().await;
+        if let Some(r) = self.table.remove(&crate::resource::prefix(group, plural)) {
+            r.close();
+        }
     }
 
     /// Follows the store until it closes. Spawn it as a service right after `start`; reads wait for it.
@@ -105,17 +135,17 @@ impl Registry {
 
     /// Hands changes to the caches, then tells that their revision is seen.
     fn apply(&self, changes: &[Change]) {
-        let mut by_resource: Vec<(usize, Vec<Incoming>)> = Vec::new();
+        let mut by_resource: Vec<(Arc<Resource>, Vec<Incoming>)> = Vec::new();
         for c in changes {
-            let Some((i, key)) = self.locate(&c.entry.key) else { continue };
+            let Some((resource, key)) = self.locate(&c.entry.key) else { continue };
             let incoming = Incoming { key: key.into(), value: (!c.deleted).then(|| c.entry.value.clone()), revision: c.entry.modified, created: c.entry.created };
-            match by_resource.iter_mut().find(|(r, _)| *r == i) {
+            match by_resource.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
                 Some((_, list)) => list.push(incoming),
-                None => by_resource.push((i, vec![incoming])),
+                None => by_resource.push((resource, vec![incoming])),
             }
         }
-        for (i, list) in by_resource {
-            self.resources[i].cache.apply(list);
+        for (resource, list) in by_resource {
+            resource.feed(list);
         }
         if let Some(last) = changes.iter().map(|c| c.entry.modified).max() {
             self.advance(last);
@@ -123,28 +153,22 @@ impl Registry {
     }
 
     /// The resource of a store key, and the key within it.
-    fn locate<'k>(&self, key: &'k [u8]) -> Option<(usize, &'k str)> {
+    fn locate<'k>(&self, key: &'k [u8]) -> Option<(Arc<Resource>, &'k str)> {
         let key = std::str::from_utf8(key).ok()?;
         let ends = key.match_indices('/').nth(3)?.0 + 1;
-        Some((*self.by_prefix.get(&key[..ends])?, &key[ends..]))
+        Some((self.table.of_prefix(&key[..ends])?, &key[ends..]))
     }
 
     /// After a gap in the watch: finds what changed by comparing every cache with the store.
     async fn compare(&self) -> Result<(), StoreError> {
         let revision = self.store.revision().await?;
-        for r in &self.resources {
-            let page = self.store.range(r.prefix.as_bytes(), None, 0, Some(revision)).await?;
+        for r in self.resources() {
             let mut gone = r.cache.present();
-            let mut changes = Vec::new();
-            for e in page.entries {
-                let Some(key) = e.key.get(r.prefix.len()..).and_then(|k| std::str::from_utf8(k).ok()) else { continue };
-                if gone.remove(key).is_none_or(|c| c.revision != e.modified) {
-                    changes.push(Incoming { key: key.into(), value: Some(e.value), revision: e.modified, created: e.created });
-                }
-            }
+            let mut changes = self.stored(&r, revision).await?;
+            changes.retain(|e| gone.remove(&*e.key).is_none_or(|c| c.revision != e.revision));
             changes.extend(gone.keys().map(|k| Incoming { key: k.clone(), value: None, revision, created: 0 }));
             changes.sort_by_key(|c| c.revision);
-            r.cache.apply(changes);
+            r.feed(changes);
         }
         self.advance(revision);
         Ok(())
@@ -153,6 +177,7 @@ impl Registry {
     /// Ends all watches; new ones end at once.
     pub fn close(&self) {
         self.closing.send_replace(true);
+        self.table.custom().iter().for_each(|r| r.close());
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -164,8 +189,12 @@ impl Registry {
     pub(crate) fn subscribe_seen(&self) -> watch::Receiver<Revision> {
         self.seen.subscribe()
     }
-    pub(crate) fn subscribe_closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
+    /// Wakes when watches of the resource end.
+    pub(crate) fn subscribe_closing(&self, r: &Resource) -> watch::Receiver<bool> {
+        r.subscribe_closing().unwrap_or_else(|| self.closing.subscribe())
+    }
+    fn resources(&self) -> Vec<Arc<Resource>> {
+        self.table.fixed().iter().cloned().chain(self.table.custom()).collect()
     }
 
     /// The revision the caches have seen.
@@ -191,38 +220,41 @@ impl Registry {
         if self.wait_seen(revision).await { Ok(()) } else { Err(crate::read::too_new(revision, self.seen())) }
     }
 
-    fn find(&self, group: &str, version: &str, plural: &str) -> Option<(&Arc<Resource>, Served)> {
-        let (i, served) = self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))?;
-        Some((&self.resources[*i], *served))
-    }
-
     /// The resource of a group, whatever the version.
-    pub(crate) fn resource(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.resources.iter().find(|r| r.info().plural == plural && r.info().served.iter().any(|s| s.group == group))
+    pub(crate) fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.table.of_group(group, plural)
     }
 
     /// The kind served at this place, for routing, discovery and authorization.
     pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<Arc<dyn AnyKind>> {
-        self.find(group, version, plural).map(|(r, _)| r.kind.clone())
+        self.table.find(group, version, plural).map(|(r, _)| r.kind.clone())
     }
-    /// All kinds, in the order given at start.
+    /// All kinds, in the order given at start; then those made at run time, by group and plural.
     pub fn kinds(&self) -> Vec<Arc<dyn AnyKind>> {
-        self.resources.iter().map(|r| r.kind.clone()).collect()
+        self.resources().iter().map(|r| r.kind.clone()).collect()
+    }
+    /// The kinds made at run time, by group and plural.
+    pub fn custom_kinds(&self) -> Vec<Arc<dyn AnyKind>> {
+        self.table.custom().iter().map(|r| r.kind.clone()).collect()
+    }
+    /// Its number grows whenever a kind appears, changes or goes.
+    pub fn kinds_changed(&self) -> watch::Receiver<u64> {
+        self.table.version()
     }
 
     /// Serves the main resource and the subresources `status`, `scale`, `finalize`, `binding`, `eviction` of `call.request`.
     /// 404 when nothing is served there, 405 when the verb is not.
     pub async fn serve(&self, verb: Verb, call: Call) -> Result<Answer, Status> {
         let r = &call.request;
-        let (resource, served) = self.find(&r.group, &r.version, &r.plural).ok_or_else(Status::no_such_path)?;
+        let (resource, served) = self.table.find(&r.group, &r.version, &r.plural).ok_or_else(Status::no_such_path)?;
         if resource.info().scope == Scope::Cluster && !r.namespace.is_empty() && !crate::facts::is_namespace(resource.info()) {
             return Err(Status::no_such_path());
         }
         let x = Exchange {
             registry: self,
-            resource: resource.clone(),
+            view: View::new(&resource, served, &call)?,
+            resource,
             served,
-            view: View::new(resource, served, &call)?,
             request: call.request.clone(),
             call: &call,
             heard: Heard::default(),

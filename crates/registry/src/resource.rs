@@ -1,17 +1,34 @@
 //! One served kind: its cache, its keys, and how its objects turn from one version into another.
 
-use crate::cache::{Cached, WatchCache};
+use crate::cache::{Cached, Incoming, WatchCache};
 use crate::encode::Head;
 use crate::kind::{AnyKind, Info, Scope, Served};
-use keles_api::decode::{self, FieldValidation};
-use keles_api::{GroupVersion, Object, Status};
-use std::sync::Arc;
+use keles_api::{GroupVersion, Object, Status, canonical};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 pub struct Resource {
     pub kind: Arc<dyn AnyKind>,
     pub cache: WatchCache,
     /// `/registry/apps/deployments/`; the core group is `core`. The group keeps CRDs of the same plural apart.
     pub prefix: String,
+    /// What only a resource made at run time needs.
+    run_time: Option<RunTime>,
+}
+
+struct RunTime {
+    /// Changes that came before the cache was filled; `None` from then on.
+    early: Mutex<Option<Vec<Incoming>>>,
+    /// The revision of what the cache was filled with: changes up to it are in it.
+    filled: AtomicU64,
+    /// True when the resource is no longer served: its watches end.
+    closing: watch::Sender<bool>,
+}
+
+/// Where the objects of a resource lie in the store.
+pub fn prefix(group: &str, plural: &str) -> String {
+    format!("/registry/{}/{plural}/", if group.is_empty() { "core" } else { group })
 }
 
 /// `apps/v1`, or `v1` for the core group.
@@ -23,10 +40,46 @@ impl Resource {
     pub fn new(kind: Arc<dyn AnyKind>) -> Self {
         let info = kind.info();
         let storage = &info.served[0];
-        let group = if storage.group.is_empty() { "core" } else { storage.group };
-        let prefix = format!("/registry/{group}/{}/", info.plural);
-        let head = Head::new(info.kind, &api_version(storage));
-        Resource { cache: WatchCache::new(head), prefix, kind }
+        let prefix = prefix(storage.group, info.plural);
+        let mut head = Head::new(info.kind, &api_version(storage));
+        head.restore = kind.restorer();
+        Resource { cache: WatchCache::new(head), prefix, kind, run_time: None }
+    }
+    /// A resource that appears while the registry serves: changes wait until its cache is filled.
+    pub fn at_run_time(kind: Arc<dyn AnyKind>) -> Self {
+        let run_time = RunTime { early: Mutex::new(Some(Vec::new())), filled: AtomicU64::new(0), closing: watch::Sender::new(false) };
+        Resource { run_time: Some(run_time), ..Resource::new(kind) }
+    }
+    /// Fills the cache with what is stored at `revision`, then with what happened meanwhile.
+    pub fn fill(&self, stored: Vec<Incoming>, revision: u64) {
+        let Some(r) = &self.run_time else { return self.cache.fill(stored.into_iter(), revision) };
+        let mut early = r.early.lock().expect("no holder panics");
+        self.cache.fill(stored.into_iter(), revision);
+        r.filled.store(revision, Ordering::Release);
+        let later = early.take().into_iter().flatten().filter(|c| c.revision > revision).collect();
+        self.cache.apply(later);
+    }
+    /// Takes changes of the store, in revision order.
+    pub fn feed(&self, mut changes: Vec<Incoming>) {
+        if let Some(r) = &self.run_time {
+            if let Some(early) = r.early.lock().expect("no holder panics").as_mut() {
+                early.extend(changes);
+                return;
+            }
+            let filled = r.filled.load(Ordering::Acquire);
+            changes.retain(|c| c.revision > filled);
+        }
+        self.cache.apply(changes);
+    }
+    /// Ends the watches of a resource made at run time.
+    pub fn close(&self) {
+        if let Some(r) = &self.run_time {
+            r.closing.send_replace(true);
+        }
+    }
+    /// Wakes when the resource goes; none for those that stay.
+    pub fn subscribe_closing(&self) -> Option<watch::Receiver<bool>> {
+        self.run_time.as_ref().map(|r| r.closing.subscribe())
     }
     pub fn info(&self) -> &Info {
         self.kind.info()
@@ -55,10 +108,7 @@ impl Resource {
     }
     /// A converted object with only what its version has, in that version's canonical form.
     pub fn fitted(&self, o: Object, to: &Served) -> Object {
-        match self.kind.schema(to) {
-            Some(ty) if *to != self.storage() => decode::conform(o.0.clone(), ty, FieldValidation::Ignore).map_or(o, |d| d.object),
-            _ => o,
-        }
+        if *to == self.storage() { o } else { self.kind.conform(to, o) }
     }
     /// Rewrites apiVersion and lets the kind convert the rest.
     pub fn convert(&self, o: &mut Object, from: &Served, to: &Served) {

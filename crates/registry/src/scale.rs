@@ -12,33 +12,55 @@ use serde_json::{Value, json};
 
 const SCALE_SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
 
-/// Where a resource keeps what a Scale shows. All built-in workloads agree but for the shape of their selector.
+/// Where a resource keeps what a Scale shows.
 struct Paths {
-    group: &'static str,
-    plural: &'static str,
-    /// The selector is a plain map (ReplicationController), not a LabelSelector.
-    map_selector: bool,
+    spec_replicas: Vec<String>,
+    status_replicas: Vec<String>,
+    selector: Selector,
+    /// Replicas that are not there are an error rather than 0.
+    replicas_must_be_there: bool,
 }
 
-const TABLE: &[Paths] = &[
-    Paths { group: "apps", plural: "deployments", map_selector: false },
-    Paths { group: "apps", plural: "replicasets", map_selector: false },
-    Paths { group: "apps", plural: "statefulsets", map_selector: false },
-    Paths { group: "", plural: "replicationcontrollers", map_selector: true },
-];
+enum Selector {
+    /// A LabelSelector at `spec.selector`.
+    Labels,
+    /// A plain map there (ReplicationController).
+    Map,
+    /// A text at a path of its own, where there is one.
+    Text(Option<Vec<String>>),
+}
+
+/// Built-in workloads, which agree but for the shape of their selector: group, plural, whether it is a plain map.
+const WORKLOADS: &[(&str, &str, bool)] = &[("apps", "deployments", false), ("apps", "replicasets", false), ("apps", "statefulsets", false), ("", "replicationcontrollers", true)];
 
 fn scale_type() -> Result<TypeRef<'static>, Status> {
     schema::builtin().get(SCALE_SCHEMA).ok_or_else(|| Status::internal("no schema for Scale"))
 }
 
 impl Exchange<'_> {
-    fn paths(&self) -> Result<&'static Paths, Status> {
+    fn paths(&self) -> Result<Paths, Status> {
+        if let Some(p) = self.resource.kind.scale(&self.served) {
+            return Ok(Paths { spec_replicas: p.spec_replicas, status_replicas: p.status_replicas, selector: Selector::Text(p.selector), replicas_must_be_there: true });
+        }
         let info = self.resource.info();
-        TABLE.iter().find(|p| p.plural == info.plural && p.group == self.resource.group()).ok_or_else(|| Status::not_implemented(&format!("{}/scale", info.plural)))
+        let row = WORKLOADS.iter().find(|(group, plural, _)| *plural == info.plural && *group == self.resource.group());
+        let (_, _, map) = row.ok_or_else(|| Status::not_implemented(&format!("{}/scale", info.plural)))?;
+        let path = |part: &str| vec![part.to_owned(), "replicas".to_owned()];
+        Ok(Paths {
+            spec_replicas: path("spec"),
+            status_replicas: path("status"),
+            selector: if *map { Selector::Map } else { Selector::Labels },
+            replicas_must_be_there: false,
+        })
     }
 
     fn scale_of(&self, o: &Object) -> Result<Object, Status> {
-        let selector = selector_text(o.at(&["spec", "selector"]), self.paths()?.map_selector);
+        let paths = self.paths()?;
+        let selector = match &paths.selector {
+            Selector::Labels => selector_text(o.at(&["spec", "selector"]), false),
+            Selector::Map => selector_text(o.at(&["spec", "selector"]), true),
+            Selector::Text(path) => path.as_ref().and_then(|p| at(o, p).as_str()).unwrap_or_default().to_owned(),
+        };
         let mut meta = json!({});
         for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if !o.meta(field).is_null() {
@@ -47,9 +69,9 @@ impl Exchange<'_> {
         }
         let mut s = json!({
             "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta,
-            "spec": {}, "status": {"replicas": o.at(&["status", "replicas"]).as_i64().unwrap_or(0)},
+            "spec": {}, "status": {"replicas": at(o, &paths.status_replicas).as_i64().unwrap_or(0)},
         });
-        match o.at(&["spec", "replicas"]).as_i64() {
+        match at(o, &paths.spec_replicas).as_i64() {
             Some(0) | None => {}
             Some(n) => s["spec"]["replicas"] = n.into(),
         }
@@ -59,6 +81,15 @@ impl Exchange<'_> {
         Ok(Object(s))
     }
 
+    /// Upstream's answer when a custom resource has no replicas to show.
+    fn check_replicas(&self, o: &Object) -> Result<(), Status> {
+        let paths = self.paths()?;
+        if paths.replicas_must_be_there && at(o, &paths.spec_replicas).as_i64().is_none() {
+            return Err(Status::internal(format!("the spec replicas field \".{}\" does not exist", paths.spec_replicas.join("."))));
+        }
+        Ok(())
+    }
+
     fn scale_answer(&self, o: &Object) -> Result<Answer, Status> {
         let s = self.scale_of(o)?;
         Ok(Answer::ok(serde_json::to_vec(&s.0).map_err(Status::internal)?))
@@ -66,7 +97,10 @@ impl Exchange<'_> {
 
     pub async fn scale_get(self) -> Result<Answer, Status> {
         let current = self.current(&self.own_key()).await?;
-        self.scale_answer(&current.tree())
+        let mut o = current.tree();
+        self.resource.convert(&mut o, &self.resource.storage(), &self.served);
+        self.check_replicas(&o)?;
+        self.scale_answer(&o)
     }
 
     pub async fn scale_put(mut self) -> Result<Answer, Status> {
@@ -91,7 +125,10 @@ impl Exchange<'_> {
     async fn scale_modify(&self, mut warnings: Vec<String>, make: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send)) -> Result<Answer, Status> {
         let mut result = None;
         let mut inner = |old: &Object| {
-            let mut scale = make(&self.scale_of(old)?)?;
+            let (storage, paths) = (self.resource.storage(), self.paths()?);
+            let mut new = old.clone();
+            self.resource.convert(&mut new, &storage, &self.served);
+            let mut scale = make(&self.scale_of(&new)?)?;
             defaults::apply_static(&mut scale.0, scale_type()?);
             let replicas = scale.at(&["spec", "replicas"]).as_i64().unwrap_or(0);
             if replicas < 0 {
@@ -99,15 +136,13 @@ impl Exchange<'_> {
                 p.invalid(&Path::new("spec.replicas"), replicas, "must be greater than or equal to 0");
                 return Err(Status::invalid("autoscaling", "Scale", scale.name(), &p));
             }
-            let mut new = old.clone();
             new.set_meta("resourceVersion", scale.resource_version());
             if !scale.uid().is_empty() {
                 new.set_meta("uid", scale.uid());
             }
-            if let Some(spec) = new.root_mut().entry("spec").or_insert_with(|| json!({})).as_object_mut() {
-                spec.insert("replicas".into(), replicas.into());
-            }
+            put(&mut new.0, &paths.spec_replicas, replicas.into());
             result = Some(new.clone());
+            self.resource.convert(&mut new, &self.served, &storage);
             Ok(new)
         };
         let outcome = self.modify(Part::Main, &mut warnings, &mut inner).await?;
@@ -120,6 +155,19 @@ impl Exchange<'_> {
         let answer = self.scale_answer(&o)?;
         Ok(Answer { warnings, body: Body::Bytes(answer.body.collect()), ..Answer::ok("") })
     }
+}
+
+fn at<'o>(o: &'o Object, path: &[String]) -> &'o Value {
+    o.at(&path.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Sets the value at a path, making the objects on the way.
+fn put(v: &mut Value, path: &[String], value: Value) {
+    let Some((first, rest)) = path.split_first() else { return *v = value };
+    if !v.is_object() {
+        *v = json!({});
+    }
+    put(&mut v[first.as_str()], rest, value);
 }
 
 /// The selector as text, the way `LabelSelector` prints: requirements sorted by key, joined by commas.

@@ -23,9 +23,11 @@ use tokio::time::Instant;
 const TIMEOUT_MIN_SECONDS: u64 = 1800;
 /// How often an idle watch is told the revision.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Shortest time between two pieces of live events. An event after a pause goes out at once; in a burst, those that follow are put
-/// together, which costs a watcher this much and saves a TLS record and a system call an event.
-const COALESCE: Duration = Duration::from_millis(1);
+/// Shortest time between two pieces of live events, a watcher of the resource. An event after a pause goes out at once; in a burst, those
+/// that follow are put together, which costs a watcher this much and saves a TLS record and a system call an event. A round over all
+/// watchers takes time in proportion to their number anyway, so the pause grows with it, between these bounds.
+const COALESCE_A_WATCHER: Duration = Duration::from_micros(100);
+const COALESCE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(10);
 /// Events looked at in one go.
 const BATCH_EVENTS: usize = 512;
 /// Lines put together into one piece of body, in bytes.
@@ -59,7 +61,7 @@ impl Exchange<'_> {
             filter,
             changed,
             seen: self.registry.subscribe_seen(),
-            closing: self.registry.subscribe_closing(),
+            closing: self.registry.subscribe_closing(&self.resource),
             next,
             skip_until: 0,
             initial: Vec::new().into_iter(),
@@ -100,6 +102,11 @@ impl Exchange<'_> {
 
 fn timeout(asked: Option<u64>) -> Duration {
     Duration::from_secs(asked.unwrap_or_else(|| rand::random_range(TIMEOUT_MIN_SECONDS..TIMEOUT_MIN_SECONDS * 2)))
+}
+
+/// How long a watcher that has just been sent something waits for more.
+fn pause(watchers: usize) -> Duration {
+    (COALESCE_A_WATCHER * u32::try_from(watchers).unwrap_or(u32::MAX).min(1 << 16)).clamp(*COALESCE.start(), *COALESCE.end())
 }
 
 enum Start {
@@ -267,7 +274,7 @@ impl Watcher {
         let until = if self.bookmarks { self.deadline.min(self.bookmark_at) } else { self.deadline };
         // On a busy resource there is always news: time must not wait for a pause.
         if *self.closing.borrow() {
-            self.phase = Phase::Ended;
+            self.close();
             return None;
         }
         if Instant::now() >= until {
@@ -281,18 +288,23 @@ impl Watcher {
         };
         match woken {
             Woken::News => {
-                let earliest = self.sent + COALESCE;
+                let earliest = self.sent + pause(self.cache().watchers());
                 if Instant::now() < earliest {
                     tokio::time::sleep_until(earliest).await;
                 }
                 None
             }
             Woken::Closing => {
-                self.phase = Phase::Ended;
+                self.close();
                 None
             }
             Woken::Time => self.on_time(until),
         }
+    }
+
+    /// The end, after what happened before it.
+    fn close(&mut self) {
+        self.phase = self.live_piece().map_or(Phase::Ended, Phase::Last);
     }
 
     fn on_time(&mut self, until: Instant) -> Option<Bytes> {
@@ -355,4 +367,23 @@ fn line_of(view: &View, filter: &Filter, columns_sent: &mut bool, e: &Event) -> 
     }
     let id = view.line_id(event) | u64::from(leaving) << 20;
     Some(e.shared_line(id, || view.line(event, object, false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_lasts_as_long_as_asked_and_else_a_random_half_to_whole_hour() {
+        assert_eq!(timeout(Some(7)), Duration::from_secs(7));
+        let drawn: std::collections::BTreeSet<_> = (0..64).map(|_| timeout(None)).collect();
+        assert!(drawn.iter().all(|t| (1800..3600).contains(&t.as_secs())), "{drawn:?}");
+        assert!(drawn.len() > 32, "clients must not all come back in the same second: {drawn:?}");
+    }
+
+    #[test]
+    fn the_pause_between_pieces_grows_with_the_watchers_between_its_bounds() {
+        let ms = |n| pause(n).as_millis();
+        assert_eq!((ms(1), ms(50), ms(100), ms(usize::MAX)), (1, 5, 10, 10));
+    }
 }

@@ -5,7 +5,7 @@ use crate::encode;
 use crate::exchange::Exchange;
 use crate::facts;
 use bytes::Bytes;
-use keles_api::{Object, Status, canonical};
+use keles_api::{Object, Status};
 use keles_store::{Entry, Expect, StoreError, Write};
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Exchange<'_> {
     /// The bytes to store, in Go's shape.
     pub fn encode(&self, o: &mut Object) -> Result<Bytes, Status> {
         let storage = self.resource.storage();
-        canonical::canonicalise(&mut o.0, self.schema(&storage)?);
+        self.resource.kind.canonicalise(&storage, o);
         Ok(encode::stored(o, &self.resource.cache.head))
     }
 

@@ -240,3 +240,92 @@ async fn a_watch_ends_in_time_though_its_resource_is_busy() {
     assert_eq!(s.short().await, "END");
     busy.abort();
 }
+
+/// A store that counts the watches opened on it.
+struct Counting {
+    inner: std::sync::Arc<keles_store::embedded::Embedded>,
+    watches: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Store for Counting {
+    async fn revision(&self) -> Result<u64, keles_store::StoreError> {
+        self.inner.revision().await
+    }
+    async fn get(&self, key: &[u8]) -> Result<Option<keles_store::Entry>, keles_store::StoreError> {
+        self.inner.get(key).await
+    }
+    async fn range(&self, prefix: &[u8], start: Option<&[u8]>, limit: usize, at: Option<u64>) -> Result<keles_store::Page, keles_store::StoreError> {
+        self.inner.range(prefix, start, limit, at).await
+    }
+    async fn write(&self, w: keles_store::Write) -> Result<u64, keles_store::StoreError> {
+        self.inner.write(w).await
+    }
+    async fn watch(
+        &self,
+        prefix: &[u8],
+        after: u64,
+    ) -> Result<futures::stream::BoxStream<'static, Result<keles_store::Watched, keles_store::StoreError>>, keles_store::StoreError> {
+        self.watches.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.inner.watch(prefix, after).await
+    }
+    async fn compact(&self, before: u64) -> Result<(), keles_store::StoreError> {
+        self.inner.compact(before).await
+    }
+    async fn close(&self) -> Result<(), keles_store::StoreError> {
+        self.inner.close().await
+    }
+}
+
+#[tokio::test]
+async fn one_watch_of_the_store_serves_every_watcher_of_every_resource() {
+    let w = World::new().await;
+    let store = std::sync::Arc::new(Counting { inner: w.store.clone(), watches: Default::default() });
+    let registry = start(store.clone()).await;
+    let _run = spawn(&registry);
+    let mut watchers = Vec::new();
+    for plural in ["configmaps", "pods", "deployments", "leases", "namespaces"].repeat(20) {
+        watchers.push(Req::new(registry.clone(), plural).query("watch=1").watch().await);
+    }
+    Req::new(registry.clone(), "configmaps").create(&config("a", "1")).await.unwrap();
+    for s in watchers.iter_mut().step_by(5) {
+        assert_eq!(s.short().await, "ADDED a 1");
+    }
+    assert_eq!(store.watches.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+/// More changes than a ring holds; [`keles_registry`] keeps 8192 at most.
+const MORE_THAN_A_RING: usize = 9000;
+
+#[tokio::test]
+async fn a_list_can_always_be_watched_from_however_hot_the_resource_is() {
+    let w = World::new().await;
+    w.req("configmaps").create(&config("hot", "0")).await.unwrap();
+    w.req("leases").create(r#"{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"cold"}}"#).await.unwrap();
+    let quiet_since = w.req("leases").list().await.unwrap()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let writer = {
+        let r = w.req("configmaps");
+        tokio::spawn(async move {
+            for round in 0..MORE_THAN_A_RING / 100 {
+                let changes = (0..100).map(|i| {
+                    let r = r.clone();
+                    async move { r.create(&config(&format!("c{round:03}-{i:02}"), "1")).await }
+                });
+                futures::future::join_all(changes).await.into_iter().for_each(|c| drop(c.unwrap()));
+            }
+        })
+    };
+    // Nobody watches the hot resource while its ring is trimmed; what a list names can be watched from, again and again.
+    while !writer.is_finished() {
+        let list = w.req("configmaps").query("limit=1").list().await.unwrap();
+        let mut s = w.req("configmaps").query(&format!("watch=1&resourceVersion={}&timeoutSeconds=1", list["metadata"]["resourceVersion"].as_str().unwrap())).watch().await;
+        if let Some(e) = s.next().await {
+            assert_eq!(e["type"], "ADDED", "{e}");
+        }
+    }
+    writer.await.unwrap();
+    // A quiet resource keeps its history whatever happens elsewhere.
+    let mut s = w.req("leases").query(&format!("watch=1&resourceVersion={quiet_since}")).watch().await;
+    w.req("leases").named("cold").merge(r#"{"metadata":{"labels":{"a":"b"}}}"#).await.unwrap();
+    assert_eq!(s.short().await, "MODIFIED cold");
+}

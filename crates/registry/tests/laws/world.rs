@@ -59,14 +59,14 @@ impl World {
     }
 }
 
-fn spawn(r: &Arc<Registry>) -> tokio::task::JoinHandle<()> {
+pub fn spawn(r: &Arc<Registry>) -> tokio::task::JoinHandle<()> {
     let r = r.clone();
     tokio::spawn(async move {
         r.run().await.expect("the store can be followed");
     })
 }
 
-async fn start(store: Arc<Embedded>) -> Arc<Registry> {
+pub async fn start(store: Arc<dyn Store>) -> Arc<Registry> {
     let kinds: Vec<Arc<dyn AnyKind>> = vec![
         Arc::new(Erased::<kinds::Namespace>::new()),
         Arc::new(Erased::<kinds::Config>::new()),

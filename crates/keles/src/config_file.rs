@@ -40,8 +40,8 @@ pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>, ConfigFileError> {
 fn flags(key: &str, value: &serde_yaml_ng::Value) -> Option<Vec<OsString>> {
     use serde_yaml_ng::Value;
     Some(match value {
-        Value::Bool(true) => vec![format!("--{key}").into()],
-        Value::Bool(false) => vec![],
+        // Said also when false: some are on by default.
+        Value::Bool(b) => vec![format!("--{key}={b}").into()],
         Value::String(s) => vec![format!("--{key}={s}").into()],
         Value::Number(n) => vec![format!("--{key}={n}").into()],
         Value::Sequence(all) => all.iter().map(|v| flags(key, v)).collect::<Option<Vec<_>>>()?.concat(),
@@ -65,8 +65,9 @@ mod tests {
 
     #[test]
     fn the_file_gives_flags_and_the_command_line_wins() {
-        let got = expanded("https-listen-port: 7443\nnode-name: a\ndisable: [dns, proxy]\ndisable-agent: true\n", &["keles", "server", "--node-name", "b"]).expect("valid");
-        assert_eq!(got, ["keles", "server", "--https-listen-port=7443", "--disable=dns", "--disable=proxy", "--disable-agent", "--node-name", "b"]);
+        let got = expanded("https-listen-port: 7443\nnode-name: a\ndisable: [dns, proxy]\ndisable-agent: true\nseccomp-default: false\n", &["keles", "server", "--node-name", "b"])
+            .expect("valid");
+        assert_eq!(got, ["keles", "server", "--https-listen-port=7443", "--disable=dns", "--disable=proxy", "--disable-agent=true", "--seccomp-default=false", "--node-name", "b"]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Every flag, declared once; clap makes `--help` of it and `config_file` reads the same names from YAML.
+//!
+//! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidr;
 use keles_network::Cidr;
 use keles_observe::LogFormat;
@@ -16,7 +18,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub role: Role,
     /// Write logs as JSON lines.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_json: bool,
 }
 
@@ -35,9 +37,15 @@ pub enum Role {
     /// Run the scheduler alone, against any API server.
     Scheduler(Part),
     /// Run the controllers alone, against any API server.
-    ControllerManager(Part),
+    ControllerManager(ControllerManager),
+    /// Run the node agent alone (pods, their network and volumes), against any API server.
+    Kubelet(Box<Kubelet>),
     /// Run the service proxy alone, against any API server.
     Proxy(Box<Proxy>),
+    /// Print a kubeconfig for a user, signed by the cluster's CA in the data folder.
+    Kubeconfig(Kubeconfig),
+    /// Sign a serving certificate with the cluster's CA in the data folder, as a node agent that runs alone needs one.
+    Certificate(Certificate),
     /// Load images from a docker-archive or OCI layout.
     Load(Load),
     /// List the node's images.
@@ -105,7 +113,7 @@ pub struct Server {
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<String>,
     /// Run no containers here.
-    #[arg(long)]
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub disable_agent: bool,
     /// Socket of another container runtime; absent for our own.
     #[arg(long)]
@@ -118,8 +126,8 @@ pub struct Server {
     pub bridge: String,
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]
     pub max_pods: u32,
-    /// Give containers that name no seccomp profile RuntimeDefault instead of Unconfined (the kubelet's flag of this name).
-    #[arg(long)]
+    /// Give containers that name no seccomp profile RuntimeDefault; with =false they run Unconfined.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
 }
 
@@ -137,10 +145,124 @@ pub struct Part {
 }
 
 #[derive(Args)]
+pub struct ControllerManager {
+    #[command(flatten)]
+    pub part: Part,
+    /// Let each controller speak as its own service account, whose token the kubeconfig's user asks for; with =false all speak as that user.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub use_service_account_credentials: bool,
+}
+
+/// The node agent alone, in upstream's names; where `keles server` has another, both do.
+#[derive(Args)]
+pub struct Kubelet {
+    #[command(flatten)]
+    pub part: Part,
+    /// Folder of all state.
+    #[arg(long, visible_alias = "root-dir", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Name of this node [default: the host's name]; the kubeconfig's user must be system:node:NAME.
+    #[arg(long, visible_alias = "hostname-override")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: the one its default route uses].
+    #[arg(long)]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Labels the node registers with: key=value.
+    #[arg(long, value_delimiter = ',', value_parser = label)]
+    pub node_labels: Vec<(String, String)>,
+    /// Where the agent's API listens.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: IpAddr,
+    /// Port of the agent's API.
+    #[arg(long, visible_alias = "kubelet-port", default_value_t = keles_kubelet::DEFAULT_PORT)]
+    pub port: u16,
+    /// Certificate of the agent's API [default: a self-signed one in --cert-dir].
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of --tls-cert-file.
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Folder of the self-signed certificate [default: <data-dir>/pki].
+    #[arg(long)]
+    pub cert_dir: Option<PathBuf>,
+    /// Authority of those who may call the agent's API [default: the kubeconfig's].
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Addresses of cluster DNS; absent: pods ask the node's resolvers.
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Range of this node's pods [default: the first /24 of --cluster-cidr].
+    #[arg(long)]
+    pub pod_cidr: Option<Cidr>,
+    /// Range of all pods.
+    #[arg(long, default_value = "10.42.0.0/16")]
+    pub cluster_cidr: Cidr,
+    /// Range of service addresses, which is routed to the pods' bridge.
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: Cidr,
+    /// Name of the pods' bridge and of what else is one a machine; the proxy's must be the same.
+    #[arg(long, default_value = "keles0")]
+    pub bridge: String,
+    /// Socket of another container runtime; absent for our own.
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<String>,
+    #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]
+    pub max_pods: u32,
+    /// Sysctls outside the safe list that pods may set; a trailing * matches a prefix.
+    #[arg(long, value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Give containers that name no seccomp profile RuntimeDefault; with =false they run Unconfined.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub seccomp_default: bool,
+}
+
+/// `key=value`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[derive(Args)]
+pub struct Kubeconfig {
+    #[command(flatten)]
+    pub data: Data,
+    /// The user: system:kube-scheduler, system:kube-controller-manager, system:kube-proxy, system:node:NAME, or anybody.
+    #[arg(long)]
+    pub client_name: String,
+    /// The user's group; a node's is system:nodes.
+    #[arg(long)]
+    pub org: Option<String>,
+    /// Where the API server is reached.
+    #[arg(long, default_value = "https://127.0.0.1:6443")]
+    pub server: String,
+}
+
+#[derive(Args)]
+pub struct Certificate {
+    #[command(flatten)]
+    pub data: Data,
+    /// Name of the node.
+    #[arg(long, visible_alias = "hostname-override")]
+    pub node_name: String,
+    /// Further names and addresses.
+    #[arg(long, value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Folder to write kubelet.crt and kubelet.key to.
+    #[arg(long)]
+    pub cert_dir: PathBuf,
+}
+
+#[derive(Args)]
 pub struct Proxy {
     #[command(flatten)]
     pub part: Part,
+    /// The node's own kubeconfig, to read its pods for their host ports, which the proxy's user may not [default: --kubeconfig].
     #[arg(long)]
+    pub node_kubeconfig: Option<PathBuf>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, visible_alias = "hostname-override")]
     pub node_name: Option<String>,
     #[arg(long, default_value = "10.42.0.0/16")]
     pub cluster_cidr: Cidr,
@@ -169,7 +291,7 @@ pub struct Load {
 #[derive(Args)]
 pub struct Images {
     /// Only ids.
-    #[arg(short, long)]
+    #[arg(short, long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub quiet: bool,
     #[command(flatten)]
     pub data: Data,
@@ -206,6 +328,23 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_node_agent_has_upstreams_names_and_a_boolean_takes_a_value() {
+        let parse = |more: &[&str]| match Cli::try_parse_from([&["keles", "kubelet", "--kubeconfig", "/k"], more].concat()) {
+            Ok(Cli { role: Role::Kubelet(k), .. }) => Ok(k),
+            Ok(_) => panic!("a kubelet"),
+            Err(e) => Err(e.to_string()),
+        };
+        let given = parse(&["--hostname-override", "n1", "--root-dir", "/d", "--port", "1", "--node-labels", "a=b,c=", "--cluster-dns", "10.0.0.1,10.0.0.2"]).expect("parses");
+        assert_eq!((given.node_name.as_deref(), given.data_dir.to_str(), given.port), (Some("n1"), Some("/d"), 1));
+        assert_eq!(given.node_labels, [("a".into(), "b".into()), ("c".into(), String::new())]);
+        assert_eq!(given.cluster_dns.len(), 2);
+        assert!(given.seccomp_default, "RuntimeDefault unless told otherwise");
+        assert!(parse(&["--seccomp-default"]).expect("parses").seccomp_default);
+        assert!(!parse(&["--seccomp-default=false"]).expect("parses").seccomp_default);
+        assert!(parse(&["--tls-cert-file", "/c"]).is_err_and(|e| e.contains("--tls-private-key-file")), "a certificate needs its key");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod addons;
 mod config_file;
+mod controller_accounts;
+mod credentials;
 mod flags;
 mod images;
 mod node;
@@ -55,6 +57,9 @@ fn run(role: Role) -> Result<(), keles_supervise::BoxError> {
             Role::Apiserver(f) => parts::apiserver(f).await,
             Role::Scheduler(f) => parts::scheduler(f).await,
             Role::ControllerManager(f) => parts::controller_manager(f).await,
+            Role::Kubelet(f) => parts::kubelet(f).await,
+            Role::Kubeconfig(f) => credentials::kubeconfig(f),
+            Role::Certificate(f) => credentials::certificate(f),
             Role::Proxy(f) => parts::proxy(f).await,
             Role::Load(f) => images::load(f).await,
             Role::Images(f) => images::list(f).await,

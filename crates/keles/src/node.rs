@@ -1,22 +1,31 @@
 //! This host as a node: its name and address, and what the node agent is made of.
 
 use async_trait::async_trait;
-use keles_kubelet::{ClusterDns, HostPort, KubeletConfig, NetworkError, ServerTls};
-use keles_network::PodNetwork;
+use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, ServerTls};
+use keles_network::{Cidr, PodNetwork};
 use keles_pki::{Names, Pki, PkiError};
-use keles_runtime::EngineOptions;
+use keles_runtime::{Engine, EngineOptions};
+use keles_supervise::{BoxError, Handle};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A cluster's nodes each have a range of this length for their pods (upstream's default).
+pub const POD_PREFIX: u8 = 24;
 
 pub struct Options {
     pub name: String,
     pub ip: Ipv4Addr,
     pub data_dir: PathBuf,
-    /// Absent: pods use the node's resolvers.
-    pub dns_address: Option<Ipv4Addr>,
+    pub bridge: String,
+    /// Empty: pods use the node's resolvers.
+    pub dns_addresses: Vec<IpAddr>,
     pub domain: String,
-    pub port: u16,
+    pub listen: SocketAddr,
     pub max_pods: u32,
+    pub labels: BTreeMap<String, String>,
+    pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
 }
 
@@ -52,19 +61,40 @@ fn run_dir(data_dir: &Path) -> PathBuf {
     Path::new("/run/keles").join(format!("{hash:016x}"))
 }
 
-pub fn kubelet_config(o: Options, pki: &Pki) -> Result<KubeletConfig, PkiError> {
-    let serving = pki.kubelet_server(&o.name, &Names { dns: vec![], ips: vec![o.ip.into()] })?;
+/// The certificate of the node's API, of the cluster's own authority.
+pub fn serving(name: &str, ip: Ipv4Addr, pki: &Pki) -> Result<ServerTls, PkiError> {
+    let serving = pki.kubelet_server(name, &Names { dns: vec![], ips: vec![ip.into()] })?;
+    Ok(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() })
+}
+
+/// Makes or finds the pods' bridge; its files lie in the data folder.
+pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir: &Path) -> Result<PodNetwork, keles_network::NetworkError> {
+    PodNetwork::open(keles_network::Options { bridge: bridge.to_owned(), pod_cidr, service_cidr, state_dir: data_dir.join("addresses") }).await
+}
+
+/// Opens runtime and images and runs the node agent until it is told to stop.
+pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodNetwork, h: Handle) -> Result<(), BoxError> {
+    let runtime = Engine::open(engine_options(&o.data_dir, &o.bridge)).await?;
+    let images = keles_images::Images::open(&crate::images::folder(&o.data_dir))?;
+    h.ready();
+    Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), Arc::new(images), Arc::new(Network(network)), h.stop()).await?;
+    Ok(())
+}
+
+fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     let mut c = KubeletConfig::new(o.name, o.ip.into(), o.data_dir);
-    c.cluster_dns = ClusterDns { servers: o.dns_address.iter().map(|ip| (*ip).into()).collect(), domain: o.domain };
-    c.listen = SocketAddr::from(([0, 0, 0, 0], o.port));
-    c.tls = Some(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() });
+    c.cluster_dns = ClusterDns { servers: o.dns_addresses, domain: o.domain };
+    c.listen = o.listen;
+    c.tls = Some(tls);
     c.max_pods = o.max_pods;
+    c.labels = o.labels;
+    c.allowed_unsafe_sysctls = o.allowed_unsafe_sysctls;
     c.seccomp_default = o.seccomp_default;
-    Ok(c)
+    c
 }
 
 /// The pod network as the node agent asks for it. Host ports are the service proxy's, which reads them from the pods.
-pub struct Network(pub PodNetwork);
+struct Network(PodNetwork);
 
 #[async_trait]
 impl keles_kubelet::PodNetwork for Network {

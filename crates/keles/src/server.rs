@@ -1,12 +1,11 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
-use crate::{addons, flags, images, node, users};
+use crate::{addons, flags, node, users};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
 use keles_dns as dns;
 use keles_network::{Cidr, PodNetwork};
 use keles_pki::{KubeconfigUser, Pki};
-use keles_runtime::Engine;
 use keles_store::embedded::{Embedded, Options as StoreOptions};
 use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -68,11 +67,10 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
     let stop = stop_signal()?;
     let services: Cidr = f.api.service_cidr.to_string().parse()?;
     let dns_address = f.cluster_dns.or_else(|| services.nth(10)).ok_or(ServerError::NoDnsAddress(services))?;
-    const NODE_PREFIX: u8 = 24;
     let shared = Arc::new(Shared {
         node_name: f.node_name.clone().or_else(node::host_name).ok_or(ServerError::NoNodeName)?,
-        pods: f.cluster_cidr.first(NODE_PREFIX),
-        node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(NODE_PREFIX).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
+        pods: f.cluster_cidr.first(node::POD_PREFIX),
+        node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
         dns_address,
         services,
         api: OnceLock::new(),
@@ -105,12 +103,17 @@ fn refuse_unbuilt(f: &flags::Server) -> Result<(), ServerError> {
     if f.token.is_some() {
         return Err(ServerError::NotBuilt { flag: "--token", instead: "this version runs one node; leave it out" });
     }
-    if f.container_runtime_endpoint.is_some() {
-        return Err(ServerError::NotBuilt { flag: "--container-runtime-endpoint", instead: "leave it out to use our own runtime" });
-    }
+    refuse_runtime(f.container_runtime_endpoint.as_deref())?;
     match f.disable.iter().find(|d| !KNOWN.contains(&d.as_str())) {
         Some(unknown) => Err(ServerError::UnknownPart(unknown.clone())),
         None => refuse_datastore(&f.api),
+    }
+}
+
+pub fn refuse_runtime(endpoint: Option<&str>) -> Result<(), ServerError> {
+    match endpoint {
+        Some(_) => Err(ServerError::NotBuilt { flag: "--container-runtime-endpoint", instead: "leave it out to use our own runtime" }),
+        None => Ok(()),
     }
 }
 
@@ -184,8 +187,7 @@ async fn api(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 }
 
 async fn network(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
-    let options = keles_network::Options { bridge: s.flags.bridge.clone(), pod_cidr: s.pods, service_cidr: s.services, state_dir: s.flags.api.data_dir.join("addresses") };
-    let first = s.network.set(PodNetwork::open(options).await?);
+    let first = s.network.set(node::network(&s.flags.bridge, s.pods, s.services, &s.flags.api.data_dir).await?);
     debug_assert!(first.is_ok(), "the network is opened once");
     h.ready();
     // The bridge stays: containers outlive the server.
@@ -197,7 +199,7 @@ async fn proxy(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     let options = proxy_options(&s.flags.bridge, s.flags.cluster_cidr, s.services, &s.node_name);
     let informers = s.informers(users::proxy(s.api()));
     let on_node = s.informers(users::node(s.api(), &s.node_name));
-    keles_proxy::run(options, &informers, &on_node, h.stop(), || h.ready()).await;
+    keles_proxy::run(options, &informers, Some(&on_node), h.stop(), || h.ready()).await;
     Ok(())
 }
 
@@ -235,22 +237,20 @@ async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 }
 
 async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
-    let data = &s.flags.api.data_dir;
-    let runtime = Engine::open(node::engine_options(data, &s.flags.bridge)).await?;
-    let images = keles_images::Images::open(&images::folder(data))?;
+    let f = &s.flags;
     let options = node::Options {
         name: s.node_name.clone(),
         ip: s.node_ip,
-        data_dir: data.clone(),
-        dns_address: s.on("dns").then_some(s.dns_address),
-        domain: s.flags.cluster_domain.clone(),
-        port: s.flags.kubelet_port,
-        max_pods: s.flags.max_pods,
-        seccomp_default: s.flags.seccomp_default,
+        data_dir: f.api.data_dir.clone(),
+        bridge: f.bridge.clone(),
+        dns_addresses: s.on("dns").then_some(s.dns_address.into()).into_iter().collect(),
+        domain: f.cluster_domain.clone(),
+        listen: SocketAddr::from(([0, 0, 0, 0], f.kubelet_port)),
+        max_pods: f.max_pods,
+        labels: Default::default(),
+        allowed_unsafe_sysctls: Vec::new(),
+        seccomp_default: f.seccomp_default,
     };
-    let config = node::kubelet_config(options, &Pki::open(data)?)?;
-    h.ready();
-    let network = Arc::new(node::Network(s.network().clone()));
-    keles_kubelet::Kubelet::run(config, users::node(s.api(), &s.node_name), Arc::new(runtime), Arc::new(images), network, h.stop()).await?;
-    Ok(())
+    let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
+    node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await
 }

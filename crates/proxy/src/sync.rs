@@ -25,19 +25,21 @@ pub struct Options {
 struct Watches {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
-    pods: Informer<Pod>,
+    /// Absent when nobody may read them: then there are no host ports.
+    pods: Option<Informer<Pod>>,
 }
 
 impl Watches {
     fn desired(&self, node: &str) -> Rules {
-        rules::compute(&State { services: &self.services.list(), slices: &self.slices.list(), pods: &self.pods.list(), node })
+        rules::compute(&State { services: &self.services.list(), slices: &self.slices.list(), pods: &self.pods.as_ref().map(Informer::list).unwrap_or_default(), node })
     }
 }
 
 /// Keeps the kernel's rules in step until `stop`; leaves them in place at the end, so that a restart interrupts nobody.
-/// `on_node` lists this node's pods for their host ports: it speaks as the node, for upstream's role of the proxy may not read pods.
+/// `on_node` lists this node's pods for their host ports: it speaks as the node, for upstream's role of the proxy may not read pods;
+/// without it host ports are not served.
 /// `ready` is called once, when the first table stands: from then on no service address leaves the machine.
-pub async fn run(options: Options, informers: &Informers, on_node: &Informers, stop: CancellationToken, ready: impl FnOnce() + Send) {
+pub async fn run(options: Options, informers: &Informers, on_node: Option<&Informers>, stop: CancellationToken, ready: impl FnOnce() + Send) {
     let frame = Arc::new(options.frame);
     // Before anything is known: the table that rejects every service address, so that nobody dials past it. What a running
     // server left is only replaced once the caches hold the truth.
@@ -46,9 +48,15 @@ pub async fn run(options: Options, informers: &Informers, on_node: &Informers, s
         applied = apply(&frame, None, Rules::default()).await;
     }
     ready();
-    let watches = Watches { services: informers.of(), slices: informers.of(), pods: on_node.scoped(Scope::fields(&format!("spec.nodeName={}", options.node))) };
-    let (mut a, mut b, mut c) = (watches.services.version(), watches.slices.version(), watches.pods.version());
-    let synced = async { watches.services.synced().await && watches.slices.synced().await && watches.pods.synced().await };
+    let watches = Watches { services: informers.of(), slices: informers.of(), pods: on_node.map(|i| i.scoped(Scope::fields(&format!("spec.nodeName={}", options.node)))) };
+    let (mut a, mut b, mut c) = (watches.services.version(), watches.slices.version(), watches.pods.as_ref().map(Informer::version));
+    let pods_synced = async {
+        match &watches.pods {
+            Some(pods) => pods.synced().await,
+            None => true,
+        }
+    };
+    let synced = async { watches.services.synced().await && watches.slices.synced().await && pods_synced.await };
     tokio::select! {
         ok = synced => if !ok { return },
         () = stop.cancelled() => return,
@@ -64,11 +72,17 @@ pub async fn run(options: Options, informers: &Informers, on_node: &Informers, s
             }
             tokio::time::sleep(RETRY).await;
         };
+        let pods_changed = async {
+            match &mut c {
+                Some(c) => c.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             r = a.changed() => if r.is_err() { return },
             r = b.changed() => if r.is_err() { return },
-            r = c.changed() => if r.is_err() { return },
+            r = pods_changed => if r.is_err() { return },
             () = retry => {}
         }
     }

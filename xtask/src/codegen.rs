@@ -49,7 +49,7 @@ fn model(with_overlay: bool) -> Result<Model, String> {
         }
     });
     if with_overlay {
-        for file in ["overlay.txt", "presence.txt"] {
+        for file in ["overlay.txt", "numbers.txt", "presence.txt"] {
             let path = schema_dir().join(file);
             let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
             overlay::apply(&text, &mut m).map_err(|e| format!("{file}: {e}"))?;

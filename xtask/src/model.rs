@@ -29,8 +29,8 @@ pub struct Field {
     pub map_type: String,
     pub default: Option<Value>,
     pub presence: Presence,
-    /// Protobuf number; `outer * 256 + inner` for fields that Go inlines.
-    pub number: u16,
+    /// Protobuf number; `outer * 256 + inner` for fields that Go inlines, at most twice.
+    pub number: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! and the list kinds, which `k8s-openapi` has only as a generic.
 //!
 //! Its names have lost capitals (`RbdVolumeSource`, `pod_ip`); types and fields are matched without case and underscores. A message field that matches no JSON
-//! name is one that Go inlines: its message's fields belong to the outer type, numbered `outer * 256 + inner`.
+//! name is one that Go inlines (as that one may again): its message's fields belong to the outer type, numbered `outer * 256 + inner`.
 
 use crate::model::{Field, Model, Ty, Type};
 use serde_json::Value;
@@ -18,7 +18,7 @@ struct Message {
 struct PbField {
     name: String,
     docs: Vec<String>,
-    number: u16,
+    number: u32,
     /// Upstream's name of the message, for message fields.
     message: Option<String>,
 }
@@ -115,22 +115,22 @@ fn markers(docs: &[String], key: &str) -> Vec<String> {
 }
 
 fn plain(name: &str) -> String {
-    name.chars().filter(|c| *c != '_' && *c != '$').map(|c| c.to_ascii_lowercase()).collect()
+    name.chars().filter(|c| !matches!(c, '_' | '$' | '-')).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-fn apply(f: &PbField, outer: u16, t: &mut Type, messages: &BTreeMap<String, Message>) {
+fn apply(f: &PbField, outer: u32, t: &mut Type, messages: &BTreeMap<String, Message>) {
     let wanted = plain(&f.name);
     let hit = t.fields.iter_mut().find(|(n, _)| plain(n) == wanted);
     let Some((_, field)) = hit else {
         // Inlined by Go.
-        if let Some(m) = f.message.as_ref().filter(|_| outer == 0).and_then(|m| messages.get(&m.to_ascii_lowercase())) {
+        if let Some(m) = f.message.as_ref().filter(|_| outer < 256).and_then(|m| messages.get(&m.to_ascii_lowercase())) {
             for inner in &m.fields {
-                apply(inner, f.number, t, messages);
+                apply(inner, outer * 256 + f.number, t, messages);
             }
         }
         return;
     };
-    field.number = if outer == 0 { f.number } else { outer * 256 + f.number };
+    field.number = outer * 256 + f.number;
     if let Some(v) = marker(&f.docs, "listType") {
         field.list_type = v;
     }
@@ -163,8 +163,8 @@ fn add_lists(messages: &BTreeMap<String, Message>, model: &mut Model) {
         t.fields.insert("apiVersion".into(), text(API_VERSION));
         t.fields.insert("kind".into(), text(KIND));
         let meta = Ty::Ref("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta".into());
-        t.fields.insert("metadata".into(), Field { description: docs("metadata"), ty: meta, default: Some(Value::Object(Default::default())), ..Field::default() });
-        t.fields.insert("items".into(), Field { description: docs("items"), ty: Ty::List(Box::new(Ty::Ref(item))), required: true, ..Field::default() });
+        t.fields.insert("metadata".into(), Field { description: docs("metadata"), ty: meta, number: 1, default: Some(Value::Object(Default::default())), ..Field::default() });
+        t.fields.insert("items".into(), Field { description: docs("items"), number: 2, ty: Ty::List(Box::new(Ty::Ref(item))), required: true, ..Field::default() });
         model.insert(list, t);
     }
 }

@@ -117,7 +117,7 @@ pub fn body(headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Sta
         Some(YAML) => Ok((body, BodyFormat::Yaml)),
         Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
             Ok(tree) => Ok((serde_json::to_vec(&tree).expect("a JSON tree always encodes").into(), BodyFormat::Json)),
-            Err(e @ (ProtobufError::UnknownField { .. } | ProtobufError::Unsupported { .. })) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
+            Err(e @ ProtobufError::UnknownField { .. }) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
             Err(e) => Err(Status::bad_request(e.to_string())),
         },
         Some(other) => Err(Status::unsupported_media_type(other, READ_TYPES)),

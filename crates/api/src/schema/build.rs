@@ -15,7 +15,7 @@ pub struct FieldSpec {
     pub presence: Presence,
     pub map_type: MapType,
     pub strategy: Strategies,
-    pub number: u16,
+    pub number: u32,
     pub default: Option<Value>,
 }
 

@@ -117,7 +117,7 @@ pub(crate) struct FieldNode {
     pub map_type: MapType,
     pub strategy: Strategies,
     /// Protobuf field number, 0 where not known.
-    pub number: u16,
+    pub number: u32,
     pub default: Option<Box<Value>>,
 }
 
@@ -326,8 +326,8 @@ impl<'a> FieldRef<'a> {
     pub fn merge_key(self) -> Option<&'a str> {
         self.ty().list().and_then(|l| l.merge_key)
     }
-    /// Protobuf field number, where known.
-    pub fn number(self) -> Option<u16> {
+    /// Protobuf field number, where known; `outer * 256 + inner` for a field of a struct that Go inlines, at most two deep.
+    pub fn number(self) -> Option<u32> {
         (self.node.number != 0).then_some(self.node.number)
     }
 }

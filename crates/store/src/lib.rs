@@ -5,6 +5,7 @@
 //! Invariant: an acknowledged write is on disk, and a revision is never given out twice.
 
 pub mod embedded;
+pub mod encrypted;
 pub mod suite;
 
 use async_trait::async_trait;
@@ -90,6 +91,9 @@ pub enum StoreError {
     /// The files are damaged where they should not be. Names file and offset.
     #[error("{path} is damaged at byte {offset}: {what}; restore it from a copy or move it away to start anew")]
     Damaged { path: String, offset: u64, what: String },
+    /// Encryption at rest: the value cannot be turned (see [`encrypted`]).
+    #[error("unable to transform key {key:?}: {source}")]
+    Transform { key: String, source: encrypted::TransformError },
     #[error("{path} is in use by another process")]
     InUse { path: String },
     #[error("the store is closed")]
@@ -121,4 +125,8 @@ pub trait Store: Send + Sync + 'static {
     async fn compact(&self, before: Revision) -> Result<(), StoreError>;
     /// Flush and close. Later calls answer `Closed`.
     async fn close(&self) -> Result<(), StoreError>;
+    /// Whether the present value, as last read, should be written anew even when nothing changes in it (an older encryption key).
+    fn stale(&self, _key: &[u8]) -> bool {
+        false
+    }
 }

@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),
     ("25", &["reconcile"]),
-    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
+    ("30", &["kinds", "custom", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
     ("40", &["apiserver", "kubelet"]),
     ("50", &["keles"]),
 ];

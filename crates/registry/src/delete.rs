@@ -141,6 +141,9 @@ impl Exchange<'_> {
             Grace::None => {}
         }
         self.settle_finalizers(&mut new, options);
+        if old.deletion_timestamp().is_none() {
+            self.resource.kind.prepare_delete(&mut new, &self.request)?;
+        }
         if namespace {
             mark(&mut new, &self.request.now);
             new.set_meta("deletionGracePeriodSeconds", Value::Null);

@@ -14,7 +14,7 @@ use std::any::Any;
 use std::borrow::Cow;
 
 /// A served group and version of a kind; the Rust type of that version gives the schema's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Served {
     pub group: &'static str,
     pub version: &'static str,
@@ -29,7 +29,7 @@ pub enum Scope {
 }
 
 /// A subresource that the generic pipeline or a handler of `apiserver` serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Subresource {
     /// `status`, `scale`, `log`, `exec`, …
     pub name: &'static str,
@@ -215,6 +215,8 @@ pub trait Kind: Sync + Send + 'static {
     fn grace_seconds(_: &Self::Object, _asked: Option<i64>) -> Option<i64> {
         None
     }
+    /// Runs when a delete is first asked for: a kind whose objects go only after some work adds its finalizer here.
+    fn prepare_delete(_: &mut Self::Object, _: &Request) {}
 }
 
 /// A column definition without its type.
@@ -247,6 +249,21 @@ pub trait AnyKind: Send + Sync + 'static {
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
     fn convert(&self, o: &mut Object, from: &str, to: &str);
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status>;
+    /// See [`Kind::prepare_delete`].
+    fn prepare_delete(&self, _o: &mut Object, _: &Request) -> Result<(), Status> {
+        Ok(())
+    }
+    /// Whether requests find a version of [`Info::served`]; a custom resource's storage version need not be served.
+    fn serves(&self, _served: &Served) -> bool {
+        true
+    }
+    /// Columns of a Table in a served version, and an object's cells in it.
+    fn columns_of(&self, _served: &Served) -> Vec<ColumnInfo> {
+        self.columns()
+    }
+    fn cells_of(&self, _served: &Served, o: &Object, c: &Cells) -> Result<Vec<Value>, Status> {
+        self.cells(o, c)
+    }
     /// The schema of a served version; a CRD gives its own.
     fn schema(&self, served: &Served) -> Option<TypeRef<'_>> {
         keles_api::schema::builtin().get(served.schema)
@@ -273,7 +290,9 @@ pub trait AnyKind: Send + Sync + 'static {
     /// A converted object with only what its version has, in that version's canonical form.
     fn conform(&self, served: &Served, o: Object) -> Object {
         let Some(ty) = self.schema(served) else { return o };
-        decode::conform(o.0.clone(), ty, FieldValidation::Ignore).map_or(o, |d| d.object)
+        let mut o = decode::conform(o.0.clone(), ty, FieldValidation::Ignore).map_or(o, |d| d.object);
+        canonical::canonicalise(&mut o.0, ty);
+        o
     }
     /// Brings an object of the storage version to the form that is stored.
     fn canonicalise(&self, served: &Served, o: &mut Object) {
@@ -438,5 +457,8 @@ impl<K: Kind> AnyKind for Erased<K> {
     }
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status> {
         read::<K, _>(o, |t| K::grace_seconds(t, asked))
+    }
+    fn prepare_delete(&self, o: &mut Object, r: &Request) -> Result<(), Status> {
+        change::<K>(o, |t| K::prepare_delete(t, r))
     }
 }

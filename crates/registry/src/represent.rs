@@ -4,7 +4,7 @@
 //! cut out of them; only Tables and other versions need a tree.
 
 use crate::cache::{Cached, EventType};
-use crate::call::{Answer, Body, Call, Form, MetaVersion};
+use crate::call::{Answer, Body, Call, Form, MetaVersion, Wire};
 use crate::encode::{self, Head, put_with_revision};
 use crate::kind::{Cells, Served};
 use crate::resource::{Resource, api_version};
@@ -32,6 +32,7 @@ pub struct View {
     pub served: Served,
     pub form: Form,
     pub include: Include,
+    pub wire: Wire,
     head: Head,
     now_unix_seconds: i64,
 }
@@ -47,16 +48,24 @@ impl View {
         let storage = resource.storage();
         let head = if served == storage { resource.cache.head.clone() } else { Head::new(resource.info().kind, &api_version(&served)) };
         let now_unix_seconds = call.request.now.parse::<jiff::Timestamp>().map_or(0, |t| t.as_second());
-        Ok(View { resource: resource.clone(), served, form: call.form, include, head, now_unix_seconds })
+        Ok(View { resource: resource.clone(), served, form: call.form, include, wire: call.wire, head, now_unix_seconds })
     }
 
-    fn is_storage(&self) -> bool {
+    pub(crate) fn is_storage(&self) -> bool {
         self.served == self.resource.storage()
     }
 
     /// The whole object in the asked version.
     fn whole(&self, o: &Cached) -> Bytes {
         if self.is_storage() { o.object() } else { encode::whole(&self.resource.tree_in(o, &self.served), &self.head) }
+    }
+
+    /// What is shown of an object, unless that is a Table.
+    pub(crate) fn shown_json(&self, o: &Cached) -> Bytes {
+        match self.form {
+            Form::Partial(v) => partial(o, v).into(),
+            _ => self.whole(o),
+        }
     }
 
     /// One object as the answer to get, create, update, patch.
@@ -84,6 +93,7 @@ impl View {
 
     pub fn list(&self, items: Vec<Arc<Cached>>, meta: &ListMeta) -> Result<Answer, Status> {
         let body = match self.form {
+            Form::Object | Form::Partial(_) if self.wire == Wire::Protobuf => self.protobuf_list(&items, meta)?,
             Form::Object => self.object_list(items, meta),
             Form::Partial(v) => self.partial_list(&items, v, meta),
             Form::Table(v) => {
@@ -131,7 +141,7 @@ impl View {
     }
 
     fn row(&self, o: &Cached, v: MetaVersion) -> Result<Value, Status> {
-        let cells = self.resource.kind.cells(&o.tree(), &Cells { now_unix_seconds: self.now_unix_seconds })?;
+        let cells = self.resource.kind.cells_of(&self.served, &o.tree(), &Cells { now_unix_seconds: self.now_unix_seconds })?;
         let mut row = json!({ "cells": cells });
         let object = match self.include {
             Include::None => return Ok(row),
@@ -145,7 +155,7 @@ impl View {
     /// `columns` is false for all but the first table of a watch.
     fn table(&self, v: MetaVersion, rows: &[Value], meta: &ListMeta, columns: bool) -> Bytes {
         let columns = columns.then(|| {
-            let all = self.resource.kind.columns();
+            let all = self.resource.kind.columns_of(&self.served);
             all.iter().map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})).collect::<Vec<_>>()
         });
         let t = json!({"kind": "Table", "apiVersion": v.api_version(), "metadata": meta, "columnDefinitions": columns, "rows": rows});
@@ -162,16 +172,19 @@ impl View {
             Form::Table(MetaVersion::V1beta1) => 4,
         };
         let version = self.resource.info().served.iter().position(|s| *s == self.served).unwrap_or(0) as u64;
-        form | (self.include as u64) << 4 | version << 8 | (event as u64) << 16
+        form | (self.include as u64) << 4 | version << 8 | (event as u64) << 16 | (self.wire as u64) << 24
     }
 
     /// Whether the cache's own lines are what this view shows.
     pub fn natural(&self) -> bool {
-        self.form == Form::Object && self.is_storage()
+        self.form == Form::Object && self.is_storage() && self.wire == Wire::Json
     }
 
-    /// One watch line of an object. `first`: a Table names its columns.
+    /// One watch line (or frame) of an object. `first`: a Table names its columns.
     pub fn line(&self, event: EventType, o: &Cached, first: bool) -> Bytes {
+        if self.wire == Wire::Protobuf {
+            return self.object_frame(event.text(), o).unwrap_or_else(|s| self.event("ERROR", &s.to_json()));
+        }
         let object = match self.form {
             Form::Object => self.whole(o),
             Form::Partial(v) => partial(o, v).into(),
@@ -181,6 +194,14 @@ impl View {
             },
         };
         encode::event(event.text(), &object)
+    }
+
+    /// One watch line (or frame) of any document.
+    pub fn event(&self, event: &str, json: &[u8]) -> Bytes {
+        match self.wire {
+            Wire::Json => encode::event(event, json),
+            Wire::Protobuf => crate::protobuf::frame(event, json),
+        }
     }
 
     /// A bookmark at `revision`, marked as the end of the initial events or not.
@@ -197,7 +218,7 @@ impl View {
                 json!({"kind": "Table", "apiVersion": v.api_version(), "metadata": {"resourceVersion": revision.to_string()}, "columnDefinitions": null, "rows": if initial_end { json!([row]) } else { json!([]) }})
             }
         };
-        encode::event("BOOKMARK", object.to_string().as_bytes())
+        self.event("BOOKMARK", object.to_string().as_bytes())
     }
 }
 

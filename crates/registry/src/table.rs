@@ -43,7 +43,7 @@ impl Table {
 
     /// What serves this path.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<(Arc<Resource>, Served)> {
-        self.first(plural, |r| r.info().served.iter().find(|s| s.group == group && s.version == version).copied())
+        self.first(plural, |r| r.info().served.iter().find(|s| s.group == group && s.version == version && r.kind.serves(s)).copied())
     }
 
     /// The resource of a group, whatever the version.

@@ -1,4 +1,5 @@
-//! A one-node cluster of the release binary, for tests: its own data folder, ports, bridge and cgroup; driven by kubectl alone.
+//! A one-node cluster of the release binary, in one process or in parts, for tests: its own data folder, ports, bridge and cgroup; driven by
+//! kubectl alone.
 //!
 //! Entry point: [`Cluster::start`]. When a cluster is dropped its pods are deleted, the server is stopped, and
 //! [`Cluster::leftovers`] must be empty: a test that leaks fails. Where kubectl is missing, tests say so and pass, unless
@@ -23,7 +24,19 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub port: u16,
     kubelet_port: u16,
+    shape: Shape,
     server: Option<Child>,
+    /// Of a cluster in parts: everything but the API server, by role.
+    parts: Vec<(&'static str, Child)>,
+}
+
+/// How a cluster is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `keles server`.
+    Whole,
+    /// A process and a kubeconfig a part.
+    InParts,
 }
 
 /// True when the test cannot run here; says why. CI turns that into a failure.
@@ -74,11 +87,25 @@ pub fn until<T>(what: &str, limit: Duration, mut f: impl FnMut() -> Result<T, St
 
 impl Cluster {
     pub const BRIDGE: &str = "ke2e";
+    pub const NODE: &str = "e2e";
+    const PODS: &str = "10.244.0.0/16";
+    const SERVICES: &str = "10.245.0.0/16";
+    const SCHEDULER: &str = "scheduler";
+    const CONTROLLERS: &str = "controller-manager";
+    pub const PROXY: &str = "proxy";
+    pub const KUBELET: &str = "kubelet";
 
     /// Starts a server and waits for its node; the images [`WEB`] and [`WEB2`] are loaded.
     pub fn start() -> Cluster {
+        Self::start_as(Shape::Whole)
+    }
+    /// The same with every part a process of its own, each with a kubeconfig of its own user. There is no cluster DNS.
+    pub fn start_in_parts() -> Cluster {
+        Self::start_as(Shape::InParts)
+    }
+    fn start_as(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
-        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), server: None };
+        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, server: None, parts: Vec::new() };
         c.start_server();
         for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
             c.load(name, &[("VERSION", version)]);
@@ -104,22 +131,26 @@ impl Cluster {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
-    /// Starts the server on this cluster's data and waits until it is ready.
-    pub fn start_server(&mut self) {
+    /// Runs `keles ARGS` to its end; what it printed.
+    pub fn keles(&self, args: &[&str]) -> String {
+        let out = Command::new(keles()).args(args).arg("--data-dir").arg(self.data()).output().expect("the release binary (make build)");
+        assert!(out.status.success(), "keles {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+        text(&out)
+    }
+    fn spawn_keles(&self, args: &[&str]) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).expect("a log");
-        let child = Command::new(keles())
-            .args(["server", "--bridge", Self::BRIDGE, "--cluster-cidr", "10.244.0.0/16", "--service-cidr", "10.245.0.0/16", "--node-name", "e2e"])
-            .args(["--https-listen-port", &self.port.to_string(), "--kubelet-port", &self.kubelet_port.to_string()])
-            .arg("--data-dir")
-            .arg(self.data())
-            .arg("--write-kubeconfig")
-            .arg(self.kubeconfig())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the release binary (make build)");
-        self.server = Some(child);
+        Command::new(keles()).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the release binary (make build)")
+    }
+    /// Starts the server, or all parts, on this cluster's data and waits until the API is ready.
+    pub fn start_server(&mut self) {
+        let (port, kubelet_port, data, kubeconfig) =
+            (self.port.to_string(), self.kubelet_port.to_string(), self.data().display().to_string(), self.kubeconfig().display().to_string());
+        let api = ["--https-listen-port", &port, "--service-cidr", Self::SERVICES, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
+        let node = ["--bridge", Self::BRIDGE, "--cluster-cidr", Self::PODS, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port];
+        self.server = Some(match self.shape {
+            Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node].concat()),
+            Shape::InParts => self.spawn_keles(&[&["apiserver"][..], &api].concat()),
+        });
         until("the server's readiness", START, || {
             let ended = self.server.as_mut().and_then(|s| s.try_wait().ok().flatten());
             assert!(ended.is_none(), "the server ended: {ended:?}\n{}", self.log());
@@ -128,20 +159,63 @@ impl Cluster {
                 other => Err(format!("{other:?}")),
             }
         });
+        if self.shape == Shape::InParts {
+            for part in [Self::SCHEDULER, Self::CONTROLLERS, Self::PROXY, Self::KUBELET] {
+                self.start_part(part);
+            }
+        }
+    }
+    /// Starts one part beside the API server, as the user that upstream runs it as.
+    pub fn start_part(&mut self, part: &'static str) {
+        let node = format!("system:node:{}", Self::NODE);
+        let credentials = |file: &str, user: &str, org: &[&str]| {
+            let path = self.dir.path().join(format!("{file}.kubeconfig")).display().to_string();
+            let server = format!("https://127.0.0.1:{}", self.port);
+            std::fs::write(&path, self.keles(&[&["kubeconfig", "--client-name", user, "--server", &server], org].concat())).expect("written");
+            path
+        };
+        let certificates = self.dir.path().join("node-certificates").display().to_string();
+        let (network, name) = (["--bridge", Self::BRIDGE, "--cluster-cidr", Self::PODS, "--service-cidr", Self::SERVICES], ["--hostname-override", Self::NODE]);
+        let child = match part {
+            Self::PROXY => {
+                let (own, node) = (credentials("proxy", "system:kube-proxy", &[]), credentials("node", &node, &["--org", "system:nodes"]));
+                self.spawn_keles(&[&["proxy", "--kubeconfig", &own, "--node-kubeconfig", &node][..], &network, &name].concat())
+            }
+            Self::KUBELET => {
+                let own = credentials("node", &node, &["--org", "system:nodes"]);
+                self.keles(&["certificate", "--node-name", Self::NODE, "--cert-dir", &certificates]);
+                let (certificate, key) = (format!("{certificates}/kubelet.crt"), format!("{certificates}/kubelet.key"));
+                let (data, port) = (self.data().display().to_string(), self.kubelet_port.to_string());
+                let files = ["--tls-cert-file", &certificate, "--tls-private-key-file", &key, "--root-dir", &data, "--port", &port];
+                self.spawn_keles(&[&["kubelet", "--kubeconfig", &own][..], &network, &name, &files].concat())
+            }
+            other => self.spawn_keles(&[other, "--kubeconfig", &credentials(other, &format!("system:kube-{other}"), &[])]),
+        };
+        self.parts.push((part, child));
+    }
+    /// SIGKILL to one part.
+    pub fn kill_part(&mut self, part: &str) {
+        let at = self.parts.iter().position(|(name, _)| *name == part).expect("the part runs");
+        let (_, mut child) = self.parts.swap_remove(at);
+        child.kill().and_then(|()| child.wait()).expect("SIGKILL ends it");
     }
     pub fn kill_server(&mut self) {
         let mut s = self.server.take().expect("running");
         s.kill().and_then(|()| s.wait()).expect("SIGKILL ends it");
     }
     fn stop_server(&mut self) {
-        let Some(mut s) = self.server.take() else { return };
-        let _ = Command::new("kill").arg(s.id().to_string()).status();
+        let mut all: Vec<Child> = self.parts.drain(..).map(|(_, child)| child).chain(self.server.take()).collect();
+        for child in &all {
+            let _ = Command::new("kill").arg(child.id().to_string()).status();
+        }
         let end = Instant::now() + START;
-        while Instant::now() < end && matches!(s.try_wait(), Ok(None)) {
+        while Instant::now() < end && all.iter_mut().any(|child| matches!(child.try_wait(), Ok(None))) {
             std::thread::sleep(POLL);
         }
-        let _ = s.kill();
-        let _ = s.wait();
+        for child in &mut all {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
     fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new("kubectl");
@@ -212,7 +286,8 @@ impl Cluster {
         found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| format!("mount {l}")));
         for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
             let read = |f: &str| std::fs::read(p.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
-            if self.server.as_ref().is_some_and(|s| p.file_name().to_string_lossy() == s.id().to_string()) {
+            let ours = self.server.iter().chain(self.parts.iter().map(|(_, child)| child));
+            if ours.into_iter().any(|s| p.file_name().to_string_lossy() == s.id().to_string()) {
                 continue;
             }
             let cgroup = read("cgroup");

@@ -7,6 +7,7 @@ use crate::node_facts::NodeFacts;
 use crate::objects::ApiObjects;
 use crate::pod_network::PodNetwork;
 use crate::service_env::Services;
+use keles_client::Informers;
 use keles_runtime::api::PodRuntime;
 use keles_volumes::downward;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub struct Agent {
     pub config: KubeletConfig,
     pub client: kube::Client,
+    /// What the agent follows of the API: its pods and all services.
+    pub informers: Informers,
     pub runtime: Arc<dyn PodRuntime>,
     pub images: Arc<dyn ImageStore>,
     pub network: Arc<dyn PodNetwork>,

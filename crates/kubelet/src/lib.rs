@@ -72,9 +72,11 @@ impl Kubelet {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
         let facts = node_facts::NodeFacts::read(&config.data_dir, config.max_pods, &runtime.version());
+        let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let agent = Arc::new(Agent {
             events: events::Recorder::start(client.clone(), &config.node_name),
-            services: service_env::Services::watch(client.clone(), shutdown.clone()),
+            services: service_env::Services::watch(&informers),
+            informers,
             objects: objects::ApiObjects::new(client.clone()),
             config,
             client,

@@ -8,20 +8,16 @@ use crate::agent::Agent;
 use crate::events::WARNING;
 use crate::machine::phase;
 use crate::pod_worker::{self, Adopted, Handle, View};
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keles_client::{Change, Scope};
 use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
 use keles_volumes::quantity::Quantity;
-use kube::Api;
-use kube::runtime::watcher::{self, Event};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const MAX_RETRY: Duration = Duration::from_secs(5);
 /// Containers of pods that are gone from the API get this long to end.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
@@ -53,26 +49,7 @@ impl Pods {
         let mut left = Leftovers::read(&agent).await;
         let forward = self.clone().forward(events, stop.clone());
         let follow = async {
-            let fields = format!("spec.nodeName={}", agent.config.node_name);
-            let stream = kube::runtime::watcher(Api::<Pod>::all(agent.client.clone()), watcher::Config::default().fields(&fields));
-            let mut stream = std::pin::pin!(stream);
-            let mut listed = HashSet::new();
-            let mut retry = FIRST_RETRY;
-            loop {
-                let event = tokio::select! { event = stream.next() => event, () = stop.cancelled() => return };
-                match event {
-                    Some(Ok(event)) => {
-                        retry = FIRST_RETRY;
-                        self.take(&agent, event, &mut listed, &mut left);
-                    }
-                    Some(Err(error)) => {
-                        tracing::info!(%error, "watch of pods failed, it goes on");
-                        tokio::select! { () = tokio::time::sleep(retry) => {}, () = stop.cancelled() => return }
-                        retry = (retry * 2).min(MAX_RETRY);
-                    }
-                    None => return,
-                }
-            }
+            tokio::select! { () = self.follow(&agent, &mut left) => {}, () = stop.cancelled() => {} }
         };
         tokio::join!(forward, follow);
         // Workers end with the agent; the containers do not.
@@ -81,29 +58,53 @@ impl Pods {
         }
     }
 
-    fn take(&self, agent: &Arc<Agent>, event: Event<Pod>, listed: &mut HashSet<String>, left: &mut Leftovers) {
-        match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(pod) => {
-                listed.insert(pod.metadata.uid.clone().unwrap_or_default());
-                self.apply(agent, pod, left);
+    /// Takes changes as the informer tells them; once its first list is whole, what no listed pod claimed is removed.
+    async fn follow(&self, agent: &Arc<Agent>, left: &mut Leftovers) {
+        let informer = agent.informers.scoped::<Pod>(Scope::fields(&format!("spec.nodeName={}", agent.config.node_name)));
+        let mut changes = informer.subscribe();
+        let mut listed = HashSet::new();
+        // The list's changes are in the channel before it counts as whole.
+        let whole = loop {
+            tokio::select! {
+                biased;
+                change = changes.recv() => match change {
+                    Some(change) => self.take(agent, change, &mut listed, left),
+                    None => return,
+                },
+                whole = informer.synced() => break whole,
             }
-            Event::InitDone => {
-                let gone: Vec<String> = self.handles().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
-                for uid in gone {
-                    self.remove(&uid, None);
-                }
-                left.remove_orphans(agent, listed);
-            }
-            Event::Apply(pod) => self.apply(agent, pod, left),
-            Event::Delete(pod) => self.remove(&pod.metadata.uid.clone().unwrap_or_default(), Some(pod)),
+        };
+        while let Ok(change) = changes.try_recv() {
+            self.take(agent, change, &mut listed, left);
+        }
+        if whole {
+            left.remove_orphans(agent, &listed);
+        }
+        drop(listed);
+        while let Some(change) = changes.recv().await {
+            self.take(agent, change, &mut HashSet::new(), left);
         }
     }
 
-    fn apply(&self, agent: &Arc<Agent>, mut pod: Pod, left: &mut Leftovers) {
-        pod.metadata.managed_fields = None;
+    fn take(&self, agent: &Arc<Agent>, change: Change<Pod>, listed: &mut HashSet<String>, left: &mut Leftovers) {
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        // One name, two pods: the first went and the second came while nobody watched.
+        if let Change::Modified { old, new } = &change
+            && uid(old) != uid(new)
+        {
+            self.remove(&uid(old), Some(old.clone()));
+        }
+        match change {
+            Change::Added(pod) | Change::Modified { new: pod, .. } => {
+                listed.insert(uid(&pod));
+                self.apply(agent, pod, left);
+            }
+            Change::Deleted(pod) => self.remove(&uid(&pod), Some(pod)),
+        }
+    }
+
+    fn apply(&self, agent: &Arc<Agent>, pod: Arc<Pod>, left: &mut Leftovers) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let pod = Arc::new(pod);
         let mut handles = self.handles();
         handles.retain(|other, handle| other == &uid || !handle.task.is_finished());
         if let Some(handle) = handles.get(&uid) {
@@ -138,12 +139,12 @@ impl Pods {
         })
     }
 
-    fn remove(&self, uid: &str, last: Option<Pod>) {
+    fn remove(&self, uid: &str, last: Option<Arc<Pod>>) {
         if let Some(handle) = self.handles().get(uid) {
             handle.wish.send_modify(|wish| {
                 wish.removed = true;
                 if let Some(last) = last {
-                    wish.pod = Arc::new(last);
+                    wish.pod = last;
                 }
             });
         }

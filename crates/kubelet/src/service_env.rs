@@ -1,76 +1,36 @@
 //! The variables that tell a container of the services it can reach (`WEB_SERVICE_HOST`, …).
 //!
-//! Entry point: [`Services`], fed by one watch of all services; [`Services::variables`] for a pod.
+//! Entry point: [`Services`], fed by the agent's informer of all services; [`Services::variables`] for a pod.
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client};
+use keles_client::{Informer, Informers};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// Where the API server is found: in every pod, whatever its namespace.
 const MASTER: (&str, &str) = ("default", "kubernetes");
 
 #[derive(Clone)]
 pub struct Services {
-    all: Arc<Mutex<BTreeMap<(String, String), Service>>>,
-    listed: watch::Receiver<bool>,
+    all: Informer<Service>,
 }
 
 impl Services {
-    /// Starts the watch.
-    pub fn watch(client: Client, stop: CancellationToken) -> Self {
-        let all: Arc<Mutex<BTreeMap<(String, String), Service>>> = Arc::default();
-        let (listed_tx, listed) = watch::channel(false);
-        let services = Self { all: all.clone(), listed };
-        tokio::spawn(async move {
-            let stream = kube::runtime::watcher(Api::<Service>::all(client), watcher::Config::default());
-            let mut stream = std::pin::pin!(stream);
-            let mut fresh = BTreeMap::new();
-            loop {
-                let event = tokio::select! { event = stream.next() => event, () = stop.cancelled() => return };
-                match event {
-                    Some(Ok(Event::Init)) => fresh = BTreeMap::new(),
-                    Some(Ok(Event::InitApply(service))) => drop(fresh.insert(key(&service), service)),
-                    Some(Ok(Event::InitDone)) => {
-                        *lock(&all) = std::mem::take(&mut fresh);
-                        let _ = listed_tx.send(true);
-                    }
-                    Some(Ok(Event::Apply(service))) => drop(lock(&all).insert(key(&service), service)),
-                    Some(Ok(Event::Delete(service))) => drop(lock(&all).remove(&key(&service))),
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, "watch of services failed, it goes on");
-                        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                    }
-                    None => return,
-                }
-            }
-        });
-        services
+    pub fn watch(informers: &Informers) -> Self {
+        Self { all: informers.of() }
     }
 
     /// The variables for a pod of `namespace`; waits for the first list.
     pub async fn variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String> {
-        let _ = self.listed.clone().wait_for(|listed| *listed).await;
-        let all = lock(&self.all);
+        self.all.synced().await;
         let mut out = BTreeMap::new();
-        let chosen = |(ns, name): &(String, String)| (ns.as_str(), name.as_str()) == MASTER || (links && ns == namespace);
-        for (_, service) in all.iter().filter(|(key, _)| chosen(key)) {
-            add(service, &mut out);
+        for service in self.all.list() {
+            let (ns, name) = (service.metadata.namespace.as_deref().unwrap_or_default(), service.metadata.name.as_deref().unwrap_or_default());
+            if (ns, name) == MASTER || (links && ns == namespace) {
+                add(&service, &mut out);
+            }
         }
         out
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn key(service: &Service) -> (String, String) {
-    (service.metadata.namespace.clone().unwrap_or_default(), service.metadata.name.clone().unwrap_or_default())
 }
 
 /// Adds one service in the forms of Kubernetes and of Docker links.

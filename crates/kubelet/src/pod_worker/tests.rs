@@ -245,8 +245,14 @@ fn api(diary: Arc<Diary>) -> kube::Client {
                     diary.write(format!("lease {}", body["spec"]["holderIdentity"].as_str().unwrap_or("-")));
                     json!({"metadata": {"name": "n1"}})
                 }
-                ("GET", "/api/v1/pods") if query.contains("watch=") => {
-                    diary.write("watch pods");
+                // Lists come in pages here, as from a server before 1.27.
+                ("GET", _) if query.contains("sendInitialEvents=") => {
+                    let refusal = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Invalid", "code": 422});
+                    let answer = Response::builder().status(422).body(Body::from(refusal.to_string().into_bytes()));
+                    return Ok(answer.expect("a response"));
+                }
+                ("GET", path) if query.contains("watch=") => {
+                    diary.write(format!("watch {path}"));
                     return std::future::pending().await;
                 }
                 ("GET", "/api/v1/pods") => json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [plain("u1")]}),
@@ -282,10 +288,12 @@ fn node_with(network_refuses: bool) -> Node {
     let client = api(diary.clone());
     let runtime = Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), events: broadcast::channel(16).0 });
     let stop = CancellationToken::new();
+    let informers = keles_client::Informers::new(client.clone(), stop.clone());
     let agent = Arc::new(Agent {
         config: KubeletConfig::new("n1", "192.0.2.1".parse().expect("ip"), PathBuf::from(dir.path())),
         events: Recorder::start(client.clone(), "n1"),
-        services: Services::watch(client.clone(), stop.clone()),
+        services: Services::watch(&informers),
+        informers,
         objects: ApiObjects::new(client.clone()),
         client,
         runtime: runtime.clone(),

@@ -2,7 +2,8 @@
 //!
 //! Zero values of `omitempty` fields go, fields without `omitempty` and structs held by value are always there, pointers keep what was
 //! given. Quantities and times are already canonical when they come from the decoder; [`canonicalise`] makes them so when they come from
-//! elsewhere, and leaves alone what it cannot read (validation's business).
+//! elsewhere, and leaves alone what it cannot read (validation's business). [`as_decoded`] is the form that rules see: an empty list or map
+//! that the client wrote is still there, since rules of upstream tell it from an absent one and show it in their messages.
 
 use crate::TypeRef;
 use crate::quantity::Quantity;
@@ -12,36 +13,72 @@ use serde_json::{Map, Value};
 
 /// Brings a tree of this type to the form that is stored and answered. Idempotent.
 pub fn canonicalise(v: &mut Value, ty: TypeRef) {
+    walk(v, ty, Empty::Dropped);
+}
+
+/// Brings a tree of this type to the form that rules see: as [`canonicalise`], but empty lists and maps stay. Idempotent.
+pub fn as_decoded(v: &mut Value, ty: TypeRef) {
+    walk(v, ty, Empty::Kept);
+}
+
+/// Equal in upstream's semantic sense, whichever form the two trees are in: a missing list, map or string equals an empty one.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            x.iter().all(|(k, v)| equal(v, y.get(k).unwrap_or(&Value::Null))) && y.iter().all(|(k, v)| x.contains_key(k) || equal(&Value::Null, v))
+        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| equal(x, y)),
+        (Value::Null, other) | (other, Value::Null) => match other {
+            Value::Null => true,
+            Value::Array(l) => l.is_empty(),
+            Value::Object(m) => m.is_empty(),
+            Value::String(s) => s.is_empty(),
+            _ => false,
+        },
+        _ => a == b,
+    }
+}
+
+/// What becomes of empty lists and maps.
+#[derive(Clone, Copy, PartialEq)]
+enum Empty {
+    /// What is stored as protobuf knows none.
+    Dropped,
+    /// Go's JSON decoder makes them, not nil.
+    Kept,
+}
+
+fn walk(v: &mut Value, ty: TypeRef, empty: Empty) {
     match ty.resolve(v).shape() {
         Shape::Object(o) => {
             if let Value::Object(map) = v {
-                object(map, o);
+                object(map, o, empty);
             }
         }
         Shape::List(l) => {
             for item in v.as_array_mut().into_iter().flatten() {
-                canonicalise(item, l.item);
+                walk(item, l.item, empty);
             }
         }
         Shape::Map(m) => {
             for (_, value) in v.as_object_mut().into_iter().flatten() {
-                canonicalise(value, m.value);
+                walk(value, m.value, empty);
             }
         }
         Shape::Scalar(s) => scalar(v, s),
     }
 }
 
-fn object(map: &mut Map<String, Value>, o: ObjectRef) {
+fn object(map: &mut Map<String, Value>, o: ObjectRef, empty: Empty) {
     for f in o.fields() {
         let keep = match map.get_mut(f.name()) {
             Some(v) if !v.is_null() => {
-                canonicalise(v, f.ty());
-                match f.presence() {
-                    Presence::OmitEmpty => !is_zero(v),
-                    // Stored as protobuf, which knows no empty list.
-                    Presence::Always => !v.as_array().is_some_and(Vec::is_empty),
-                    Presence::Pointer | Presence::Nullable => true,
+                walk(v, f.ty(), empty);
+                match (f.presence(), &*v) {
+                    (_, Value::Array(_) | Value::Object(_)) if empty == Empty::Kept => true,
+                    (Presence::OmitEmpty, v) => !is_zero(v),
+                    (Presence::Always, v) => !v.as_array().is_some_and(Vec::is_empty),
+                    (Presence::Pointer | Presence::Nullable, _) => true,
                 }
             }
             Some(_) => false,
@@ -75,7 +112,7 @@ fn zero(f: FieldRef) -> Value {
     match f.ty().shape() {
         Shape::Object(o) => {
             let mut map = Map::new();
-            object(&mut map, o);
+            object(&mut map, o, Empty::Dropped);
             Value::Object(map)
         }
         Shape::List(_) | Shape::Map(_) => Value::Null,
@@ -119,6 +156,15 @@ mod tests {
             json!({"metadata": {"name": "a", "labels": {}}, "spec": {"hostNetwork": false, "automountServiceAccountToken": false, "containers": [{"name": "c", "stdin": false}]}}),
         );
         assert_eq!(pod, json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "resources": {}}]}, "status": {}}));
+    }
+    #[test]
+    fn rules_see_the_empty_lists_and_maps_that_the_client_wrote() {
+        let ty = crate::schema::builtin().get("io.k8s.api.core.v1.Pod").unwrap();
+        let mut pod = json!({"metadata": {"name": "", "labels": {}}, "spec": {"containers": [], "volumes": [], "hostNetwork": false}});
+        as_decoded(&mut pod, ty);
+        assert_eq!(pod, json!({"metadata": {"labels": {}}, "spec": {"containers": [], "volumes": []}, "status": {}}));
+        canonicalise(&mut pod, ty);
+        assert_eq!(pod, json!({"metadata": {}, "spec": {"containers": null}, "status": {}}));
     }
     #[test]
     fn canonicalising_twice_changes_nothing() {

@@ -3,14 +3,14 @@
 //!
 //! Go's rules: `null` means absent, names match by case, integers refuse fractions, quantities, times and bytes are parsed and written
 //! back in canonical form. The first wrong value in document order is the error; strict findings are collected, at most
-//! [`STRICT_ERRORS_MAX`]. Invariant: what comes out is canonical ([`crate::canonical`]) and holds only what the type has.
+//! [`STRICT_ERRORS_MAX`]. Invariant: what comes out is in the form rules see ([`crate::canonical::as_decoded`]) and holds only what the type has.
 
 mod go_types;
 mod leaf;
 mod syntax;
 mod walk;
 
-use crate::canonical::canonicalise;
+use crate::canonical::as_decoded;
 use crate::{Object, Status, TypeRef};
 use serde::de::{DeserializeSeed, IntoDeserializer};
 use serde_json::Value;
@@ -118,7 +118,7 @@ fn settle(mut value: Value, context: Context, ty: TypeRef, validation: FieldVali
     if validation == FieldValidation::Strict && !context.strict.is_empty() {
         return Err(DecodeError::Strict(context.strict));
     }
-    canonicalise(&mut value, ty);
+    as_decoded(&mut value, ty);
     let warnings = if validation == FieldValidation::Warn { context.strict } else { Vec::new() };
     Ok(Decoded { object: Object(value), warnings })
 }

@@ -3,7 +3,7 @@
 use crate::cache::{Cached, Incoming, WatchCache};
 use crate::encode::Head;
 use crate::kind::{AnyKind, Info, Scope, Served};
-use keles_api::{GroupVersion, Object, Status, canonical};
+use keles_api::{GroupVersion, Object, Status};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;

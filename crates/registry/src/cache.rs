@@ -44,6 +44,8 @@ pub struct Cached {
     /// Whether the store holds just this; else a write that changes nothing still writes (that is how objects reach a new storage version).
     faithful: bool,
     fields: OnceLock<Box<[Box<str>]>>,
+    /// The object in protobuf, from the first time it was asked for so.
+    message: OnceLock<Bytes>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +105,7 @@ impl Cached {
         let meta_end = meta_start + metas.byte_offset() - start;
         let labels = meta.as_ref().and_then(|m| m.labels.as_ref()).map(|l| l.0.iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect()).unwrap_or_default();
         let deleting = meta.is_some_and(|m| m.deletion.is_some());
-        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), line }
+        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), message: OnceLock::new(), line }
     }
 
     /// The last state of a deleted object, at the revision of the delete; its line is `DELETED`.
@@ -169,6 +171,14 @@ impl Cached {
     }
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+    }
+    /// The object's protobuf message, made once for all who ask; an error is not kept.
+    pub fn message<E>(&self, make: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Bytes, E> {
+        if let Some(m) = self.message.get() {
+            return Ok(m.clone());
+        }
+        let made = Bytes::from(make()?);
+        Ok(self.message.get_or_init(|| made).clone())
     }
     /// The value of a selectable field, computed once for all who ask.
     pub fn field(&self, name: &str, kind: &dyn AnyKind) -> &str {

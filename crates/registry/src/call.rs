@@ -88,7 +88,16 @@ impl MetaVersion {
     }
 }
 
-/// How the request's body is written. Protobuf is refused by the API server until the codec has it.
+/// How the parts of lists and watches are written; everything else leaves the pipelines as JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Wire {
+    #[default]
+    Json,
+    /// Not for Tables, which have no such form.
+    Protobuf,
+}
+
+/// How the request's body is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyFormat {
     #[default]
@@ -140,6 +149,7 @@ pub struct Call {
     pub request: Request,
     pub query: Query,
     pub form: Form,
+    pub wire: Wire,
     pub body: Bytes,
     pub body_format: BodyFormat,
     /// Only looked at by PATCH.
@@ -166,12 +176,14 @@ impl Answer {
     }
 }
 
-/// All JSON. Other encodings are made from it by the API server.
+/// JSON unless said otherwise. Other encodings are made from it by the API server.
 pub enum Body {
     Bytes(Bytes),
     /// A long list in pieces of about 64 KiB, made as they are asked for (no lasting memory).
     Chunks(Box<dyn Iterator<Item = Bytes> + Send>),
-    /// Watch events, one JSON document a line; an item holds one or more whole lines. Ends when the watch ends.
+    /// A list in protobuf, in pieces.
+    Protobuf(Box<dyn Iterator<Item = Bytes> + Send>),
+    /// Watch events, one JSON document a line, or protobuf frames when the call asked for them; an item holds one or more whole ones. Ends when the watch ends.
     /// The first item comes at once (maybe empty of events: then it is an empty `Bytes`, to be taken as "send the headers").
     Watch(BoxStream<'static, Bytes>),
 }
@@ -181,7 +193,7 @@ impl Body {
     pub fn collect(self) -> Bytes {
         match self {
             Body::Bytes(b) => b,
-            Body::Chunks(c) => c.flat_map(|b| b.to_vec()).collect::<Vec<u8>>().into(),
+            Body::Chunks(c) | Body::Protobuf(c) => c.flat_map(|b| b.to_vec()).collect::<Vec<u8>>().into(),
             Body::Watch(_) => Bytes::new(),
         }
     }

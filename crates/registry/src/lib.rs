@@ -16,6 +16,7 @@ mod managed_fields;
 mod options;
 mod patch;
 mod pods;
+mod protobuf;
 mod read;
 pub mod registry;
 mod represent;
@@ -27,7 +28,7 @@ mod watch;
 mod write;
 
 pub use admission::{Admission, Attributes, Operation};
-pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb};
+pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb, Wire};
 pub use encode::Restore;
 pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector, User};
 pub use registry::{Registry, Settings};

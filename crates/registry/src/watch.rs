@@ -92,7 +92,7 @@ impl Exchange<'_> {
                 Err(oldest) => {
                     tracing::info!(resource = self.resource.info().plural, revision, oldest, "a watch asks for events that are gone");
                     let s = Status::expired(format!("too old resource version: {revision} ({oldest})"));
-                    w.phase = Phase::Last(encode::event("ERROR", &s.to_json()));
+                    w.phase = Phase::Last(w.view.event("ERROR", &s.to_json()));
                 }
             },
         }

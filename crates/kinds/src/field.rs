@@ -6,7 +6,7 @@
 use keles_api::{Object, Path, Problems};
 use serde_json::{Map, Value};
 
-static NULL: Value = Value::Null;
+pub static NULL: Value = Value::Null;
 
 #[derive(Clone, Debug)]
 pub struct Field<'a> {
@@ -127,21 +127,7 @@ pub fn immutable(p: &mut Problems, new: &Field, old: &Field) {
     }
 }
 
-/// Equal in upstream's semantic sense: a missing list, map, string, number or boolean equals its empty value.
-pub fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(x), Value::Object(y)) => x.iter().all(|(k, v)| same(v, y.get(k).unwrap_or(&NULL))) && y.iter().all(|(k, v)| x.contains_key(k) || same(&NULL, v)),
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
-        (Value::Null, other) | (other, Value::Null) => match other {
-            Value::Null => true,
-            Value::Array(l) => l.is_empty(),
-            Value::Object(m) => m.is_empty(),
-            Value::String(s) => s.is_empty(),
-            _ => false,
-        },
-        _ => a == b,
-    }
-}
+pub use keles_api::canonical::equal as same;
 
 // --- writing: what defaults and prepare rules need ---
 

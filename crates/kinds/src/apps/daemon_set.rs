@@ -128,8 +128,8 @@ impl Kind for DaemonSet {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
         workload::immutable_selector(&Field::root(new).get("spec"), &Field::root(old).get("spec"), p);
+        Self::validate(new, p);
     }
 
     fn validate_status(new: &Object, old: &Object, p: &mut Problems) {

@@ -60,9 +60,13 @@ impl Kind for StatefulSet {
         default_pointer(spec, "revisionHistoryLimit", 10);
         template::set_defaults(spec);
         if let Some(strategy) = child_mut(spec, "updateStrategy") {
-            default(strategy, "type", "RollingUpdate");
+            // Who names the strategy himself gets no parameters for it.
+            if strategy["type"].as_str().unwrap_or("").is_empty() {
+                set(strategy, "type", "RollingUpdate");
+                child_mut(strategy, "rollingUpdate");
+            }
             if strategy["type"] == "RollingUpdate"
-                && let Some(rolling) = child_mut(strategy, "rollingUpdate")
+                && let Some(rolling) = strategy.get_mut("rollingUpdate").filter(|r| r.is_object())
             {
                 default_pointer(rolling, "partition", 0);
             }

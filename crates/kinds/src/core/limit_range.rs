@@ -5,7 +5,7 @@ use crate::field::{Field, child_mut, invalid_each, items_mut};
 use crate::table::{CREATED_AT, NAME};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Path, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Served};
+use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -44,6 +44,14 @@ impl Kind for LimitRange {
             fill(limit, "default", "max");
             fill(limit, "defaultRequest", "default");
             fill(limit, "defaultRequest", "min");
+        }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        // A range without a name gets one that nobody else has.
+        if o.name().is_empty() {
+            let name = o.uid().to_owned();
+            o.set_meta("name", name);
         }
     }
 

@@ -7,6 +7,7 @@ pub mod namespace;
 pub mod node;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
+pub mod persistent_volume_source;
 pub mod pod;
 pub mod pod_template;
 pub mod replication_controller;

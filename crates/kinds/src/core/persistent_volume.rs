@@ -1,14 +1,16 @@
 //! PersistentVolume: storage that outlives pods (v1).
 
+use crate::core::persistent_volume_source::SOURCE;
 use crate::core::pod::affinity::node_selector;
 use crate::core::pod::volumes;
-use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, same, set, without};
+use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, same, set};
+use crate::go_dump;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Path, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub struct PersistentVolume;
 
@@ -109,6 +111,23 @@ impl Kind for PersistentVolume {
         if let Some(mode) = spec.opt_str("volumeMode") {
             one_of(p, &spec.at("volumeMode"), mode, &["Block", "Filesystem"]);
         }
+        if policy == "Recycle" && spec.get("hostPath").str("path").trim_end_matches('/').is_empty() && spec.has("hostPath") {
+            p.forbidden(&spec.at("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
+        }
+        if spec.has("local") && !spec.has("nodeAffinity") {
+            p.required(&Path::new("metadata.annotations"), "Local volume requires node affinity");
+        }
+        attributes_class(&spec, p);
+    }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        if new.resource_version().is_empty() {
+            p.required(&Path::new("resourceVersion"), "");
+        }
+    }
+
+    fn warnings(new: &Object, _: Option<&Object>, w: &mut Vec<String>) {
+        warn(&Field::root(new), w);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
@@ -116,14 +135,53 @@ impl Kind for PersistentVolume {
         Self::validate(new, p);
         Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
-        let source = |f: &Field| without(f.value(), NOT_SOURCE);
-        if !same(&source(&spec), &source(&before)) {
-            p.forbidden(&spec.at("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation");
+        if SOURCE.iter().any(|(_, name, _)| !same(spec.get(name).value(), before.get(name).value())) {
+            let changes = go_dump::difference(&go_dump::pretty(before.value(), SOURCE), &go_dump::pretty(spec.value(), SOURCE));
+            p.forbidden(&spec.at("persistentvolumesource"), format!("spec.persistentvolumesource is immutable after creation\n{changes}"));
         }
         immutable(p, &Field::new(spec.get("volumeMode").value(), Path::new("volumeMode")), &before.get("volumeMode"));
-        if before.has("nodeAffinity") && !same(spec.get("nodeAffinity").value(), before.get("nodeAffinity").value()) {
+        if before.has("nodeAffinity") && !same(spec.get("nodeAffinity").value(), &with_stable_labels(before.get("nodeAffinity").value(), spec.get("nodeAffinity").value())) {
             p.invalid(&Path::new("nodeAffinity"), spec.get("nodeAffinity").value().clone(), "field is immutable, except for updating from beta label to GA");
         }
+    }
+}
+
+/// Annotations that fields have replaced.
+const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
+    ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+    ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+];
+
+fn warn(root: &Field, w: &mut Vec<String>) {
+    let (spec, annotations) = (root.get("spec"), root.get("metadata").get("annotations"));
+    for (key, text) in DEPRECATED_ANNOTATIONS.iter().filter(|(key, _)| annotations.opt_str(key).is_some()) {
+        w.push(format!("{}: {text}", annotations.path().key(key)));
+    }
+    if spec.str("persistentVolumeReclaimPolicy") == "Recycle" {
+        w.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".into());
+    }
+    crate::core::pod::warnings::persistent(&spec, w);
+    fraction(&spec.get("capacity"), w);
+}
+
+/// Bytes come whole.
+pub fn fraction(of: &Field, w: &mut Vec<String>) {
+    let text = of.str("storage");
+    if Quantity::parse(text).is_ok_and(|q| q.milli() % 1000 != 0) {
+        w.push(format!("{}: fractional byte value {text:?} is invalid, must be an integer", of.path().key("storage")));
+    }
+}
+
+/// Only CSI volumes have a class of attributes.
+fn attributes_class(spec: &Field, p: &mut Problems) {
+    let Some(class) = spec.opt_str("volumeAttributesClassName") else { return };
+    let at = spec.at("volumeAttributesClassName");
+    if class.is_empty() {
+        return p.required(&at, "an empty string is disallowed");
+    }
+    invalid_each(p, &at, class, names::dns_subdomain(class, false));
+    if !spec.has("csi") {
+        p.required(&spec.at("csi"), "has to be specified when using volumeAttributesClassName");
     }
 }
 
@@ -145,9 +203,42 @@ fn class(o: &Object) -> &str {
 }
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-/// Fields of the spec that are not the volume itself.
-const NOT_SOURCE: &[&str] =
-    &["capacity", "accessModes", "claimRef", "persistentVolumeReclaimPolicy", "storageClassName", "mountOptions", "volumeMode", "nodeAffinity", "volumeAttributesClassName"];
+/// Node labels that have a lasting name now.
+const STABLE_LABELS: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// The old affinity, with the new keys where those are the lasting names of its own. Upstream looks names up in a map, so that a key
+/// without a lasting name may become an empty one.
+fn with_stable_labels(old: &Value, new: &Value) -> Value {
+    let mut old = old.clone();
+    let terms = |v: &Value| table::list(v.pointer("/required/nodeSelectorTerms").unwrap_or(&Value::Null)).len();
+    if terms(&old) != terms(new) {
+        return old;
+    }
+    for t in 0..terms(&old) {
+        let at = |e: usize| format!("/required/nodeSelectorTerms/{t}/matchExpressions/{e}");
+        let count = |v: &Value| table::list(v.pointer(&format!("/required/nodeSelectorTerms/{t}/matchExpressions")).unwrap_or(&Value::Null)).len();
+        if count(&old) != count(new) {
+            continue;
+        }
+        for e in 0..count(new) {
+            let key = |v: &Value| v.pointer(&at(e)).and_then(|e| e.get("key")).and_then(Value::as_str).unwrap_or("").to_owned();
+            let (was, now) = (key(&old), key(new));
+            let lasting = STABLE_LABELS.iter().find(|(beta, _)| *beta == was).map_or("", |(_, stable)| *stable);
+            if now == lasting
+                && let Some(expression) = old.pointer_mut(&at(e))
+            {
+                set(expression, "key", now);
+            }
+        }
+    }
+    old
+}
 
 /// `storage`, more than nothing, and nothing else.
 fn capacity(spec: &Field, p: &mut Problems) {

@@ -1,11 +1,13 @@
 //! PersistentVolumeClaim: a wish for storage (v1).
 
-use crate::field::{Field, NOT_POSITIVE, child_mut, default, invalid_each, one_of, remove, same, set};
+use crate::core::persistent_volume::fraction;
+use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, remove, same, set};
+use crate::go_dump::{self, Go, GoField};
 use crate::labels;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::quantity::Quantity;
-use keles_api::{Object, Problems, names};
+use keles_api::{Object, Path, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::{Value, json};
 
@@ -65,6 +67,11 @@ impl Kind for PersistentVolumeClaim {
 
     fn prepare_create(o: &mut Object, _: &Request) {
         set(&mut o.0, "status", json!({"phase": "Pending"}));
+        settle_sources(o, None);
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        settle_sources(new, Some(old));
     }
 
     fn validate(o: &Object, p: &mut Problems) {
@@ -75,6 +82,82 @@ impl Kind for PersistentVolumeClaim {
         Self::validate(new, p);
         update(&Field::root(new), &Field::root(old), p);
     }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        let root = Field::root(new);
+        if root.get("spec").list("accessModes").is_empty() {
+            p.required(&Path::new("Spec").child("accessModes"), "");
+        }
+        let status = root.get("status");
+        for (name, q) in status.map("capacity").filter(|(_, q)| is_negative(q)) {
+            p.invalid(&status.at("capacity").key(name), q.clone(), crate::field::NEGATIVE);
+        }
+        let allocated = status.get("allocatedResources");
+        for (name, q) in status.map("allocatedResources") {
+            allocated_name(p, allocated.path(), name);
+            if is_negative(q) {
+                p.invalid(&allocated.path().key(name), q.clone(), crate::field::NEGATIVE);
+            }
+        }
+        let resizing = status.get("allocatedResourceStatuses");
+        for (name, state) in status.map("allocatedResourceStatuses") {
+            allocated_name(p, resizing.path(), name);
+            one_of(p, &resizing.path().key(name), state.as_str().unwrap_or(""), RESIZE_STATES);
+        }
+    }
+
+    fn warnings(new: &Object, _: Option<&Object>, w: &mut Vec<String>) {
+        let root = Field::root(new);
+        let annotations = root.get("metadata").get("annotations");
+        if annotations.opt_str(CLASS_ANNOTATION).is_some() {
+            w.push(format!("{}: deprecated since v1.8; use \"storageClassName\" attribute instead", annotations.path().key(CLASS_ANNOTATION)));
+        }
+        spec_warnings(&root.get("spec"), w);
+    }
+}
+
+/// Warnings about a claim's spec, also where it stands in a template.
+pub fn spec_warnings(spec: &Field, w: &mut Vec<String>) {
+    let resources = spec.get("resources");
+    fraction(&resources.get("requests"), w);
+    fraction(&resources.get("limits"), w);
+}
+
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+const RESIZE_STATES: &[&str] = &["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
+
+fn is_negative(q: &Value) -> bool {
+    Quantity::parse(q.as_str().unwrap_or("")).is_ok_and(|q| q.sign() < 0)
+}
+
+/// `storage`, or a name of somebody's own domain.
+fn allocated_name(p: &mut Problems, at: &Path, name: &str) {
+    invalid_each(p, at, name, names::qualified_name(name));
+    if name != "storage" && !name.contains('/') {
+        p.not_supported(at, name, &["storage"]);
+    }
+}
+
+/// The older field knows claims and snapshots only; it and the newer one say the same.
+fn settle_sources(o: &mut Object, old: Option<&Object>) {
+    let had = old.is_some_and(|old| old.at(&["spec", "dataSource"]) == o.at(&["spec", "dataSource"]));
+    let Some(spec) = o.0.get_mut("spec").filter(|s| s.is_object()) else { return };
+    if !had && !spec["dataSource"].is_null() && !is_claim_or_snapshot(&spec["dataSource"]) {
+        remove(spec, "dataSource");
+    }
+    // Of the alpha feature CrossNamespaceVolumeDataSource, which is off.
+    if let Some(reference) = spec.get_mut("dataSourceRef") {
+        remove(reference, "namespace");
+    }
+    for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
+        if let Some(v) = spec.get(from).filter(|v| !v.is_null()).cloned() {
+            default_pointer(spec, to, v);
+        }
+    }
+}
+
+fn is_claim_or_snapshot(source: &Value) -> bool {
+    matches!((source["apiGroup"].as_str().unwrap_or(""), source["kind"].as_str().unwrap_or("")), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
 }
 
 fn phase(o: &Object) -> &str {
@@ -123,6 +206,7 @@ pub fn validate_claim_spec(spec: &Field, p: &mut Problems) {
             data_source(&spec.get(source), p);
         }
     }
+    sources_agree(spec, p);
     let attributes = spec.str("volumeAttributesClassName");
     if !attributes.is_empty() {
         invalid_each(p, &spec.at("volumeAttributesClassName"), attributes, names::dns_subdomain(attributes, false));
@@ -139,6 +223,14 @@ fn storage_request(spec: &Field, p: &mut Problems) {
     }
 }
 
+/// Both ways to name a source must agree.
+fn sources_agree(spec: &Field, p: &mut Problems) {
+    let (source, reference) = (spec.get("dataSource"), spec.get("dataSourceRef"));
+    if source.is_set() && reference.is_set() && ["apiGroup", "kind", "name"].iter().any(|n| source.str(n) != reference.str(n)) {
+        p.invalid(spec.path(), source.path().as_str(), "must match dataSourceRef");
+    }
+}
+
 fn data_source(source: &Field, p: &mut Problems) {
     for name in ["name", "kind"].iter().filter(|n| source.str(n).is_empty()) {
         p.required(&source.at(name), "");
@@ -146,6 +238,9 @@ fn data_source(source: &Field, p: &mut Problems) {
     let (group, kind) = (source.str("apiGroup"), source.str("kind"));
     if group.is_empty() && !kind.is_empty() && kind != "PersistentVolumeClaim" {
         p.invalid(source.path(), kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+    }
+    if !group.is_empty() {
+        invalid_each(p, &source.at("apiGroup"), group, names::dns_subdomain(group, false));
     }
 }
 
@@ -163,34 +258,70 @@ pub fn default_template(claim: &mut Value) {
     }
 }
 
+const RESOURCES: &[GoField] = &[("Limits", "limits", Go::Nil), ("Requests", "requests", Go::Nil)];
+const SOURCE: &[GoField] = &[("APIGroup", "apiGroup", Go::Nil), ("Kind", "kind", Go::Text), ("Name", "name", Go::Text)];
+const REFERENCE: &[GoField] = &[("APIGroup", "apiGroup", Go::Nil), ("Kind", "kind", Go::Text), ("Name", "name", Go::Text), ("Namespace", "namespace", Go::Nil)];
+/// Go's `PersistentVolumeClaimSpec`.
+const SPEC: &[GoField] = &[
+    ("AccessModes", "accessModes", Go::Nil),
+    ("Selector", "selector", Go::Api(&["matchLabels", "matchExpressions"])),
+    ("Resources", "resources", Go::Struct(RESOURCES)),
+    ("VolumeName", "volumeName", Go::Text),
+    ("StorageClassName", "storageClassName", Go::Nil),
+    ("VolumeMode", "volumeMode", Go::Nil),
+    ("DataSource", "dataSource", Go::Pointer(SOURCE)),
+    ("DataSourceRef", "dataSourceRef", Go::Pointer(REFERENCE)),
+    ("VolumeAttributesClassName", "volumeAttributesClassName", Go::Nil),
+];
+
 /// Only a bound claim may ask for more, or for another class of attributes.
 fn update(new: &Field, old: &Field, p: &mut Problems) {
     let (spec, before) = (new.get("spec"), old.get("spec"));
-    let bound = old.get("status").str("phase") == "Bound";
-    let mut munged = spec.value().clone();
+    let bound = new.get("status").str("phase") == "Bound";
+    let (mut now, mut was) = (spec.value().clone(), before.value().clone());
     if before.str("volumeName").is_empty() {
-        put_back(&mut munged, before.value(), "volumeName");
+        put(&mut was, spec.value(), "volumeName");
     }
-    if before.str("storageClassName").is_empty() && !before.has("storageClassName") {
-        put_back(&mut munged, before.value(), "storageClassName");
+    let class_annotation = |f: &Field| f.get("metadata").get("annotations").str(CLASS_ANNOTATION).to_owned();
+    let annotated = class_annotation(old);
+    if !annotated.is_empty() && !before.has("storageClassName") && spec.opt_str("storageClassName") == Some(&annotated) {
+        // The class moves from the annotation to the field.
+        remove(&mut now, "storageClassName");
+    } else {
+        if class_annotation(new) != annotated {
+            let at = Path::new("metadata").child("annotations").key(CLASS_ANNOTATION);
+            p.invalid(&at, class_annotation(new), crate::field::IMMUTABLE);
+        }
+        if annotated.is_empty() && !before.has("storageClassName") && spec.has("storageClassName") {
+            remove(&mut now, "storageClassName");
+        }
     }
     if bound {
-        put_back(&mut munged, before.value(), "resources");
-        put_back(&mut munged, before.value(), "volumeAttributesClassName");
+        if let Some(requests) = now.pointer_mut("/resources/requests") {
+            put(requests, before.get("resources").get("requests").value(), "storage");
+        }
+        if spec.has("volumeAttributesClassName") {
+            put(&mut now, before.value(), "volumeAttributesClassName");
+        }
     }
-    if !same(&munged, before.value()) {
-        p.forbidden(spec.path(), SPEC_FIXED);
+    if !same(&now, &was) {
+        let changes = go_dump::difference(&go_dump::pretty(&was, SPEC), &go_dump::pretty(&now, SPEC));
+        p.forbidden(spec.path(), format!("{SPEC_FIXED}\n{changes}"));
     }
     let storage = |f: &Field| Quantity::parse(f.get("resources").get("requests").str("storage")).unwrap_or(Quantity::ZERO);
-    let actual = Quantity::parse(old.get("status").get("capacity").str("storage")).unwrap_or(Quantity::ZERO);
+    let actual = Quantity::parse(new.get("status").get("capacity").str("storage")).unwrap_or(Quantity::ZERO);
     if storage(&spec) < storage(&before) && storage(&spec) <= actual {
         p.forbidden(&spec.at("resources.requests.storage"), "field can not be less than status.capacity");
     }
+    immutable(p, &Field::new(spec.get("volumeMode").value(), Path::new("volumeMode")), &before.get("volumeMode"));
+    if before.has("volumeAttributesClassName") && !spec.has("volumeAttributesClassName") {
+        p.forbidden(&spec.at("volumeAttributesClassName"), "update from non-nil value to nil is forbidden");
+    }
 }
 
-fn put_back(new: &mut Value, old: &Value, name: &str) {
-    match old.get(name) {
-        Some(v) => set(new, name, v.clone()),
-        None => remove(new, name),
+fn put(into: &mut Value, from: &Value, name: &str) {
+    match from.get(name) {
+        Some(v) => set(into, name, v.clone()),
+        None => remove(into, name),
     }
 }

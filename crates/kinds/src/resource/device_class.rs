@@ -1,7 +1,11 @@
 //! DeviceClass: a class of devices (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
+use crate::field::{Field, same};
+use crate::resource::claim_spec::{CONFIG_MAX, configuration};
+use crate::resource::identifiers::each;
+use crate::resource::selectors;
 use crate::table::{AGE, NAME};
-use keles_api::Object;
+use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
 
@@ -32,4 +36,29 @@ impl Kind for DeviceClass {
     fn example() -> Object {
         Object(json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "sample"}, "spec": {}}))
     }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        validate_spec(&Field::root(o).get("spec"), None, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        validate_spec(&Field::root(new).get("spec"), Some(&Field::root(old).get("spec")), p);
+    }
+}
+
+/// Selectors and configuration that were there before are not looked at as closely.
+fn validate_spec(spec: &Field, old: Option<&Field>, p: &mut Problems) {
+    let stored = |name: &str| old.is_some_and(|old| same(old.get(name).value(), spec.get(name).value()));
+    selectors::validate(spec, stored("selectors"), p);
+    let kept = stored("config");
+    each(p, spec, "config", CONFIG_MAX, |c, p| configuration(c, kept, p));
+    if let Some(name) = spec.opt_str("extendedResourceName").filter(|n| !is_extended_resource(n)) {
+        p.invalid(&spec.at("extendedResourceName"), name, "must be a valid extended resource name");
+    }
+}
+
+/// `example.com/gpu`: of a domain that is not Kubernetes' own, and usable in a quota.
+fn is_extended_resource(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    !native && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }

@@ -1,6 +1,12 @@
+pub mod allocation;
+pub mod claim_spec;
+pub mod device;
 pub mod device_class;
 pub mod device_taint_rule;
+pub mod identifiers;
 pub mod resource_claim;
 pub mod resource_claim_template;
 pub mod resource_pool_status_request;
 pub mod resource_slice;
+pub mod selectors;
+pub mod v1beta1;

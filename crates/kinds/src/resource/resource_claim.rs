@@ -1,12 +1,12 @@
 //! ResourceClaim: a wish for devices (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
-use crate::field::clear_status;
-use crate::field::{default, default_nonzero, items_mut};
+use crate::field::{Field, clear_status, immutable};
+use crate::resource::{allocation, claim_spec, v1beta1};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub struct ResourceClaim;
 
@@ -46,8 +46,25 @@ impl Kind for ResourceClaim {
 
     fn set_defaults(o: &mut Object) {
         if let Some(spec) = o.0.get_mut("spec") {
-            default_requests(spec);
+            claim_spec::default_requests(spec);
         }
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        claim_spec::validate(&Field::root(o).get("spec"), false, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        immutable(p, &Field::root(new).get("spec"), &Field::root(old).get("spec"));
+    }
+
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        let root = Field::root(new);
+        allocation::validate_status(&root.get("status"), &Field::root(old).get("status"), &root.get("spec"), new.deletion_timestamp().is_some(), p);
+    }
+
+    fn convert(o: &mut Object, from: &str, to: &str) {
+        v1beta1::convert_requests(o.0.get_mut("spec"), from, to);
     }
 }
 
@@ -64,23 +81,4 @@ fn state(o: &Object) -> String {
         shown.insert(0, "deleted");
     }
     shown.join(",")
-}
-
-/// Defaults of the requests of a claim, also where it stands in a template.
-pub fn default_requests(spec: &mut Value) {
-    let Some(devices) = spec.get_mut("devices") else { return };
-    for request in items_mut(devices, "requests") {
-        if let Some(exactly) = request.get_mut("exactly").filter(|e| e.is_object()) {
-            one_device(exactly);
-        }
-        items_mut(request, "firstAvailable").for_each(one_device);
-    }
-}
-
-fn one_device(request: &mut Value) {
-    default(request, "allocationMode", "ExactCount");
-    if request["allocationMode"] == "ExactCount" {
-        default_nonzero(request, "count", 1);
-    }
-    items_mut(request, "tolerations").for_each(|t| default(t, "operator", "Equal"));
 }

@@ -1,8 +1,10 @@
 //! ResourceClaimTemplate: a ResourceClaim to be made for a pod (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
-use crate::resource::resource_claim::default_requests;
+use crate::field::{Field, immutable};
+use crate::labels;
+use crate::resource::{claim_spec, v1beta1};
 use crate::table::{AGE, NAME};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -39,7 +41,28 @@ impl Kind for ResourceClaimTemplate {
 
     fn set_defaults(o: &mut Object) {
         if let Some(spec) = o.0.pointer_mut("/spec/spec") {
-            default_requests(spec);
+            claim_spec::default_requests(spec);
         }
     }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        validate_spec(&Field::root(o).get("spec"), false, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let spec = Field::root(new).get("spec");
+        immutable(p, &spec, &Field::root(old).get("spec"));
+        validate_spec(&spec, true, p);
+    }
+
+    fn convert(o: &mut Object, from: &str, to: &str) {
+        v1beta1::convert_requests(o.0.pointer_mut("/spec/spec"), from, to);
+    }
+}
+
+fn validate_spec(spec: &Field, stored: bool, p: &mut Problems) {
+    let metadata = spec.get("metadata");
+    labels::annotations(p, &metadata.get("annotations"));
+    labels::labels(p, &metadata.get("labels"));
+    claim_spec::validate(&spec.get("spec"), stored, p);
 }

@@ -16,7 +16,7 @@ mod status;
 pub mod template;
 mod update;
 pub mod volumes;
-mod warnings;
+pub mod warnings;
 
 use crate::selectable;
 use crate::subresource::status;

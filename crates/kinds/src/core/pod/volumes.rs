@@ -88,8 +88,9 @@ pub fn validate<'a>(spec: &Field<'a>, pod_name: Option<&str>, p: &mut Problems) 
 /// The source of a PersistentVolume; it stands among the fields of its spec.
 pub fn persistent_source(spec: &Field, p: &mut Problems) {
     const POD_ONLY: &[&str] = &["emptyDir", "gitRepo", "secret", "persistentVolumeClaim", "downwardAPI", "configMap", "projected", "ephemeral", "image"];
-    let mut found = spec.has("local");
-    for (name, check) in SOURCES.iter().filter(|(name, _)| !POD_ONLY.contains(name) && spec.has(name)) {
+    let mut found = false;
+    let others = SOURCES.iter().map(|(name, check)| (*name, *check)).filter(|(name, _)| !POD_ONLY.contains(name) && !PERSISTENT.iter().any(|(own, _)| own == name));
+    for (name, check) in others.chain(PERSISTENT.iter().copied()).filter(|(name, _)| spec.has(name)) {
         let s = spec.get(name);
         if std::mem::replace(&mut found, true) {
             p.forbidden(s.path(), TWO_SOURCES);
@@ -99,6 +100,45 @@ pub fn persistent_source(spec: &Field, p: &mut Problems) {
     }
     if !found {
         p.required(spec.path(), "must specify a volume type");
+    }
+}
+
+/// Sources that a PersistentVolume alone has, or that say more in it than in a pod.
+const PERSISTENT: &[(&str, fn(&Field, &mut Problems))] = &[("azureFile", persistent_azure_file), ("local", local), ("csi", persistent_csi)];
+
+fn persistent_azure_file(s: &Field, p: &mut Problems) {
+    required(s, &["secretName", "shareName"], p);
+    if s.opt_str("secretNamespace") == Some("") {
+        p.required(&s.at("secretNamespace"), "");
+    }
+}
+
+fn local(s: &Field, p: &mut Problems) {
+    if s.str("path").is_empty() {
+        return p.required(&s.at("path"), "");
+    }
+    no_backsteps(p, &s.at("path"), s.str("path"));
+}
+
+fn persistent_csi(s: &Field, p: &mut Problems) {
+    crate::resource::identifiers::driver(p, &s.at("driver"), s.str("driver"));
+    required(s, &["volumeHandle"], p);
+    for name in ["controllerPublishSecretRef", "nodeStageSecretRef", "nodePublishSecretRef", "controllerExpandSecretRef", "nodeExpandSecretRef"] {
+        if s.has(name) {
+            secret_reference(&s.get(name), p);
+        }
+    }
+}
+
+/// Name and namespace of a Secret.
+fn secret_reference(s: &Field, p: &mut Problems) {
+    required(s, &["name"], p);
+    if !s.str("name").is_empty() {
+        crate::field::invalid_each(p, &s.at("name"), s.str("name"), names::dns_subdomain(s.str("name"), false));
+    }
+    required(s, &["namespace"], p);
+    if !s.str("namespace").is_empty() {
+        crate::field::invalid_each(p, &s.at("namespace"), s.str("namespace"), names::dns_label(s.str("namespace"), false));
     }
 }
 

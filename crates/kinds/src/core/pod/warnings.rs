@@ -33,6 +33,13 @@ const DEPRECATED_VOLUMES: &[(&str, &str)] = &[
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
+/// Warnings about what a PersistentVolume is made of.
+pub fn persistent(spec: &Field, w: &mut Vec<String>) {
+    for (name, text) in DEPRECATED_VOLUMES.iter().filter(|(name, _)| spec.has(name)) {
+        w.push(format!("{}: {text}", spec.at(name)));
+    }
+}
+
 /// Warnings of a pod spec, in a pod or in a template.
 pub fn spec(s: &Field, w: &mut Vec<String>) {
     node_labels(s, w);

@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod field;
 pub mod flowcontrol;
 pub mod formats;
+pub mod go_dump;
 pub mod ip;
 pub mod labels;
 pub mod networking;

@@ -8,9 +8,10 @@ mod graph;
 
 use crate::Start;
 use crate::discovery::{Resource, discover};
+use crate::slim::Slim;
 use graph::{Graph, Node, Todo};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use keles_client::{Change, Informer, MetadataOnly, ObjectKey, Options, Scope, Watched};
+use keles_client::{Change, Informer, MetadataOnly, ObjectKey, Options, Scope};
 use keles_reconcile::{Context, Controller, Outcome, Queue, ReconcileError, Watches};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::Request;
@@ -41,31 +42,6 @@ pub struct GarbageCollector {
     complete: tokio::sync::watch::Sender<bool>,
     definitions: Vec<Informer<Slim>>,
     shutdown: CancellationToken,
-}
-
-/// Metadata without labels and annotations: all the graph needs.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(from = "MetadataOnly")]
-struct Slim {
-    metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-}
-
-impl From<MetadataOnly> for Slim {
-    fn from(object: MetadataOnly) -> Self {
-        let mut metadata = object.metadata;
-        (metadata.labels, metadata.annotations, metadata.managed_fields) = (None, None, None);
-        Slim { metadata }
-    }
-}
-
-impl Watched for Slim {
-    const ACCEPT: &'static str = MetadataOnly::ACCEPT;
-    fn metadata(&self) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 impl GarbageCollector {

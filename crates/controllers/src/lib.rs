@@ -15,10 +15,12 @@ mod namespace;
 mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod service_ports;
 mod serviceaccount;
 mod slices;
+mod slim;
 mod taint_eviction;
 
 use keles_client::{Informers, Watched};
@@ -68,6 +70,7 @@ pub const ALL: &[Row] = &[
     row("namespace-controller", "namespace-controller", |s, set| s.run(set, namespace::NamespaceController::new(&s))),
     row("serviceaccount-controller", "service-account-controller", |s, set| s.run(set, serviceaccount::ServiceAccountController::new(&s))),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |s, set| s.run(set, root_ca::RootCaPublisher::new(&s))),
+    row("resourcequota-controller", "resourcequota-controller", |s, set| s.run(set, resource_quota::ResourceQuotaController::new(&s))),
     row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
     row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
     row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),

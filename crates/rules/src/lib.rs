@@ -5,6 +5,7 @@
 pub mod labels;
 pub mod owners;
 pub mod qos;
+pub mod quota;
 pub mod readiness;
 pub mod requests;
 pub mod template_hash;

@@ -33,11 +33,24 @@ pub fn of_spec(spec: &Value) -> Amounts {
     sum
 }
 
+/// Limits of a pod spec as a tree; overhead raises those that are set.
+pub fn limits_of_spec(spec: &Value) -> Amounts {
+    let mut sum = side(spec, "limits");
+    sum.extend(tree(&spec["resources"]["limits"]));
+    let overhead: Amounts = tree(&spec["overhead"]).into_iter().filter(|(name, _)| sum.contains_key(name)).collect();
+    add(&mut sum, &overhead);
+    sum
+}
+
 /// Requests of the containers alone.
 pub fn of_containers(spec: &Value) -> Amounts {
+    side(spec, "requests")
+}
+
+fn side(spec: &Value, side: &str) -> Amounts {
     let list = |name: &str| spec[name].as_array().into_iter().flatten();
-    let init = list("initContainers").map(|c| (tree(&c["resources"]["requests"]), c["restartPolicy"] == "Always"));
-    total(list("containers").map(|c| tree(&c["resources"]["requests"])), init)
+    let init = list("initContainers").map(|c| (tree(&c["resources"][side]), c["restartPolicy"] == "Always"));
+    total(list("containers").map(|c| tree(&c["resources"][side])), init)
 }
 
 fn total(containers: impl Iterator<Item = Amounts>, init: impl Iterator<Item = (Amounts, bool)>) -> Amounts {

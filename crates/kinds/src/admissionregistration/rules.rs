@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: compiling CEL expressions; an expression that cannot be compiled is accepted until the CEL environment is there.
 
-use crate::field::{Field, child_mut, default, default_pointer, invalid_each, items_mut, one_of};
+use crate::field::{Field, child_mut, default_pointer, invalid_each, items_mut, one_of};
 use crate::formats;
 use crate::labels;
 use keles_api::{Path, Problems, names};
@@ -47,7 +47,7 @@ pub fn default_match(owner: &mut Value, name: &str) {
 
 pub fn default_policy(o: &mut Value) {
     if let Some(spec) = child_mut(o, "spec") {
-        default(spec, "failurePolicy", "Fail");
+        default_pointer(spec, "failurePolicy", "Fail");
         default_match(spec, "matchConstraints");
     }
 }
@@ -186,7 +186,8 @@ fn resources(rule: &Field, p: &mut Problems) {
     }
 }
 
-fn client(c: &Field, p: &mut Problems) {
+/// How a webhook is reached.
+pub fn client(c: &Field, p: &mut Problems) {
     match (c.opt_str("url"), c.has("service")) {
         (Some(_), true) | (None, false) => p.required(c.path(), "exactly one of url or service is required"),
         (Some(url), false) => https_url(&c.at("url"), url, p),
@@ -217,8 +218,11 @@ fn https_url(at: &Path, url: &str, p: &mut Problems) {
 }
 
 fn service(s: &Field, p: &mut Problems) {
-    for name in ["name", "namespace"].iter().filter(|n| s.str(n).is_empty()) {
-        p.required(&s.at(name), "");
+    // Upstream hands the two names over in the wrong order, so each is missed under the other's name.
+    for (found, named) in [("namespace", "name"), ("name", "namespace")] {
+        if s.str(found).is_empty() {
+            p.required(&s.at(named), "");
+        }
     }
     port(s, p);
     let Some(path) = s.opt_str("path") else { return };
@@ -382,9 +386,9 @@ pub fn binding(spec: &Field, p: &mut Problems) {
             (false, false) => invalid_each(p, &param.at("name"), param.str("name"), names::path_segment(param.str("name"), false)),
             (true, true) => labels::selector(p, &param.get("selector")),
         }
-        match param.opt_str("parameterNotFoundAction") {
-            None => p.required(&param.at("parameterNotFoundAction"), ""),
-            Some(action) => one_of(p, &param.at("parameterNotFoundAction"), action, &["Deny", "Allow"]),
+        match param.str("parameterNotFoundAction") {
+            "" => p.required(&param.at("parameterNotFoundAction"), ""),
+            action => one_of(p, &param.at("parameterNotFoundAction"), action, &["Deny", "Allow"]),
         }
     }
     if spec.has("matchResources") {

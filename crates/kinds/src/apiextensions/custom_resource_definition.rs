@@ -1,12 +1,12 @@
 //! CustomResourceDefinition: a kind made at run time (apiextensions.k8s.io/v1).
 
-use crate::field::clear_status;
-use crate::field::{child_mut, default, default_pointer};
+use crate::apiextensions::definition;
+use crate::field::{Field, child_mut, default, default_pointer, items_mut, restore, set};
 use crate::subresource::status;
-use crate::table::{CREATED_AT, NAME};
-use keles_api::Object;
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
-use serde_json::json;
+use crate::table::{self, CREATED_AT, NAME};
+use keles_api::{Object, Problems, names};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Served};
+use serde_json::{Value, json};
 
 pub struct CustomResourceDefinition;
 
@@ -25,6 +25,7 @@ impl Kind for CustomResourceDefinition {
         subresources: &[status("CustomResourceDefinition")],
         generation: true,
         unconditional_update: false,
+        name_rule: NameRule::Own,
         ..Info::BASE
     };
 
@@ -46,16 +47,12 @@ impl Kind for CustomResourceDefinition {
         }))
     }
 
-    fn prepare_create(o: &mut Object, _: &Request) {
-        clear_status(o);
-    }
-
     fn set_defaults(o: &mut Object) {
         let Some(spec) = child_mut(&mut o.0, "spec") else { return };
         if let Some(names) = child_mut(spec, "names") {
+            default(names, "singular", names["kind"].as_str().unwrap_or("").to_lowercase());
             let kind = names["kind"].as_str().unwrap_or("").to_owned();
             if !kind.is_empty() {
-                default(names, "singular", kind.to_lowercase());
                 default(names, "listKind", format!("{kind}List"));
             }
         }
@@ -63,5 +60,61 @@ impl Kind for CustomResourceDefinition {
         if let Some(service) = spec.pointer_mut("/conversion/webhook/clientConfig/service").filter(|s| s.is_object()) {
             default_pointer(service, "port", 443);
         }
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        set(&mut o.0, "status", json!({}));
+        store_in_storage_version(o);
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        restore(new, old, "status");
+        store_in_storage_version(new);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        let root = Field::root(o);
+        let (name, spec) = (o.name(), root.get("spec"));
+        if !name.is_empty() {
+            let mut bad = names::dns_subdomain(name, false);
+            if name != format!("{}.{}", spec.get("names").str("plural"), spec.str("group")) {
+                bad.push("must be spec.names.plural+\".\"+spec.group".into());
+            }
+            crate::field::invalid_each(p, &root.get("metadata").at("name"), name, bad);
+        }
+        definition::spec(o, false, p);
+        rest(o, None, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        let established = table::condition_true(old, "Established");
+        let client = Field::root(old).get("spec").get("conversion").get("webhook").get("clientConfig");
+        definition::spec(new, established && definition::bundle_readable(&client), p);
+        definition::change(new, old, established, p);
+        rest(new, Some(old), p);
+    }
+
+    fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
+        definition::given_names(&Field::root(new).get("status").get("acceptedNames"), p);
+    }
+}
+
+fn rest(new: &Object, old: Option<&Object>, p: &mut Problems) {
+    definition::given_names(&Field::root(new).get("status").get("acceptedNames"), p);
+    definition::stored_versions(new, p);
+    definition::approved(new, old, p);
+    definition::preserve_unknown(new, old, p);
+}
+
+/// Once a version is the storage version, objects may be stored in it until somebody migrated them.
+fn store_in_storage_version(o: &mut Object) {
+    let storage = items_mut(&mut o.0["spec"], "versions").find(|v| v["storage"] == true).and_then(|v| v["name"].as_str().map(str::to_owned));
+    let Some(storage) = storage else { return };
+    let Some(status) = child_mut(&mut o.0, "status").and_then(Value::as_object_mut) else { return };
+    let stored = status.entry("storedVersions").or_insert(Value::Null);
+    match stored.as_array_mut() {
+        Some(all) if all.iter().any(|v| v.as_str() == Some(&storage)) => {}
+        Some(all) => all.push(storage.into()),
+        None => *stored = json!([storage]),
     }
 }

@@ -1,7 +1,8 @@
 //! FlowSchema: which requests share a priority level (flowcontrol.apiserver.k8s.io/v1).
 
 use crate::field::clear_status;
-use crate::field::{Field, child_mut, default_nonzero, invalid_each};
+use crate::field::{Field, child_mut, default_nonzero, invalid_each, same};
+use crate::flowcontrol::bootstrap;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
@@ -71,6 +72,9 @@ impl Kind for FlowSchema {
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
         let precedence = spec.int("matchingPrecedence");
+        if bootstrap::fixed_schema(o.name()).is_some_and(|wanted| !same(spec.value(), &wanted)) {
+            p.invalid(spec.path(), spec.value().clone(), format!("spec of '{}' must equal the fixed value", o.name()));
+        }
         if precedence <= 0 {
             p.invalid(&spec.at("matchingPrecedence"), precedence, "must be a positive value");
         }

@@ -1,7 +1,8 @@
 //! PriorityLevelConfiguration: how many requests run at once (flowcontrol.apiserver.k8s.io/v1).
 
 use crate::field::clear_status;
-use crate::field::{Field, child_mut, default_nonzero, default_pointer};
+use crate::field::{Field, child_mut, default_nonzero, default_pointer, same, set};
+use crate::flowcontrol::bootstrap;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
@@ -78,6 +79,9 @@ impl Kind for PriorityLevelConfiguration {
 
     fn set_defaults(o: &mut Object) {
         let Some(spec) = child_mut(&mut o.0, "spec") else { return };
+        if spec["type"] == "Exempt" {
+            child_mut(spec, "exempt");
+        }
         if let Some(exempt) = spec.get_mut("exempt").filter(|e| e.is_object()) {
             default_pointer(exempt, "nominalConcurrencyShares", 0);
             default_pointer(exempt, "lendablePercent", 0);
@@ -94,14 +98,42 @@ impl Kind for PriorityLevelConfiguration {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        let limited = spec.get("limited");
+        let (limited, exempt) = (spec.get("limited"), spec.get("exempt"));
+        fixed(o.name(), &spec, p);
+        if (o.name() == bootstrap::EXEMPT) != (spec.str("type") == "Exempt") {
+            p.invalid(&spec.at("type"), spec.str("type"), "type must be 'Exempt' if and only if name is 'exempt'");
+        }
         match spec.str("type") {
-            "Exempt" if limited.is_set() => p.forbidden(limited.path(), "must be nil if the type is Exempt"),
-            "Exempt" => {}
-            "Limited" if !limited.is_set() => p.required(limited.path(), "must not be empty when type is Limited"),
-            "Limited" => limits(&limited, p),
+            "Exempt" => {
+                if limited.is_set() {
+                    p.forbidden(limited.path(), "must be nil if the type is not Limited");
+                }
+                shares(&exempt, p);
+            }
+            "Limited" => {
+                if exempt.is_set() {
+                    p.forbidden(exempt.path(), "must be nil if the type is Limited");
+                }
+                match limited.is_set() {
+                    true => limits(&limited, p),
+                    false => p.required(limited.path(), "must not be empty when type is Limited"),
+                }
+            }
             other => p.not_supported(&spec.at("type"), other, &["Exempt", "Limited"]),
         }
+    }
+}
+
+/// The mandatory levels stay as they are, but for the shares of the exempt one.
+fn fixed(name: &str, spec: &Field, p: &mut Problems) {
+    let Some(mut wanted) = bootstrap::fixed_level(name) else { return };
+    let is_exempt = name == bootstrap::EXEMPT;
+    if is_exempt {
+        set(&mut wanted, "exempt", spec.get("exempt").value().clone());
+    }
+    if !same(spec.value(), &wanted) {
+        let but = if is_exempt { " except the 'spec.exempt' field" } else { "" };
+        p.invalid(spec.path(), spec.value().clone(), format!("spec of '{name}'{but} must equal the fixed value"));
     }
 }
 
@@ -113,14 +145,11 @@ fn number(o: &Object, path: &[&str]) -> Value {
 }
 
 const QUEUES_MAX_COUNT: i64 = 10_000_000;
+/// Bits of a flow's hash that dealing a hand of queues may use up.
+const HASH_MAX_BITS: f64 = 60.0;
 
 fn limits(l: &Field, p: &mut Problems) {
-    if l.int("nominalConcurrencyShares") < 0 {
-        p.invalid(&l.at("nominalConcurrencyShares"), l.int("nominalConcurrencyShares"), "must be a non-negative integer");
-    }
-    if let Some(n) = l.opt_int("lendablePercent").filter(|n| !(0..=100).contains(n)) {
-        p.invalid(&l.at("lendablePercent"), n, "must be between 0 and 100, inclusive");
-    }
+    shares(l, p);
     if let Some(n) = l.opt_int("borrowingLimitPercent").filter(|n| *n < 0) {
         p.invalid(&l.at("borrowingLimitPercent"), n, "if specified, must be a non-negative integer");
     }
@@ -135,14 +164,33 @@ fn limits(l: &Field, p: &mut Problems) {
     }
 }
 
+/// Shares of the server's concurrency, of a limited or exempt level.
+fn shares(l: &Field, p: &mut Problems) {
+    if l.int("nominalConcurrencyShares") < 0 {
+        p.invalid(&l.at("nominalConcurrencyShares"), l.int("nominalConcurrencyShares"), "must be a non-negative integer");
+    }
+    if let Some(n) = l.opt_int("lendablePercent").filter(|n| !(0..=100).contains(n)) {
+        p.invalid(&l.at("lendablePercent"), n, "must be between 0 and 100, inclusive");
+    }
+}
+
 fn queues(q: &Field, p: &mut Problems) {
-    for name in ["queueLengthLimit", "queues", "handSize"].iter().filter(|n| q.int(n) <= 0) {
-        p.invalid(&q.at(name), q.int(name), "must be positive");
+    let (limit, queues, hand) = (q.int("queueLengthLimit"), q.int("queues"), q.int("handSize"));
+    let bits = (queues.max(1) as f64).log2() * hand as f64;
+    if limit <= 0 {
+        p.invalid(&q.at("queueLengthLimit"), limit, "must be positive");
     }
-    if q.int("queues") > QUEUES_MAX_COUNT {
-        p.invalid(&q.at("queues"), q.int("queues"), format!("must not be greater than {QUEUES_MAX_COUNT}"));
+    match queues {
+        n if n <= 0 => p.invalid(&q.at("queues"), n, "must be positive"),
+        n if n > QUEUES_MAX_COUNT => p.invalid(&q.at("queues"), n, format!("must not be greater than {QUEUES_MAX_COUNT}")),
+        _ => {}
     }
-    if q.int("handSize") > q.int("queues") {
-        p.invalid(&q.at("handSize"), q.int("handSize"), format!("should not be greater than queues ({})", q.int("queues")));
+    match hand {
+        n if n <= 0 => p.invalid(&q.at("handSize"), n, "must be positive"),
+        n if n > queues => p.invalid(&q.at("handSize"), n, format!("should not be greater than queues ({queues})")),
+        n if bits.ceil() > HASH_MAX_BITS => {
+            p.invalid(&q.at("handSize"), n, format!("required entropy bits of deckSize {queues} and handSize {n} should not be greater than {HASH_MAX_BITS}"));
+        }
+        _ => {}
     }
 }

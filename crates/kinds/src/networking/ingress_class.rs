@@ -47,7 +47,8 @@ impl Kind for IngressClass {
         let controller = spec.str("controller");
         if controller.len() > CONTROLLER_MAX_BYTES {
             p.too_long(&spec.at("controller"), CONTROLLER_MAX_BYTES);
-        } else if controller.is_empty() {
+        }
+        if controller.is_empty() {
             p.required(&spec.at("controller"), "");
         } else {
             domain_path(&spec, controller, p);

@@ -86,12 +86,14 @@ fn port(port: &Field, p: &mut Problems) {
     let Some(end) = port.opt_int("endPort") else { return };
     match number.value() {
         Value::Number(n) => {
-            if end < n.as_i64().unwrap_or(0) {
-                p.invalid(&port.at("endPort"), end, "must be greater than or equal to `port`");
+            let first = n.as_i64().unwrap_or(0);
+            if end < first {
+                // The value shown is the port's, as upstream has it.
+                p.invalid(&port.at("endPort"), first, "must be greater than or equal to `port`");
             }
             formats::port_number(end).into_iter().for_each(|m| p.invalid(&port.at("endPort"), end, m));
         }
-        Value::Null => p.required(number.path(), "must be specified when `endPort` is specified"),
+        Value::Null => p.invalid(&port.at("endPort"), end, "may not be specified when `port` is not specified"),
         _ => p.invalid(&port.at("endPort"), end, "may not be specified when `port` is non-numeric"),
     }
 }

@@ -6,7 +6,7 @@ use crate::labels;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, Request, Served};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Served};
 use serde_json::json;
 
 pub struct PodDisruptionBudget;
@@ -29,6 +29,8 @@ impl Kind for PodDisruptionBudget {
         served: &[Served { group: "policy", version: "v1", schema: "io.k8s.api.policy.v1.PodDisruptionBudget" }],
         subresources: &[status("PodDisruptionBudget")],
         generation: true,
+        // Upstream checks nothing of its name but that it fits into a path.
+        name_rule: NameRule::PathSegment,
         ..Info::BASE
     };
 

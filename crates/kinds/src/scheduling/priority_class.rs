@@ -32,7 +32,6 @@ impl Kind for PriorityClass {
         short_names: &["pc"],
         scope: Scope::Cluster,
         served: &[Served { group: "scheduling.k8s.io", version: "v1", schema: "io.k8s.api.scheduling.v1.PriorityClass" }],
-        generation: true,
         ..Info::BASE
     };
 

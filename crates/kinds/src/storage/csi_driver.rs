@@ -95,8 +95,13 @@ impl Kind for CSIDriver {
         immutable(p, &spec.get("volumeLifecycleModes"), &before.get("volumeLifecycleModes"));
     }
 
-    fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
+    /// Said when the tokens change, not on every update of a driver that has them.
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         let spec = Field::root(new).get("spec");
+        let unchanged = |name: &str| old.is_some_and(|o| same(o.at(&["spec", name]), spec.get(name).value()));
+        if unchanged("tokenRequests") && unchanged("serviceAccountTokenInSecrets") {
+            return;
+        }
         if !spec.list("tokenRequests").is_empty() && !spec.has("serviceAccountTokenInSecrets") {
             w.push("spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into());
         }

@@ -7,6 +7,7 @@ use crate::server::{Inner, StartError};
 use futures::StreamExt;
 use keles_api::{Object, Status};
 use keles_auth::User;
+use keles_kinds::flowcontrol::bootstrap as flowcontrol;
 use keles_registry::{Call, Registry, Request as About, Verb};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     make_all(&server.registry, first).await?;
     let mut rest: Vec<Wanted> = keles_auth::bootstrap::policy().into_iter().map(policy_row).collect();
     rest.extend(priority_classes());
+    rest.extend(priority_and_fairness());
     rest.extend(own_service(&server.config));
     rest.push(authentication(trust));
     make_all(&server.registry, rest).await
@@ -67,6 +69,12 @@ fn priority_classes() -> Vec<Wanted> {
         wanted("scheduling.k8s.io", "v1", "priorityclasses", o)
     })
     .collect()
+}
+
+fn priority_and_fairness() -> Vec<Wanted> {
+    let row = |plural| move |o| wanted("flowcontrol.apiserver.k8s.io", "v1", plural, o);
+    let levels = flowcontrol::levels().into_iter().map(row("prioritylevelconfigurations"));
+    levels.chain(flowcontrol::schemas().into_iter().map(row("flowschemas"))).collect()
 }
 
 /// The Service `default/kubernetes` with its endpoints, and the range its address comes from.

@@ -1,6 +1,7 @@
 //! Discovery, plain and aggregated, made from the kinds' own facts.
 //!
-//! Documents are made once ([`Discovery::new`]) and handed out as shared bytes; kinds made at run time will make a new [`Discovery`].
+//! Documents are made once ([`Discovery::new`]) and handed out as shared bytes; kinds made at run time make a new [`Discovery`]
+//! ([`crate::live::Live`]).
 
 use base64::Engine;
 use bytes::Bytes;
@@ -20,6 +21,8 @@ struct Row {
     kind: String,
     /// Group and version of the kind where they differ from the resource's.
     other: Option<(String, String)>,
+    /// Aggregated discovery names the group and version of a custom kind, but not of a built-in one.
+    own: Option<(String, String)>,
     verbs: Vec<&'static str>,
     short_names: Vec<&'static str>,
     categories: Vec<&'static str>,
@@ -49,7 +52,8 @@ impl Discovery {
             "/api".to_owned(),
             bytes(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}]})),
         );
-        let groups: Vec<Value> = GROUPS.iter().filter(|(g, _)| !g.is_empty()).map(|(g, versions)| group(g, versions)).collect();
+        let served = groups(kinds);
+        let groups: Vec<Value> = served.iter().filter(|(g, _)| !g.is_empty()).map(|(g, versions)| group(g, versions)).collect();
         for g in &groups {
             let mut one = json!({"kind": "APIGroup", "apiVersion": "v1"});
             one.as_object_mut().expect("made as an object").extend(g.as_object().expect("made as an object").clone());
@@ -63,12 +67,16 @@ impl Discovery {
         let mut aggregated = BTreeMap::new();
         for (path, core) in [("/api", true), ("/apis", false)] {
             for version in ["v2", "v2beta1"] {
-                aggregated.insert((path, version), aggregate(&rows, core, version));
+                aggregated.insert((path, version), aggregate(&rows, &served, core, version));
             }
         }
         Discovery { plain, aggregated }
     }
 
+    /// Paths of groups and their versions, for the list of all paths.
+    pub fn group_paths(&self) -> impl Iterator<Item = &String> {
+        self.plain.keys().filter(|p| p.starts_with("/apis/"))
+    }
     pub fn plain(&self, path: &str) -> Option<Bytes> {
         self.plain.get(path).cloned()
     }
@@ -81,9 +89,46 @@ fn bytes(v: &Value) -> Bytes {
     serde_json::to_vec(v).expect("a JSON tree always encodes").into()
 }
 
-fn group(name: &str, versions: &[&str]) -> Value {
+/// Groups and their versions: the built-in ones in upstream's order, then those of custom kinds by name, newest version first.
+pub fn groups(kinds: &[Arc<dyn AnyKind>]) -> Vec<(String, Vec<String>)> {
+    let mut all: Vec<(String, Vec<String>)> = GROUPS.iter().map(|(g, versions)| ((*g).to_owned(), versions.iter().map(|v| (*v).to_owned()).collect())).collect();
+    let mut custom: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for k in kinds {
+        for s in k.info().served.iter().filter(|s| k.serves(s)) {
+            let row = match all.iter_mut().find(|(g, _)| g == s.group) {
+                Some((_, versions)) => versions,
+                None => custom.entry(s.group.to_owned()).or_default(),
+            };
+            if !row.iter().any(|v| v == s.version) {
+                row.push(s.version.to_owned());
+            }
+        }
+    }
+    custom.values_mut().for_each(|v| v.sort_by_key(|v| priority(v)));
+    all.extend(custom);
+    all
+}
+
+/// Sorts versions as upstream prefers them: `v2` before `v1` before `v1beta2` before `v1alpha1`, then others by name.
+fn priority(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
+    let other = || (3, std::cmp::Reverse(0), std::cmp::Reverse(0), version.to_owned());
+    let Some(rest) = version.strip_prefix('v') else { return other() };
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let Ok(major) = rest[..digits].parse() else { return other() };
+    let tail = &rest[digits..];
+    let (level, minor) = match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
+        _ if tail.is_empty() => (0, "0"),
+        (Some(n), _) => (1, n),
+        (_, Some(n)) => (2, n),
+        _ => return other(),
+    };
+    let Ok(minor) = minor.parse() else { return other() };
+    (level, std::cmp::Reverse(major), std::cmp::Reverse(minor), String::new())
+}
+
+fn group(name: &str, versions: &[String]) -> Value {
     let version = |v: &str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
-    json!({"name": name, "versions": versions.iter().map(|v| version(v)).collect::<Vec<_>>(), "preferredVersion": version(versions[0])})
+    json!({"name": name, "versions": versions.iter().map(|v| version(v)).collect::<Vec<_>>(), "preferredVersion": version(&versions[0])})
 }
 
 type Rows = BTreeMap<(String, String), Vec<Row>>;
@@ -91,15 +136,16 @@ type Rows = BTreeMap<(String, String), Vec<Row>>;
 /// Every resource by group and version, sorted by name.
 fn rows(kinds: &[Arc<dyn AnyKind>]) -> Rows {
     let mut all: Rows = BTreeMap::new();
-    for (g, versions) in GROUPS {
-        for v in *versions {
-            all.insert(((*g).into(), (*v).into()), Vec::new());
+    for (g, versions) in groups(kinds) {
+        for v in versions {
+            all.insert((g.clone(), v), Vec::new());
         }
     }
     for k in kinds {
         let i = k.info();
         let storage = i.served[0];
-        for s in i.served {
+        for s in i.served.iter().filter(|s| k.serves(s)) {
+            let own = k.items_carry_type().then(|| (s.group.to_owned(), s.version.to_owned()));
             let list = all.entry((s.group.into(), s.version.into())).or_default();
             let namespaced = i.scope == Scope::Namespaced;
             list.push(Row {
@@ -108,6 +154,7 @@ fn rows(kinds: &[Arc<dyn AnyKind>]) -> Rows {
                 namespaced,
                 kind: i.kind.into(),
                 other: None,
+                own: own.clone(),
                 verbs: i.verbs.to_vec(),
                 short_names: i.short_names.to_vec(),
                 categories: i.categories.to_vec(),
@@ -119,6 +166,7 @@ fn rows(kinds: &[Arc<dyn AnyKind>]) -> Rows {
                 namespaced,
                 kind: sub.kind.into(),
                 other: (!sub.version.is_empty()).then(|| (sub.group.into(), sub.version.into())),
+                own: own.clone(),
                 verbs: sub.verbs.to_vec(),
                 short_names: Vec::new(),
                 categories: Vec::new(),
@@ -133,6 +181,7 @@ fn rows(kinds: &[Arc<dyn AnyKind>]) -> Rows {
             namespaced: v.scope == Scope::Namespaced,
             kind: v.kind.into(),
             other: None,
+            own: None,
             verbs: v.verbs.to_vec(),
             short_names: v.short_names.to_vec(),
             categories: Vec::new(),
@@ -186,14 +235,14 @@ fn plain_row(r: &Row) -> Value {
     Value::Object(o)
 }
 
-fn aggregate(rows: &Rows, core: bool, version: &str) -> Document {
-    let items: Vec<Value> = GROUPS
+fn aggregate(rows: &Rows, groups: &[(String, Vec<String>)], core: bool, version: &str) -> Document {
+    let items: Vec<Value> = groups
         .iter()
         .filter(|(g, _)| g.is_empty() == core)
         .map(|(g, versions)| {
             let metadata = if core { json!({}) } else { json!({"name": g}) };
             let versions: Vec<Value> =
-                versions.iter().map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_rows(&rows[&((*g).to_owned(), (*v).to_owned())])})).collect();
+                versions.iter().map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_rows(&rows[&(g.clone(), v.clone())])})).collect();
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -205,7 +254,7 @@ fn aggregate(rows: &Rows, core: bool, version: &str) -> Document {
 fn aggregated_rows(list: &[Row]) -> Vec<Value> {
     let (subs, mains): (Vec<&Row>, Vec<&Row>) = list.iter().partition(|r| r.name.contains('/'));
     let response_kind = |r: &Row| {
-        let (g, v) = r.other.clone().unwrap_or_default();
+        let (g, v) = r.other.clone().or_else(|| r.own.clone()).unwrap_or_default();
         json!({"group": g, "version": v, "kind": r.kind})
     };
     mains
@@ -242,6 +291,13 @@ mod tests {
 
     fn ours() -> Discovery {
         Discovery::new(&keles_kinds::shared(), "10.10.10.10:8050")
+    }
+
+    #[test]
+    fn versions_are_preferred_by_level_then_number() {
+        let mut all = ["v1alpha1", "foo1", "v2", "v1beta2", "v10", "v1", "v1beta10", "v12alpha2"];
+        all.sort_by_key(|v| priority(v));
+        assert_eq!(all, ["v10", "v2", "v1", "v1beta10", "v1beta2", "v12alpha2", "v1alpha1", "foo1"]);
     }
 
     /// Compares with upstream's own documents where they are at hand.

@@ -6,14 +6,17 @@
 //! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: answers in protobuf, CBOR, aggregation, webhooks, quota, audit, API priority and fairness (docs/STATUS.md).
 
 mod admission;
+pub mod audit;
 mod authenticate;
 mod bootstrap;
 mod chain;
 mod config;
+mod custom_resources;
 mod discovery;
 mod health;
 mod http_proxy;
 mod kubelet;
+mod live;
 mod metrics;
 mod negotiate;
 mod notices;

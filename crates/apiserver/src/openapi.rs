@@ -5,9 +5,9 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use keles_api::openapi::{self, Resource, Subresource};
-use keles_kinds::{GROUPS, VIRTUAL};
-use keles_registry::{AnyKind, Scope};
-use serde_json::{Map, json};
+use keles_kinds::VIRTUAL;
+use keles_registry::{AnyKind, Scope, Served};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex};
 pub struct OpenApi {
     /// By `api/v1` or `apis/apps/v1`.
     resources: BTreeMap<String, Vec<Resource>>,
+    /// Kinds made at run time, which bring their schemas, by the same paths.
+    custom: BTreeMap<String, Vec<(Arc<dyn AnyKind>, Served)>>,
     hashes: BTreeMap<String, String>,
     index: Bytes,
     /// gzip of what has been asked for.
@@ -25,12 +27,14 @@ pub struct OpenApi {
 impl OpenApi {
     pub fn new(kinds: &[Arc<dyn AnyKind>]) -> OpenApi {
         let resources = resources(kinds);
+        let custom = custom(kinds);
+        let editions = |path: &String| custom.get(path).into_iter().flatten().map(|(k, _)| k.edition()).collect::<Vec<_>>().join(" ");
         // The content follows from this program and the list of resources; hashing both spares making every document at start.
         let program = program();
-        let hashes: BTreeMap<String, String> = resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{program} {list:?}"))))).collect();
+        let hashes: BTreeMap<String, String> = resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{program} {list:?} {}", editions(path)))))).collect();
         let paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
         let index = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree always encodes").into();
-        OpenApi { resources, hashes, index, made: Mutex::default() }
+        OpenApi { resources, custom, hashes, index, made: Mutex::default() }
     }
 
     pub fn index(&self) -> Bytes {
@@ -44,7 +48,11 @@ impl OpenApi {
             return Some((made.clone(), hash));
         }
         let mut g = GzEncoder::new(Vec::new(), Compression::default());
-        g.write_all(&openapi::document(list)).ok()?;
+        let mut document = openapi::document(list);
+        if let Some(custom) = self.custom.get(path) {
+            document = with_custom(&document, custom);
+        }
+        g.write_all(&document).ok()?;
         let made = Bytes::from(g.finish().ok()?);
         self.lock().insert(path.into(), made.clone());
         Some((made, hash))
@@ -72,14 +80,14 @@ pub fn inflate(gzip: &[u8]) -> Bytes {
 fn resources(kinds: &[Arc<dyn AnyKind>]) -> BTreeMap<String, Vec<Resource>> {
     let mut all: BTreeMap<String, Vec<Resource>> = BTreeMap::new();
     let path = |g: &str, v: &str| if g.is_empty() { format!("api/{v}") } else { format!("apis/{g}/{v}") };
-    for (g, versions) in GROUPS {
-        for v in *versions {
-            all.entry(path(g, v)).or_default();
+    for (g, versions) in crate::discovery::groups(kinds) {
+        for v in versions {
+            all.entry(path(&g, &v)).or_default();
         }
     }
     for k in kinds {
         let i = k.info();
-        for s in i.served {
+        for s in i.served.iter().filter(|s| k.serves(s)) {
             all.entry(path(s.group, s.version)).or_default().push(Resource {
                 group: s.group.into(),
                 version: s.version.into(),
@@ -116,6 +124,43 @@ fn resources(kinds: &[Arc<dyn AnyKind>]) -> BTreeMap<String, Vec<Resource>> {
         });
     }
     all
+}
+
+fn custom(kinds: &[Arc<dyn AnyKind>]) -> BTreeMap<String, Vec<(Arc<dyn AnyKind>, Served)>> {
+    let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for k in kinds.iter().filter(|k| !k.edition().is_empty()) {
+        for s in k.info().served.iter().filter(|s| k.serves(s)) {
+            all.entry(format!("apis/{}/{}", s.group, s.version)).or_default().push((k.clone(), *s));
+        }
+    }
+    all
+}
+
+/// A document with the schemas that custom kinds bring, and those that they refer to.
+fn with_custom(document: &[u8], custom: &[(Arc<dyn AnyKind>, Served)]) -> Vec<u8> {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    let mut doc: Value = serde_json::from_slice(document).unwrap_or_default();
+    let needed = [format!("{META}.ObjectMeta"), format!("{META}.ListMeta"), "io.k8s.api.autoscaling.v1.Scale".to_owned()];
+    let shared = openapi::components(keles_api::schema::builtin(), &keles_api::schema::descriptions(), needed);
+    let Some(schemas) = doc.pointer_mut("/components/schemas").and_then(Value::as_object_mut) else { return document.to_vec() };
+    schemas.extend(shared);
+    for (k, s) in custom {
+        let (kind, plural) = (k.info().kind, k.info().plural);
+        let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+        let list = json!({
+            "description": format!("{kind}List is a list of {kind}"), "type": "object", "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string", "description": keles_custom::API_VERSION_TEXT},
+                "items": {"type": "array", "items": reference(s.schema), "description": format!("List of {plural}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md")},
+                "kind": {"type": "string", "description": keles_custom::KIND_TEXT},
+                "metadata": {"allOf": [reference(&format!("{META}.ListMeta"))], "description": "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"},
+            },
+            "x-kubernetes-group-version-kind": [{"group": s.group, "version": s.version, "kind": format!("{kind}List")}],
+        });
+        schemas.insert(format!("{}List", s.schema), list);
+        schemas.extend(k.open_api(s).map(|schema| (s.schema.to_owned(), schema)));
+    }
+    serde_json::to_vec(&doc).expect("a JSON tree always encodes")
 }
 
 /// The schema of a subresource: the parent's, that of another group, or none for option kinds, which no body has.

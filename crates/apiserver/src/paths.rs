@@ -33,12 +33,12 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
             Ok(health::answer(endpoint, &check.join("/"), &checks, &asked.query).unwrap_or_else(respond::no_route))
         }
         ["metrics"] => Ok(metrics(server)),
-        ["openapi", "v3"] => json_bytes(&asked, server.openapi.index()),
+        ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
         ["openapi", "v3", rest @ ..] => openapi(server, &asked, &rest.join("/")),
         [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),
-        ["api" | "apis", ..] => match server.discovery.plain(path) {
+        ["api" | "apis", ..] => match server.discovery.get(&server.registry).plain(path) {
             Some(b) => json_bytes(&asked, b),
             None => Ok(respond::no_route()),
         },
@@ -62,10 +62,7 @@ fn roots(server: &Inner) -> Value {
             .iter()
             .map(|p| (*p).to_owned())
             .collect();
-    for (g, versions) in keles_kinds::GROUPS.iter().filter(|(g, _)| !g.is_empty()) {
-        paths.push(format!("/apis/{g}"));
-        paths.extend(versions.iter().map(|v| format!("/apis/{g}/{v}")));
-    }
+    paths.extend(server.discovery.get(&server.registry).group_paths().cloned());
     paths.extend(checks(server, "readyz").iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
     paths.sort();
     json!({"paths": paths})
@@ -109,7 +106,8 @@ fn metrics(server: &Inner) -> Response<Body> {
 }
 
 fn openapi(server: &Inner, asked: &Asked, path: &str) -> Result<Response<Body>, Status> {
-    let Some((gzip, hash)) = server.openapi.document(path) else { return Ok(respond::no_route()) };
+    let documents = server.openapi.get(&server.registry);
+    let Some((gzip, hash)) = documents.document(path) else { return Ok(respond::no_route()) };
     let zipped = header(asked.request.headers(), ACCEPT_ENCODING).contains("gzip");
     let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hex digits are a header value");
     if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) {
@@ -138,7 +136,8 @@ fn not_modified(etag: HeaderValue) -> Response<Body> {
 
 fn aggregated(server: &Inner, asked: &Asked, path: &str) -> Response<Body> {
     let version = negotiate::aggregated_discovery(asked.request.headers()).unwrap_or("v2");
-    let Some(d) = server.discovery.aggregated(path, version) else { return respond::no_route() };
+    let documents = server.discovery.get(&server.registry);
+    let Some(d) = documents.aggregated(path, version) else { return respond::no_route() };
     let etag = HeaderValue::from_str(&d.etag).expect("hex digits and quotes are a header value");
     let mut r = if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) { not_modified(etag.clone()) } else { Response::new(body::full(d.bytes.clone())) };
     let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
@@ -152,7 +151,7 @@ fn aggregated(server: &Inner, asked: &Asked, path: &str) -> Response<Body> {
 fn openid_configuration(server: &Inner) -> Value {
     json!({
         "issuer": server.tokens.issuer(),
-        "jwks_uri": format!("https://{}:{}/openid/v1/jwks", server.config.advertise_address, server.config.port),
+        "jwks_uri": server.config.service_accounts.jwks_uri.clone().unwrap_or_else(|| format!("https://{}:{}/openid/v1/jwks", server.config.advertise_address, server.config.port)),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],
@@ -160,9 +159,9 @@ fn openid_configuration(server: &Inner) -> Value {
 }
 
 async fn jwks(server: &Inner) -> Result<Response<Body>, Status> {
-    let key = server.tokens.key().clone();
-    let public = if key.is_ready() { key.public() } else { tokio::task::spawn_blocking(move || key.public()).await.map_err(Status::internal)? };
-    let mut r = Response::new(body::full(public.map_err(Status::internal)?.jwks()));
+    let tokens = server.tokens.clone();
+    let keys = if tokens.key().is_ready() { tokens.jwks() } else { tokio::task::spawn_blocking(move || tokens.jwks()).await.map_err(Status::internal)? };
+    let mut r = Response::new(body::full(keys.map_err(Status::internal)?));
     r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
     r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     Ok(r)

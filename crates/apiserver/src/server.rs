@@ -1,10 +1,13 @@
 //! [`ApiServer`]: the parts put together, the listener, and the door for parts of the same process.
 
 use crate::admission;
-use crate::authenticate::Caller;
+use crate::audit::{AuditError, Auditor};
+use crate::authenticate::{Caller, Verifiers};
 use crate::bootstrap::{self, Trust};
 use crate::config::Config;
+use crate::custom_resources;
 use crate::discovery::Discovery;
+use crate::live::Live;
 use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -13,12 +16,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use keles_auth::User;
+use keles_auth::authenticators::config::{Authentication, AuthenticationError};
+use keles_auth::authorizers::Chain;
+use keles_auth::authorizers::config::{AuthorizationError, Built};
 use keles_auth::node::NodeAuthorizer;
 use keles_auth::rbac::Authorizer;
 use keles_auth::tokens::Tokens;
-use keles_pki::{Names, Pki, PkiError, SigningKey};
+use keles_pki::{Names, Pki, PkiError, PublicKey, SigningKey};
 use keles_registry::{Registry, Settings};
-use keles_serve::tls::{self, ClientVerifier, TlsError};
+use keles_serve::tls::{self, TlsError};
 use keles_serve::{Body, BoxError, Limits, Server};
 use keles_store::{Store, StoreError};
 use std::convert::Infallible;
@@ -41,6 +47,16 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("making {what}: {status}")]
     Bootstrap { what: String, status: keles_api::Status },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: std::path::PathBuf, source: std::io::Error },
+    #[error("{} holds no certificate", path.display())]
+    NoCertificate { path: std::path::PathBuf },
+    #[error("authentication: {0}")]
+    Authentication(#[from] AuthenticationError),
+    #[error("authorization: {0}")]
+    Authorization(#[from] AuthorizationError),
+    #[error("audit: {0}")]
+    Audit(#[from] AuditError),
     #[error("the certificate just made does not parse")]
     Certificate,
 }
@@ -52,12 +68,17 @@ const IN_FLIGHT_MAX: usize = 1000;
 pub struct Inner {
     pub config: Config,
     pub registry: Arc<Registry>,
-    pub authorizer: Authorizer,
-    pub nodes: NodeAuthorizer,
+    /// The rules of roles: one of `authorizers`, and what nobody may grant beyond.
+    pub authorizer: Arc<Authorizer>,
+    pub authorizers: Chain,
+    /// Makes and checks ServiceAccount tokens; one of `authentication`.
     pub tokens: Arc<Tokens>,
+    pub authentication: Authentication,
+    /// Absent: nothing is written down.
+    pub auditor: Option<Arc<Auditor>>,
     pub metrics: Arc<Metrics>,
-    pub discovery: Discovery,
-    pub openapi: OpenApi,
+    pub discovery: Live<Discovery>,
+    pub openapi: Live<OpenApi>,
     pub kubelets: Kubelets,
     pub anonymous: Arc<User>,
     pub in_flight: Semaphore,
@@ -74,33 +95,49 @@ pub struct Inner {
 pub struct ApiServer {
     inner: Arc<Inner>,
     tls: Arc<rustls::ServerConfig>,
-    verifier: ClientVerifier,
+    verifiers: Arc<Verifiers>,
 }
 
 impl ApiServer {
     /// Opens certificates, loads the store into the watch caches and makes what a cluster must have.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<ApiServer, StartError> {
         let pki = Pki::open(&config.data_dir)?;
-        let key = SigningKey::open(&config.data_dir)?;
+        let key = match &config.service_accounts.signing_key_file {
+            Some(path) => SigningKey::read(path)?,
+            None => SigningKey::open(&config.data_dir)?,
+        };
         let mut names = Names { dns: config.extra_names.clone(), ips: config.extra_ips.clone() };
         names.ips.push(config.advertise_address);
         let serving = pki.apiserver(&names, config.service_cidr.address(0).into())?;
-        let verifier = tls::client_verifier(&[pki.ca_der()])?;
+        let verifiers = verifiers(&config, &pki)?;
         let (Some(chain), Some(key_der)) = (serving.certificate_der(), serving.key_der()) else { return Err(StartError::Certificate) };
-        let tls = tls::server_config(chain, key_der, Some(verifier.clone()))?;
+        let tls = tls::server_config(chain, key_der, Some(verifiers.clients.clone()))?;
         let kubelets = Kubelets::new(&pki.apiserver_kubelet_client()?, &pki.ca_der())?;
 
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
-        let registry = Registry::start(Settings { store, kinds: kinds.clone(), admission: admission::rows(&config, later.clone()) }).await?;
+        let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()) }).await?;
         let objects = Arc::new(FromRegistry::new(registry.clone()));
+        let authorizer = Arc::new(Authorizer::new(objects.clone()));
+        let built = Built { rbac: authorizer.clone(), node: Arc::new(NodeAuthorizer::new(objects.clone())) };
+        let accounts = &config.service_accounts;
+        let mut further = Vec::new();
+        for path in &accounts.key_files {
+            further.extend(PublicKey::read(path)?);
+        }
+        let tokens = Arc::new(Tokens::new(key, &config.issuer, objects.clone()).with(&accounts.further_issuers, &accounts.api_audiences, further));
         let inner = Arc::new(Inner {
-            authorizer: Authorizer::new(objects.clone()),
-            nodes: NodeAuthorizer::new(objects.clone()),
-            tokens: Arc::new(Tokens::new(key, &config.issuer, objects)),
+            authorizers: config.authorization.build(&built)?,
+            authorizer,
+            authentication: config.authentication.build(tokens.clone(), objects)?,
+            auditor: Auditor::open(&config.audit)?,
+            tokens,
             metrics: Arc::default(),
-            discovery: Discovery::new(&kinds, &format!("{}:{}", config.advertise_address, config.port)),
-            openapi: OpenApi::new(&kinds),
+            discovery: Live::new({
+                let address = format!("{}:{}", config.advertise_address, config.port);
+                move |r| Discovery::new(&r.kinds(), &address)
+            }),
+            openapi: Live::new(|r| OpenApi::new(&r.kinds())),
             kubelets,
             anonymous: Arc::new(keles_auth::anonymous()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
@@ -112,8 +149,13 @@ impl ApiServer {
         });
         let _ = later.set(Arc::downgrade(&inner));
         tokio::spawn(follow(inner.clone()));
-        let server = ApiServer { inner, tls, verifier };
-        let trust = Trust { client_ca_pem: pki.ca_pem().to_owned(), front_proxy_ca_pem: pki.front_proxy_ca_pem().to_owned() };
+        // Before anybody asks: what was served before a restart is served again.
+        tokio::spawn(custom_resources::Controller::start(inner.clone()).await?.run());
+        let server = ApiServer { inner, tls, verifiers: Arc::new(verifiers) };
+        let trust = Trust {
+            client_ca_pem: bundle(&server.inner.config.authentication.client_ca_file, pki.ca_pem(), true)?,
+            front_proxy_ca_pem: bundle(&server.inner.config.authentication.request_header.ca_file, pki.front_proxy_ca_pem(), false)?,
+        };
         bootstrap::run(&server.inner, &trust).await?;
         server.inner.ready.store(true, Ordering::SeqCst);
         Ok(server)
@@ -121,9 +163,9 @@ impl ApiServer {
 
     /// Serves over TLS until `shutdown`, then drains.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let (inner, verifier, stops) = (self.inner.clone(), self.verifier.clone(), self.inner.stops.clone());
+        let (inner, verifiers, stops) = (self.inner.clone(), self.verifiers.clone(), self.inner.stops.clone());
         let connect = move |info: keles_serve::ConnInfo| {
-            let caller = Caller::of(&info, &verifier);
+            let caller = Caller::of(&info, &verifiers, &inner.config.authentication.request_header);
             let inner = inner.clone();
             move |request: Request<hyper::body::Incoming>| {
                 let (inner, caller) = (inner.clone(), caller.clone());
@@ -151,6 +193,25 @@ impl ApiServer {
     pub fn is_ready(&self) -> bool {
         self.inner.ready.load(Ordering::SeqCst)
     }
+}
+
+/// Whose certificates count: the cluster's own authorities and those the operator gives.
+fn verifiers(config: &Config, pki: &Pki) -> Result<Verifiers, StartError> {
+    let a = &config.authentication;
+    let ders = |pem: String| rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(Result::ok).map(|c| c.to_vec()).collect::<Vec<_>>();
+    let clients = tls::client_verifier(&ders(bundle(&a.client_ca_file, pki.ca_pem(), true)?))?;
+    let proxies = tls::client_verifier(&ders(bundle(&a.request_header.ca_file, pki.front_proxy_ca_pem(), false)?))?;
+    Ok(Verifiers { clients, proxies })
+}
+
+/// The PEM of a file that the operator gave, after our own when `both`; our own without a file.
+fn bundle(file: &Option<std::path::PathBuf>, own: &str, both: bool) -> Result<String, StartError> {
+    let Some(path) = file else { return Ok(own.to_owned()) };
+    let given = std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.clone(), source })?;
+    if !given.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(StartError::NoCertificate { path: path.clone() });
+    }
+    Ok(if both { format!("{own}{given}") } else { given })
 }
 
 /// Follows the store; its end is the end of good health.
@@ -184,6 +245,6 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (inner, user) = (self.inner.clone(), self.user.clone());
         let request = request.map(|b| b.map_err(Into::into).boxed_unsync());
-        Box::pin(async move { Ok(inner.handle(Caller::Known(user), request).await) })
+        Box::pin(async move { Ok(inner.handle(Caller::known(user), request).await) })
     }
 }

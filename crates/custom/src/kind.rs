@@ -15,13 +15,15 @@ use keles_api::problems::ProblemKind;
 use keles_api::schema::{Schema, builtin};
 use keles_api::{GroupVersion, Object, Path, Problem, Problems, Status, TypeRef, canonical};
 use keles_patch::{PatchError, PatchKind};
-use keles_registry::kind::{ALL_VERBS, AnyKind, Cells, ColumnInfo, Info, NameRule, Request, STATUS, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_registry::kind::{AnyKind, Cells, ColumnInfo, Info, NameRule, Request, STATUS, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector};
 use keles_registry::Restore;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
+/// In the order in which discovery prints them for custom resources.
+const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 /// Bytes of an unreadable body that its error quotes; as in `keles_api::decode`.
@@ -35,7 +37,7 @@ struct Inner {
     info: Info,
     definition: Definition,
     /// The definition as it is stored.
-    source: Bytes,
+    source: Mutex<Bytes>,
     /// In the order of `info.served`.
     versions: Box<[Slot]>,
     terminating: AtomicBool,
@@ -86,7 +88,7 @@ impl Custom {
             categories: names::list(&n.categories),
             scope: if definition.is_namespaced() { Scope::Namespaced } else { Scope::Cluster },
             served: SERVED.keep(served),
-            verbs: ALL_VERBS,
+            verbs: VERBS,
             subresources: SUBRESOURCES.keep(subresources),
             selectable: selectable(&order),
             // The kind counts for itself: without a status subresource its status counts too.
@@ -97,11 +99,21 @@ impl Custom {
             name_rule: NameRule::DnsSubdomain,
         };
         let versions = order.iter().map(|v| Slot { served: v.served, made: OnceLock::new() }).collect();
-        Custom(Arc::new(Inner { info, definition, source, versions, terminating: AtomicBool::new(false) }))
+        Custom(Arc::new(Inner { info, definition, source: Mutex::new(source), versions, terminating: AtomicBool::new(false) }))
     }
 
     pub fn definition(&self) -> &Definition {
         &self.0.definition
+    }
+    /// The same definition in a newer state: only its status differs. Keeps the bytes shared with the watch cache, rather than old ones.
+    pub fn refresh(&self, source: Bytes) {
+        *self.0.source.lock().unwrap_or_else(|e| e.into_inner()) = source;
+    }
+    fn source(&self) -> Bytes {
+        self.0.source.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+    pub fn is_terminating(&self) -> bool {
+        self.0.terminating.load(Ordering::Acquire)
     }
     /// From now on no object of the kind can be made: its definition is being deleted.
     pub fn terminate(&self) {
@@ -117,7 +129,7 @@ impl Custom {
         self.0.versions[i].made.get_or_init(|| self.read_version(i))
     }
     fn raw_version(&self, name: &str) -> Value {
-        let tree: Value = serde_json::from_slice(&self.0.source).unwrap_or_default();
+        let tree: Value = serde_json::from_slice(&self.source()).unwrap_or_default();
         let all = tree.pointer("/spec/versions").and_then(Value::as_array).cloned().unwrap_or_default();
         all.into_iter().find(|v| v["name"] == name).unwrap_or_default()
     }
@@ -473,6 +485,9 @@ impl AnyKind for Custom {
             status_replicas: path_of(&s.status_replicas_path),
             selector: s.label_selector_path.as_deref().filter(|p| !p.is_empty()).map(path_of),
         })
+    }
+    fn edition(&self) -> String {
+        format!("{}/{}", self.0.definition.metadata.uid, self.0.definition.metadata.generation)
     }
     fn open_api(&self, served: &Served) -> Option<Value> {
         let raw = self.raw_version(served.version);

@@ -22,4 +22,5 @@ mod validate;
 
 pub use definition::{Condition, Definition, Names};
 pub use kind::Custom;
+pub use open_api::{API_VERSION_TEXT, KIND_TEXT};
 pub use structural::Node;

@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
-const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+pub const API_VERSION_TEXT: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+pub const KIND_TEXT: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 const META_REFERENCE: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -31,8 +31,8 @@ fn embedded(s: &mut Value, root: bool) {
     }
     if root || o.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {
         let properties = o.entry("properties").or_insert_with(|| json!({}));
-        properties["apiVersion"] = json!({"type": "string", "description": API_VERSION});
-        properties["kind"] = json!({"type": "string", "description": KIND});
+        properties["apiVersion"] = json!({"type": "string", "description": API_VERSION_TEXT});
+        properties["kind"] = json!({"type": "string", "description": KIND_TEXT});
         properties["metadata"] = json!({"description": METADATA, "allOf": [{"$ref": META_REFERENCE}]});
     }
 }

@@ -140,7 +140,7 @@ mod tests {
             "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}));
         let s = build(&n, "g.v1.K");
         let v = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"ports": [{"name": "x", "port": 1}], "tags": ["t"], "plain": ["p"], "free": {"deep": {"er": 1}}}});
-        let set = FieldSet::of(&v, s.get("g.v1.K").unwrap()).unwrap().to_json();
+        let set = FieldSet::of(&v, s.get("g.v1.K").unwrap()).unwrap().into_json();
         assert!(set.pointer("/f:metadata/f:labels/f:a").is_some(), "{set}");
         assert!(set.pointer("/f:spec/f:ports/k:{\"name\":\"x\"}/f:port").is_some(), "{set}");
         assert!(set.pointer("/f:spec/f:tags/v:\"t\"").is_some(), "{set}");

@@ -228,13 +228,12 @@ fn number(v: &Value, n: &Node, path: &str, f: &mut Found) {
     let format = n.checks.as_ref().and_then(|c| c.format).map_or("", |f| f.0);
     let in_range = match (n.ty, format) {
         (Type::Integer, "int32") => v.as_i64().map_or_else(|| is_whole(v) && x.abs() <= f64::from(i32::MAX), |i| i32::try_from(i).is_ok()),
-        (Type::Integer, _) => v.is_i64() || is_whole(v),
+        (Type::Integer, "int64") => v.is_i64() || is_whole(v),
         (_, "float") => x.abs() <= f64::from(f32::MAX),
         _ => true,
     };
     if !in_range {
-        let which = if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
-        f.nowhere(format!("Checked value must be of type {} {which} in {path}", n.ty.name()));
+        f.nowhere(format!("Checked value must be of type {} with format {format} in {path}", n.ty.name()));
     }
     if let Some(c) = n.checks.as_deref() {
         if let Some(m) = c.multiple_of.filter(|m| *m > 0.0 && !is_multiple(v, *m)) {

@@ -316,6 +316,10 @@ pub trait AnyKind: Send + Sync + 'static {
     fn scale(&self, _served: &Served) -> Option<ScalePaths> {
         None
     }
+    /// Tells one edition of a kind made at run time from another, for the tags of documents about it; empty for built-in kinds.
+    fn edition(&self) -> String {
+        String::new()
+    }
     /// The published OpenAPI v3 schema of a served version, for a kind that is not in the schema table.
     fn open_api(&self, _served: &Served) -> Option<Value> {
         None

@@ -8,7 +8,7 @@ use crate::admission::Admission;
 use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
-use crate::kind::{AnyKind, Scope};
+use crate::kind::{AnyKind, Scope, Served};
 use crate::represent::View;
 use crate::resource::Resource;
 use crate::table::Table;
@@ -237,6 +237,10 @@ impl Registry {
     pub fn custom_kinds(&self) -> Vec<Arc<dyn AnyKind>> {
         self.table.custom().iter().map(|r| r.kind.clone()).collect()
     }
+    /// Says that what a kind shows of itself has changed.
+    pub fn touch_kinds(&self) {
+        self.table.touch();
+    }
     /// Its number grows whenever a kind appears, changes or goes.
     pub fn kinds_changed(&self) -> watch::Receiver<u64> {
         self.table.version()
@@ -250,16 +254,27 @@ impl Registry {
         if resource.info().scope == Scope::Cluster && !r.namespace.is_empty() && !crate::facts::is_namespace(resource.info()) {
             return Err(Status::no_such_path());
         }
-        let x = Exchange {
-            registry: self,
-            view: View::new(&resource, served, &call)?,
-            resource,
-            served,
-            request: call.request.clone(),
-            call: &call,
-            heard: Heard::default(),
-        };
+        let x = self.exchange(resource, served, &call)?;
         x.serve(verb).await
+    }
+
+    fn exchange<'a>(&'a self, resource: Arc<Resource>, served: Served, call: &'a Call) -> Result<Exchange<'a>, Status> {
+        Ok(Exchange { registry: self, view: View::new(&resource, served, call)?, resource, served, request: call.request.clone(), call, heard: Heard::default(), applied: false })
+    }
+
+    /// Deletes every object of a resource, whether a version of it is served or not; returns how many are left, held by their finalizers.
+    /// `as_who` gives the user and the time.
+    pub async fn purge(&self, group: &str, plural: &str, as_who: &crate::kind::Request) -> Result<usize, Status> {
+        let Some(r) = self.resource(group, plural) else { return Ok(0) };
+        let storage = r.storage();
+        let namespaces: std::collections::BTreeSet<String> = r.cache.present().values().map(|c| c.namespace().to_owned()).collect();
+        for namespace in namespaces {
+            let request = crate::kind::Request { group: group.into(), version: storage.version.into(), plural: plural.into(), namespace, ..as_who.clone() };
+            let call = Call { request, ..Call::default() };
+            self.exchange(r.clone(), storage, &call)?.delete_collection().await?;
+        }
+        self.fresh(None).await?;
+        Ok(r.cache.present().len())
     }
 
     /// An object from the watch cache, in its storage version; `group`/`plural` as in a path. As fresh as the cache.
@@ -270,6 +285,10 @@ impl Registry {
     pub fn peek(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Cached>> {
         let r = self.resource(group, plural)?;
         r.cache.get(&r.key(namespace, name))
+    }
+    /// All objects of a resource by key, as the cache holds them.
+    pub fn peek_all(&self, group: &str, plural: &str) -> crate::cache::Map {
+        self.resource(group, plural).map(|r| r.cache.present()).unwrap_or_default()
     }
     /// The same, sure to see all acknowledged writes.
     pub async fn read_fresh(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Object>, Status> {

@@ -108,6 +108,10 @@ impl Table {
         Some(gone)
     }
 
+    pub fn touch(&self) {
+        self.version.send_modify(|v| *v += 1);
+    }
+
     /// Grows whenever a resource appears, changes or goes.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()

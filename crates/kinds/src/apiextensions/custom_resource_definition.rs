@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 pub struct CustomResourceDefinition;
 
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
 const COLUMNS: &[Column<Object>] = &[NAME, CREATED_AT];
 
 impl Kind for CustomResourceDefinition {
@@ -70,6 +72,27 @@ impl Kind for CustomResourceDefinition {
     fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
         restore(new, old, "status");
         store_in_storage_version(new);
+    }
+
+    /// Its objects go first: the API server takes the finalizer away when they have.
+    fn prepare_delete(o: &mut Object, r: &Request) {
+        let mut finalizers: Vec<Value> = o.meta("finalizers").as_array().cloned().unwrap_or_default();
+        if !finalizers.iter().any(|f| f == CLEANUP) {
+            finalizers.push(CLEANUP.into());
+        }
+        o.set_meta("finalizers", finalizers);
+        let Some(status) = child_mut(&mut o.0, "status") else { return };
+        let condition = json!({
+            "type": "Terminating", "status": "True", "lastTransitionTime": r.now, "reason": "InstanceDeletionPending",
+            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will be in progress",
+        });
+        match status["conditions"].as_array_mut() {
+            Some(all) => {
+                all.retain(|c| c["type"] != "Terminating");
+                all.push(condition);
+            }
+            None => status["conditions"] = json!([condition]),
+        }
     }
 
     fn validate(o: &Object, p: &mut Problems) {

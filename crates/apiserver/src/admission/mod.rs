@@ -1,13 +1,18 @@
 //! Admission plugins, one file and one row each, in upstream's order.
 //!
-//! Entry point: [`rows`]. Not built: ResourceQuota, PodSecurity, NodeRestriction's label rules, webhooks, policies (docs/STATUS.md).
+//! Entry point: [`rows`]. Not built: NodeRestriction's label rules, webhooks, policies (docs/STATUS.md).
 
+mod claim_resize;
 mod default_tolerations;
+mod defaults_by_class;
 mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
+mod resource_quota;
+mod runtime_class;
 mod service_account;
 mod service_addresses;
 mod storage_in_use;
@@ -27,11 +32,17 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
         Arc::new(default_tolerations::DefaultTolerationSeconds),
+        Arc::new(defaults_by_class::STORAGE),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(claim_resize::PersistentVolumeClaimResize),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(defaults_by_class::INGRESS),
         Arc::new(escalation::Escalation { server }),
         Arc::new(service_addresses::ServiceAddresses::new(config)),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 

@@ -9,6 +9,7 @@ mod json_patch;
 pub mod managed;
 mod merge_patch;
 mod strategic;
+mod typed;
 
 pub use json_patch::json_patch;
 pub use merge_patch::merge_patch;

@@ -3,7 +3,7 @@
 
 use keles_api::schema::builtin;
 use keles_api::{GroupVersion, TypeRef};
-use keles_patch::managed::{Writer, apply, update_managed_fields};
+use keles_patch::managed::{OneVersion, Writer, apply, update};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -81,7 +81,7 @@ fn creates_own_what_upstream_says() {
                 reset: &[&["status"]],
                 now: "2026-01-01T00:00:00Z",
             };
-            update_managed_fields(None, &mut object, &w, ty);
+            object["metadata"]["managedFields"] = update(None, &object, &w, &OneVersion { api_version: w.api_version, ty });
             let got = entries(&object);
             // What prepare and admission set later is in the answer and owned by nobody; an empty list of the request is null in the answer.
             let later = |d: &String| d.ends_with("is too much") || request["body"].to_string().contains("[]");
@@ -107,7 +107,7 @@ fn applies_merge_and_conflict_as_upstream_did() {
             if let (true, Some(manager), Some(ty)) = (is_apply && !body.to_string().contains("api-priority-and-fairness"), manager, type_of(applied)) {
                 looked_at += 1;
                 let w = Writer { manager, api_version: applied["apiVersion"].as_str().unwrap(), subresource: "", reset: &[&["status"]], now: "2026-01-01T00:00:00Z" };
-                let fault = match apply(live.as_ref(), applied, path.contains("force=true"), &w, ty) {
+                let fault = match apply(live.as_ref(), applied, path.contains("force=true"), &w, &OneVersion { api_version: w.api_version, ty }) {
                     Ok(done) if answer["status"] == 200 || answer["status"] == 201 => first_difference(&Value::from(entries(body)), &Value::from(entries(&done.object)), ""),
                     Ok(_) if answer["status"] == 409 => Some(format!("applied instead of {}", body["message"])),
                     Ok(_) => None,
@@ -125,7 +125,7 @@ fn applies_merge_and_conflict_as_upstream_did() {
                 let ty = type_of(old).unwrap();
                 let mut new = keles_patch::merge_patch(old, applied).unwrap();
                 let w = Writer { manager: "edit", api_version: old["apiVersion"].as_str().unwrap(), subresource: "", reset: &[&["status"]], now: "2026-01-01T00:00:00Z" };
-                update_managed_fields(Some(old), &mut new, &w, ty);
+                new["metadata"]["managedFields"] = update(Some(old), &new, &w, &OneVersion { api_version: w.api_version, ty });
                 if let Some(why) = first_difference(&Value::from(entries(body)), &Value::from(entries(&new)), "edit") {
                     faults.entry(why).or_default().push(case["id"].to_string());
                 }

@@ -124,7 +124,13 @@ fn fault(kind: PatchKind, current: &Value, request: &Value, answer: &Value, ty: 
             let warned = answer["warning"].as_array().into_iter().flatten().filter_map(Value::as_str).filter(|w| w.contains("unknown field")).count();
             (answer["status"] == 200 && warned != d.warnings.len()).then(|| format!("{kind:?}: warnings {:?} instead of {}", d.warnings, answer["warning"])).or_else(|| {
                 let body = &answer["body"];
-                if answer["status"] != 200 { None } else { difference(body, &d.object.0) }
+                if answer["status"] != 200 {
+                    None
+                } else {
+                    let mut stored = d.object.0;
+                    keles_api::canonical::canonicalise(&mut stored, ty);
+                    difference(body, &stored)
+                }
             })
         }
     }

@@ -3,7 +3,6 @@
 use crate::admission::Operation;
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
-use crate::managed_fields;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused};
 use keles_api::{Object, Path, Problems, Status, meta};
@@ -63,10 +62,10 @@ impl Exchange<'_> {
 
     async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
         self.request.name = o.name().to_owned();
+        self.track(&mut o, None)?;
         self.mutate(Operation::Create, &mut o, None, w).await?;
         self.fill_system_metadata(&mut o);
-        managed_fields::keep(&mut o, None, &self.request.field_manager);
-        let revision_given = !matches!(o.resource_version(), "" | "0");
+        let revision_given = !matches!(o.resource_version(), "" | "0") && !self.applied;
         let (mut found, mut rules) = (Problems::new(), Problems::new());
         self.resource.kind.create(&mut o, &self.request, &mut rules, w)?;
         meta::validate_create(&o, self.resource.namespaced(), self.name_check(), &Path::new("metadata"), &mut found);
@@ -74,13 +73,17 @@ impl Exchange<'_> {
         if !found.is_empty() {
             return Err(Status::invalid(self.resource.group(), self.resource.info().kind, o.name(), &found));
         }
+        w.iter().for_each(|w| self.heard.warn(w.as_str()));
         self.admit(Operation::Create, Some(&o), None, w).await?;
         if revision_given && !self.request.dry_run {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let key = self.resource.key(&self.request.namespace, o.name());
         let stored = self.encode(&mut o)?;
-        let outcome = self.store_new(&key, stored, o.name()).await?;
+        let outcome = match self.store_new(&key, stored, o.name()).await {
+            Err(s) if crate::write::shrinks(&s, &mut o) => self.store_new(&key, self.encode(&mut o)?, o.name()).await?,
+            other => other?,
+        };
         self.outcome(&key, outcome)
     }
 

@@ -8,7 +8,7 @@ use crate::represent::View;
 use crate::resource::{Resource, api_version};
 use crate::update::Part;
 use keles_api::decode::{FieldValidation, Format};
-use keles_api::{Object, Status, TypeRef, names};
+use keles_api::{Object, Status, names};
 use std::sync::{Arc, Mutex};
 
 pub struct Exchange<'a> {
@@ -21,6 +21,8 @@ pub struct Exchange<'a> {
     pub request: Request,
     /// Warnings that reach the client whatever becomes of the request.
     pub heard: Heard,
+    /// The object comes from an apply, which settled its owners.
+    pub applied: bool,
 }
 
 /// Warnings found so far, shared by the steps of a request.
@@ -103,11 +105,6 @@ impl Exchange<'_> {
         };
         let homeless = info.scope == Scope::Namespaced && self.request.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch);
         if !info.verbs.contains(&name) || homeless { Err(not_allowed()) } else { Ok(()) }
-    }
-
-    /// The schema of a served version.
-    pub fn schema(&self, s: &Served) -> Result<TypeRef<'_>, Status> {
-        self.resource.kind.schema(s).ok_or_else(|| Status::internal(format!("no schema for {}", s.schema)))
     }
 
     pub fn format(&self) -> Format {

@@ -55,6 +55,29 @@ pub fn checks_uid_itself(info: &Info) -> bool {
     is_namespace(info) || listed(&[("apiextensions.k8s.io", "customresourcedefinitions")], info)
 }
 
+/// Fields that a write through this path resets, so that its writer does not own them: status through the main resource, spec through
+/// `/status`. Source: `GetResetFields` of upstream's strategies.
+pub fn reset(info: &Info, subresource: &str) -> &'static [&'static [&'static str]] {
+    /// Their status path resets all of metadata too.
+    const STATUS_KEEPS_METADATA: &[(&str, &str)] = &[
+        ("apiregistration.k8s.io", "apiservices"),
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+        ("storage.k8s.io", "volumeattachments"),
+    ];
+    match subresource {
+        "" | "finalize" if info.subresources.iter().any(|s| s.name == crate::kind::STATUS) => &[&["status"]],
+        crate::kind::STATUS if listed(STATUS_KEEPS_METADATA, info) => &[&["spec"], &["metadata"]],
+        crate::kind::STATUS if listed(&[("", "pods")], info) => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+        crate::kind::STATUS if listed(&[("apps", "deployments")], info) => &[&["spec"], &["metadata", "labels"]],
+        crate::kind::STATUS => &[&["spec"]],
+        "approval" => &[&["spec"], &["status", "certificate"]],
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

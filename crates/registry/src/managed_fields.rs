@@ -1,10 +1,106 @@
-//! The one place where `metadata.managedFields` will be kept once server-side apply is built.
+//! The one place where the pipelines keep `metadata.managedFields`: who owns which field, after every write (lessons.md 49).
 //!
-//! Until then objects carry none: what clients send is dropped, as upstream resets it on create, so that nothing half-true is stored.
+//! Entry point: [`Exchange::track`], called with the client's object and its defaults, before admission, so that what admission and the
+//! kind's rules set later is nobody's. An apply settles its owners itself (see [`crate::patch`]). Writes of the pipelines' own (deletion
+//! marks, bindings) keep the owners as they are, as upstream.
 
-use keles_api::Object;
+use crate::exchange::Exchange;
+use crate::facts;
+use crate::kind::Served;
+use crate::resource::{Resource, api_version};
+use keles_api::{Object, Status, TypeRef};
+use keles_patch::managed::{self, Versions, Writer};
+use serde_json::Value;
 
-/// Called on every write, after admission and before validation. `old` is absent on create.
-pub fn keep(new: &mut Object, _old: Option<&Object>, _manager: &str) {
-    new.set_meta("managedFields", serde_json::Value::Null);
+/// Longest manager name taken from a user agent, in bytes.
+const MANAGER_MAX_BYTES: usize = 128;
+
+/// The manager of a write: `fieldManager`, else what the user agent starts with.
+pub fn manager(field_manager: &str, user_agent: &str) -> String {
+    if !field_manager.is_empty() {
+        return field_manager.to_owned();
+    }
+    let mut out = String::new();
+    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+        if out.len() + c.len_utf8() > MANAGER_MAX_BYTES {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A kind's versions as ownership sees them.
+pub struct KindVersions<'a>(pub &'a Resource);
+
+impl KindVersions<'_> {
+    fn served(&self, version: &str) -> Option<Served> {
+        self.0.info().served.iter().find(|s| api_version(s) == version).copied()
+    }
+}
+
+impl Versions for KindVersions<'_> {
+    fn ty(&self, api_version: &str) -> Option<TypeRef<'_>> {
+        self.0.kind.schema(&self.served(api_version)?)
+    }
+    fn convert(&self, doc: &Value, from: &str, to: &str) -> Value {
+        let (Some(from), Some(to)) = (self.served(from), self.served(to)) else { return doc.clone() };
+        let mut o = Object(doc.clone());
+        self.0.convert(&mut o, &from, &to);
+        if from == to { o.0 } else { self.0.kind.conform(&to, o).0 }
+    }
+}
+
+impl Exchange<'_> {
+    /// Who writes, for managedFields. `f` gets the writer and the kind's versions.
+    pub fn as_writer<T>(&self, f: impl FnOnce(&Writer, &KindVersions) -> T) -> T {
+        let manager = manager(&self.request.field_manager, &self.call.user_agent);
+        let api_version = api_version(&self.served);
+        let subresource = self.request.subresource.as_str();
+        let reset = facts::reset(self.resource.info(), subresource);
+        f(&Writer { manager: &manager, api_version: &api_version, subresource, reset, now: &self.request.now }, &KindVersions(&self.resource))
+    }
+
+    /// Settles the owners of what a create (`old` absent), update or patch is about to store; both are in the storage version.
+    pub fn track(&self, new: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+        if self.applied {
+            return Ok(());
+        }
+        self.resource.kind.set_defaults(new)?;
+        let storage = self.resource.storage();
+        let managed = self.as_writer(|w, versions| {
+            if self.served == storage {
+                return managed::update(old.map(|o| &o.0), &new.0, w, versions);
+            }
+            let here = |o: &Object| versions.convert(&o.0, &api_version(&storage), w.api_version);
+            managed::update(old.map(here).as_ref(), &here(new), w, versions)
+        });
+        new.set_meta("managedFields", managed);
+        Ok(())
+    }
+}
+
+/// A write that would only move times of managedFields is none: takes the old times over. Both are canonical.
+pub fn keep_times(new: &mut Object, old: &Object) {
+    let (a, b) = (new.meta("managedFields"), old.meta("managedFields"));
+    if a == b || !managed::same_but_times(a, b) {
+        return;
+    }
+    let moved = new.meta("managedFields").clone();
+    new.set_meta("managedFields", old.meta("managedFields").clone());
+    if new != old {
+        new.set_meta("managedFields", moved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::manager;
+
+    #[test]
+    fn the_manager_is_named_or_the_start_of_the_user_agent() {
+        assert_eq!(manager("me", "kubectl/v1.33"), "me");
+        assert_eq!(manager("", "kubectl/v1.33 (linux/amd64)"), "kubectl");
+        assert_eq!(manager("", &"é".repeat(100)).len(), 128);
+    }
 }

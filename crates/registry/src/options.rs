@@ -129,21 +129,38 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
     pub field_manager: String,
+    /// Of an apply: fields of other managers are taken.
+    pub force: bool,
 }
 
 /// Longest fieldManager, in bytes.
 const MANAGER_MAX_BYTES: usize = 128;
 
 impl WriteOptions {
-    /// `kind`: `CreateOptions`, `UpdateOptions`, `PatchOptions`.
+    /// `kind`: `CreateOptions`, `UpdateOptions`.
     pub fn parse(q: &Query, kind: &str) -> Result<Self, Status> {
+        Self::check(q, kind, Problems::new())
+    }
+
+    /// PatchOptions; an apply needs a manager, and alone may be forced.
+    pub fn parse_patch(q: &Query, apply: bool) -> Result<Self, Status> {
         let mut p = Problems::new();
+        if apply && q.text("fieldManager").is_empty() {
+            p.required(&Path::new("fieldManager"), "is required for apply patch");
+        }
+        if !apply && q.opt_flag("force").is_some() {
+            p.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+        }
+        Self::check(q, "PatchOptions", p)
+    }
+
+    fn check(q: &Query, kind: &str, mut p: Problems) -> Result<Self, Status> {
         let manager = q.text("fieldManager");
         if manager.len() > MANAGER_MAX_BYTES {
             p.too_long(&Path::new("fieldManager"), MANAGER_MAX_BYTES);
         }
-        if let Some((i, _)) = manager.chars().enumerate().find(|(_, c)| c.is_control()) {
-            p.invalid(&Path::new("fieldManager"), manager, format!("invalid character {:?} (at position {i})", manager.chars().nth(i).unwrap_or(' ')));
+        for (i, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
+            p.invalid(&Path::new("fieldManager"), manager, format!("invalid character U+{:04X} (at position {i})", c as u32));
         }
         let dry_run = dry_run(q.all("dryRun"), &mut p);
         let asked = q.text("fieldValidation");
@@ -158,7 +175,7 @@ impl WriteOptions {
         if !p.is_empty() {
             return Err(invalid_options(kind, &p));
         }
-        Ok(WriteOptions { dry_run, field_validation, field_manager: manager.into() })
+        Ok(WriteOptions { dry_run, field_validation, field_manager: manager.into(), force: q.flag("force") })
     }
 }
 

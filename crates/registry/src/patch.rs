@@ -1,39 +1,144 @@
-//! PATCH: JSON patch, merge patch, strategic merge patch, on the client's version of the object; the result is an update.
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply, on the client's version of the object; the result is an
+//! update, or for an apply to a name that is free, a create.
 
 use crate::call::{Answer, Body, PatchType};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
+use crate::resource::api_version;
 use crate::update::Part;
+use keles_api::decode::{self, DecodeError, FieldValidation, Format};
 use keles_api::{Object, Status};
 use keles_patch::PatchKind;
+use keles_patch::managed::{self, ApplyError, Versions};
+use serde_json::Value;
 
-/// The kind of patch by its content type; apply is refused clearly until it is built.
-pub fn patch_kind(t: Option<PatchType>) -> Result<PatchKind, Status> {
+/// How often an apply looks again when the object came or went meanwhile.
+const APPLY_TRIES: usize = 5;
+
+/// What a PATCH asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Patch(PatchKind),
+    Apply,
+}
+
+/// By content type alone (lessons.md 48).
+pub fn change_of(t: Option<PatchType>) -> Result<Change, Status> {
     const KNOWN: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
     match t {
-        Some(PatchType::Json) => Ok(PatchKind::Json),
-        Some(PatchType::Merge) => Ok(PatchKind::Merge),
-        Some(PatchType::Strategic) => Ok(PatchKind::Strategic),
-        Some(PatchType::Apply) => {
-            let mut s = Status::not_implemented("server-side apply (application/apply-patch+yaml)");
-            s.code = 415;
-            s.reason = "UnsupportedMediaType".into();
-            Err(s)
-        }
+        Some(PatchType::Json) => Ok(Change::Patch(PatchKind::Json)),
+        Some(PatchType::Merge) => Ok(Change::Patch(PatchKind::Merge)),
+        Some(PatchType::Strategic) => Ok(Change::Patch(PatchKind::Strategic)),
+        Some(PatchType::Apply) => Ok(Change::Apply),
         None => Err(Status::unsupported_media_type("", &KNOWN)),
     }
 }
 
+/// The document of an apply.
+pub struct Applied {
+    pub object: Value,
+    /// Fields that stand in it twice.
+    pub duplicates: Vec<String>,
+}
+
+/// Reads the body of an apply: YAML, so also JSON.
+pub fn read_apply(body: &[u8]) -> Result<Applied, Status> {
+    let bad = |why: &str| Status::bad_request(format!("error decoding YAML: {}", why.trim_start_matches("couldn't get version/kind; json parse error: ")));
+    let (mut object, duplicates) = decode::parse_strict(body, Format::Yaml).map_err(|e: DecodeError| bad(&e.to_string()))?;
+    if object.is_null() {
+        object = Value::Object(Default::default());
+    }
+    if !object.is_object() {
+        let found = if object.is_array() { "array" } else { "string" };
+        return Err(bad(&format!("error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")));
+    }
+    if let Some(m) = object.get_mut("metadata").and_then(Value::as_object_mut).filter(|m| m.get("managedFields").is_some_and(Value::is_null)) {
+        m.remove("managedFields");
+    }
+    Ok(Applied { object, duplicates })
+}
+
 impl Exchange<'_> {
     pub async fn patch(mut self, part: Part) -> Result<Answer, Status> {
-        let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
-        let kind = patch_kind(self.call.patch_type)?;
+        let change = change_of(self.call.patch_type)?;
+        let options = WriteOptions::parse_patch(&self.call.query, change == Change::Apply)?;
+        let Change::Patch(kind) = change else { return self.apply(part, options).await };
         self.request.dry_run = options.dry_run;
         self.request.field_manager = options.field_manager.clone();
         let mut warnings = Vec::new();
         let outcome = self.modify(part, &mut warnings, &mut |old| self.patched(kind, old, &options)).await?;
         let body = self.outcome(&self.own_key(), outcome)?;
         Ok(Answer { code: 200, body: Body::Bytes(body), warnings })
+    }
+
+    /// Server-side apply: 201 when it creates.
+    async fn apply(mut self, part: Part, options: WriteOptions) -> Result<Answer, Status> {
+        let config = read_apply(&self.call.body)?;
+        self.request.dry_run = options.dry_run;
+        self.request.field_manager = options.field_manager.clone();
+        self.applied = true;
+        let mut missed = None;
+        for _ in 0..APPLY_TRIES {
+            self.registry.fresh(None).await?;
+            let answered = if part == Part::Main && self.resource.cache.get(&self.own_key()).is_none() {
+                let o = self.apply_to(None, &config, &options)?;
+                self.create_applied(o, &options).await
+            } else {
+                let mut warnings = Vec::new();
+                let outcome = self.modify(part, &mut warnings, &mut |live| self.apply_to(Some(live), &config, &options)).await;
+                outcome.and_then(|o| self.outcome(&self.own_key(), o)).map(|body| Answer { code: 200, body: Body::Bytes(body), warnings })
+            };
+            match answered {
+                Err(s) if part == Part::Main && matches!(s.reason.as_str(), "AlreadyExists" | "NotFound") => missed = Some(s),
+                other => return other,
+            }
+        }
+        Err(missed.unwrap_or_else(|| Status::internal("the object could not be applied")))
+    }
+
+    async fn create_applied(&mut self, mut o: Object, options: &WriteOptions) -> Result<Answer, Status> {
+        if !o.uid().is_empty() {
+            let why = format!("uid mismatch: the provided object specified uid {}, and no existing object was found", o.uid());
+            return Err(Status::conflict(self.served.group, self.resource.info().plural, &self.request.name, why));
+        }
+        o.set_meta("resourceVersion", serde_json::Value::Null);
+        self.create_object(o, options, Vec::new()).await
+    }
+
+    /// What an apply makes of the live object (of the storage version), with its owners; in the storage version when there is one, else in
+    /// the client's.
+    fn apply_to(&self, live: Option<&Object>, config: &Applied, options: &WriteOptions) -> Result<Object, Status> {
+        let (kind, storage) = (&self.resource.kind, self.resource.storage());
+        let mut o = self.as_writer(|w, versions| {
+            let (version, name) = (w.api_version, self.resource.info().kind);
+            let wrong = || ApplyError::WrongType(format!("invalid object type: {}", managed::show_kind(&config.object)));
+            if config.object.get("apiVersion").and_then(Value::as_str) != Some(version) || config.object.get("kind").and_then(Value::as_str) != Some(name) {
+                return Err(wrong().to_status());
+            }
+            let live = live.map(|l| versions.convert(&l.0, &api_version(&storage), version));
+            let done = managed::apply(live.as_ref(), &config.object, options.force, w, versions).map_err(|e| e.to_status())?;
+            let mut object = Object(done.object);
+            let owners = object.meta("managedFields").clone();
+            // Strict and duplicate findings are of the document, not of what came of it.
+            let text = serde_json::to_vec(&object.0).map_err(Status::internal)?;
+            object = kind.decode(&self.served, &text, Format::Json, FieldValidation::Ignore)?.object;
+            object.set_meta("managedFields", owners);
+            Ok(object)
+        })?;
+        match options.field_validation {
+            FieldValidation::Strict if !config.duplicates.is_empty() => {
+                return Err(Status::bad_request(format!("error strict decoding YAML: {}", config.duplicates.join(", "))));
+            }
+            FieldValidation::Warn => config.duplicates.iter().for_each(|d| self.heard.warn(d.as_str())),
+            _ => {}
+        }
+        self.settle_namespace(&mut o)?;
+        self.check_name(&o)?;
+        if live.is_some() {
+            self.internalize(&mut o)?;
+            kind.set_defaults(&mut o)?;
+        }
+        Ok(o)
     }
 
     /// Old state in, new state out, both in the storage version; the patch meets the client's version (lessons.md 51).

@@ -2,12 +2,15 @@
 
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
+use crate::managed_fields::manager;
 use crate::options::WriteOptions;
-use crate::patch::patch_kind;
+use crate::patch::{Change, change_of, read_apply};
+use crate::resource::api_version;
 use crate::update::Part;
 use crate::write::Outcome;
 use keles_api::decode;
 use keles_api::{Object, Path, Problems, Status, TypeRef, defaults, schema};
+use keles_patch::managed::{self, OneVersion, SCALE_VERSION, Writer};
 use serde_json::{Value, json};
 
 const SCALE_SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
@@ -37,6 +40,11 @@ fn scale_type() -> Result<TypeRef<'static>, Status> {
     schema::builtin().get(SCALE_SCHEMA).ok_or_else(|| Status::internal("no schema for Scale"))
 }
 
+/// Who writes a Scale.
+fn scale_writer(manager: &str) -> Writer<'_> {
+    Writer { manager, api_version: SCALE_VERSION, subresource: "scale", reset: &[], now: "" }
+}
+
 impl Exchange<'_> {
     fn paths(&self) -> Result<Paths, Status> {
         if let Some(p) = self.resource.kind.scale(&self.served) {
@@ -46,12 +54,7 @@ impl Exchange<'_> {
         let row = WORKLOADS.iter().find(|(group, plural, _)| *plural == info.plural && *group == self.resource.group());
         let (_, _, map) = row.ok_or_else(|| Status::not_implemented(&format!("{}/scale", info.plural)))?;
         let path = |part: &str| vec![part.to_owned(), "replicas".to_owned()];
-        Ok(Paths {
-            spec_replicas: path("spec"),
-            status_replicas: path("status"),
-            selector: if *map { Selector::Map } else { Selector::Labels },
-            replicas_must_be_there: false,
-        })
+        Ok(Paths { spec_replicas: path("spec"), status_replicas: path("status"), selector: if *map { Selector::Map } else { Selector::Labels }, replicas_must_be_there: false })
     }
 
     fn scale_of(&self, o: &Object) -> Result<Object, Status> {
@@ -108,28 +111,61 @@ impl Exchange<'_> {
         let d = decode::decode(&self.call.body, self.format(), scale_type()?, "Scale", options.field_validation)?;
         self.check_name(&d.object)?;
         self.request.dry_run = options.dry_run;
+        self.request.field_manager = options.field_manager;
         let scale = d.object;
-        self.scale_modify(d.warnings, &mut |_| Ok(scale.clone())).await
+        self.scale_modify(d.warnings, false, &mut |_| Ok(scale.clone())).await
     }
 
     pub async fn scale_patch(mut self) -> Result<Answer, Status> {
-        let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
+        let change = change_of(self.call.patch_type)?;
+        let options = WriteOptions::parse_patch(&self.call.query, change == Change::Apply)?;
         self.request.dry_run = options.dry_run;
-        let kind = patch_kind(self.call.patch_type)?;
-        let (ty, body) = (scale_type()?, &self.call.body);
-        let mut make = |scale: &Object| Ok(keles_patch::patch(kind, &scale.0, body, ty, options.field_validation)?.object);
-        self.scale_modify(Vec::new(), &mut make).await
+        self.request.field_manager = options.field_manager.clone();
+        let (ty, body) = (scale_type()?, self.call.body.clone());
+        match change {
+            Change::Patch(kind) => {
+                let mut make = |scale: &Object| Ok(keles_patch::patch(kind, &scale.0, &body, ty, options.field_validation)?.object);
+                self.scale_modify(Vec::new(), false, &mut make).await
+            }
+            Change::Apply => {
+                let config = read_apply(&body)?.object;
+                let manager = options.field_manager.clone();
+                let now = self.request.now.clone();
+                let mut make = |scale: &Object| {
+                    let w = Writer { now: &now, ..scale_writer(&manager) };
+                    if config.get("apiVersion").and_then(Value::as_str) != Some(SCALE_VERSION) || config.get("kind").and_then(Value::as_str) != Some("Scale") {
+                        return Err(Status::bad_request(format!("invalid object type: {}", managed::show_kind(&config))));
+                    }
+                    let done = managed::apply(Some(&scale.0), &config, options.force, &w, &OneVersion { api_version: SCALE_VERSION, ty }).map_err(|e| e.to_status())?;
+                    Ok(Object(done.object))
+                };
+                self.scale_modify(Vec::new(), true, &mut make).await
+            }
+        }
     }
 
     /// Turns a change of the Scale into a change of the replicas.
-    async fn scale_modify(&self, mut warnings: Vec<String>, make: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send)) -> Result<Answer, Status> {
+    async fn scale_modify(mut self, mut warnings: Vec<String>, applies: bool, make: &mut (dyn FnMut(&Object) -> Result<Object, Status> + Send)) -> Result<Answer, Status> {
+        // Its owners are settled here, in terms of the Scale.
+        self.applied = true;
         let mut result = None;
         let mut inner = |old: &Object| {
             let (storage, paths) = (self.resource.storage(), self.paths()?);
             let mut new = old.clone();
             self.resource.convert(&mut new, &storage, &self.served);
-            let mut scale = make(&self.scale_of(&new)?)?;
+            let replicas_at: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
+            let mut shown = self.scale_of(&new)?;
+            shown.set_meta("managedFields", managed::to_scale(&new.0, &replicas_at));
+            let mut scale = make(&shown)?;
             defaults::apply_static(&mut scale.0, scale_type()?);
+            if !applies {
+                let manager = manager(&self.request.field_manager, &self.call.user_agent);
+                let w = Writer { now: &self.request.now, ..scale_writer(&manager) };
+                let owners = managed::update(Some(&shown.0), &scale.0, &w, &OneVersion { api_version: SCALE_VERSION, ty: scale_type()? });
+                scale.set_meta("managedFields", owners);
+            }
+            let owners = managed::from_scale(&new.0, scale.meta("managedFields"), &replicas_at, &api_version(&self.served));
+            new.set_meta("managedFields", owners);
             let replicas = scale.at(&["spec", "replicas"]).as_i64().unwrap_or(0);
             if replicas < 0 {
                 let mut p = Problems::new();

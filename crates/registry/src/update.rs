@@ -4,12 +4,14 @@
 
 use crate::admission::Operation;
 use crate::cache::Cached;
+use crate::encode;
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
 use crate::facts;
-use crate::managed_fields;
+use crate::managed_fields::keep_times;
 use crate::options::WriteOptions;
-use crate::write::{Outcome, Refused};
+use crate::write::{Outcome, Refused, shrinks};
+use keles_api::canonical::equal;
 use keles_api::problems::ProblemKind;
 use keles_api::{Object, Path, Problem, Problems, Status, meta, names};
 use keles_store::Expect;
@@ -100,9 +102,11 @@ impl Exchange<'_> {
     async fn modify_once(&self, key: &str, current: &Arc<Cached>, part: Part, w: &mut Vec<String>, make: &mut Make<'_>) -> Result<Outcome, Refused> {
         let old = current.tree();
         let mut new = make(&old).map_err(Refused::Failed)?;
-        let ready = self.settle(&mut new, &old, current, part, w).await.and_then(|()| self.encode(&mut new));
-        let stored = ready.map_err(Refused::Failed)?;
-        if current.is_stored_as(&stored, &self.resource.cache.head) {
+        self.settle(&mut new, &old, current, part, w).await.map_err(Refused::Failed)?;
+        self.resource.kind.canonicalise(&self.resource.storage(), &mut new);
+        keep_times(&mut new, &old);
+        let stored = encode::stored(&new, &self.resource.cache.head);
+        if current.is_stored_as(&stored, &self.resource.cache.head) && !self.registry.store().stale(&self.resource.store_key(key)) {
             return Ok(Outcome::Same(current.clone()));
         }
         if self.request.dry_run {
@@ -112,8 +116,15 @@ impl Exchange<'_> {
             self.store_delete(key, current.revision).await?;
             return Ok(Outcome::Wrote(stored, current.revision));
         }
-        let revision = self.store_put(key, stored.clone(), Expect::Revision(current.revision)).await?;
-        Ok(Outcome::Wrote(stored, revision))
+        let expect = Expect::Revision(current.revision);
+        match self.store_put(key, stored.clone(), expect).await {
+            Err(Refused::Failed(s)) if shrinks(&s, &mut new) => {
+                let stored = encode::stored(&new, &self.resource.cache.head);
+                let revision = self.store_put(key, stored.clone(), expect).await?;
+                Ok(Outcome::Wrote(stored, revision))
+            }
+            written => Ok(Outcome::Wrote(stored, written?)),
+        }
     }
 
     fn is_namespace(&self) -> bool {
@@ -123,11 +134,11 @@ impl Exchange<'_> {
     /// Admission, preconditions, preparation and validation of a new state.
     async fn settle(&self, new: &mut Object, old: &Object, current: &Cached, part: Part, w: &mut Vec<String>) -> Result<(), Status> {
         if part != Part::Own {
+            self.track(new, Some(old))?;
             self.mutate(Operation::Update, new, Some(old), w).await?;
             self.check_preconditions(new, old, current)?;
         }
         self.take_over(new, old, part);
-        managed_fields::keep(new, Some(old), &self.request.field_manager);
         let (mut found, mut rules) = (Problems::new(), Problems::new());
         let kind = &self.resource.kind;
         match part {
@@ -150,6 +161,7 @@ impl Exchange<'_> {
         if !found.is_empty() {
             return Err(Status::invalid(self.resource.group(), self.resource.info().kind, new.name(), &found));
         }
+        w.iter().for_each(|w| self.heard.warn(w.as_str()));
         if part != Part::Own {
             self.admit(Operation::Update, Some(new), Some(old), w).await?;
         }
@@ -212,9 +224,10 @@ impl Exchange<'_> {
             Part::Main if self.resource.has_status() => copy(old, new, "status"),
             Part::Status => keep_only_status(new, old),
             Part::Finalize => {
-                let finalizers = new.at(&["spec", "finalizers"]).clone();
+                let (finalizers, owners) = (new.at(&["spec", "finalizers"]).clone(), new.meta("managedFields").clone());
                 *new = old.clone();
                 set_spec_finalizers(new, finalizers);
+                new.set_meta("managedFields", owners);
             }
             _ => {}
         }
@@ -255,7 +268,7 @@ fn differs(new: &Object, old: &Object) -> bool {
     fn rest(o: &Object) -> impl Iterator<Item = (&String, &Value)> {
         o.root().iter().filter(|(k, v)| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind") && !v.is_null())
     }
-    rest(new).count() != rest(old).count() || rest(new).any(|(k, v)| old.at(&[k]) != v)
+    rest(new).any(|(k, v)| !equal(v, old.at(&[k]))) || rest(old).any(|(k, v)| new.at(&[k]).is_null() && !equal(v, new.at(&[k])))
 }
 
 /// Nothing holds a deleted object any more: no finalizer, no grace.

@@ -38,6 +38,15 @@ pub fn store_error(e: StoreError) -> Status {
     }
 }
 
+/// Whether an object that was too large may be stored without its managedFields, which it then has no more.
+pub fn shrinks(s: &Status, o: &mut Object) -> bool {
+    let shrinks = s.reason == "RequestEntityTooLarge" && !o.meta("managedFields").is_null();
+    if shrinks {
+        o.set_meta("managedFields", serde_json::Value::Null);
+    }
+    shrinks
+}
+
 impl Exchange<'_> {
     pub fn outcome(&self, key: &str, o: Outcome) -> Result<Bytes, Status> {
         match o {

@@ -4,6 +4,7 @@ mod deletes;
 mod kinds;
 mod lifecycle;
 mod lists;
+mod owners;
 mod patches;
 mod versions;
 mod watches;

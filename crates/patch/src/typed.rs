@@ -1,0 +1,273 @@
+//! Documents as the schema divides them among owners: where a value is one thing, and where it is fields or keyed items.
+//!
+//! Entry points: [`view`] (one step down), [`merge`] (what an apply makes of a live object), [`check`] (whether a document fits its type at
+//! all). Below what a custom schema leaves open (`x-kubernetes-preserve-unknown-fields`) the value itself decides: objects divide, lists do
+//! not. Source: sigs.k8s.io/structured-merge-diff (typed, schema).
+
+use crate::fieldset::show_element;
+use keles_api::TypeRef;
+use keles_api::schema::{FieldRef, ListType, MapType, Presence, Scalar, Shape};
+use serde_json::{Map, Value};
+
+/// The type of a value, with what the field that holds it says about it.
+#[derive(Clone, Copy)]
+pub(crate) enum Ty<'a> {
+    Of(TypeRef<'a>, MapType),
+    /// Whatever the value is.
+    Deduced,
+}
+
+impl<'a> Ty<'a> {
+    pub(crate) fn whole(ty: TypeRef<'a>) -> Self {
+        Ty::Of(ty, MapType::Unset)
+    }
+    pub(crate) fn is_container(self) -> bool {
+        match self {
+            Ty::Of(t, _) => !matches!(t.shape(), Shape::Scalar(_)),
+            Ty::Deduced => false,
+        }
+    }
+}
+
+/// A value's children as the schema sees them.
+pub(crate) enum View<'v, 'a> {
+    /// One owner for the whole: scalars, atomic lists and maps.
+    Leaf,
+    Fields(&'v Map<String, Value>, Fields<'a>),
+    /// Items by path element, in order.
+    Items(Vec<(String, &'v Value)>, Ty<'a>),
+}
+
+/// What the children of an object or map are.
+#[derive(Clone, Copy)]
+pub(crate) enum Fields<'a> {
+    Named(TypeRef<'a>),
+    Any(TypeRef<'a>),
+    Deduced,
+}
+
+pub(crate) struct Child<'a> {
+    pub ty: Ty<'a>,
+    /// Of a struct; none for the values of a map.
+    pub field: Option<FieldRef<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    /// A child's type; none for a field that the type does not have.
+    pub(crate) fn child(self, name: &str) -> Option<Child<'a>> {
+        Some(match self {
+            Fields::Named(t) => match t.field(name) {
+                Some(f) => Child { ty: Ty::Of(f.ty(), f.map_type()), field: Some(f) },
+                None if t.object().is_some_and(|o| o.preserve_unknown()) => Child { ty: Ty::Deduced, field: None },
+                None => return None,
+            },
+            Fields::Any(t) => Child { ty: Ty::whole(t), field: None },
+            Fields::Deduced => Child { ty: Ty::Deduced, field: None },
+        })
+    }
+    pub(crate) fn is_named(self) -> bool {
+        matches!(self, Fields::Named(_))
+    }
+}
+
+/// How a value of a type divides among owners. `Err`: an item of a keyed list that can have no key.
+pub(crate) fn view<'v, 'a>(v: &'v Value, ty: Ty<'a>) -> Result<View<'v, 'a>, String> {
+    let Ty::Of(ty, over) = ty else {
+        return Ok(v.as_object().map_or(View::Leaf, |m| View::Fields(m, Fields::Deduced)));
+    };
+    Ok(match (ty.shape(), v) {
+        (Shape::Object(o), Value::Object(m)) if over == MapType::Granular || (over == MapType::Unset && !o.atomic()) => View::Fields(m, Fields::Named(ty)),
+        (Shape::Map(map), Value::Object(m)) if over != MapType::Atomic && map.map_type != MapType::Atomic => View::Fields(m, Fields::Any(map.value)),
+        (Shape::List(l), Value::Array(a)) if matches!(l.list_type, ListType::Set | ListType::Map) => {
+            let element = |(i, item)| Ok((item_element(item, ty).map_err(|why| format!("element {i}: {why}"))?, item));
+            View::Items(a.iter().enumerate().map(element).collect::<Result<_, String>>()?, Ty::whole(l.item))
+        }
+        _ => View::Leaf,
+    })
+}
+
+fn item_element(item: &Value, list: TypeRef) -> Result<String, String> {
+    let l = list.list().expect("called for lists only");
+    if l.list_type == ListType::Set {
+        return if item.is_object() || item.is_array() {
+            Err(format!("associative list without keys has an element that's {} type", if item.is_object() { "a map" } else { "a list" }))
+        } else {
+            Ok(format!("v:{item}"))
+        };
+    }
+    match item {
+        Value::Object(_) => {}
+        Value::Null => return Err("associative list with keys may not have a null element".into()),
+        _ => return Err("associative list with keys may not have non-map elements".into()),
+    }
+    let mut keys: Vec<&str> = l.map_keys.iter().map(|k| k.as_ref()).collect();
+    keys.sort_unstable();
+    let mut out = String::from("k:{");
+    for key in keys {
+        let default = || l.item.field(key).and_then(|f| f.default());
+        // An item without its key is validation's business; it is its own item until then.
+        if let Some(value) = item.get(key).filter(|v| !v.is_null()).or_else(default) {
+            let comma = if out.len() > 3 { "," } else { "" };
+            out.push_str(&format!("{comma}{}:{value}", Value::from(key)));
+        }
+    }
+    out.push('}');
+    Ok(out)
+}
+
+/// Whether Go's encoder leaves a field with this value out.
+pub(crate) fn is_absent(v: &Value, f: Option<FieldRef>) -> bool {
+    match f.map(|f| f.presence()) {
+        Some(Presence::OmitEmpty) => match v {
+            Value::Null => true,
+            Value::Bool(b) => !b,
+            Value::Number(n) => n.as_f64() == Some(0.0),
+            Value::String(s) => s.is_empty(),
+            Value::Array(a) => a.is_empty(),
+            Value::Object(o) => o.is_empty(),
+        },
+        Some(Presence::Pointer) => v.is_null(),
+        _ => false,
+    }
+}
+
+/// `live` with what `applied` says; items of lists keep the order of `applied` where it says one.
+pub(crate) fn merge(live: &Value, applied: &Value, ty: Ty) -> Result<Value, String> {
+    match (view(live, ty)?, view(applied, ty)?) {
+        (View::Fields(a, f), View::Fields(b, _)) => {
+            let mut out = a.clone();
+            for (k, v) in b {
+                let merged = match (a.get(k), f.child(k)) {
+                    (Some(had), Some(c)) => merge(had, v, c.ty)?,
+                    _ => v.clone(),
+                };
+                out.insert(k.clone(), merged);
+            }
+            Ok(Value::Object(out))
+        }
+        (View::Items(a, item), View::Items(b, _)) => merge_items(&a, &b, item).map(Value::Array),
+        _ => Ok(applied.clone()),
+    }
+}
+
+fn merge_items(a: &[(String, &Value)], b: &[(String, &Value)], item: Ty) -> Result<Vec<Value>, String> {
+    let in_a = |k: &str| a.iter().find(|(x, _)| x == k);
+    let in_b = |k: &str| b.iter().any(|(x, _)| x == k);
+    let mut shared = b.iter().filter(|(k, _)| in_a(k).is_some()).map(|(k, _)| k).peekable();
+    let (mut out, mut i, mut j) = (Vec::new(), 0, 0);
+    while i < a.len() || j < b.len() {
+        if i < a.len() {
+            let (k, v) = &a[i];
+            if !in_b(k) {
+                out.push((*v).clone());
+                i += 1;
+                continue;
+            }
+            if shared.peek() != Some(&k) {
+                // It comes where `applied` has it.
+                i += 1;
+                continue;
+            }
+        }
+        if j < b.len() {
+            let (k, v) = &b[j];
+            out.push(match in_a(k) {
+                Some((_, had)) => merge(had, v, item)?,
+                None => (*v).clone(),
+            });
+            if shared.peek() == Some(&k) {
+                shared.next();
+                if i < a.len() && a[i].0 == *k {
+                    i += 1;
+                }
+            }
+            j += 1;
+        }
+    }
+    Ok(out)
+}
+
+/// What in an applied document cannot be of its type, in upstream's words; all of it, in document order. Types of leaves are checked only
+/// as far as ownership needs it: text, number or boolean.
+pub(crate) fn check(v: &Value, ty: TypeRef) -> Result<(), String> {
+    let mut found = Vec::new();
+    walk(v, Ty::whole(ty), &mut String::new(), &mut found, 0);
+    match found.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => Err(format!("errors:\n  {}", many.join("\n  "))),
+    }
+}
+
+fn walk(v: &Value, ty: Ty, at: &mut String, found: &mut Vec<String>, depth: usize) {
+    let Ty::Of(t, _) = ty else { return };
+    let say = |found: &mut Vec<String>, at: &str, why: String| found.push(if at.is_empty() { why } else { format!("{at}: {why}") });
+    if v.is_null() || depth > crate::fieldset::DEPTH_MAX {
+        return;
+    }
+    let below = |element: &str, child: &Value, ty: Ty, at: &mut String, found: &mut Vec<String>| {
+        let len = at.len();
+        at.push_str(&show_element(element));
+        walk(child, ty, at, found, depth + 1);
+        at.truncate(len);
+    };
+    match (t.shape(), v) {
+        (Shape::Scalar(s), v) => {
+            if let Some(why) = misfit(v, s) {
+                say(found, at, why);
+            }
+        }
+        (Shape::List(l), Value::Array(items)) => {
+            let mut seen = std::collections::HashSet::new();
+            for (i, item) in items.iter().enumerate() {
+                let element = match l.list_type {
+                    ListType::Set | ListType::Map => match item_element(item, t) {
+                        Ok(e) => e,
+                        Err(why) => return say(found, at, format!("element {i}: {why}")),
+                    },
+                    _ => format!("i:{i}"),
+                };
+                if !seen.insert(element.clone()) {
+                    say(found, at, format!("duplicate entries for key {}", show_element(&element)));
+                }
+                below(&element, item, Ty::whole(l.item), at, found);
+            }
+        }
+        (Shape::List(_), v) => say(found, at, format!("expected list, got &{{{}}}", crate::go_print(v))),
+        (shape, Value::Object(m)) => {
+            let fields = if let Shape::Map(map) = shape { Fields::Any(map.value) } else { Fields::Named(t) };
+            for (k, child) in m {
+                let element = format!("f:{k}");
+                match fields.child(k) {
+                    Some(c) => below(&element, child, c.ty, at, found),
+                    // Upstream looks no further in this object.
+                    None => return found.push(format!("{at}{}: field not declared in schema", show_element(&element))),
+                }
+            }
+        }
+        (_, v) => say(found, at, format!("expected map, got &{{{}}}", crate::go_print(v))),
+    }
+}
+
+/// Go's `%#v` of what upstream holds values in.
+fn go_value(v: &Value) -> String {
+    format!("&value.valueUnstructured{{Value:{}}}", if v.is_object() || v.is_array() { crate::go_print(v) } else { v.to_string() })
+}
+
+fn misfit(v: &Value, s: Scalar) -> Option<String> {
+    let (fits, wanted) = match s {
+        Scalar::String | Scalar::Bytes => (v.is_string(), "expected string, got "),
+        Scalar::Bool => (v.is_boolean(), "expected boolean, got "),
+        Scalar::Int32 | Scalar::Int64 | Scalar::Double if !v.is_number() => {
+            let go_type = match v {
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                Value::Array(_) => "[]interface {}",
+                _ => "map[string]interface {}",
+            };
+            return Some(format!("expected numeric (int or float), got {go_type}"));
+        }
+        _ => (true, ""),
+    };
+    (!fits).then(|| format!("{wanted}{}", go_value(v)))
+}

@@ -40,6 +40,12 @@ pub fn orphans_by_default(info: &Info) -> bool {
     listed(&[("batch", "jobs"), ("", "replicationcontrollers")], info)
 }
 
+/// What a delete that orphans without being told to says.
+pub fn orphan_warning(info: &Info) -> Option<&'static str> {
+    const TEXT: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+    listed(&[("batch", "jobs")], info).then_some(TEXT)
+}
+
 /// Objects of the resource expire by themselves.
 pub fn ttl(info: &Info) -> Option<Duration> {
     listed(&[("", "events"), ("events.k8s.io", "events")], info).then_some(EVENT_TTL)

@@ -41,7 +41,7 @@ pub(crate) fn check(e: &mut Expr, source: &Source, names: &Names<'_>) -> Result<
     let mut c = Checker { source, names, scopes: Vec::new(), bound: Vec::new(), facts: Facts::default(), issues: Vec::new() };
     c.check(e);
     if c.issues.is_empty() {
-        c.literals(e);
+        c.literals(e, false);
     }
     if !c.issues.is_empty() {
         return Err(c.issues);
@@ -135,20 +135,19 @@ impl Checker<'_> {
                     let place = i.value.pos;
                     let ty = self.check(&mut i.value);
                     let ty = self.unwrap_entry(ty, i.optional, place);
-                    item = Some(self.join(item, ty, place));
+                    item = Some(self.join(item, ty));
                 }
                 Type::list(item.unwrap_or_else(|| self.fresh()))
             }
             Kind::Map(entries) => {
                 let (mut key, mut value): (Option<Type>, Option<Type>) = (None, None);
                 for entry in entries {
-                    let place = entry.key.pos;
                     let ty = self.check(&mut entry.key);
-                    key = Some(self.join(key, ty, place));
+                    key = Some(self.join(key, ty));
                     let place = entry.value.pos;
                     let ty = self.check(&mut entry.value);
                     let ty = self.unwrap_entry(ty, entry.optional, place);
-                    value = Some(self.join(value, ty, place));
+                    value = Some(self.join(value, ty));
                 }
                 let (key, value) = (key.unwrap_or_else(|| self.fresh()), value.unwrap_or_else(|| self.fresh()));
                 Type::Map(Arc::new(key), Arc::new(value))
@@ -383,15 +382,13 @@ impl Checker<'_> {
         }
     }
 
-    /// The type of aggregates' entries: literals are of one type.
-    fn join(&mut self, previous: Option<Type>, current: Type, pos: u32) -> Type {
-        let Some(previous) = previous else { return current };
-        if self.assign(&previous, &current) {
-            return most_general(&previous, &current);
+    /// The type of aggregates' entries.
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
+        match previous {
+            None => current,
+            Some(previous) if self.assign(&previous, &current) => most_general(&previous, &current),
+            Some(_) => Type::Dyn,
         }
-        let (want, have) = (self.resolve(&previous, true), self.resolve(&current, true));
-        self.tell(pos, format!("expected type '{want}' but found '{have}'"));
-        previous
     }
 
     // --- type variables ---
@@ -458,9 +455,19 @@ impl Checker<'_> {
         }
     }
 
-    // --- literals that functions will parse ---
+    // --- literals ---
 
-    fn literals(&mut self, e: &Expr) {
+    /// Entries of one literal are of one type, except in what is formatted; texts that functions will parse must parse.
+    fn literals(&mut self, e: &Expr, formatted: bool) {
+        let formatted = formatted || matches!(&e.kind, Kind::Call { function, .. } if &**function == "format");
+        match &e.kind {
+            Kind::List(items) if !formatted => self.one_type(items.iter().map(|i| (&i.value, i.optional))),
+            Kind::Map(entries) if !formatted => {
+                self.one_type(entries.iter().map(|i| (&i.key, false)));
+                self.one_type(entries.iter().map(|i| (&i.value, i.optional)));
+            }
+            _ => {}
+        }
         if let Kind::Call { function, args, .. } = &e.kind {
             let text = |a: Option<&Expr>| match a.map(|a| (&a.kind, a.pos)) {
                 Some((Kind::Const(Literal::String(s)), pos)) => Some((s.clone(), pos)),
@@ -476,7 +483,25 @@ impl Checker<'_> {
                 self.tell(pos, format!("invalid {function} argument"));
             }
         }
-        e.children(&mut |c| self.literals(c));
+        e.children(&mut |c| self.literals(c, formatted));
+    }
+
+    fn one_type<'e>(&mut self, entries: impl Iterator<Item = (&'e Expr, bool)>) {
+        let mut first: Option<Type> = None;
+        for (e, optional) in entries {
+            let ty = match (self.resolve(self.facts.ty(e), false), optional) {
+                (Type::Optional(of), true) => (*of).clone(),
+                (ty, _) => ty,
+            };
+            match &first {
+                Some(want) if !equivalent(want, &ty) => {
+                    let (want, have) = (self.resolve(want, true), self.resolve(&ty, true));
+                    return self.tell(e.pos, format!("expected type '{want}' but found '{have}'"));
+                }
+                Some(_) => {}
+                None => first = Some(ty),
+            }
+        }
     }
 }
 
@@ -489,6 +514,16 @@ fn instance(t: &Type, base: u32) -> Type {
         Type::Type(a) => Type::Type(Arc::new(instance(a, base))),
         Type::Map(a, b) => Type::Map(Arc::new(instance(a, base)), Arc::new(instance(b, base))),
         other => other.clone(),
+    }
+}
+
+/// The same type, where type variables are as any.
+fn equivalent(a: &Type, b: &Type) -> bool {
+    match (a, b) {
+        (Type::Param(_), _) | (_, Type::Param(_)) => true,
+        (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) | (Type::Type(a), Type::Type(b)) => equivalent(a, b),
+        (Type::Map(a, b), Type::Map(c, d)) => equivalent(a, c) && equivalent(b, d),
+        _ => a.same(b),
     }
 }
 

@@ -298,8 +298,16 @@ impl Coster<'_> {
                 }
                 (on(if overload == "add_list" { Estimate::ONE } else { size.by(TEXT_FACTOR) }), Some(size))
             }
-            "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes" | "greater_bytes" | "less_equals_bytes"
-            | "greater_equals_bytes" | "equals" | "not_equals" => {
+            "less_string"
+            | "greater_string"
+            | "less_equals_string"
+            | "greater_equals_string"
+            | "less_bytes"
+            | "greater_bytes"
+            | "less_equals_bytes"
+            | "greater_equals_bytes"
+            | "equals"
+            | "not_equals" => {
                 let smaller = self.size(&args[0]).max.min(self.size(&args[1]).max);
                 (on(Estimate { min: u64::from(smaller > 0), max: smaller }.by(TEXT_FACTOR)), None)
             }
@@ -388,8 +396,8 @@ impl Coster<'_> {
             ("validate", Some(_), [text]) => Some((self.size(text).by(TEXT_FACTOR).by(format::MAX_PATTERN_LENGTH * REGEX_FACTOR), None)),
             ("format.named", ..) => nominal,
             (
-                "sign" | "asInteger" | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan" | "compareTo" | "add" | "sub" | "major" | "minor" | "patch" | "getScheme"
-                | "getHostname" | "getHost" | "getPort" | "getEscapedPath" | "getQuery",
+                "sign" | "asInteger" | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan" | "compareTo" | "add" | "sub" | "major" | "minor" | "patch"
+                | "getScheme" | "getHostname" | "getHost" | "getPort" | "getEscapedPath" | "getQuery",
                 ..,
             ) => nominal,
             (op::EQ, _, [a, b]) => match (self.facts.ty(a), self.facts.ty(b)) {

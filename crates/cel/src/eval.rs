@@ -499,7 +499,9 @@ fn call_cost(function: &str, overloads: &[&str], a: &[Value<'_>], result: Option
             }
             return if matches!(a.get(1), Some(Value::String(_))) { cost + text(second) } else { cost };
         }
-        op::EQ if matches!(a.first(), Some(Value::Quantity(_) | Value::Ip(_) | Value::Cidr(_) | Value::Format(_) | Value::Url(_) | Value::Semver(_) | Value::Authz(_))) => return 1,
+        op::EQ if matches!(a.first(), Some(Value::Quantity(_) | Value::Ip(_) | Value::Cidr(_) | Value::Format(_) | Value::Url(_) | Value::Semver(_) | Value::Authz(_))) => {
+            return 1;
+        }
         op::EQ | op::NE => return text(first.min(second)),
         _ => {}
     }

@@ -19,6 +19,8 @@ const MAX_RULE_DEPTH: u32 = 250;
 const MAX_TREE_DEPTH: u32 = 400;
 /// Errors after which parsing stops.
 const MAX_RECOVERIES: u32 = 30;
+/// Tokens skipped after one error.
+const MAX_SKIPPED_TOKENS: usize = 256;
 
 /// A set of tokens, and whether the rule may end here.
 type Set = u64;
@@ -70,6 +72,8 @@ enum Stop {
     /// The token where the prediction started and the one it failed at.
     NoViable(usize, usize),
     Fatal(String),
+    /// Too many errors; the last one says so.
+    Enough,
 }
 
 type Step<T> = Result<T, Stop>;
@@ -82,6 +86,8 @@ pub(crate) struct Parser<'s> {
     /// What may follow each rule being parsed, innermost last.
     follow: Vec<Set>,
     depth: [u32; RULES],
+    /// Operators of the chains being parsed, by rule.
+    chained: [u32; RULES],
     tree_depth: u32,
     /// Errors are not told until a token has matched again.
     recovering: bool,
@@ -107,6 +113,7 @@ pub(crate) fn parse(source: &Source, extensions: bool) -> Result<Expr, Issues> {
         at: 0,
         follow: Vec::new(),
         depth: [0; RULES],
+        chained: [0; RULES],
         tree_depth: 0,
         recovering: false,
         recoveries: 0,
@@ -117,7 +124,7 @@ pub(crate) fn parse(source: &Source, extensions: bool) -> Result<Expr, Issues> {
     };
     match p.start() {
         Ok(e) if p.issues.is_empty() => Ok(e),
-        Ok(_) | Err(Stop::Mismatch(_) | Stop::NoViable(..)) => Err(source.failed(p.issues)),
+        Ok(_) | Err(Stop::Mismatch(_) | Stop::NoViable(..) | Stop::Enough) => Err(source.failed(p.issues)),
         Err(Stop::Fatal(message)) => {
             let mut all = nowhere(message);
             all.issues.extend(source.failed(p.issues).issues);
@@ -184,7 +191,7 @@ impl Parser<'_> {
         self.rule(Rule::Relation, |p| {
             let mut e = p.call(RELATIONS | END, |p| p.calc(0))?;
             while precedence < 1 && RELATIONS & (1 << p.la()) != 0 {
-                p.deeper(Rule::Relation)?;
+                p.deeper(Rule::Relation, true)?;
                 let (pos, token) = (p.pos(), p.la());
                 p.expect(token, EXPR)?;
                 let right = p.call(RELATIONS | END, |p| p.relation(1))?;
@@ -220,7 +227,7 @@ impl Parser<'_> {
                 if binds <= precedence {
                     break;
                 }
-                p.deeper(Rule::Calc)?;
+                p.deeper(Rule::Calc, true)?;
                 let pos = p.pos();
                 p.expect(token, EXPR)?;
                 let right = p.call(follow, |p| p.calc(binds))?;
@@ -247,9 +254,12 @@ impl Parser<'_> {
             }
             let mut count = 0;
             while p.la() == token {
+                if token == t::MINUS && PRIMARY & (1 << p.ahead(1)) == 0 {
+                    return Err(Stop::NoViable(p.at, p.at + 1));
+                }
                 p.expect(token, PRIMARY | (1 << token))?;
                 count += 1;
-                p.sync_loop(PRIMARY | (1 << token));
+                p.sync_loop(PRIMARY | (1 << token))?;
             }
             let e = p.call(END, Self::member)?;
             let name = if token == t::NOT { op::NOT } else { op::NEGATE };
@@ -265,7 +275,7 @@ impl Parser<'_> {
                 let pos = p.pos();
                 match (p.la(), p.ahead(1)) {
                     (t::DOT, t::IDENT) if p.ahead(2) == t::LPAREN => {
-                        p.deeper(Rule::Member)?;
+                        p.deeper(Rule::Member, true)?;
                         p.expect(t::DOT, ESCAPED)?;
                         let name = p.text(p.at);
                         p.expect(t::IDENT, set(&[t::LPAREN]))?;
@@ -274,7 +284,7 @@ impl Parser<'_> {
                         e = macros::member_call(p, pos, e, name, args);
                     }
                     (t::DOT, t::QUESTION) => {
-                        p.deeper(Rule::Member)?;
+                        p.deeper(Rule::Member, true)?;
                         p.expect(t::DOT, OPT_FIELD)?;
                         p.expect(t::QUESTION, ESCAPED)?;
                         let at = p.pos();
@@ -283,14 +293,14 @@ impl Parser<'_> {
                         e = p.function(pos, op::OPT_SELECT, vec![e, field]);
                     }
                     (t::DOT, t::IDENT | t::ESC_IDENT) => {
-                        p.deeper(Rule::Member)?;
+                        p.deeper(Rule::Member, true)?;
                         p.expect(t::DOT, OPT_FIELD)?;
                         let field = p.call(follow, Self::name)?;
                         e = p.node(pos, Kind::Select { operand: Box::new(e), field, test: false });
                     }
                     (t::DOT, _) => return Err(Stop::NoViable(p.at, p.at + 1)),
                     (t::LBRACKET, _) => {
-                        p.deeper(Rule::Member)?;
+                        p.deeper(Rule::Member, true)?;
                         p.expect(t::LBRACKET, OPT_EXPR)?;
                         p.sync(OPT_EXPR)?;
                         let optional = p.la() == t::QUESTION;
@@ -341,18 +351,18 @@ impl Parser<'_> {
                     }
                     let (at, mut name) = (p.pos(), p.text(p.at));
                     p.expect(t::IDENT, set(&[t::LPAREN]) | END)?;
-                    if is_reserved(&name) {
-                        let issue = p.source.issue(at, format!("reserved identifier: {name}"));
-                        p.issues.push(issue);
-                    }
+                    let reserved = is_reserved(&name);
                     if dotted {
                         name = format!(".{name}").into();
                     }
                     if p.la() != t::LPAREN {
-                        return Ok(p.node(at, Kind::Ident(name)));
+                        return Ok(if reserved { p.issue_at(at, format!("reserved identifier: {name}")) } else { p.node(at, Kind::Ident(name)) });
                     }
                     let pos = p.pos();
                     let args = p.arguments()?;
+                    if reserved {
+                        return Ok(p.issue_at(at, format!("reserved identifier: {name}")));
+                    }
                     Ok(macros::global_call(p, pos, name, args))
                 }
                 t::LPAREN => {
@@ -375,6 +385,8 @@ impl Parser<'_> {
         while self.ahead(i) == t::IDENT {
             match self.ahead(i + 1) {
                 t::LBRACE => return true,
+                // A name that ends in a dot is taken for a message's: "expecting IDENTIFIER".
+                t::DOT if !matches!(self.ahead(i + 2), t::IDENT | t::ESC_IDENT | t::QUESTION) => return true,
                 t::DOT => i += 2,
                 _ => return false,
             }
@@ -586,7 +598,7 @@ impl Parser<'_> {
     pub fn issue_at(&mut self, pos: u32, message: impl Into<String>) -> Expr {
         let issue = self.source.issue(pos, message);
         self.issues.push(issue);
-        self.error()
+        self.node(pos, Kind::Error)
     }
     fn error(&mut self) -> Expr {
         let pos = self.pos();
@@ -629,11 +641,10 @@ impl Parser<'_> {
 
     /// Runs a rule's body; an error in it is told, skipped over, and gives the default.
     fn rule_of<T: Default>(&mut self, rule: Rule, body: impl FnOnce(&mut Self) -> Step<T>) -> Step<T> {
-        let (before, tree_before) = (self.depth[rule as usize], self.tree_depth);
-        self.deeper(rule)?;
+        let before = (self.depth[rule as usize], self.chained[rule as usize], self.tree_depth);
+        self.deeper(rule, false)?;
         let result = body(self);
-        self.depth[rule as usize] = before;
-        self.tree_depth = tree_before;
+        (self.depth[rule as usize], self.chained[rule as usize], self.tree_depth) = before;
         match result {
             Err(stop @ (Stop::Mismatch(_) | Stop::NoViable(..))) => {
                 self.report(&stop);
@@ -644,14 +655,19 @@ impl Parser<'_> {
         }
     }
 
-    fn deeper(&mut self, rule: Rule) -> Step<()> {
-        let depth = &mut self.depth[rule as usize];
+    /// Goes into a rule, or on to a further operator of it, which makes the tree one deeper to the left.
+    fn deeper(&mut self, rule: Rule, operator: bool) -> Step<()> {
+        let depth = if operator { &mut self.chained[rule as usize] } else { &mut self.depth[rule as usize] };
         *depth += 1;
         let makes_nodes = matches!(rule, Rule::Expr | Rule::Relation | Rule::Calc | Rule::Member);
         self.tree_depth += u32::from(makes_nodes);
         // Four rules are entered on the way to each nested expression; only what exceeds that makes the tree deeper.
-        if *depth > MAX_RULE_DEPTH || self.tree_depth > MAX_TREE_DEPTH + 3 * self.depth[Rule::Expr as usize] {
+        let too_deep = *depth > MAX_RULE_DEPTH;
+        if too_deep && !operator {
             return Err(Stop::Fatal(format!("expression recursion limit exceeded: {MAX_RULE_DEPTH}")));
+        }
+        if too_deep || self.tree_depth > MAX_TREE_DEPTH + 3 * self.depth[Rule::Expr as usize] {
+            return Err(Stop::Fatal("max recursion depth exceeded".into()));
         }
         Ok(())
     }
@@ -699,13 +715,13 @@ impl Parser<'_> {
     }
 
     /// In a loop: unexpected tokens are skipped up to what fits the loop or a caller.
-    fn sync_loop(&mut self, here: Set) {
+    fn sync_loop(&mut self, here: Set) -> Step<()> {
         if self.recovering || here & (1 << self.la()) != 0 {
-            return;
+            return Ok(());
         }
         let expected = self.expected(here);
         self.tell(format!("extraneous input {} expecting {}", self.shown(self.at), names(expected)), self.at);
-        self.skip_to(expected | self.recovery_set());
+        self.skip_to(expected | self.recovery_set())
     }
 
     fn delete_one(&mut self, here: Set) -> bool {
@@ -729,7 +745,7 @@ impl Parser<'_> {
                 let text = if self.lexemes[*from].token == t::EOF { "<EOF>".into() } else { escape(text.trim_end()) };
                 self.tell(format!("no viable alternative at input '{text}'"), at);
             }
-            Stop::Fatal(_) => {}
+            Stop::Fatal(_) | Stop::Enough => {}
         }
     }
 
@@ -749,16 +765,24 @@ impl Parser<'_> {
         self.follow.iter().fold(0, |all, f| all | (f & !END))
     }
 
-    fn skip_to(&mut self, wanted: Set) {
+    fn skip_to(&mut self, wanted: Set) -> Step<()> {
+        let from = self.at;
         while self.la() != t::EOF && wanted & (1 << self.la()) == 0 {
+            if self.at - from >= MAX_SKIPPED_TOKENS {
+                return Err(Stop::Fatal(format!("error recovery token lookahead limit exceeded: {MAX_SKIPPED_TOKENS}")));
+            }
             self.consume();
         }
+        Ok(())
     }
 
     fn recover(&mut self, rule: Rule) -> Step<()> {
         self.recoveries += 1;
         if self.recoveries > MAX_RECOVERIES {
-            return Err(Stop::Fatal(format!("error recovery attempt limit exceeded: {MAX_RECOVERIES}")));
+            let message = format!("Syntax error: error recovery attempt limit exceeded: {MAX_RECOVERIES}");
+            let issue = self.source.issue(self.pos(), message);
+            self.issues.push(issue);
+            return Err(Stop::Enough);
         }
         match &mut self.last_error {
             // Twice at the same place in the same rule: a token is given up, so that parsing ends.
@@ -766,8 +790,7 @@ impl Parser<'_> {
             Some((at, rules)) if *at == self.at => rules.push(rule),
             _ => self.last_error = Some((self.at, vec![rule])),
         }
-        self.skip_to(self.recovery_set());
-        Ok(())
+        self.skip_to(self.recovery_set())
     }
 }
 

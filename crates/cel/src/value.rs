@@ -206,7 +206,9 @@ impl<'a> Value<'a> {
                 Some(i) => Value::Int(i),
                 None => Value::Double(n.as_f64().unwrap_or(f64::NAN)),
             },
-            (Json::String(s), Some(Type::Timestamp)) => time::parse_timestamp(s).or_else(|| time::parse_timestamp(&format!("{s}T00:00:00Z"))).map_or(Value::from(s.as_str()), Value::Timestamp),
+            (Json::String(s), Some(Type::Timestamp)) => {
+                time::parse_timestamp(s).or_else(|| time::parse_timestamp(&format!("{s}T00:00:00Z"))).map_or(Value::from(s.as_str()), Value::Timestamp)
+            }
             (Json::String(s), Some(Type::Duration)) => time::parse_duration(s).map_or(Value::from(s.as_str()), Value::Duration),
             (Json::String(s), Some(Type::Bytes)) => STANDARD.decode(s).map_or(Value::from(s.as_str()), |b| Value::Bytes(b.into())),
             (Json::String(s), _) => Value::from(s.as_str()),
@@ -447,9 +449,7 @@ pub fn equal(a: &Value<'_>, b: &Value<'_>) -> bool {
         (Value::Type(a), Value::Type(b)) => a == b,
         (Value::List(a), Value::List(b)) => lists_equal(a, b),
         (Value::Map(a), Value::Map(b)) => a.len() == b.len() && a.keys().iter().all(|k| matches!((a.get(k), b.get(k)), (Some(x), Some(y)) if equal(&x, &y))),
-        (Value::Struct(a), Value::Struct(b)) => {
-            a.ty == b.ty && a.fields.len() == b.fields.len() && a.fields.iter().all(|(k, x)| b.fields.get(k).is_some_and(|y| equal(x, y)))
-        }
+        (Value::Struct(a), Value::Struct(b)) => a.ty == b.ty && a.fields.len() == b.fields.len() && a.fields.iter().all(|(k, x)| b.fields.get(k).is_some_and(|y| equal(x, y))),
         (Value::Optional(None), Value::Optional(None)) => true,
         (Value::Optional(Some(a)), Value::Optional(Some(b))) => equal(a, b),
         (Value::Quantity(a), Value::Quantity(b)) => a == b,
@@ -470,9 +470,7 @@ fn lists_equal(a: &List<'_>, b: &List<'_>) -> bool {
     let in_order = || a.iter().zip(b.iter()).all(|(x, y)| equal(&x, &y));
     match (a.kind(), b.kind()) {
         (ListKind::Plain, ListKind::Plain) => in_order(),
-        (ListKind::Map(keys), _) | (_, ListKind::Map(keys)) => {
-            in_order() || a.iter().all(|x| b.iter().find(|y| same_keys(keys, &x, y)).is_some_and(|y| equal(&x, &y)))
-        }
+        (ListKind::Map(keys), _) | (_, ListKind::Map(keys)) => in_order() || a.iter().all(|x| b.iter().find(|y| same_keys(keys, &x, y)).is_some_and(|y| equal(&x, &y))),
         _ => in_order() || a.iter().all(|x| b.iter().any(|y| equal(&x, &y))),
     }
 }
@@ -559,9 +557,8 @@ pub(crate) fn order(a: &Value<'_>, b: &Value<'_>) -> Result<Option<Ordering>, Ev
 /// The object type a constructed value is of.
 pub(crate) fn struct_type(name: &str) -> Option<Arc<ObjectType>> {
     use crate::types::{Field, Fields};
-    let known = |fields: &[(&str, Type)]| {
-        Fields::Known(fields.iter().map(|(n, t)| (n.to_string(), Field { json: n.to_string(), decl: Arc::new(Decl::from(t.clone())) })).collect())
-    };
+    let known =
+        |fields: &[(&str, Type)]| Fields::Known(fields.iter().map(|(n, t)| (n.to_string(), Field { json: n.to_string(), decl: Arc::new(Decl::from(t.clone())) })).collect());
     let fields = match name {
         "JSONPatch" => known(&[("op", Type::String), ("path", Type::String), ("from", Type::String), ("value", Type::Dyn)]),
         _ if name == "Object" || name.starts_with("Object.") => Fields::Any,

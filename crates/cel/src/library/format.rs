@@ -54,8 +54,19 @@ macro_rules! constants {
 }
 
 pub(crate) const ROWS: &[Row] = constants!(
-    "dns1123Label", "dns1123Subdomain", "dns1035Label", "qualifiedName", "dns1123LabelPrefix", "dns1123SubdomainPrefix", "dns1035LabelPrefix", "labelValue", "uri", "uuid", "byte",
-    "date", "datetime"
+    "dns1123Label",
+    "dns1123Subdomain",
+    "dns1035Label",
+    "qualifiedName",
+    "dns1123LabelPrefix",
+    "dns1123SubdomainPrefix",
+    "dns1035LabelPrefix",
+    "labelValue",
+    "uri",
+    "uuid",
+    "byte",
+    "date",
+    "datetime"
 );
 
 fn unless(good: bool, problem: &str) -> Vec<String> {
@@ -64,7 +75,9 @@ fn unless(good: bool, problem: &str) -> Vec<String> {
 
 fn is_uuid(s: &str) -> bool {
     let hex: String = s.chars().filter(|c| *c != '-').collect();
-    hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()) && (s.len() == 32 || (s.len() == 36 && s.char_indices().all(|(i, c)| (c == '-') == matches!(i, 8 | 13 | 18 | 23))))
+    hex.len() == 32
+        && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        && (s.len() == 32 || (s.len() == 36 && s.char_indices().all(|(i, c)| (c == '-') == matches!(i, 8 | 13 | 18 | 23))))
 }
 
 fn find(name: &str) -> Option<&'static Format> {

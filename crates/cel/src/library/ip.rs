@@ -54,7 +54,11 @@ fn parse_ip(text: &str) -> std::result::Result<IpAddr, String> {
         return Err(format!("IP address {} with zone value is not allowed", super::strings::quote(text)));
     }
     let Ok(ip) = text.parse::<IpAddr>() else {
-        return Err(format!("IP Address {} parse error during conversion from string: ParseAddr({}): unable to parse IP", super::strings::quote(text), super::strings::quote(text)));
+        return Err(format!(
+            "IP Address {} parse error during conversion from string: ParseAddr({}): unable to parse IP",
+            super::strings::quote(text),
+            super::strings::quote(text)
+        ));
     };
     match ip {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(format!("IPv4-mapped IPv6 address {} is not allowed", super::strings::quote(text))),

@@ -193,3 +193,40 @@ pub(crate) fn mismatch(function: &str, args: &[Value<'_>]) -> EvalError {
 pub(crate) fn fail<T>(message: impl AsRef<str>) -> Result<T> {
     Err(EvalError::new(message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_function_panics_on_values_of_any_type() {
+        let values = [
+            Value::Null,
+            Value::Bool(true),
+            Value::Int(i64::MIN),
+            Value::Uint(u64::MAX),
+            Value::Double(f64::NAN),
+            Value::from("é"),
+            Value::from(""),
+            Value::Bytes([255u8].as_slice().into()),
+            Value::Duration(i64::MIN),
+            Value::Timestamp(crate::value::Timestamp { seconds: -62_135_596_800, nanos: 1 }),
+            Value::list(vec![Value::from("a"), Value::Int(1)]),
+            Value::list(Vec::new()),
+            Value::NONE,
+            Value::Quantity(keles_api::Quantity::ZERO),
+            Value::Variables,
+        ];
+        for name in all_names() {
+            let f = function(name, true).unwrap_or_else(|| panic!("{name} has a row"));
+            for overload in &f.overloads {
+                for (i, first) in values.iter().enumerate() {
+                    for (j, second) in values.iter().enumerate() {
+                        let args: Vec<Value<'_>> = (0..overload.args.len()).map(|n| [first, second, &values[(i + j) % values.len()]][n % 3].clone()).collect();
+                        let _ = f.run(&args);
+                    }
+                }
+            }
+        }
+    }
+}

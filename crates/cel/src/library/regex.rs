@@ -10,11 +10,7 @@ use std::collections::HashMap;
 pub(crate) const ROWS: &[Row] = &[
     Row { name: "matches", overloads: &[("matches", "string string -> bool"), ("matches_string", ".string string -> bool")], run },
     Row { name: "find", overloads: &[("string_find_string", ".string string -> string")], run },
-    Row {
-        name: "findAll",
-        overloads: &[("string_find_all_string", ".string string -> list(string)"), ("string_find_all_string_int", ".string string int -> list(string)")],
-        run,
-    },
+    Row { name: "findAll", overloads: &[("string_find_all_string", ".string string -> list(string)"), ("string_find_all_string_int", ".string string int -> list(string)")], run },
 ];
 
 /// Largest compiled program.

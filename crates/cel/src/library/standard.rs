@@ -51,11 +51,7 @@ pub(crate) const ROWS: &[Row] = &[
         overloads: &[("multiply_double", "double double -> double"), ("multiply_int64", "int int -> int"), ("multiply_uint64", "uint uint -> uint")],
         run: arithmetic,
     },
-    Row {
-        name: op::DIV,
-        overloads: &[("divide_double", "double double -> double"), ("divide_int64", "int int -> int"), ("divide_uint64", "uint uint -> uint")],
-        run: arithmetic,
-    },
+    Row { name: op::DIV, overloads: &[("divide_double", "double double -> double"), ("divide_int64", "int int -> int"), ("divide_uint64", "uint uint -> uint")], run: arithmetic },
     Row { name: op::MOD, overloads: &[("modulo_int64", "int int -> int"), ("modulo_uint64", "uint uint -> uint")], run: arithmetic },
     Row { name: op::NEGATE, overloads: &[("negate_double", "double -> double"), ("negate_int64", "int -> int")], run: negate },
     Row { name: op::IN, overloads: &[("in_list", "A list(A) -> bool"), ("in_map", "A map(A,B) -> bool")], run: |_, a| contains_value(&a[0], &a[1]) },
@@ -104,7 +100,12 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "bytes", overloads: &[("bytes_to_bytes", "bytes -> bytes"), ("string_to_bytes", "string -> bytes")], run: to_bytes },
     Row {
         name: "double",
-        overloads: &[("double_to_double", "double -> double"), ("int64_to_double", "int -> double"), ("string_to_double", "string -> double"), ("uint64_to_double", "uint -> double")],
+        overloads: &[
+            ("double_to_double", "double -> double"),
+            ("int64_to_double", "int -> double"),
+            ("string_to_double", "string -> double"),
+            ("uint64_to_double", "uint -> double"),
+        ],
         run: to_double,
     },
     Row {
@@ -414,7 +415,7 @@ pub(crate) fn format_double(d: f64) -> String {
     let shortest = format!("{d:e}");
     let (digits, exponent) = shortest.split_once('e').expect("the format has an exponent");
     match exponent.parse::<i32>().expect("the exponent is a number") {
-        e @ -4..21 if d != 0.0 || e == 0 => format!("{d}"),
+        e @ -4..6 if d != 0.0 || e == 0 => format!("{d}"),
         e => format!("{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs()),
     }
 }

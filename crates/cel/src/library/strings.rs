@@ -214,9 +214,7 @@ fn format<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
 }
 
 fn clause_text(clause: char, precision: Option<usize>, arg: &Value<'_>) -> Result<String> {
-    let wrong = |what: &str, allowed: &str| {
-        EvalError::new(format!("error during formatting: {what} clause can only be used on {allowed}, was given {}", arg.type_name()))
-    };
+    let wrong = |what: &str, allowed: &str| EvalError::new(format!("error during formatting: {what} clause can only be used on {allowed}, was given {}", arg.type_name()));
     let fixed = |d: f64| {
         if d.is_finite() { None } else { Some(if d.is_nan() { "NaN".into() } else { (if d > 0.0 { "Infinity" } else { "-Infinity" }).to_owned() }) }
     };
@@ -298,7 +296,12 @@ fn plain(v: &Value<'_>) -> Result<String> {
             entries.sort();
             format!("{{{}}}", entries.join(", "))
         }
-        other => return fail(format!("error during formatting: string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps, was given {}", other.type_name())),
+        other => {
+            return fail(format!(
+                "error during formatting: string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps, was given {}",
+                other.type_name()
+            ));
+        }
     })
 }
 

@@ -20,11 +20,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "getFullYear", overloads: &[("timestamp_to_year", ".timestamp -> int"), ("timestamp_to_year_with_tz", ".timestamp string -> int")], run: part },
     Row { name: "getMonth", overloads: &[("timestamp_to_month", ".timestamp -> int"), ("timestamp_to_month_with_tz", ".timestamp string -> int")], run: part },
     Row { name: "getDayOfYear", overloads: &[("timestamp_to_day_of_year", ".timestamp -> int"), ("timestamp_to_day_of_year_with_tz", ".timestamp string -> int")], run: part },
-    Row {
-        name: "getDayOfMonth",
-        overloads: &[("timestamp_to_day_of_month", ".timestamp -> int"), ("timestamp_to_day_of_month_with_tz", ".timestamp string -> int")],
-        run: part,
-    },
+    Row { name: "getDayOfMonth", overloads: &[("timestamp_to_day_of_month", ".timestamp -> int"), ("timestamp_to_day_of_month_with_tz", ".timestamp string -> int")], run: part },
     Row {
         name: "getDate",
         overloads: &[("timestamp_to_day_of_month_1_based", ".timestamp -> int"), ("timestamp_to_day_of_month_1_based_with_tz", ".timestamp string -> int")],

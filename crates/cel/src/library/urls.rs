@@ -52,7 +52,11 @@ impl Url {
         };
         if !rest.starts_with('/') {
             // A scheme with no slash is opaque: allowed, with nothing in it that accessors show.
-            return if scheme.is_empty() { bad("invalid URI for request") } else { Ok(Url { text: text.into(), scheme, host: String::new(), path: String::new(), query: rest.split_once('?').map_or("", |q| q.1).into() }) };
+            return if scheme.is_empty() {
+                bad("invalid URI for request")
+            } else {
+                Ok(Url { text: text.into(), scheme, host: String::new(), path: String::new(), query: rest.split_once('?').map_or("", |q| q.1).into() })
+            };
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (host, path) = match rest.strip_prefix("//") {

@@ -227,9 +227,13 @@ pub fn install(program: &[Instruction]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// Runs a program for a call of this machine's instruction set.
+    pub(crate) fn answer_of(program: &[Instruction], name: &str, args: [u64; 6]) -> u32 {
+        run(program, ARCH, number(name), args)
+    }
     /// Runs a program as the kernel would.
     fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         let mut data = Vec::new();

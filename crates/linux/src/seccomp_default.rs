@@ -70,3 +70,7 @@ pub fn profile(capabilities: Set) -> Profile {
     }
     Profile { default_action: "SCMP_ACT_ERRNO".into(), default_errno_ret: Some(libc::EPERM as u32), syscalls }
 }
+
+#[cfg(test)]
+#[path = "seccomp_default_tests.rs"]
+mod tests;

@@ -7,6 +7,12 @@ pub fn number(name: &str) -> Option<u32> {
     COMMON.iter().chain(ONLY_HERE).find(|(n, _)| *n == name).map(|(_, number)| *number)
 }
 
+/// Every name this machine has.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMON.iter().chain(ONLY_HERE).map(|(name, _)| *name)
+}
+
 #[rustfmt::skip]
 const COMMON: &[(&str, u32)] = &[
     ("accept", libc::SYS_accept as u32), ("accept4", libc::SYS_accept4 as u32), ("acct", libc::SYS_acct as u32), ("add_key", libc::SYS_add_key as u32),

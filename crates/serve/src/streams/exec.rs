@@ -1,21 +1,23 @@
 //! Remote command: stdin, stdout, stderr, error and resize of exec and attach.
 //!
-//! Source: k8s.io/streaming (remotecommand v1 to v5), KEP-4006. The error channel carries a `Status`: Success, or a Failure
-//! with cause `ExitCode`. Version 1 of the protocol has no such Status and is not offered.
+//! Source: k8s.io/streaming (remotecommand v1 to v5), KEP-4006. From version 4 on the error channel carries a `Status`: Success, or a
+//! Failure with cause `ExitCode`. Before, it carries the text of a failure and of success nothing; before version 3 SPDY has no sizes.
 
 use super::spdy::{Session, Stream};
 use super::websocket::{ChannelReader, ChannelWriter, Encoding, Incoming, channels};
 use super::{Asked, Reader, STREAM_BUFFER_BYTES, StreamError, Writer, asked, choose, spdy_answer, websocket_answer};
 use http::{Request, Response};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-const SPDY_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
-const WEBSOCKET_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", FIRST_PROTOCOL];
+const WEBSOCKET_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", FIRST_PROTOCOL, "base64.channel.k8s.io"];
+/// Also what a client speaks that names no protocol.
+const FIRST_PROTOCOL: &str = "channel.k8s.io";
 /// How long a SPDY client may take to open the streams it asked for, as upstream waits.
 const STREAM_CREATION_SECONDS: u64 = 30;
 
@@ -71,8 +73,32 @@ pub struct ExecUpgrade {
 }
 
 enum Carrier {
-    WebSocket { encoding: Encoding, statuses: bool },
-    Spdy,
+    WebSocket { encoding: Encoding, version: Version },
+    Spdy { version: Version },
+}
+
+/// Of the remote command protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u8);
+
+impl Version {
+    pub(super) fn of(protocol: Option<&str>) -> Self {
+        let number = protocol.and_then(|p| p.strip_prefix('v')).and_then(|p| p.split('.').next()).and_then(|n| n.parse().ok());
+        Version(number.unwrap_or(1))
+    }
+    /// What the error channel says of an end; empty when nothing.
+    fn end(self, outcome: &Outcome) -> String {
+        match outcome {
+            _ if self >= Version(4) => outcome.status().to_string(),
+            Outcome::Exited(0) => String::new(),
+            Outcome::Exited(code) => format!("command terminated with non-zero exit code: exit status {code}"),
+            Outcome::Failed(message) => message.clone(),
+        }
+    }
+    /// Whether a SPDY client with a terminal opens a stream for its sizes.
+    fn has_sizes(self) -> bool {
+        self >= Version(3)
+    }
 }
 
 /// Checks the request's upgrade headers; the answer to send and the upgrade to await on a task of its own.
@@ -82,10 +108,12 @@ pub fn upgrade<B>(request: &mut Request<B>, wants: Wants) -> Result<(Response<()
             // A client that offers nothing gets the first version of the protocol, binary.
             let protocol = if protocols.is_empty() { None } else { Some(choose(&protocols, WEBSOCKET_PROTOCOLS)?) };
             let encoding = if protocol.is_some_and(|p| p.contains("base64")) { Encoding::Base64 } else { Encoding::Binary };
-            let statuses = protocol.is_some_and(|p| p.starts_with('v'));
-            (websocket_answer(&key, protocol), Carrier::WebSocket { encoding, statuses })
+            (websocket_answer(&key, protocol), Carrier::WebSocket { encoding, version: Version::of(protocol) })
         }
-        Asked::Spdy { protocols } => (spdy_answer(choose(&protocols, SPDY_PROTOCOLS)?), Carrier::Spdy),
+        Asked::Spdy { protocols } => {
+            let protocol = if protocols.is_empty() { None } else { Some(choose(&protocols, SPDY_PROTOCOLS)?) };
+            (spdy_answer(protocol), Carrier::Spdy { version: Version::of(protocol) })
+        }
     };
     Ok((answer, ExecUpgrade { on: hyper::upgrade::on(request), carrier, wants }))
 }
@@ -95,8 +123,8 @@ impl ExecUpgrade {
     pub async fn accept(self) -> Result<ExecSession, StreamError> {
         let io = TokioIo::new(self.on.await.map_err(StreamError::Switch)?);
         match self.carrier {
-            Carrier::WebSocket { encoding, statuses } => accept_websocket(io, encoding, statuses, self.wants).await,
-            Carrier::Spdy => accept_spdy(io, self.wants).await,
+            Carrier::WebSocket { encoding, version } => accept_websocket(io, encoding, version, self.wants).await,
+            Carrier::Spdy { version } => accept_spdy(io, version, self.wants).await,
         }
     }
 }
@@ -113,7 +141,7 @@ pub struct ExecSession {
 
 enum End {
     WebSocket { done: tokio::task::JoinHandle<()>, outcome: tokio::sync::oneshot::Sender<Outcome>, _reader: AbortOnDrop },
-    Spdy { session: Session, error: Stream },
+    Spdy { session: Session, error: Stream, version: Version, sizes: Option<AbortOnDrop> },
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -133,19 +161,18 @@ impl ExecSession {
                 let _ = send.send(outcome);
                 let _ = done.await;
             }
-            End::Spdy { session, mut error } => {
-                let _ = error.io.write_all(outcome.status().to_string().as_bytes()).await;
+            End::Spdy { session, mut error, version, sizes } => {
+                let _ = error.io.write_all(version.end(&outcome).as_bytes()).await;
                 let _ = error.io.shutdown().await;
-                drop(error);
+                // The reader of sizes holds its stream, and an open stream keeps the connection.
+                drop((error, sizes));
                 session.close().await;
             }
         }
     }
 }
 
-type Io = TokioIo<Upgraded>;
-
-async fn accept_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: S, encoding: Encoding, statuses: bool, wants: Wants) -> Result<ExecSession, StreamError> {
+async fn accept_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: S, encoding: Encoding, version: Version, wants: Wants) -> Result<ExecSession, StreamError> {
     let (reader, writer) = channels(io, encoding).await;
     let (resize_to, resize) = mpsc::channel(8);
     let (stdin_to, stdin) = tokio::io::duplex(STREAM_BUFFER_BYTES);
@@ -154,7 +181,7 @@ async fn accept_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io
     let (outcome, ended) = tokio::sync::oneshot::channel();
     let reading = tokio::spawn(read_channels(reader, stdin_to, resize_to));
     let outputs = Outputs { stdout: wants.stdout.then_some(stdout_from), stderr: (wants.stderr && !wants.tty).then_some(stderr_from) };
-    let done = tokio::spawn(write_channels(writer, outputs, statuses, ended));
+    let done = tokio::spawn(write_channels(writer, outputs, version, ended));
     Ok(ExecSession {
         stdin: wants.stdin.then(|| Box::new(stdin) as Reader),
         stdout: wants.stdout.then(|| Box::new(stdout) as Writer),
@@ -189,7 +216,7 @@ struct Outputs {
     stderr: Option<tokio::io::DuplexStream>,
 }
 
-async fn write_channels<S: AsyncRead + AsyncWrite + Unpin>(mut writer: ChannelWriter<S>, mut o: Outputs, statuses: bool, mut ended: tokio::sync::oneshot::Receiver<Outcome>) {
+async fn write_channels<S: AsyncRead + AsyncWrite + Unpin>(mut writer: ChannelWriter<S>, mut o: Outputs, version: Version, mut ended: tokio::sync::oneshot::Receiver<Outcome>) {
     // An empty message on the lowest open channel tells the client that the connection stands.
     let first = if o.stdout.is_some() {
         STDOUT
@@ -212,12 +239,7 @@ async fn write_channels<S: AsyncRead + AsyncWrite + Unpin>(mut writer: ChannelWr
     drop(o);
     match (&mut ended).await {
         Ok(outcome) if broken.is_none() => {
-            let text = match (&outcome, statuses) {
-                (_, true) => outcome.status().to_string(),
-                (Outcome::Exited(0), false) => String::new(),
-                (Outcome::Exited(code), false) => format!("command terminated with non-zero exit code: exit status {code}"),
-                (Outcome::Failed(message), false) => message.clone(),
-            };
+            let text = version.end(&outcome);
             if !text.is_empty() {
                 let _ = writer.send(ERROR, text.as_bytes()).await;
             }
@@ -238,9 +260,9 @@ async fn read_some(stream: &mut Option<tokio::io::DuplexStream>, buf: &mut [u8])
     n
 }
 
-async fn accept_spdy(io: Io, wants: Wants) -> Result<ExecSession, StreamError> {
+pub(super) async fn accept_spdy<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: S, version: Version, wants: Wants) -> Result<ExecSession, StreamError> {
     let mut session = Session::start(io);
-    let wanted = 1 + [wants.stdin, wants.stdout, wants.stderr && !wants.tty, wants.tty].iter().filter(|w| **w).count();
+    let wanted = 1 + [wants.stdin, wants.stdout, wants.stderr && !wants.tty, wants.tty && version.has_sizes()].iter().filter(|w| **w).count();
     let mut streams: Vec<Stream> = Vec::with_capacity(wanted);
     let all = async {
         while streams.len() < wanted {
@@ -255,15 +277,13 @@ async fn accept_spdy(io: Io, wants: Wants) -> Result<ExecSession, StreamError> {
     let mut take = |kind: &str| streams.iter().position(|s| s.header("streamtype") == kind).map(|i| streams.swap_remove(i));
     let error = take("error").ok_or_else(|| StreamError::Peer("no error stream was opened".into()))?;
     let (resize_to, resize) = mpsc::channel(8);
-    if let Some(s) = take("resize") {
-        tokio::spawn(read_sizes(s, resize_to));
-    }
+    let sizes = take("resize").map(|s| AbortOnDrop(tokio::spawn(read_sizes(s, resize_to))));
     Ok(ExecSession {
         stdin: take("stdin").map(|s| Box::new(s.io) as Reader),
         stdout: take("stdout").map(|s| Box::new(s.io) as Writer),
         stderr: take("stderr").map(|s| Box::new(s.io) as Writer),
         resize,
-        end: End::Spdy { session, error },
+        end: End::Spdy { session, error, version, sizes },
     })
 }
 

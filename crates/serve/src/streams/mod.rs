@@ -1,6 +1,6 @@
 //! Upgraded connections of `kubectl exec`, `attach` and `port-forward`: several named streams over one connection.
 //!
-//! Two carriers exist: WebSocket with numbered channels (`v4.channel.k8s.io`, `v5.channel.k8s.io`, KEP-4006) and SPDY/3.1, raw
+//! Two carriers exist: WebSocket with numbered channels (`channel.k8s.io` to `v5.channel.k8s.io`, KEP-4006) and SPDY/3.1, raw
 //! or framed inside a WebSocket (`SPDY/3.1+portforward.k8s.io`). Entry points: [`exec::upgrade`] and [`port_forward::upgrade`];
 //! each gives the 101 answer and, once the connection has switched, a session. Invariants (lessons.md 83): the final Status
 //! leaves after the last byte of output, and a WebSocket always ends with a coded Close.
@@ -105,8 +105,10 @@ fn websocket_answer(key: &str, protocol: Option<&'static str>) -> Response<()> {
     r
 }
 
-fn spdy_answer(protocol: &'static str) -> Response<()> {
+fn spdy_answer(protocol: Option<&'static str>) -> Response<()> {
     let mut r = switching("SPDY/3.1");
-    r.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(protocol));
+    if let Some(p) = protocol {
+        r.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(p));
+    }
     r
 }

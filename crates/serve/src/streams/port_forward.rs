@@ -54,7 +54,7 @@ enum Carrier {
 /// `ports` are those of the query, which only plain WebSocket clients need.
 pub fn upgrade<B>(request: &mut Request<B>, ports: &[u16]) -> Result<(Response<()>, PortForwardUpgrade), StreamError> {
     let (answer, carrier) = match asked(request.headers())? {
-        Asked::Spdy { protocols } => (spdy_answer(choose(&protocols, SPDY_PROTOCOLS)?), Carrier::Spdy),
+        Asked::Spdy { protocols } => (spdy_answer(Some(choose(&protocols, SPDY_PROTOCOLS)?)), Carrier::Spdy),
         Asked::WebSocket { key, protocols } => {
             let protocol = choose(&protocols, WEBSOCKET_PROTOCOLS)?;
             let encoding = if protocol.contains("base64") { Encoding::Base64 } else { Encoding::Binary };

@@ -74,3 +74,26 @@ async fn a_ping_is_answered_and_a_lost_connection_ends_the_session() {
     drop(client);
     assert!(session.accept().await.is_none());
 }
+
+#[tokio::test]
+async fn an_old_client_opens_no_sizes_and_gets_no_status_of_success() {
+    use crate::streams::exec::{Outcome, Version, Wants, accept_spdy};
+    for (protocol, end) in [("v2.channel.k8s.io", ""), ("v4.channel.k8s.io", r#"{"metadata":{},"status":"Success"}"#)] {
+        let (a, b) = tokio::io::duplex(1 << 20);
+        let mut client = Client::new(a);
+        let kinds: &[&str] = if end.is_empty() { &["error", "stdout"] } else { &["error", "stdout", "resize"] };
+        for (i, kind) in kinds.iter().enumerate() {
+            client.send(open(2 * i as u32 + 1, kind)).await;
+        }
+        let wants = Wants { stdout: true, tty: true, ..Wants::default() };
+        let session = accept_spdy(b, Version::of(Some(protocol)), wants).await.expect("all streams are open");
+        tokio::spawn(session.finish(Outcome::Exited(0)));
+        let mut errors = Vec::new();
+        while let Some(frame) = client.next().await {
+            if let Frame::Data { stream: 1, bytes, .. } = frame {
+                errors.extend_from_slice(&bytes);
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&errors), end, "{protocol}");
+    }
+}

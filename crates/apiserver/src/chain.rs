@@ -1,5 +1,6 @@
 //! The ordered chain: request info, authenticate, limit, impersonate, authorize, dispatch.
 
+use crate::audit::Record;
 use crate::authenticate::Caller;
 use crate::metrics::Metrics;
 use crate::negotiate::{self, Accepted, Forms};
@@ -7,15 +8,17 @@ use crate::path::RequestInfo;
 use crate::respond::{self, AUDIT_ID, Style};
 use crate::server::Inner;
 use crate::{notices, paths, reviews, token_request};
+use futures::FutureExt;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keles_api::Status;
 use keles_api::status::Details;
-use keles_auth::{Attributes, User};
-use keles_registry::{Call, Query, Request as About, Verb};
+use keles_auth::{Attributes, Selectors, User};
+use keles_registry::{Call, Form, Query, Request as About, Verb};
 use keles_serve::body::{self, ReadError};
 use keles_serve::{Body, BoxError};
 use rand::Rng;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -40,14 +43,30 @@ impl Inner {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let audit_id = request.headers().get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
-        let style = Style::new(Accepted::default(), request.headers(), &query);
+        // A refusal goes out as the client asked for objects; who accepts nothing that we have gets JSON.
+        let style = Style::new(negotiate::accept(request.headers(), Forms::All).map(|a| Accepted { form: Form::Object, ..a }).unwrap_or_default(), request.headers(), &query);
         let (verb, long, notice) = (info.verb, is_long_running(&info), notices::deprecation(&info));
         let resource = if info.is_resource { info.resource.clone() } else { String::new() };
         let flying = Flying::new(self.metrics.clone(), long);
-        let mut response = match self.answer(&caller, info, query, request, long).await {
-            Ok(r) => r,
-            Err(s) => respond::failure(&s, &style),
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let mut record = None;
+        // A request that panics is answered and written down, and takes nobody with it.
+        let answered = AssertUnwindSafe(self.answer(&caller, info, query, request, long, &audit_id, &mut record)).catch_unwind().await;
+        let mut response = match answered {
+            Ok(Ok(r)) => r,
+            Ok(Err(s)) => respond::failure(&s, &style),
+            Err(_) => {
+                tracing::error!(%method, path, "a request panicked");
+                if let Some(r) = record.take() {
+                    r.panicked();
+                }
+                respond::text(StatusCode::INTERNAL_SERVER_ERROR, "This request caused apiserver to panic. Look in the logs for details.\n")
+            }
         };
+        if let Some(r) = record {
+            response = r.finish(response, long).await;
+        }
         if long {
             // A watch is open for as long as its body is sent.
             response = response.map(|b| body::hold(b, flying));
@@ -60,13 +79,38 @@ impl Inner {
         response
     }
 
-    async fn answer(&self, caller: &Caller, info: RequestInfo, query: Query, request: Request<Body>, long: bool) -> Result<Response<Body>, Status> {
-        let user = self.authenticate(caller, request.headers()).await?;
-        if !self.config.anonymous && user.name == keles_auth::ANONYMOUS {
-            return Err(Status::unauthorized());
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a fact of its own about the request")]
+    async fn answer(
+        &self,
+        caller: &Caller,
+        info: RequestInfo,
+        query: Query,
+        mut request: Request<Body>,
+        long: bool,
+        audit_id: &HeaderValue,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Status> {
+        let path = request.uri().path().to_owned();
+        let found = self.authenticate(caller, request.headers_mut(), &path).await;
+        if let Some(auditor) = &self.auditor {
+            *record = auditor.begin(&info, found.as_deref().ok(), caller.peer, audit_id, &request);
         }
-        let user = self.impersonate(user, request.headers())?;
-        self.authorize(&attributes(&info, &user, request.uri().path()))?;
+        let mut user = found?;
+        if let Some(other) = self.impersonate(&user, request.headers_mut()).await? {
+            if let Some(r) = record.as_mut() {
+                r.impersonated(&other);
+            }
+            user = other;
+        }
+        let selectors = if info.is_collection() { Selectors::parse(query.text("fieldSelector"), query.text("labelSelector")) } else { None };
+        let decided = self.authorizers.decide(&Attributes { selectors: selectors.as_ref(), ..attributes(&info, &user, &path) }).await;
+        if let Some(r) = record.as_mut() {
+            r.decided(&decided);
+        }
+        decided.map_err(|why| attributes(&info, &user, &path).forbidden(&why))?;
+        if let Some(r) = record.as_mut() {
+            request = r.take_body(request, long).await?;
+        }
         let asked = Asked { info, query, user, request };
         if long {
             return self.dispatch(asked).await;
@@ -127,12 +171,23 @@ impl Inner {
         })
     }
 
+    /// Which forms the objects of a path have: kinds made at run time have none in protobuf.
+    fn forms(&self, info: &RequestInfo) -> Forms {
+        let api_version = keles_api::GroupVersion::new(&info.group, &info.version).to_string();
+        let kind = self.registry.kind(&info.group, &info.version, &info.resource);
+        match kind.map(|k| k.info().kind) {
+            Some(kind) if info.subresource != "scale" && keles_api::protobuf::encoder(&api_version, kind).is_none() => Forms::Custom,
+            _ => Forms::All,
+        }
+    }
+
     /// The main resources and the subresources that the registry serves.
     async fn object(&self, asked: Asked) -> Result<Response<Body>, Status> {
         let (parts, body) = asked.request.into_parts();
-        let accepted = negotiate::accept(&parts.headers, Forms::All)?;
-        let style = Style::new(accepted, &parts.headers, &asked.query);
         let verb = verb(&asked.info).ok_or_else(method_not_allowed)?;
+        let forms = self.forms(&asked.info);
+        let accepted = if verb == Verb::Watch { negotiate::accept_stream(&parts.headers, forms) } else { negotiate::accept(&parts.headers, forms) }?;
+        let style = Style::new(accepted, &parts.headers, &asked.query);
         let patch_type = if verb == Verb::Patch { Some(negotiate::patch_type(&parts.headers)?) } else { None };
         let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
         let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
@@ -157,6 +212,7 @@ impl Inner {
             },
             query,
             form: style.accepted.form,
+            wire: style.accepted.wire(),
             body,
             body_format,
             patch_type,
@@ -229,11 +285,13 @@ fn attributes<'a>(info: &'a RequestInfo, user: &'a User, path: &'a str) -> Attri
         user,
         verb: info.verb,
         group: &info.group,
+        version: &info.version,
         resource: if info.is_resource { &info.resource } else { "" },
         subresource: &info.subresource,
         namespace: &info.namespace,
         name: &info.name,
         path,
+        selectors: None,
     }
 }
 

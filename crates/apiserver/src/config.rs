@@ -1,8 +1,12 @@
 //! The API server's settings: parsed once, before a port is bound.
 
+use crate::audit::Options as Audit;
+use keles_auth::authenticators::config::Options as Authentication;
+use keles_auth::authorizers::config::Options as Authorization;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// An IPv4 block for service addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +70,30 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Issuer of ServiceAccount tokens, which is also their default audience.
     pub issuer: String,
-    /// Answers requests without credentials as `system:anonymous` (RBAC decides); 401 otherwise.
-    pub anonymous: bool,
+    pub authentication: Authentication,
+    pub authorization: Authorization,
+    pub service_accounts: ServiceAccounts,
+    /// What is written down of requests; nothing without a policy.
+    pub audit: Audit,
+}
+
+/// `--service-account-*` and `--api-audiences`.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceAccounts {
+    /// Issuers beside [`Config::issuer`] whose tokens count.
+    pub further_issuers: Vec<String>,
+    /// Audiences of this API server; empty: its issuers.
+    pub api_audiences: Vec<String>,
+    /// The key that signs; absent: one of our own, made on the first start.
+    pub signing_key_file: Option<PathBuf>,
+    /// Further keys whose tokens count.
+    pub key_files: Vec<PathBuf>,
+    /// Longest life of a token that is asked for; absent: no limit but the API's.
+    pub max_expiration: Option<Duration>,
+    /// Tokens of kubelets live a year (`--service-account-extend-token-expiration`).
+    pub no_extension: bool,
+    /// What discovery names as the address of the keys; absent: this server's own.
+    pub jwks_uri: Option<String>,
 }
 
 /// Upstream's default range.
@@ -87,7 +113,10 @@ impl Config {
             service_cidr: SERVICE_CIDR,
             node_ports: NODE_PORTS,
             issuer: keles_auth::tokens::DEFAULT_ISSUER.into(),
-            anonymous: true,
+            authentication: Authentication::default(),
+            authorization: Authorization::default(),
+            service_accounts: ServiceAccounts::default(),
+            audit: Audit::default(),
         }
     }
 }

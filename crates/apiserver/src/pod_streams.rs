@@ -3,6 +3,7 @@
 //! Texts and rules: kubernetes pkg/registry/core/pod/strategy.go. Upgrades (WebSocket, SPDY) pass unchanged: the node speaks them.
 
 use crate::chain::{Asked, method_not_allowed};
+use crate::path::RequestInfo;
 use crate::kubelet::NodeAddress;
 use crate::respond;
 use crate::server::Inner;
@@ -11,7 +12,7 @@ use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use keles_api::{Object, Path, Problems, Status};
-use keles_auth::Attributes;
+use keles_auth::{Attributes, User};
 use keles_registry::Query;
 use keles_serve::body;
 use keles_serve::{Body, BoxError};
@@ -29,7 +30,7 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         return Err(method_not_allowed());
     }
     if what != "log" && asked.info.verb != "create" {
-        may_create(server, &asked)?;
+        may_create(server, &asked.user, &asked.info).await?;
     }
     let (namespace, name) = (asked.info.namespace.as_str(), asked.info.name.as_str());
     let pod = server.registry.read("", "pods", namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?;
@@ -49,10 +50,9 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
 }
 
 /// WebSockets open with GET, which RBAC reads as `get`; to run something also asks for `create`, as POST does.
-fn may_create(server: &Inner, asked: &Asked) -> Result<(), Status> {
-    let i = &asked.info;
-    let a = Attributes { user: &asked.user, verb: "create", group: "", resource: "pods", subresource: &i.subresource, namespace: &i.namespace, name: &i.name, path: "" };
-    server.authorize(&a).map(|_| ())
+async fn may_create(server: &Inner, user: &User, i: &RequestInfo) -> Result<(), Status> {
+    let a = Attributes { verb: "create", version: "v1", resource: "pods", subresource: &i.subresource, namespace: &i.namespace, name: &i.name, ..Attributes::of(user) };
+    server.authorize(&a).await.map(|_| ())
 }
 
 fn names(pod: &Object, field: &str) -> Vec<String> {

@@ -1,15 +1,19 @@
 //! What authentication and authorization need to know of stored objects, read from the registry.
 
 use keles_api::Object;
+use keles_auth::User;
+use keles_auth::authenticators::bootstrap_token::Objects;
 use keles_auth::node::PodReferences;
 use keles_auth::rbac::{PolicyObjects, PolicySource};
 use keles_auth::tokens::{BoundObjects, Found};
-use keles_registry::Registry;
+use keles_registry::{Call, PatchType, Registry, Request as About, Verb};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 
 /// Remembered pods; beyond it the memory is dropped and built anew.
 const REMEMBERED: usize = 4096;
@@ -49,8 +53,55 @@ impl BoundObjects for FromRegistry {
     }
 }
 
+impl Objects for FromRegistry {
+    fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Object> {
+        self.registry.read("", plural, namespace, name)
+    }
+    /// Notes the day in the label that upstream's clean-up of old tokens reads, at most once a day.
+    fn legacy_token_used(&self, secret: &Object) {
+        let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+        if secret.label(LAST_USED) == Some(&today) {
+            return;
+        }
+        let request = About {
+            user: User { name: "system:apiserver".into(), groups: vec![keles_auth::MASTERS.into()], ..User::default() },
+            version: "v1".into(),
+            plural: "secrets".into(),
+            namespace: secret.namespace().into(),
+            name: secret.name().into(),
+            now: crate::chain::now(),
+            ..About::default()
+        };
+        let body = serde_json::json!({"metadata": {"labels": {LAST_USED: today}}}).to_string().into();
+        let call = Call { request, body, patch_type: Some(PatchType::Merge), user_agent: "kube-apiserver".into(), ..Call::default() };
+        let registry = self.registry.clone();
+        tokio::spawn(async move {
+            if let Err(status) = registry.serve(Verb::Patch, call).await {
+                tracing::debug!(%status, "the last use of a legacy token was not noted");
+            }
+        });
+    }
+}
+
+impl FromRegistry {
+    /// A volume counts for a node when a pod there uses the claim it is bound to.
+    fn volume_needed(&self, node: &str, volume: &str) -> bool {
+        let Some(v) = self.registry.read("", "persistentvolumes", "", volume) else { return false };
+        let (namespace, claim) = (v.str_at(&["spec", "claimRef", "namespace"]), v.str_at(&["spec", "claimRef", "name"]));
+        !claim.is_empty() && self.needed(node, "persistentvolumeclaims", namespace, claim)
+    }
+}
+
 impl PodReferences for FromRegistry {
     fn needed(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let says = |group: &str, field: &[&str]| self.registry.read(group, resource, namespace, name).is_some_and(|o| o.str_at(field) == node);
+        match resource {
+            "pods" => return says("", &["spec", "nodeName"]),
+            "volumeattachments" => return says("storage.k8s.io", &["spec", "nodeName"]),
+            "resourceslices" => return says("resource.k8s.io", &["spec", "nodeName"]),
+            "persistentvolumes" => return self.volume_needed(node, name),
+            _ => {}
+        }
         let justifies = |p: &Object| p.str_at(&["spec", "nodeName"]) == node && refers(p, resource, name);
         let need = format!("{node}/{resource}/{namespace}/{name}");
         let known = self.justified().get(&need).cloned();

@@ -6,9 +6,11 @@ use crate::respond::{self, Style};
 use crate::server::Inner;
 use crate::token_request::body_tree;
 use http::Response;
-use keles_api::Status;
+use keles_api::selector::{FieldRequirement, FieldSelector, Operator, Requirement, Selector};
+use keles_api::{Path, Problems, Status};
+use keles_auth::authorizers::Decision;
 use keles_auth::rbac::Rule;
-use keles_auth::{Attributes, User};
+use keles_auth::{Attributes, Selectors, User};
 use keles_registry::{Answer, Call, Request as About, Verb};
 use keles_serve::Body;
 use serde::Deserialize;
@@ -28,9 +30,9 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     let namespace = asked.info.namespace.as_str();
     match asked.info.resource.as_str() {
         "bindings" => return binding(server, &asked.info.namespace, &asked.user, &asked.query, review, &style).await,
-        "selfsubjectaccessreviews" => review["status"] = self_access(server, &asked.user, &review)?,
-        "subjectaccessreviews" => review["status"] = subject_access(server, &review, None)?,
-        "localsubjectaccessreviews" => review["status"] = subject_access(server, &review, Some(namespace))?,
+        "selfsubjectaccessreviews" => review["status"] = self_access(server, &asked.user, &review).await?,
+        "subjectaccessreviews" => review["status"] = subject_access(server, &review, None).await?,
+        "localsubjectaccessreviews" => review["status"] = subject_access(server, &review, Some(namespace)).await?,
         "selfsubjectrulesreviews" => review["status"] = self_rules(server, &asked.user, &review)?,
         "selfsubjectreviews" => review["status"] = json!({"userInfo": user_info(&asked.user)}),
         "tokenreviews" => review["status"] = token(server, &review).await?,
@@ -70,8 +72,29 @@ struct ResourceAttributes {
     verb: String,
     group: String,
     resource: String,
+    version: String,
     subresource: String,
     name: String,
+    #[serde(rename = "fieldSelector")]
+    field_selector: Option<SelectorAttributes>,
+    #[serde(rename = "labelSelector")]
+    label_selector: Option<SelectorAttributes>,
+}
+
+/// KEP-4601: as it stands in a query, or taken apart.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct SelectorAttributes {
+    raw_selector: String,
+    requirements: Option<Vec<SelectorRequirement>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SelectorRequirement {
+    key: String,
+    operator: String,
+    values: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,53 +104,148 @@ struct PathAttributes {
     verb: String,
 }
 
-fn access_spec(review: &Value) -> Result<AccessSpec, Status> {
+fn access_spec(review: &Value, problems: &mut Problems) -> Result<AccessSpec, Status> {
     let spec: Option<AccessSpec> = Option::deserialize(&review["spec"]).map_err(|e| Status::bad_request(format!("spec is not readable: {e}")))?;
     let spec = spec.unwrap_or_default();
-    if spec.resource_attributes.is_some() == spec.non_resource_attributes.is_some() {
-        return Err(Status::bad_request("spec: Invalid value: exactly one of nonResourceAttributes or resourceAttributes must be specified"));
+    let at = Path::new("spec");
+    match (&spec.resource_attributes, &spec.non_resource_attributes) {
+        (Some(_), Some(_)) => {
+            problems.invalid(&at.child("nonResourceAttributes"), review["spec"]["nonResourceAttributes"].clone(), "cannot be specified in combination with resourceAttributes")
+        }
+        (None, None) => problems.invalid(&at.child("resourceAttributes"), Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified"),
+        _ => {}
     }
     Ok(spec)
 }
 
-fn decide(server: &Inner, user: &User, spec: &AccessSpec) -> Value {
-    let reason = match (&spec.resource_attributes, &spec.non_resource_attributes) {
-        (Some(r), _) => server.decide(&Attributes {
-            user,
+fn check_selectors(spec: &AccessSpec, problems: &mut Problems) {
+    let Some(r) = &spec.resource_attributes else { return };
+    let at = Path::new("spec").child("resourceAttributes");
+    for (field, s) in [("fieldSelector", &r.field_selector), ("labelSelector", &r.label_selector)] {
+        let Some(s) = s else { continue };
+        let at = at.child(field);
+        let requirements = s.requirements.as_deref().unwrap_or_default();
+        if !s.raw_selector.is_empty() && !requirements.is_empty() {
+            problems.invalid(&at.child("rawSelector"), s.raw_selector.as_str(), "may not specified at the same time as requirements");
+        }
+        if s.raw_selector.is_empty() && requirements.is_empty() {
+            problems.required(&at.child("requirements"), format!("when {} is specified, requirements or rawSelector is required", at));
+        }
+        for (i, q) in requirements.iter().enumerate() {
+            let at = at.child("requirements").index(i);
+            if q.key.is_empty() {
+                problems.required(&at.child("key"), "must be specified");
+            }
+            let values = q.values.as_deref().unwrap_or_default();
+            match q.operator.as_str() {
+                "In" | "NotIn" if values.is_empty() => problems.required(&at.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"),
+                "Exists" | "DoesNotExist" if !values.is_empty() => problems.forbidden(&at.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+                // Operators of the future are not refused: they limit nothing.
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The selectors as the authorizers see them; what is not understood limits nothing.
+fn selectors(r: &ResourceAttributes) -> Option<Selectors> {
+    let mut out = Selectors::default();
+    if let Some(f) = &r.field_selector {
+        out.fields = FieldSelector::parse(&f.raw_selector).unwrap_or_default();
+        for q in f.requirements.as_deref().unwrap_or_default() {
+            let not = match q.operator.as_str() {
+                "In" => false,
+                "NotIn" => true,
+                _ => continue,
+            };
+            if let [value] = q.values.as_deref().unwrap_or_default() {
+                out.fields.requirements.push(FieldRequirement { field: q.key.clone(), value: value.clone(), not });
+            }
+        }
+    }
+    if let Some(l) = &r.label_selector {
+        out.labels = Selector::parse(&l.raw_selector).unwrap_or_else(|_| Selector::everything());
+        for q in l.requirements.as_deref().unwrap_or_default() {
+            let operator = match q.operator.as_str() {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                _ => continue,
+            };
+            out.labels.requirements.extend(Requirement::new(&q.key, operator, q.values.clone().unwrap_or_default(), &Path::new("labelSelector")));
+        }
+    }
+    (r.field_selector.is_some() || r.label_selector.is_some()).then_some(out)
+}
+
+async fn decide(server: &Inner, user: &User, spec: &AccessSpec) -> Value {
+    let none = ResourceAttributes::default();
+    let r = spec.resource_attributes.as_ref().unwrap_or(&none);
+    let selectors = selectors(r);
+    let question = match &spec.non_resource_attributes {
+        Some(p) => Attributes { verb: &p.verb, path: &p.path, ..Attributes::of(user) },
+        None => Attributes {
             verb: &r.verb,
             group: &r.group,
+            version: &r.version,
             resource: &r.resource,
             subresource: &r.subresource,
             namespace: &r.namespace,
             name: &r.name,
-            path: "",
-        }),
-        (None, Some(p)) => server.decide(&Attributes { user, verb: &p.verb, group: "", resource: "", subresource: "", namespace: "", name: "", path: &p.path }),
-        (None, None) => None,
+            selectors: selectors.as_ref(),
+            ..Attributes::of(user)
+        },
     };
-    let mut status = Map::from_iter([("allowed".to_owned(), json!(reason.is_some()))]);
-    if let Some(text) = reason.map(|r| r.to_string()).filter(|t| !t.is_empty()) {
-        status.insert("reason".into(), text.into());
+    let (allowed, denied, reason) = match server.authorizers.ask(&question).await {
+        Decision::Allow(reason) => (true, false, reason.to_string()),
+        Decision::Deny(why) => (false, true, why),
+        Decision::NoOpinion(why) => (false, false, why),
+    };
+    let mut status = Map::from_iter([("allowed".to_owned(), json!(allowed))]);
+    if denied {
+        status.insert("denied".into(), true.into());
+    }
+    if !reason.is_empty() {
+        status.insert("reason".into(), reason.into());
     }
     Value::Object(status)
 }
 
-fn self_access(server: &Inner, user: &User, review: &Value) -> Result<Value, Status> {
-    Ok(decide(server, user, &access_spec(review)?))
+/// Upstream validates reviews after it took the kind off them: its message names the group alone.
+fn refuse(problems: &Problems) -> Result<(), Status> {
+    if problems.is_empty() { Ok(()) } else { Err(Status::invalid("authorization.k8s.io", "", "", problems)) }
 }
 
-fn subject_access(server: &Inner, review: &Value, namespace: Option<&str>) -> Result<Value, Status> {
-    let spec = access_spec(review)?;
+async fn self_access(server: &Inner, user: &User, review: &Value) -> Result<Value, Status> {
+    let mut problems = Problems::new();
+    let spec = access_spec(review, &mut problems)?;
+    check_selectors(&spec, &mut problems);
+    refuse(&problems)?;
+    Ok(decide(server, user, &spec).await)
+}
+
+async fn subject_access(server: &Inner, review: &Value, namespace: Option<&str>) -> Result<Value, Status> {
+    let mut problems = Problems::new();
+    let spec = access_spec(review, &mut problems)?;
     if spec.user.is_empty() && spec.groups.as_ref().is_none_or(Vec::is_empty) {
-        return Err(Status::bad_request("spec.user: Invalid value: \"\": at least one of user or group must be specified"));
+        problems.invalid(&Path::new("spec").child("user"), "", "at least one of user or group must be specified");
     }
-    if let (Some(ns), Some(r)) = (namespace, &spec.resource_attributes)
-        && r.namespace != ns
-    {
-        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace: Invalid value: {:?}: must match metadata.namespace", r.namespace)));
+    check_selectors(&spec, &mut problems);
+    if let Some(ns) = namespace {
+        match &spec.resource_attributes {
+            Some(r) if r.namespace != ns => {
+                problems.invalid(&Path::new("spec").child("resourceAttributes").child("namespace"), r.namespace.as_str(), "must match metadata.namespace")
+            }
+            _ => {}
+        }
+        if spec.non_resource_attributes.is_some() {
+            problems.invalid(&Path::new("spec").child("nonResourceAttributes"), review["spec"]["nonResourceAttributes"].clone(), "disallowed on this kind of request");
+        }
     }
+    refuse(&problems)?;
     let user = User { name: spec.user.clone(), uid: spec.uid.clone(), groups: spec.groups.clone().unwrap_or_default(), extra: spec.extra.clone().unwrap_or_default() };
-    Ok(decide(server, &user, &spec))
+    Ok(decide(server, &user, &spec).await)
 }
 
 fn self_rules(server: &Inner, user: &User, review: &Value) -> Result<Value, Status> {
@@ -135,11 +253,17 @@ fn self_rules(server: &Inner, user: &User, review: &Value) -> Result<Value, Stat
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let (urls, resources): (Vec<Rule>, Vec<Rule>) = server.authorizer.rules(user, namespace).into_iter().partition(|r| !r.non_resource_urls.is_empty());
-    Ok(json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": false}))
+    let known = server.authorizers.rules(user, namespace);
+    let (urls, resources): (Vec<Rule>, Vec<Rule>) = known.rules.into_iter().partition(|r| !r.non_resource_urls.is_empty());
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": known.incomplete.is_some()});
+    if let Some(why) = known.incomplete {
+        status["evaluationError"] = why.into();
+    }
+    Ok(status)
 }
 
-fn user_info(u: &User) -> Value {
+/// A user as `UserInfo` of the API.
+pub fn user_info(u: &User) -> Value {
     let mut o = Map::new();
     let mut put = |k: &str, v: Value, present: bool| present.then(|| o.insert(k.into(), v));
     put("username", json!(u.name), !u.name.is_empty());
@@ -155,9 +279,13 @@ async fn token(server: &Inner, review: &Value) -> Result<Value, Status> {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = Option::deserialize(&review["spec"]["audiences"]).ok().flatten().unwrap_or_default();
-    Ok(match server.check_token(token.to_owned(), audiences).await {
-        Ok((user, audiences)) => json!({"authenticated": true, "user": user_info(&user), "audiences": audiences}),
-        Err(e) => json!({"user": {}, "error": format!("[invalid bearer token, {e}]")}),
+    Ok(match server.authentication.tokens.authenticate(token, &audiences).await {
+        Ok(a) => json!({"authenticated": true, "user": user_info(&a.user), "audiences": a.audiences}),
+        Err(why) if why.is_empty() => json!({"user": {}, "error": "invalid bearer token"}),
+        Err(why) => {
+            let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+            json!({"user": {}, "error": format!("[invalid bearer token, {}]", why.join(", "))})
+        }
     })
 }
 

@@ -59,8 +59,10 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         .unwrap_or_default();
     let (namespace, name) = (asked.info.namespace.as_str(), asked.info.name.as_str());
     let account = server.registry.read("", "serviceaccounts", namespace, name).ok_or_else(|| Status::not_found("", "serviceaccounts", name))?;
-    let seconds = spec.expiration_seconds.unwrap_or(DEFAULT_SECONDS);
-    check(&spec, seconds)?;
+    let asked_seconds = spec.expiration_seconds.unwrap_or(DEFAULT_SECONDS);
+    check(&spec, asked_seconds)?;
+    let options = &server.config.service_accounts;
+    let seconds = options.max_expiration.map_or(asked_seconds, |most| asked_seconds.min(most.as_secs() as i64));
 
     let now = jiff::Timestamp::now().as_second();
     let mut kubernetes = Bindings { namespace: namespace.into(), serviceaccount: reference(&account), ..Bindings::default() };
@@ -68,7 +70,7 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         bind(server, namespace, &account, b, &mut kubernetes)?;
     }
     let audiences = spec.audiences.filter(|a| !a.is_empty()).unwrap_or_else(|| server.tokens.audiences().to_vec());
-    let extend = seconds == ROTATED_SECONDS && kubernetes.pod.is_some() && audiences == server.tokens.audiences();
+    let extend = !options.no_extension && seconds == ROTATED_SECONDS && kubernetes.pod.is_some() && audiences == server.tokens.audiences();
     if extend {
         kubernetes.warnafter = Some(now + seconds);
     }
@@ -94,7 +96,8 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     answer["spec"]["expirationSeconds"] = json!(seconds);
     answer["spec"]["boundObjectRef"] = answer["spec"]["boundObjectRef"].take();
     answer["status"] = json!({"token": token, "expirationTimestamp": expires});
-    let made = Answer { code: 201, ..Answer::ok(serde_json::to_vec(&answer).expect("a JSON tree always encodes")) };
+    let shortened = (seconds < asked_seconds).then(|| format!("requested expiration of {asked_seconds} seconds shortened to {seconds} seconds"));
+    let made = Answer { code: 201, warnings: shortened.into_iter().collect(), ..Answer::ok(serde_json::to_vec(&answer).expect("a JSON tree always encodes")) };
     Ok(respond::answer(made, &style, &server.stops))
 }
 

@@ -3,16 +3,22 @@
 //! Entry points: [`tokens::Tokens`] and [`x509::user`] find a [`User`]; [`rbac::Authorizer`] decides over [`Attributes`];
 //! [`bootstrap::policy`] is what a new cluster starts with. Invariants: `system:masters` is always allowed, no other name is special to
 //! RBAC; decisions read an index that is rebuilt when a role or binding changed, never per request.
-//! Deliberately absent: webhook authorizers, OIDC, bootstrap tokens (see docs/STATUS.md).
+//! The authenticators stand in [`authenticators`], the authorizers in [`authorizers`]: one file and one row each.
 
 pub mod attributes;
+pub mod authenticators;
+pub mod authorizers;
 pub mod bootstrap;
+pub mod durations;
+pub mod expression;
 pub mod node;
+pub mod outbound;
 pub mod rbac;
 pub mod tokens;
+pub mod ttl_cache;
 pub mod x509;
 
-pub use attributes::Attributes;
+pub use attributes::{Attributes, Selectors};
 pub use keles_registry::User;
 
 pub const ANONYMOUS: &str = "system:anonymous";

@@ -133,6 +133,8 @@ pub enum Reason {
     Superuser,
     /// The Node authorizer.
     Node,
+    /// In the words of another authorizer.
+    Text(String),
     Granted {
         binding: String,
         role: String,
@@ -144,6 +146,7 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Reason::Superuser | Reason::Node => Ok(()),
+            Reason::Text(t) => f.write_str(t),
             Reason::Granted { binding, role, subject } => write!(f, "RBAC: allowed by {binding} of {role} to {subject}"),
         }
     }
@@ -183,21 +186,10 @@ fn rules_of(o: &Object) -> Vec<Rule> {
     Option::<Vec<Rule>>::deserialize(o.at(&["rules"])).ok().flatten().unwrap_or_default()
 }
 
-/// Whether a ClusterRole's aggregation rule selects `labels_of`.
+/// Whether a ClusterRole's aggregation rule selects `candidate`. An empty selector selects every role, as upstream's does.
 fn aggregates(aggregate: &Object, candidate: &Object) -> bool {
     let Some(selectors) = aggregate.at(&["aggregationRule", "clusterRoleSelectors"]).as_array() else { return false };
-    selectors.iter().any(|s| match match_labels(s) {
-        Some(pairs) => !pairs.is_empty() && pairs.iter().all(|(k, v)| candidate.label(k) == Some(v)),
-        None => false,
-    })
-}
-
-/// `matchLabels` of a selector; `None` when it has expressions, which the bootstrap policy has not.
-fn match_labels(s: &serde_json::Value) -> Option<Vec<(&str, &str)>> {
-    if s.get("matchExpressions").is_some_and(|e| e.as_array().is_some_and(|a| !a.is_empty())) {
-        return None;
-    }
-    Some(s.get("matchLabels")?.as_object()?.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))).collect())
+    selectors.iter().any(|s| keles_api::selector::Selector::from_object(s).is_ok_and(|s| s.matches_object(candidate)))
 }
 
 /// The rules of an aggregated ClusterRole: its own stored ones and those of every role it selects, to any depth.
@@ -330,7 +322,7 @@ pub fn is_superuser(u: &User) -> bool {
     u.groups.iter().any(|g| g == MASTERS)
 }
 
-fn everything() -> Vec<Rule> {
+pub(crate) fn everything() -> Vec<Rule> {
     let star = || vec!["*".to_owned()];
     vec![Rule { verbs: star(), api_groups: star(), resources: star(), ..Rule::default() }, Rule { verbs: star(), non_resource_urls: star(), ..Rule::default() }]
 }

@@ -33,11 +33,11 @@ impl PolicySource for Fixed {
 
 fn ask<'a>(user: &'a User, verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str, name: &'a str) -> Attributes<'a> {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    Attributes { user, verb, group, resource, subresource, namespace, name, path: "" }
+    Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::of(user) }
 }
 
 fn path<'a>(user: &'a User, path: &'a str) -> Attributes<'a> {
-    Attributes { user, verb: "get", group: "", resource: "", subresource: "", namespace: "", name: "", path }
+    Attributes { verb: "get", path, ..Attributes::of(user) }
 }
 
 fn bind(kind: &str, name: &str, namespace: &str, role: (&str, &str), subject: serde_json::Value) -> serde_json::Value {

@@ -7,7 +7,7 @@
 use crate::{User, service_account};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keles_pki::{PkiError, SigningKey};
+use keles_pki::{PkiError, PublicKey, SigningKey};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -97,7 +97,10 @@ type Remembered = HashMap<String, (Instant, Arc<User>, Arc<Vec<String>>)>;
 
 pub struct Tokens {
     key: SigningKey,
-    issuer: String,
+    /// Keys of others whose tokens count too, or of ours before a rotation.
+    further: Vec<PublicKey>,
+    /// The first makes tokens, all are taken.
+    issuers: Vec<String>,
     /// The API server's own audiences.
     audiences: Vec<String>,
     objects: Arc<dyn BoundObjects>,
@@ -106,20 +109,35 @@ pub struct Tokens {
 
 impl Tokens {
     pub fn new(key: SigningKey, issuer: &str, objects: Arc<dyn BoundObjects>) -> Self {
-        Tokens { key, issuer: issuer.into(), audiences: vec![issuer.into()], objects, remembered: Mutex::default() }
+        Tokens { key, further: Vec::new(), issuers: vec![issuer.into()], audiences: vec![issuer.into()], objects, remembered: Mutex::default() }
+    }
+    /// Takes tokens of further issuers, for other audiences, and signed with other keys. No audiences: the issuers.
+    pub fn with(mut self, further_issuers: &[String], audiences: &[String], further: Vec<PublicKey>) -> Self {
+        self.issuers.extend(further_issuers.iter().cloned());
+        self.audiences = if audiences.is_empty() { self.issuers.clone() } else { audiences.to_vec() };
+        self.further = further;
+        self
     }
     pub fn key(&self) -> &SigningKey {
         &self.key
     }
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.issuers[0]
+    }
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
+    }
+    /// The JSON Web Key Set of every key that tokens are checked with.
+    pub fn jwks(&self) -> Result<String, TokenError> {
+        let own = self.key.public()?;
+        Ok(keles_pki::jwks(std::iter::once(&own).chain(&self.further)))
     }
     pub fn audiences(&self) -> &[String] {
         &self.audiences
     }
 
     /// Signs claims. Blocks while the key is still being made.
-    pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, TokenError> {
         let header = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, self.key.public()?.id);
         let body = serde_json::to_vec(claims).expect("claims always encode");
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body));
@@ -164,18 +182,26 @@ impl Tokens {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::NotOurs);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::NotOurs)?;
+        let (signed, _) = token.rsplit_once('.').ok_or(TokenError::NotOurs)?;
         let (header, body) = signed.split_once('.').ok_or(TokenError::NotOurs)?;
         let bytes = |s: &str| URL_SAFE_NO_PAD.decode(s).map_err(|_| TokenError::NotOurs);
         let header: Header = serde_json::from_slice(&bytes(header)?).map_err(|_| TokenError::NotOurs)?;
         let claims: Claims = serde_json::from_slice(&bytes(body)?).map_err(|_| TokenError::NotOurs)?;
-        if header.alg != "RS256" || claims.iss != self.issuer {
+        if header.alg != "RS256" || !self.issuers.contains(&claims.iss) {
             return Err(TokenError::NotOurs);
         }
-        if !self.key.public()?.verify(signed.as_bytes(), &bytes(signature)?) {
-            return Err(TokenError::Signature);
-        }
-        Ok(claims)
+        if self.is_signed(token) { Ok(claims) } else { Err(TokenError::Signature) }
+    }
+
+    /// Whether one of our keys signed the token, with RS256. Blocks while the key is still being made.
+    pub fn is_signed(&self, token: &str) -> bool {
+        let parts = || {
+            let (signed, signature) = token.rsplit_once('.')?;
+            let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(signed.split('.').next()?).ok()?).ok()?;
+            (header.alg == "RS256").then_some((signed.as_bytes(), URL_SAFE_NO_PAD.decode(signature).ok()?))
+        };
+        let Some((signed, signature)) = parts() else { return false };
+        self.key.public().is_ok_and(|k| k.verify(signed, &signature)) || self.further.iter().any(|k| k.verify(signed, &signature))
     }
 
     /// Checks times and that everything the token is bound to still is what it was.

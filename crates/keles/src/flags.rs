@@ -2,6 +2,7 @@
 //!
 //! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
+use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidr;
 use keles_network::Cidr;
@@ -80,6 +81,12 @@ pub struct ApiFlags {
     /// Where the state is kept: absent for the embedded store.
     #[arg(long)]
     pub datastore_endpoint: Option<String>,
+    #[command(flatten)]
+    pub authentication: AuthenticationFlags,
+    #[command(flatten)]
+    pub authorization: AuthorizationFlags,
+    #[command(flatten)]
+    pub audit: AuditFlags,
 }
 
 impl ApiFlags {

@@ -11,6 +11,7 @@ mod flags;
 mod images;
 mod node;
 mod parts;
+mod security_flags;
 mod server;
 mod users;
 

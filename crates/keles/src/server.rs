@@ -1,12 +1,14 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
-use crate::{addons, flags, node, users};
+use crate::{addons, flags, node, security_flags, users};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
 use keles_dns as dns;
 use keles_network::{Cidr, PodNetwork};
 use keles_pki::{KubeconfigUser, Pki};
+use keles_store::Store;
 use keles_store::embedded::{Embedded, Options as StoreOptions};
+use keles_store::encrypted::{self, Encrypted};
 use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -152,7 +154,11 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
     let port = listener.local_addr()?.port();
     std::fs::create_dir_all(&f.data_dir)?;
-    let store = Embedded::open(&f.data_dir.join("store"), StoreOptions::default())?;
+    let embedded: Arc<dyn Store> = Embedded::open(&f.data_dir.join("store"), StoreOptions::default())?;
+    let store = match &f.audit.encryption_provider_config {
+        Some(path) => Encrypted::new(embedded, encrypted::config::read(path)?),
+        None => embedded,
+    };
     let (ips, names): (Vec<_>, Vec<_>) = f.tls_san.iter().partition(|s| s.parse::<IpAddr>().is_ok());
     let mut config = Config::new(&f.data_dir);
     config.port = port;
@@ -160,6 +166,7 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     config.service_cidr = f.service_cidr;
     config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
     config.extra_names = names.into_iter().cloned().chain(at.names).collect();
+    security_flags::apply(&mut config, &f.authentication, &f.authorization, &f.audit)?;
     let server = ApiServer::start(config, store.clone()).await?;
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());

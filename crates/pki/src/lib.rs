@@ -13,7 +13,7 @@ mod signing;
 pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
-pub use signing::{PublicKey, SigningKey};
+pub use signing::{PublicKey, SigningKey, jwks};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

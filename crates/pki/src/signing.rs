@@ -7,7 +7,7 @@ use crate::{PkiError, Result, files};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents};
-use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey, LineEnding};
+use rsa::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding};
 use sha2::Digest;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -29,8 +29,47 @@ impl PublicKey {
     }
     /// The JSON Web Key Set served at `/openid/v1/jwks`.
     pub fn jwks(&self) -> String {
-        format!(r#"{{"keys":[{{"use":"sig","kty":"RSA","kid":"{}","alg":"RS256","n":"{}","e":"{}"}}]}}"#, self.id, URL_SAFE_NO_PAD.encode(&self.n), URL_SAFE_NO_PAD.encode(&self.e))
+        jwks([self])
     }
+
+    /// Every RSA key of a PEM file, public or private (`--service-account-key-file`).
+    pub fn read(path: &Path) -> Result<Vec<PublicKey>> {
+        let damaged = |why: String| PkiError::Damaged { path: path.into(), what: "ServiceAccount public key", why };
+        let pem = files::read(path)?.ok_or_else(|| damaged("there is no such file".into()))?;
+        let mut out = Vec::new();
+        for part in pem.split_inclusive("-----END ").flat_map(|p| p.rsplit_once("-----BEGIN ")).map(|(_, block)| format!("-----BEGIN {block}")) {
+            let kind = part.trim_start_matches("-----BEGIN ").split("-----").next().unwrap_or_default().to_owned();
+            let text = format!("{part}{kind}-----\n");
+            let key = match kind.as_str() {
+                "PUBLIC KEY" => rsa::RsaPublicKey::from_public_key_pem(&text).map_err(|e| e.to_string()),
+                "RSA PUBLIC KEY" => rsa::pkcs1::DecodeRsaPublicKey::from_pkcs1_pem(&text).map_err(|e: rsa::pkcs1::Error| e.to_string()),
+                "PRIVATE KEY" | "RSA PRIVATE KEY" => private(&text).map(|k| k.to_public_key()),
+                other => Err(format!("{other} is no RSA key")),
+            };
+            out.push(public(&key.map_err(damaged)?).map_err(damaged)?);
+        }
+        if out.is_empty() { Err(damaged("it holds no PEM key".into())) } else { Ok(out) }
+    }
+}
+
+/// The JSON Web Key Set of several keys.
+pub fn jwks<'k>(keys: impl IntoIterator<Item = &'k PublicKey>) -> String {
+    let one = |k: &PublicKey| {
+        let (n, e) = (URL_SAFE_NO_PAD.encode(&k.n), URL_SAFE_NO_PAD.encode(&k.e));
+        format!(r#"{{"use":"sig","kty":"RSA","kid":"{}","alg":"RS256","n":"{n}","e":"{e}"}}"#, k.id)
+    };
+    format!(r#"{{"keys":[{}]}}"#, keys.into_iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+fn public(key: &rsa::RsaPublicKey) -> std::result::Result<PublicKey, String> {
+    use rsa::traits::PublicKeyParts;
+    let spki = key.to_public_key_der().map_err(|e| e.to_string())?;
+    Ok(PublicKey { id: URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(spki.as_bytes())), n: key.n().to_bytes_be(), e: key.e().to_bytes_be() })
+}
+
+/// PKCS#8 or PKCS#1.
+fn private(pem: &str) -> std::result::Result<rsa::RsaPrivateKey, String> {
+    rsa::RsaPrivateKey::from_pkcs8_pem(pem).or_else(|e| rsa::pkcs1::DecodeRsaPrivateKey::from_pkcs1_pem(pem).map_err(|_| e)).map_err(|e| e.to_string())
 }
 
 struct Pair {
@@ -66,6 +105,14 @@ impl SigningKey {
             std::thread::Builder::new().name("sa-key".into()).spawn(move || k.make(path)).map_err(|e| PkiError::SigningKey { why: e.to_string() })?;
         }
         Ok(key)
+    }
+
+    /// A key the operator keeps (`--service-account-signing-key-file`), RSA in PKCS#8 or PKCS#1; never made.
+    pub fn read(path: &Path) -> Result<SigningKey> {
+        let damaged = |why: String| PkiError::Damaged { path: path.into(), what: "ServiceAccount key", why };
+        let pem = files::read(path)?.ok_or_else(|| damaged("there is no such file".into()))?;
+        let pair = parse(&pem).map_err(damaged)?;
+        Ok(SigningKey { state: Arc::new((Mutex::new(State::Ready(Arc::new(pair))), Condvar::new())) })
     }
 
     fn make(&self, path: PathBuf) {
@@ -124,12 +171,10 @@ fn generate(path: &Path) -> std::result::Result<Pair, String> {
 }
 
 fn parse(pem: &str) -> std::result::Result<Pair, String> {
-    let key = rsa::RsaPrivateKey::from_pkcs8_pem(pem).map_err(|e| e.to_string())?;
+    let key = private(pem)?;
     let der = key.to_pkcs8_der().map_err(|e| e.to_string())?;
-    let private = RsaKeyPair::from_pkcs8(der.as_bytes()).map_err(|e| e.to_string())?;
-    let spki = key.to_public_key().to_public_key_der().map_err(|e| e.to_string())?;
-    let p = RsaPublicKeyComponents::<Vec<u8>>::from(private.public());
-    Ok(Pair { public: PublicKey { id: URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(spki.as_bytes())), n: p.n, e: p.e }, private })
+    let pair = RsaKeyPair::from_pkcs8(der.as_bytes()).map_err(|e| e.to_string())?;
+    Ok(Pair { public: public(&key.to_public_key())?, private: pair })
 }
 
 #[cfg(test)]

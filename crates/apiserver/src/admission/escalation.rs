@@ -36,13 +36,13 @@ impl Admission for Escalation {
         if a.old.is_some_and(|old| ["rules", "roleRef", "subjects", "aggregationRule"].iter().all(|f| old.at(&[f]) == o.at(&[f]))) {
             return Ok(());
         }
-        if a.info.plural.ends_with("bindings") { binding(&server, a, o) } else { role(&server, a, o) }
+        if a.info.plural.ends_with("bindings") { binding(&server, a, o).await } else { role(&server, a, o).await }
     }
 }
 
-fn role(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status> {
+async fn role(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status> {
     let user = &a.request.user;
-    if may(server, user, "escalate", a.info.plural, o.name(), &a.request.namespace) {
+    if may(server, user, "escalate", a.info.plural, o.name(), &a.request.namespace).await {
         return Ok(());
     }
     let mut wanted: Vec<Rule> = Option::deserialize(o.at(&["rules"])).ok().flatten().unwrap_or_default();
@@ -54,10 +54,10 @@ fn role(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status> {
     check(server, a, o, &wanted)
 }
 
-fn binding(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status> {
+async fn binding(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status> {
     let (kind, name) = (o.str_at(&["roleRef", "kind"]), o.str_at(&["roleRef", "name"]));
     let plural = if kind == "ClusterRole" { "clusterroles" } else { "roles" };
-    if may(server, &a.request.user, "bind", plural, name, &a.request.namespace) {
+    if may(server, &a.request.user, "bind", plural, name, &a.request.namespace).await {
         return Ok(());
     }
     let Some(rules) = server.authorizer.role(kind, name, &a.request.namespace) else {
@@ -66,8 +66,8 @@ fn binding(server: &Inner, a: &Attributes<'_>, o: &Object) -> Result<(), Status>
     check(server, a, o, &rules)
 }
 
-fn may(server: &Inner, user: &User, verb: &str, plural: &str, name: &str, namespace: &str) -> bool {
-    server.decide(&Question { user, verb, group: GROUP, resource: plural, subresource: "", namespace, name, path: "" }).is_some()
+async fn may(server: &Inner, user: &User, verb: &str, plural: &str, name: &str, namespace: &str) -> bool {
+    server.allows(&Question { verb, group: GROUP, version: "v1", resource: plural, namespace, name, ..Question::of(user) }).await
 }
 
 fn check(server: &Inner, a: &Attributes<'_>, o: &Object, wanted: &[Rule]) -> Result<(), Status> {

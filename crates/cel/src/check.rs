@@ -4,6 +4,7 @@
 //! after it has to ask again.
 
 use crate::ast::{Expr, Fold, Kind, Literal, op};
+use crate::environment::with_room;
 use crate::library::{self, Function, time};
 use crate::source::{Issue, Source};
 use crate::types::{Decl, Fields, Type};
@@ -98,7 +99,7 @@ impl Checker<'_> {
     }
 
     fn check(&mut self, e: &mut Expr) -> Type {
-        let ty = self.node(e);
+        let ty = with_room(|| self.node(e));
         self.facts.types.insert(e.id, ty.clone());
         ty
     }
@@ -483,7 +484,7 @@ impl Checker<'_> {
                 self.tell(pos, format!("invalid {function} argument"));
             }
         }
-        e.children(&mut |c| self.literals(c, formatted));
+        e.children(&mut |c| with_room(|| self.literals(c, formatted)));
     }
 
     fn one_type<'e>(&mut self, entries: impl Iterator<Item = (&'e Expr, bool)>) {

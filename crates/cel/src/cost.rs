@@ -5,6 +5,7 @@
 
 use crate::ast::{ACCUMULATOR, Expr, Fold, Kind, Literal, op};
 use crate::check::Facts;
+use crate::environment::with_room;
 use crate::library::format;
 use crate::types::{Decl, Type};
 use std::collections::HashMap;
@@ -85,6 +86,10 @@ pub(crate) fn estimate(e: &Expr, facts: &Facts, variables: &HashMap<Arc<str>, Ar
 
 impl Coster<'_> {
     fn cost(&mut self, e: &Expr) -> Estimate {
+        with_room(|| self.node(e))
+    }
+
+    fn node(&mut self, e: &Expr) -> Estimate {
         match &e.kind {
             Kind::Error | Kind::Const(_) => Estimate::ZERO,
             Kind::TypeName(_) => Estimate::ONE,

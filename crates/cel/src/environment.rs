@@ -7,7 +7,7 @@ use crate::error::{EvalError, Result};
 use crate::eval::{Evaluator, fits};
 use crate::limits::Budget;
 use crate::parser;
-use crate::source::{Issue, Issues, Source};
+use crate::source::{Issues, Source};
 use crate::types::{Decl, Type};
 use crate::value::Value;
 use std::cell::RefCell;
@@ -49,18 +49,6 @@ impl Environment {
 
     /// Parses, checks and estimates. The error displays as upstream's text behind `compilation failed: `.
     pub fn compile(&self, text: &str) -> std::result::Result<Program, Issues> {
-        if nesting(text) <= PLAIN_NESTING {
-            return self.compile_here(text);
-        }
-        // The descent takes several calls a level; what nests deeply gets a stack of its own, so that no caller's overflows.
-        std::thread::scope(|scope| {
-            let deep = std::thread::Builder::new().stack_size(DEEP_STACK_BYTES).spawn_scoped(scope, || self.compile_here(text));
-            let failed = || Issues { text: text.into(), issues: vec![Issue { line: -1, column: -1, message: "max recursion depth exceeded".into() }] };
-            deep.map_err(|_| failed())?.join().unwrap_or_else(|_| Err(failed()))
-        })
-    }
-
-    fn compile_here(&self, text: &str) -> std::result::Result<Program, Issues> {
         let source = Source::new(text);
         let mut tree = parser::parse(&source, self.extensions)?;
         let names = Names { variables: &self.variables, constructors: self.constructors, extensions: self.extensions };
@@ -70,23 +58,11 @@ impl Environment {
     }
 }
 
-/// Brackets and conditions in each other that any stack has room for.
-const PLAIN_NESTING: usize = 16;
-const DEEP_STACK_BYTES: usize = 32 << 20;
-
-/// The most brackets and conditions that may be open at once.
-fn nesting(text: &str) -> usize {
-    let (mut open, mut most, mut conditions) = (0usize, 0usize, 0usize);
-    for c in text.bytes() {
-        match c {
-            b'(' | b'[' | b'{' => open += 1,
-            b')' | b']' | b'}' => open = open.saturating_sub(1),
-            b'?' => conditions += 1,
-            _ => {}
-        }
-        most = most.max(open);
-    }
-    most + conditions
+/// Runs a step of a recursion over an expression, on a new piece of stack where the caller's is nearly used up.
+pub(crate) fn with_room<T>(step: impl FnOnce() -> T) -> T {
+    const LEFT_BYTES: usize = 128 << 10;
+    const PIECE_BYTES: usize = 1 << 20;
+    stacker::maybe_grow(LEFT_BYTES, PIECE_BYTES, step)
 }
 
 #[derive(Debug)]

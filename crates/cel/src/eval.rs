@@ -7,7 +7,7 @@
 use crate::ast::{Expr, Fold, Kind, Literal, op};
 use crate::check::Facts;
 use crate::cost::{AUTHORIZATION_COST, LIST_COST, MAP_COST, REGEX_FACTOR, STRUCT_COST, TEXT_FACTOR, is_binding, scaled};
-use crate::environment::{Activation, Inner};
+use crate::environment::{Activation, Inner, with_room};
 use crate::error::{EvalError, Result};
 use crate::library::{self, standard};
 use crate::limits::{Budget, MAX_ITEMS, MAX_TEXT_BYTES};
@@ -48,6 +48,10 @@ impl<'p, 'a, 'b> Evaluator<'p, 'a, 'b> {
     }
 
     pub fn eval(&mut self, e: &'p Expr) -> Result<Value<'a>> {
+        with_room(|| self.node(e))
+    }
+
+    fn node(&mut self, e: &'p Expr) -> Result<Value<'a>> {
         match &e.kind {
             Kind::Error => Err(EvalError::no_overload()),
             Kind::Const(l) => Ok(literal(l)),

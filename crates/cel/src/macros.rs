@@ -6,6 +6,8 @@ use crate::ast::{ACCUMULATOR, Element, Entry, Expr, Fold, Kind, Literal, op};
 use crate::parser::Parser;
 use std::sync::Arc;
 
+/// Nodes of a tree that may still be copied: each `optMap` doubles what it is called on.
+const MAX_NODES: u32 = 50_000;
 /// The variable of a comprehension that has nothing to range over.
 const UNUSED: &str = "#unused";
 
@@ -196,6 +198,9 @@ impl Maker<'_, '_> {
             Ok(var) => var,
             Err(e) => return e,
         };
+        if self.p.nodes() > MAX_NODES {
+            return self.p.issue_at(self.pos, format!("expression size exceeds limit: {MAX_NODES} nodes"));
+        }
         let copy = self.copy(&target);
         let has = self.node(Kind::Call { function: "hasValue".into(), target: Some(Box::new(target)), args: Vec::new() });
         let value = self.node(Kind::Call { function: "value".into(), target: Some(Box::new(copy)), args: Vec::new() });

@@ -6,6 +6,7 @@
 //! this parser fail in another way than by an [`Issue`].
 
 use crate::ast::{Element, Entry, Expr, FieldInit, Kind, Literal, op};
+use crate::environment::with_room;
 use crate::lexer::{self as t, Lexed, Lexeme, Token};
 use crate::macros;
 use crate::source::{Issue, Issues, Source};
@@ -592,6 +593,10 @@ impl Parser<'_> {
         self.next_id += 1;
         Expr { id: self.next_id, pos, kind }
     }
+    /// Nodes made so far.
+    pub fn nodes(&self) -> u32 {
+        self.next_id
+    }
     pub fn function(&mut self, pos: u32, name: &str, args: Vec<Expr>) -> Expr {
         self.node(pos, Kind::Call { function: name.into(), target: None, args })
     }
@@ -643,7 +648,7 @@ impl Parser<'_> {
     fn rule_of<T: Default>(&mut self, rule: Rule, body: impl FnOnce(&mut Self) -> Step<T>) -> Step<T> {
         let before = (self.depth[rule as usize], self.chained[rule as usize], self.tree_depth);
         self.deeper(rule, false)?;
-        let result = body(self);
+        let result = with_room(|| body(self));
         (self.depth[rule as usize], self.chained[rule as usize], self.tree_depth) = before;
         match result {
             Err(stop @ (Stop::Mismatch(_) | Stop::NoViable(..))) => {

@@ -180,10 +180,12 @@ fn expressions_that_would_run_for_ever_end_with_an_error() {
 
 #[test]
 fn memory_is_bounded_where_cost_is_not() {
-    let doubling = format!("optional.of(x.list){}.value().size()", ".optMap(v, v + v)".repeat(40));
+    let doubling = format!("optional.of(x.list){}.value().size()", ".optMap(v, v + v + v + v)".repeat(12));
     assert_eq!(run(&doubling), "!operation cancelled: actual cost limit exceeded");
-    let growing = format!("optional.of('aaaaaaaaaa'){}.value().size()", ".optMap(v, v.replace('', v))".repeat(20));
+    let growing = format!("optional.of('aaaaaaaaaa'){}.value().size()", ".optMap(v, v.replace('', v))".repeat(6));
     assert_eq!(run(&growing), "!operation cancelled: actual cost limit exceeded");
+    let copied = format!("optional.of(x.list){}", ".optMap(v, v)".repeat(40));
+    assert!(run(&copied).starts_with("compile: ERROR: <input>:"), "each of them copies what it is called on");
 }
 
 #[test]

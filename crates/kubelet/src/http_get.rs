@@ -115,36 +115,99 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &T
     Ok(Answer { status, body, location })
 }
 
+/// Why a health check got no status.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HealthError {
+    /// The server has no `grpc.health.v1.Health`; its message.
+    Unimplemented(String),
+    Other(String),
+}
+
 /// A gRPC unary call of `grpc.health.v1.Health/Check`; the answered status number (1 is SERVING).
-pub async fn grpc_health(authority: &str, service: &str) -> Result<u64, String> {
-    let stream = TcpStream::connect(authority).await.map_err(|error| dial_error(authority, &error))?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let driver = tokio::spawn(connection);
+/// Source: grpc/doc/health-checking.md, the gRPC over HTTP/2 protocol.
+pub async fn grpc_health(authority: &str, service: &str) -> Result<u64, HealthError> {
+    const UNIMPLEMENTED: &str = "12";
+    let other = |error: &dyn std::fmt::Display| HealthError::Other(error.to_string());
+    let stream = TcpStream::connect(authority).await.map_err(|error| HealthError::Other(dial_error(authority, &error)))?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|error| other(&error))?;
+    let _driver = AbortOnDrop(tokio::spawn(connection));
+    let request = hyper::Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("user-agent", crate::probe::USER_AGENT)
+        .body(http_body_util::Full::new(Bytes::from(health_request(service))))
+        .map_err(|error| other(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| other(&error))?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| other(&error))?;
+    // The status of the call is in the trailers; when there is no answer, in the headers.
+    let said = |name: &str| body.trailers().and_then(|t| t.get(name)).or_else(|| head.headers.get(name)).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let message = said("grpc-message").unwrap_or_default();
+    match said("grpc-status").as_deref() {
+        Some("0") => Ok(health_status(&body.to_bytes())),
+        Some(UNIMPLEMENTED) => Err(HealthError::Unimplemented(message)),
+        Some(code) => Err(HealthError::Other(format!("rpc error: code = {} desc = {message}", code_name(code)))),
+        None => Err(HealthError::Other(format!("rpc error: code = Unknown desc = unexpected HTTP status code received from server: {}", head.status))),
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One uncompressed frame of a `HealthCheckRequest`: field 1, the service's name.
+fn health_request(service: &str) -> Vec<u8> {
     let mut message = Vec::new();
     if !service.is_empty() {
-        message.extend([0x0a, service.len().min(127) as u8]);
-        message.extend(service.as_bytes().iter().take(127));
+        message.push(0x0a);
+        let mut length = service.len();
+        while length > 0x7f {
+            message.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        message.extend(service.as_bytes());
     }
     let mut frame = vec![0];
     frame.extend((message.len() as u32).to_be_bytes());
     frame.extend(message);
-    let request = hyper::Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(http_body_util::Full::new(Bytes::from(frame)))
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    if let Some(code) = response.headers().get("grpc-status").filter(|code| *code != "0") {
-        driver.abort();
-        return Err(format!("rpc error: code = {}", code.to_str().unwrap_or("unknown")));
-    }
-    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| error.to_string())?.to_bytes();
-    driver.abort();
-    // A frame of 5 bytes, then field 1 as a varint; an absent field is 0 (UNKNOWN).
-    Ok(match body.get(5..7) {
+    frame
+}
+
+/// After a frame's 5 bytes, field 1 as a varint below 128; an absent field is 0 (UNKNOWN).
+fn health_status(frame: &[u8]) -> u64 {
+    match frame.get(5..7) {
         Some([0x08, status]) => u64::from(*status),
         _ => 0,
-    })
+    }
+}
+
+/// The names that Go's client prints.
+fn code_name(code: &str) -> &str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
+        "Unauthenticated",
+    ];
+    code.parse::<usize>().ok().and_then(|n| NAMES.get(n)).unwrap_or(&"Unknown")
 }
 
 fn unchecked_tls() -> Arc<rustls::ClientConfig> {

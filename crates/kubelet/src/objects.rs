@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
 use kube::Api;
 use kube::api::PostParams;
@@ -16,6 +17,8 @@ use std::sync::Mutex;
 /// Tokens are asked for anew after this long even when they live longer (upstream's rule).
 const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
 const MAX_TOKENS: usize = 4096;
+/// Our own name, and the one that classes for ordinary containers carry everywhere.
+const HANDLERS: [&str; 2] = ["keles", "runc"];
 
 pub struct ApiObjects {
     client: kube::Client,
@@ -42,6 +45,16 @@ impl ApiObjects {
             tokens.retain(|_, (_, token)| token.expires_at > now);
         }
         tokens.insert(ask.clone(), (Timestamp::now(), token.clone()));
+    }
+
+    /// Checks that this node has what a pod's RuntimeClass asks for; the error is for users. Our runtime has one handler, the ordinary one.
+    pub async fn check_runtime_class(&self, name: &str) -> std::result::Result<(), String> {
+        let found = Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await.map_err(|error| error.to_string())?;
+        let class = found.ok_or_else(|| format!("RuntimeClass \"{name}\" not found"))?;
+        match class.handler.as_str() {
+            handler if HANDLERS.contains(&handler) => Ok(()),
+            handler => Err(format!("failed to get sandbox runtime: no runtime for \"{handler}\" is configured")),
+        }
     }
 
     /// Forgets the tokens of a pod that is gone.

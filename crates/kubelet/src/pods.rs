@@ -32,6 +32,11 @@ impl Pods {
         self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub fn insert(&self, uid: &str, handle: Handle) {
+        self.handles().insert(uid.to_owned(), handle);
+    }
+
     /// What is known of a pod by its name; the newest incarnation when one is still ending.
     pub fn view(&self, namespace: &str, name: &str) -> Option<View> {
         let all = self.views();

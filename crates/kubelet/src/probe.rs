@@ -4,7 +4,7 @@
 //! failure) changes nothing.
 
 use crate::events::{Recorder, WARNING};
-use crate::http_get::{self, Target};
+use crate::http_get::{self, HealthError, Target};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -286,12 +286,13 @@ async fn by_tcp(authority: &str, timeout: Duration) -> Outcome {
 }
 
 async fn by_grpc(authority: &str, service: &str, timeout: Duration) -> Outcome {
-    const SERVING: u64 = 1;
+    const STATUSES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
     match tokio::time::timeout(timeout, http_get::grpc_health(authority, service)).await {
         Err(_) => Outcome::Failure(format!("timeout: health rpc did not complete within {}s", timeout.as_secs())),
-        Ok(Err(error)) => Outcome::Failure(format!("error: {error}")),
-        Ok(Ok(SERVING)) => Outcome::Success,
-        Ok(Ok(_)) => Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into()),
+        Ok(Err(HealthError::Unimplemented(why))) => Outcome::Failure(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {why}")),
+        Ok(Err(HealthError::Other(why))) => Outcome::Failure(format!("error: health rpc probe failed: {why}")),
+        Ok(Ok(1)) => Outcome::Success,
+        Ok(Ok(status)) => Outcome::Failure(format!("service unhealthy (responded with {:?})", STATUSES.get(status as usize).unwrap_or(&"UNKNOWN"))),
     }
 }
 
@@ -384,5 +385,56 @@ mod tests {
             let action = serde_json::from_value(json!({"port": 1, "scheme": scheme})).expect("an action");
             assert_eq!(Target::of(&action, "192.0.2.1", 443).url(), "https://192.0.2.1:443/");
         }
+    }
+
+    /// A health service that knows `web` and `down`, and answers to nothing else.
+    async fn health_server() -> u16 {
+        use http_body_util::{BodyExt, StreamBody};
+        use hyper::body::{Bytes, Frame};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        let answer = |request: hyper::Request<hyper::body::Incoming>| async move {
+            let path = request.uri().path().to_owned();
+            let asked = request.into_body().collect().await.expect("a body").to_bytes();
+            let named = |name: &str| asked[5..] == [&[0x0a, name.len() as u8], name.as_bytes()].concat()[..];
+            let trailers = |code: &'static str, message: &'static str| {
+                let mut map = hyper::HeaderMap::new();
+                map.insert("grpc-status", hyper::header::HeaderValue::from_static(code));
+                map.insert("grpc-message", hyper::header::HeaderValue::from_static(message));
+                Frame::trailers(map)
+            };
+            let status = |n: u8| Frame::data(Bytes::from(vec![0, 0, 0, 0, 2, 8, n]));
+            let frames: Vec<Frame<Bytes>> = match path.as_str() {
+                "/grpc.health.v1.Health/Check" if asked.len() == 5 || named("web") => vec![status(1), trailers("0", "")],
+                "/grpc.health.v1.Health/Check" if named("down") => vec![status(2), trailers("0", "")],
+                "/grpc.health.v1.Health/Check" if asked.len() > 200 => vec![trailers("12", "unknown service")],
+                _ => vec![trailers("5", "unknown service")],
+            };
+            let body = StreamBody::new(futures::stream::iter(frames.into_iter().map(Ok::<_, std::convert::Infallible>)));
+            Ok::<_, std::convert::Infallible>(hyper::Response::builder().header("content-type", "application/grpc").body(body).expect("a response"))
+        };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new()).serve_connection(io, hyper::service::service_fn(answer)));
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_grpc_probe_asks_the_health_service_by_name() {
+        let authority = format!("127.0.0.1:{}", health_server().await);
+        let ask = async |service: &str| by_grpc(&authority, service, Duration::from_secs(5)).await;
+        let failure = |text: &str| Outcome::Failure(text.into());
+        assert_eq!(ask("").await, Outcome::Success);
+        assert_eq!(ask("web").await, Outcome::Success);
+        assert_eq!(ask("down").await, failure("service unhealthy (responded with \"NOT_SERVING\")"));
+        assert_eq!(ask("other").await, failure("error: health rpc probe failed: rpc error: code = NotFound desc = unknown service"));
+        let long = "x".repeat(300);
+        assert_eq!(ask(&long).await, failure("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service"));
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = silent.local_addr().expect("address").to_string();
+        assert_eq!(by_grpc(&address, "", Duration::from_secs(1)).await, failure("timeout: health rpc did not complete within 1s"));
     }
 }

@@ -86,6 +86,9 @@ impl Worker {
             }
             (_, attempt) => {
                 let attempt = attempt.unwrap_or(0);
+                if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
+                    self.agent.objects.check_runtime_class(class).await?;
+                }
                 let config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
                 let made = self.agent.runtime.run_sandbox(config).await.map_err(|error| error.to_string())?;
                 (made.id, attempt, made.netns)

@@ -255,6 +255,8 @@ fn api(diary: Arc<Diary>) -> kube::Client {
                     diary.write(format!("watch {path}"));
                     return std::future::pending().await;
                 }
+                ("GET", "/apis/node.k8s.io/v1/runtimeclasses/sandboxed") => json!({"metadata": {"name": "sandboxed"}, "handler": "gvisor"}),
+                ("GET", "/apis/node.k8s.io/v1/runtimeclasses/plain") => json!({"metadata": {"name": "plain"}, "handler": "runc"}),
                 ("GET", "/api/v1/pods") => json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [plain("u1")]}),
                 _ => json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}),
             };
@@ -408,6 +410,53 @@ async fn a_sandbox_without_a_network_is_taken_down_again() {
     assert!(node.diary.position("stop_sandbox sandbox-u1").is_some() && node.diary.position("start").is_none());
     assert_eq!(node.diary.position("status Failed"), None, "a passing fault never fails a pod");
     drop(handle);
+}
+
+#[tokio::test]
+async fn a_runtime_class_whose_handler_is_not_here_is_refused_by_name() {
+    let of_class = |uid: &str, class: &str| {
+        let mut pod = plain(uid);
+        pod.spec.as_mut().expect("spec").runtime_class_name = Some(class.into());
+        pod
+    };
+    let node = node();
+    let refused = node.run(of_class("u1", "sandboxed"), None);
+    node.diary.has("event FailedCreatePodSandBox Failed to create pod sandbox: failed to get sandbox runtime: no runtime for \"gvisor\" is configured").await;
+    assert_eq!(node.diary.position("run_sandbox"), None);
+    let taken = node.run(of_class("u2", "plain"), None);
+    node.diary.has("run_sandbox u2").await;
+    drop((refused, taken));
+}
+
+#[tokio::test]
+async fn exec_finds_init_and_ephemeral_containers() {
+    let node = node();
+    let mut with_others = plain("u1");
+    let spec = with_others.spec.as_mut().expect("spec");
+    spec.init_containers = serde_json::from_value(json!([{"name": "side", "image": "i", "restartPolicy": "Always"}])).expect("containers");
+    spec.ephemeral_containers = serde_json::from_value(json!([{"name": "debug", "image": "i"}])).expect("containers");
+    let pods = crate::pods::Pods::default();
+    pods.insert("u1", node.run(with_others, None));
+    for id in ["side-0", "c-0", "debug-0"] {
+        node.diary.has(&format!("start {id}")).await;
+        let name = id.trim_end_matches("-0");
+        let found = until_some(|| crate::server::running_container(&pods, "n", "p", name)).await;
+        assert_eq!(found, id);
+    }
+    assert_eq!(crate::server::running_container(&pods, "n", "p", "none"), None);
+}
+
+/// What a worker shows follows its diary by a moment.
+async fn until_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            match ask() {
+                Some(answer) => return answer,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asked).await.expect("it comes")
 }
 
 #[tokio::test]

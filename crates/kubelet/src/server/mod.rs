@@ -6,6 +6,9 @@
 mod reports;
 mod streaming;
 
+#[cfg(test)]
+pub(crate) use streaming::running_container;
+
 use crate::agent::Agent;
 use crate::config::ServerTls;
 use crate::pods::Pods;

@@ -2,6 +2,7 @@
 
 use super::{Query, text};
 use crate::agent::Agent;
+use crate::pod_worker::View;
 use crate::pods::Pods;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -27,16 +28,24 @@ fn switched(answer: Response<()>) -> Response<Body> {
     answer.map(|()| body::empty())
 }
 
-/// The running container of that name; the error is the answer.
+/// The running container of that name, of whatever kind: ordinary, init or ephemeral.
+fn find(view: &View, container: &str) -> Option<String> {
+    let named = view.records.iter().filter(|record| record.name == container && record.state == ContainerState::Running);
+    named.max_by_key(|record| record.attempt).map(|record| record.id.clone())
+}
+
+/// The same by the pod's name.
+#[cfg(test)]
+pub fn running_container(pods: &Pods, namespace: &str, pod: &str, container: &str) -> Option<String> {
+    find(&pods.view(namespace, pod)?, container)
+}
+
+/// The same; the error is the answer.
 fn running(pods: &Pods, (namespace, pod, container): (&str, &str, &str)) -> Result<String, Response<Body>> {
     let Some(view) = pods.view(namespace, pod) else {
         return Err(text(StatusCode::NOT_FOUND, "pod does not exist"));
     };
-    let named = view.records.iter().filter(|record| record.name == container && record.state == ContainerState::Running);
-    match named.max_by_key(|record| record.attempt) {
-        Some(record) => Ok(record.id.clone()),
-        None => Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")"))),
-    }
+    find(&view, container).ok_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")")))
 }
 
 pub async fn exec(agent: Arc<Agent>, pods: &Pods, query: &Query, names: (&str, &str, &str), mut request: Request<Incoming>) -> Response<Body> {

@@ -93,6 +93,7 @@ impl Custom {
             selectable: selectable(&order),
             // The kind counts for itself: without a status subresource its status counts too.
             generation: false,
+            generation_kept: keles_registry::kind::GenerationKept::Always,
             unknown_selector: UnknownSelector::NotSupported,
             create_on_update: false,
             unconditional_update: false,

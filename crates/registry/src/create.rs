@@ -3,6 +3,7 @@
 use crate::admission::Operation;
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
+use crate::kind::GenerationKept;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused};
 use keles_api::{Object, Path, Problems, Status, meta};
@@ -94,7 +95,8 @@ impl Exchange<'_> {
         for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
             o.set_meta(field, serde_json::Value::Null);
         }
-        if self.resource.info().generation {
+        let info = self.resource.info();
+        if info.generation && info.generation_kept != GenerationKept::OnUpdate {
             o.set_meta("generation", 1);
         }
     }

@@ -42,8 +42,15 @@ pub fn orphans_by_default(info: &Info) -> bool {
 
 /// What a delete that orphans without being told to says.
 pub fn orphan_warning(info: &Info) -> Option<&'static str> {
-    const TEXT: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+    const TEXT: &str =
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
     listed(&[("batch", "jobs")], info).then_some(TEXT)
+}
+
+/// Annotations in which a served version says what upstream's internal object has as a field. Metadata alone comes from the internal object,
+/// and is without them.
+pub fn versioned_annotations(info: &Info) -> &'static [&'static str] {
+    if listed(&[("apps", "daemonsets")], info) { &["deprecated.daemonset.template.generation"] } else { &[] }
 }
 
 /// Objects of the resource expire by themselves.

@@ -71,6 +71,8 @@ pub struct Info {
     pub selectable: &'static [Selectable],
     /// Whether `metadata.generation` is kept (1 on create, +1 when anything but metadata and status changes).
     pub generation: bool,
+    /// When it is kept, see [`GenerationKept`].
+    pub generation_kept: GenerationKept,
     /// How field selectors that are not known are refused, see [`UnknownSelector`].
     pub unknown_selector: UnknownSelector,
     /// PUT (and apply) to a missing name creates it (Lease, Node, Endpoints, …: upstream's `AllowCreateOnUpdate`).
@@ -88,6 +90,17 @@ pub struct ScalePaths {
     pub status_replicas: Vec<String>,
     /// A text that is the selector, where there is one.
     pub selector: Option<Vec<String>>,
+}
+
+/// When `metadata.generation` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationKept {
+    /// 1 on create, and it grows with each change.
+    Always,
+    /// 1 on create, and it stays so.
+    OnCreate,
+    /// Absent until the first change.
+    OnUpdate,
 }
 
 /// The two wordings upstream has for an unknown field label.
@@ -130,6 +143,7 @@ impl Info {
         subresources: &[],
         selectable: &[],
         generation: false,
+        generation_kept: GenerationKept::Always,
         unknown_selector: UnknownSelector::Known,
         create_on_update: false,
         unconditional_update: true,

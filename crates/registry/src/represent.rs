@@ -6,6 +6,7 @@
 use crate::cache::{Cached, EventType};
 use crate::call::{Answer, Body, Call, Form, MetaVersion, Wire};
 use crate::encode::{self, Head, put_with_revision};
+use crate::facts;
 use crate::kind::{Cells, Served};
 use crate::resource::{Resource, api_version};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -63,7 +64,7 @@ impl View {
     /// What is shown of an object, unless that is a Table.
     pub(crate) fn shown_json(&self, o: &Cached) -> Bytes {
         match self.form {
-            Form::Partial(v) => partial(o, v).into(),
+            Form::Partial(v) => self.partial(o, v).into(),
             _ => self.whole(o),
         }
     }
@@ -72,7 +73,7 @@ impl View {
     pub fn object(&self, o: &Cached) -> Result<Bytes, Status> {
         Ok(match self.form {
             Form::Object => self.whole(o),
-            Form::Partial(v) => partial(o, v).into(),
+            Form::Partial(v) => self.partial(o, v).into(),
             Form::Table(v) => {
                 let meta = ListMeta { resource_version: o.revision.to_string(), ..ListMeta::default() };
                 self.table(v, &[self.row(o, v)?], &meta, true)
@@ -120,10 +121,20 @@ impl View {
         }
         for (i, o) in items.iter().enumerate() {
             out.push(if i == 0 { b'[' } else { b',' });
-            out.extend_from_slice(&partial(o, v));
+            out.extend_from_slice(&self.partial(o, v));
         }
         out.extend_from_slice(b"]}");
         Body::Bytes(out.into())
+    }
+
+    fn partial(&self, o: &Cached, v: MetaVersion) -> Vec<u8> {
+        let mut out = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{}\",\"metadata\":", v.api_version()).into_bytes();
+        match facts::versioned_annotations(self.resource.info()) {
+            [] => out.extend_from_slice(o.metadata()),
+            hidden => out.extend_from_slice(&without_annotations(o.metadata(), hidden)),
+        }
+        out.push(b'}');
+        out
     }
 
     fn item(&self, o: &Cached, out: &mut BytesMut) {
@@ -145,7 +156,7 @@ impl View {
         let mut row = json!({ "cells": cells });
         let object = match self.include {
             Include::None => return Ok(row),
-            Include::Metadata => serde_json::from_slice(&partial(o, v)),
+            Include::Metadata => serde_json::from_slice(&self.partial(o, v)),
             Include::Object => serde_json::from_slice(&self.whole(o)),
         };
         row["object"] = object.map_err(Status::internal)?;
@@ -187,7 +198,7 @@ impl View {
         }
         let object = match self.form {
             Form::Object => self.whole(o),
-            Form::Partial(v) => partial(o, v).into(),
+            Form::Partial(v) => self.partial(o, v).into(),
             Form::Table(v) => match self.row(o, v) {
                 Ok(row) => self.table(v, &[row], &ListMeta { resource_version: o.revision.to_string(), ..ListMeta::default() }, first),
                 Err(s) => return encode::event("ERROR", &s.to_json()),
@@ -222,11 +233,16 @@ impl View {
     }
 }
 
-fn partial(o: &Cached, v: MetaVersion) -> Vec<u8> {
-    let mut out = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{}\",\"metadata\":", v.api_version()).into_bytes();
-    out.extend_from_slice(o.metadata());
-    out.push(b'}');
-    out
+/// Encoded metadata without some annotations.
+fn without_annotations(metadata: &[u8], hidden: &[&str]) -> Vec<u8> {
+    let Ok(Value::Object(mut all)) = serde_json::from_slice(metadata) else { return metadata.to_vec() };
+    if let Some(Value::Object(annotations)) = all.get_mut("annotations") {
+        annotations.retain(|key, _| !hidden.contains(&key.as_str()));
+        if annotations.is_empty() {
+            all.remove("annotations");
+        }
+    }
+    Value::Object(all).to_string().into_bytes()
 }
 
 /// A list, encoded piece by piece as the client reads.

@@ -4,10 +4,11 @@
 
 use crate::admission::Operation;
 use crate::cache::Cached;
-use crate::encode;
 use crate::call::{Answer, Body};
+use crate::encode;
 use crate::exchange::Exchange;
 use crate::facts;
+use crate::kind::GenerationKept;
 use crate::managed_fields::keep_times;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused, shrinks};
@@ -146,7 +147,8 @@ impl Exchange<'_> {
             Part::Status => kind.update_status(new, old, &self.request, &mut rules)?,
             Part::Finalize | Part::Own => {}
         }
-        let grows = self.resource.info().generation && part == Part::Main && differs(new, old);
+        let info = self.resource.info();
+        let grows = info.generation && info.generation_kept != GenerationKept::OnCreate && part == Part::Main && differs(new, old);
         if grows {
             new.set_meta("generation", old.generation() + 1);
         }

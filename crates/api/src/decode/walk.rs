@@ -230,7 +230,8 @@ impl<'s> Seed<'s, '_> {
             if out.contains_key(&key) {
                 self.context.note("duplicate", &key);
             }
-            let mark = self.context.push(&key);
+            // Upstream's converter does not name the keys of maps in its paths.
+            let mark = if self.context.converter { self.context.path.len() } else { self.context.push(&key) };
             let value = map.next_value_seed(Seed { ty: value_ty, context: self.context })?;
             self.context.path.truncate(mark);
             out.insert(key, zero_if_null(value, value_ty));

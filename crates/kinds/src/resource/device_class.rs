@@ -6,7 +6,7 @@ use crate::resource::identifiers::each;
 use crate::resource::selectors;
 use crate::table::{AGE, NAME};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
 use serde_json::json;
 
 pub struct DeviceClass;
@@ -26,6 +26,7 @@ impl Kind for DeviceClass {
             Served { group: "resource.k8s.io", version: "v1beta1", schema: "io.k8s.api.resource.v1beta1.DeviceClass" },
         ],
         generation: true,
+        name_rule: NameRule::Own,
         ..Info::BASE
     };
 
@@ -38,11 +39,24 @@ impl Kind for DeviceClass {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
+        names_in_bytes(o, p);
         validate_spec(&Field::root(o).get("spec"), None, p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
         validate_spec(&Field::root(new).get("spec"), Some(&Field::root(old).get("spec")), p);
+    }
+}
+
+/// A DNS subdomain, whose limit upstream says in bytes for this kind.
+fn names_in_bytes(o: &Object, p: &mut Problems) {
+    let metadata = Field::root(o).get("metadata");
+    for (name, prefix) in [("generateName", true), ("name", false)] {
+        let text = metadata.str(name);
+        let found = if text.is_empty() { Vec::new() } else { names::dns_subdomain(text, prefix) };
+        for message in found {
+            p.invalid(&metadata.at(name), text, message.replace("characters", "bytes").replace("lower case alphanumeric bytes", "lower case alphanumeric characters"));
+        }
     }
 }
 

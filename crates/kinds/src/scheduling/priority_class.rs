@@ -3,7 +3,7 @@
 use crate::field::{Field, default_pointer, immutable, required_one_of};
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, GenerationKept, Info, Kind, Scope, Served};
 use serde_json::json;
 
 pub struct PriorityClass;
@@ -32,6 +32,8 @@ impl Kind for PriorityClass {
         short_names: &["pc"],
         scope: Scope::Cluster,
         served: &[Served { group: "scheduling.k8s.io", version: "v1", schema: "io.k8s.api.scheduling.v1.PriorityClass" }],
+        generation: true,
+        generation_kept: GenerationKept::OnCreate,
         ..Info::BASE
     };
 

@@ -4,7 +4,7 @@ use crate::core::pod::volumes::csi_driver;
 use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, same, set};
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
+use keles_registry::kind::{Column, GenerationKept, Info, Kind, Scope, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -38,6 +38,8 @@ impl Kind for CSIDriver {
         scope: Scope::Cluster,
         served: &[Served { group: "storage.k8s.io", version: "v1", schema: "io.k8s.api.storage.v1.CSIDriver" }],
         unconditional_update: false,
+        generation: true,
+        generation_kept: GenerationKept::OnUpdate,
         ..Info::BASE
     };
 
@@ -104,13 +106,6 @@ impl Kind for CSIDriver {
         }
         if !spec.list("tokenRequests").is_empty() && !spec.has("serviceAccountTokenInSecrets") {
             w.push("spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into());
-        }
-    }
-
-    /// The generation of a driver begins with its first change.
-    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
-        if !same(new.at(&["spec"]), old.at(&["spec"])) {
-            new.set_meta("generation", old.generation() + 1);
         }
     }
 }

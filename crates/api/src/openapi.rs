@@ -1,10 +1,15 @@
-//! OpenAPI v3 documents from the schema table, one a group-version, made on demand; the caller caches the bytes.
+//! OpenAPI documents from the schema table: v3, one a group-version, group or other path; v2 ([`swagger()`]) made from those, also in the
+//! binary form of [`gnostic`]. Made on demand; the caller caches the bytes.
 //!
 //! What clients read of it: `kubectl explain` (schemas and descriptions), `kubectl apply` (list types, merge keys), and kubectl's probe for
-//! `fieldValidation` (query parameters of the patch operation). Deliberately absent: the deprecated `/watch/` paths.
+//! `fieldValidation` (query parameters of the patch operation).
 
+pub mod gnostic;
 mod paths;
 mod schemas;
+mod swagger;
+
+pub use swagger::swagger;
 
 use crate::schema::{Descriptions, Schema};
 use serde_json::{Map, Value, json};
@@ -45,22 +50,89 @@ pub fn document(resources: &[Resource]) -> Vec<u8> {
 
 /// As [`document`], over any schema.
 pub fn document_of(schema: &Schema, resources: &[Resource]) -> Vec<u8> {
-    let texts = crate::schema::descriptions();
-    let mut roots = BTreeSet::from([format!("{META}.DeleteOptions"), format!("{META}.Status"), format!("{META}.Patch"), format!("{META}.WatchEvent")]);
     let mut out = Map::new();
-    for r in resources {
-        roots.extend([r.schema.clone(), format!("{}List", r.schema)]);
-        roots.extend(r.subresources.iter().map(|s| s.schema.clone()).filter(|s| !s.is_empty()));
-        paths::add(r, &mut out);
+    resources.iter().for_each(|r| paths::add(r, &mut out));
+    if let Some(r) = resources.first() {
+        paths::add_root(&r.group, &r.version, &mut out);
     }
-    let components = components(schema, &texts, roots);
-    let doc = json!({
+    bytes_of(out, |roots| {
+        let mut all = components(schema, &crate::schema::descriptions(), roots);
+        // Options and events are kinds of every group; a document names its own.
+        let own = |g: &Value| resources.iter().any(|r| g["group"] == r.group.as_str() && g["version"] == r.version.as_str());
+        for name in [format!("{META}.DeleteOptions"), format!("{META}.WatchEvent")] {
+            if let Some(kinds) = all.get_mut(&name).and_then(|t| t[KINDS].as_array_mut()) {
+                kinds.retain(|g| (g["group"] == "" && g["version"] == "v1") || own(g));
+            }
+        }
+        all
+    })
+}
+
+const KINDS: &str = "x-kubernetes-group-version-kind";
+
+/// The document of a group's own path (`/apis/apps/`), of `/api/` for the core group.
+pub fn group_document(group: &str) -> Vec<u8> {
+    plain_document(|out| paths::add_group(group, out))
+}
+
+/// The document of `/apis/`.
+pub fn groups_document() -> Vec<u8> {
+    plain_document(paths::add_groups)
+}
+
+/// The document of `/version/`.
+pub fn version_document() -> Vec<u8> {
+    const INFO: &str = "io.k8s.apimachinery.pkg.version.Info";
+    let mut out = Map::new();
+    paths::describing("/version/", "getCodeVersion", "version", "get the version information for this server", &["application/json"], INFO, &mut out);
+    bytes_of(out, |_| Map::from_iter([(INFO.to_owned(), schemas::version_info())]))
+}
+
+/// The document of the token issuer's keys.
+pub fn jwks_document() -> Vec<u8> {
+    let get = json!({
+        "description": "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+        "operationId": "getServiceAccountIssuerOpenIDKeyset",
+        "responses": {"200": {"content": {"application/jwk-set+json": {"schema": {"type": "string"}}}, "description": "OK"}, "401": {"description": "Unauthorized"}},
+        "tags": ["openid"],
+    });
+    bytes_of(Map::from_iter([("/openid/v1/jwks/".to_owned(), json!({"get": get}))]), |_| Map::new())
+}
+
+fn plain_document(add: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
+    let mut out = Map::new();
+    add(&mut out);
+    bytes_of(out, |roots| components(crate::schema::builtin(), &crate::schema::descriptions(), roots))
+}
+
+/// A document of these paths, with the schemas made for what they refer to.
+fn bytes_of(paths: Map<String, Value>, components: impl FnOnce(BTreeSet<String>) -> Map<String, Value>) -> Vec<u8> {
+    let mut roots = BTreeSet::new();
+    paths.values().for_each(|v| references(v, &mut roots));
+    let mut doc = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
-        "paths": out,
-        "components": {"schemas": components, "securitySchemes": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}}},
+        "components": {"securitySchemes": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}}},
     });
+    doc["paths"] = paths.into();
+    let schemas = components(roots);
+    if !schemas.is_empty() {
+        doc["components"]["schemas"] = schemas.into();
+    }
     serde_json::to_vec(&doc).expect("a JSON tree always encodes")
+}
+
+fn references(v: &Value, out: &mut BTreeSet<String>) {
+    match v {
+        Value::Object(o) => {
+            if let Some(name) = o.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/components/schemas/")) {
+                out.insert(name.to_owned());
+            }
+            o.values().for_each(|v| references(v, out));
+        }
+        Value::Array(a) => a.iter().for_each(|v| references(v, out)),
+        _ => {}
+    }
 }
 
 /// The schemas of these types and of all that they refer to.

@@ -1,5 +1,5 @@
 //! The schemas made from the table against the OpenAPI v3 documents of Kubernetes v1.36, where the reference folder is
-//! (`KELES_REFERENCE`, else /work/shared/reference). Unions are left out on purpose.
+//! (`KELES_REFERENCE`, else /work/shared/reference).
 
 use keles_api::openapi::components;
 use keles_api::schema::{builtin, descriptions};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 fn difference(want: &Value, got: &Value, at: &str, out: &mut Vec<String>) {
     match (want, got) {
         (Value::Object(a), Value::Object(b)) => {
-            for k in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).filter(|k| *k != "x-kubernetes-unions") {
+            for k in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
                 match (a.get(k), b.get(k)) {
                     (Some(x), Some(y)) => difference(x, y, &format!("{at}.{k}"), out),
                     (x, y) => out.push(format!("{at}.{k}: {} instead of {}", y.unwrap_or(&Value::Null), x.unwrap_or(&Value::Null))),

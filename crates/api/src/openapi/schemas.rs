@@ -4,6 +4,43 @@ use crate::TypeRef;
 use crate::schema::{Descriptions, FieldRef, ListType, MapType, Presence, Scalar, Shape};
 use serde_json::{Map, Value, json};
 
+/// Types of which one field may be set, the name of that which says so (or none), and the fields with its values.
+const UNIONS: &[(&str, &str, &[(&str, &str)])] = &[
+    ("io.k8s.api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
+    ("io.k8s.api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.flowcontrol.v1.LimitResponse", "type", &[("queuing", "Queuing")]),
+    ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec", "type", &[("exempt", "Exempt"), ("limited", "Limited")]),
+    ("io.k8s.api.flowcontrol.v1.Subject", "kind", &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")]),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupSchedulingPolicy", "", &[("basic", "Basic"), ("gang", "Gang")]),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupTemplateReference", "", &[("workload", "Workload")]),
+];
+
+fn put_unions(name: &str, out: &mut Map<String, Value>) {
+    let Some((_, discriminator, fields)) = UNIONS.iter().find(|(n, ..)| *n == name) else { return };
+    let fields: Map<String, Value> = fields.iter().map(|(f, v)| ((*f).to_owned(), (*v).into())).collect();
+    let mut union = json!({"fields-to-discriminateBy": fields});
+    if !discriminator.is_empty() {
+        union["discriminator"] = (*discriminator).into();
+    }
+    out.insert("x-kubernetes-unions".into(), json!([union]));
+}
+
+/// What `/version` answers, which is no type of the API.
+pub(super) fn version_info() -> Value {
+    let text = |d: &str| if d.is_empty() { json!({"type": "string", "default": ""}) } else { json!({"type": "string", "default": "", "description": d}) };
+    let optional = |d: &str| json!({"type": "string", "description": d});
+    let required = ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform"];
+    let mut properties: Map<String, Value> = required.iter().map(|n| ((*n).to_owned(), text(""))).collect();
+    properties.insert("major".into(), text("Major is the major version of the binary version"));
+    properties.insert("minor".into(), text("Minor is the minor version of the binary version"));
+    properties.insert("emulationMajor".into(), optional("EmulationMajor is the major version of the emulation version"));
+    properties.insert("emulationMinor".into(), optional("EmulationMinor is the minor version of the emulation version"));
+    properties.insert("minCompatibilityMajor".into(), optional("MinCompatibilityMajor is the major version of the minimum compatibility version"));
+    properties.insert("minCompatibilityMinor".into(), optional("MinCompatibilityMinor is the minor version of the minimum compatibility version"));
+    json!({"type": "object", "description": "Info contains versioning information. how we'll want to distribute that information.", "properties": properties, "required": required})
+}
+
 /// The schema of a named type, and the names of the types it refers to.
 pub(super) fn of_type(ty: TypeRef, texts: &Descriptions) -> (Value, Vec<String>) {
     let mut refers_to = Vec::new();
@@ -32,6 +69,7 @@ pub(super) fn of_type(ty: TypeRef, texts: &Descriptions) -> (Value, Vec<String>)
                 out.insert("x-kubernetes-group-version-kind".into(), gvks.into());
             }
             put_map_type(&mut out, o.map_type());
+            put_unions(o.name(), &mut out);
         }
         _ => named_scalar(ty, &mut out),
     }

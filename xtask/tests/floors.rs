@@ -11,8 +11,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("10", &["linux", "observe", "supervise", "testkit"]),
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),
-    ("25", &["reconcile"]),
-    ("30", &["kinds", "custom", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
+    ("25", &["reconcile", "custom"]),
+    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
     ("40", &["apiserver", "kubelet"]),
     ("50", &["keles"]),
 ];

@@ -24,3 +24,4 @@ pub use definition::{Condition, Definition, Names};
 pub use kind::Custom;
 pub use open_api::{API_VERSION_TEXT, KIND_TEXT};
 pub use structural::Node;
+pub use validate::validate;

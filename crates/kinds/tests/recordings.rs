@@ -145,6 +145,26 @@ fn merge(o: &mut Value, patch: &Value) {
     }
 }
 
+/// What the server's own loops say of a definition and of a flow schema soon after they are made.
+fn served(o: &mut Object) {
+    match o.kind() {
+        "CustomResourceDefinition" => {
+            let names = o.at(&["spec", "names"]).clone();
+            o.0["status"]["acceptedNames"] = names;
+            o.0["status"]["conditions"] = json!([
+                {"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "Established", "status": "True", "reason": "InitialNamesAccepted", "message": "the initial names have been accepted", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ]);
+        }
+        "FlowSchema" => {
+            let level = o.str_at(&["spec", "priorityLevelConfiguration", "name"]);
+            let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists");
+            o.0["status"] = json!({"conditions": [{"type": "Dangling", "status": "False", "reason": "Found", "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        }
+        _ => {}
+    }
+}
+
 struct World {
     /// Fixtures by path of the object.
     objects: BTreeMap<String, Object>,
@@ -161,6 +181,7 @@ impl World {
                 let mut o = created(k, body).expect("fixtures are well-formed");
                 o.set_meta("resourceVersion", "1");
                 o.set_meta("creationTimestamp", "2026-01-01T00:00:00Z");
+                served(&mut o);
                 objects.insert(path, o);
             }
         }

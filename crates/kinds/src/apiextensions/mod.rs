@@ -3,6 +3,7 @@ pub mod defaults;
 pub mod definition;
 pub mod go_regex;
 pub mod internal;
+pub mod rules;
 pub mod schema;
 pub mod selectable;
 pub mod structural;

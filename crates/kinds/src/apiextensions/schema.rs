@@ -1,15 +1,15 @@
 //! The schema of a version of a CustomResourceDefinition: what OpenAPI v3 and Kubernetes' extensions allow in it.
 //!
-//! Entry point: [`check`]. Structurality is in `structural`. Deliberately absent: compiling `x-kubernetes-validations`
-//! ([`rules`] is the place where each rule is at hand).
+//! Entry point: [`check`]. Structurality is in `structural`, compiling `x-kubernetes-validations` in `rules`.
 
+use crate::apiextensions::rules::{self, Times, Total, times_of_items};
 use crate::apiextensions::structural::{self, named, schema_in};
 use crate::apiextensions::{defaults, internal, selectable};
 use crate::field::{Field, NULL, one_of};
-use keles_api::{Problem, ProblemKind, Problems};
+use keles_api::{Path, Problem, ProblemKind, Problems};
 use serde_json::Value;
 
-const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+pub const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
 const REASONS: &[&str] = &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 const META_FIELDS: &[&str] = &["metadata", "kind", "apiVersion"];
 /// Fields of a root whose status part is validated by itself; the others would be lost on it. Each with its name in Go.
@@ -48,6 +48,17 @@ struct Above<'a> {
     in_meta: bool,
     /// Why it may have no default, if so.
     no_default: Option<&'a str>,
+    /// The first place above whose parts of before and after cannot be told from each other.
+    uncorrelated: Option<&'a Path>,
+    /// How often it may hold for one resource; nothing where rules are not compiled.
+    times: Option<Times>,
+}
+
+/// What is found on the way. Problems of rules come after all others.
+struct Walk<'p> {
+    p: &'p mut Problems,
+    of_rules: Problems,
+    total: Total,
 }
 
 /// A `CustomResourceValidation`: `schema` of a version, or `spec.validation` when all versions share one.
@@ -61,14 +72,20 @@ pub fn check(validation: &Field, has_status: bool, p: &mut Problems) {
         p.forbidden(&s.at("nullable"), "nullable cannot be true at the root");
     }
     let unreadable = unreadable(&s);
+    let mut sound = false;
     if unreadable.is_none() {
         let count = p.len();
         structural::check(&s, p);
         if p.len() == count {
             defaults::check(&s, p);
         }
+        sound = p.len() == count;
     }
-    level(&s, true, Above { in_meta: false, no_default: None }, p);
+    let mut walk = Walk { p, of_rules: Problems::new(), total: Total::default() };
+    level(&s, true, Above { in_meta: false, no_default: None, uncorrelated: None, times: sound.then_some(Some(1)) }, &mut walk);
+    let Walk { p, of_rules, total } = walk;
+    of_rules.into_vec().into_iter().for_each(|one| p.push(one));
+    total.check(s.path(), p);
     if let Some(why) = unreadable.filter(|_| p.len() == before) {
         p.invalid(s.path(), "", why);
     }
@@ -106,6 +123,9 @@ fn unreadable(s: &Field) -> Option<String> {
     if let Some((_, name)) = here {
         return Some(format!("OpenAPIV3Schema '{name}' is not supported"));
     }
+    if s.opt_bool("x-kubernetes-preserve-unknown-fields") == Some(false) {
+        return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined".into());
+    }
     if s.get("items").value().is_array() {
         return Some("OpenAPIV3Schema 'items' must be a object, but is an array".into());
     }
@@ -116,45 +136,55 @@ fn unreadable(s: &Field) -> Option<String> {
 }
 
 /// One schema and all below it.
-fn level(s: &Field, is_root: bool, above: Above, p: &mut Problems) {
-    standard(s, above, p);
+fn level(s: &Field, is_root: bool, above: Above, w: &mut Walk) {
+    let before = w.p.len();
+    standard(s, above, w.p);
     if s.bool("uniqueItems") {
-        p.forbidden(&s.at("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic");
+        w.p.forbidden(&s.at("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic");
     }
     if s.has("additionalProperties") {
         if s.map_len("properties") > 0 && s.get("additionalProperties").value() != &Value::Bool(true) {
-            p.forbidden(&s.at("additionalProperties"), "additionalProperties and properties are mutual exclusive");
+            w.p.forbidden(&s.at("additionalProperties"), "additionalProperties and properties are mutual exclusive");
         }
         if let Some(all) = schema_in(s, "additionalProperties") {
             let no_default = if above.in_meta { Some("inside additionalProperties applying to object metadata") } else { above.no_default };
-            level(&all, false, Above { no_default, ..above }, p);
+            let times = above.times.map(|t| times_of_items(t, s));
+            level(&all, false, Above { no_default, times, ..above }, w);
         }
     }
+    let uncorrelated = above.uncorrelated.or(s.opt_str(MAP_TYPE).filter(|t| *t != "granular").map(|_| s.path()));
     for (name, property) in named(s, "properties") {
         let meta = (is_root || s.bool("x-kubernetes-embedded-resource")) && META_FIELDS.contains(&name);
         let reason = format!("in top-level {name}");
         let no_default = if meta && is_root { Some(reason.as_str()) } else { above.no_default };
-        level(&property, false, Above { in_meta: above.in_meta || meta, no_default }, p);
+        level(&property, false, Above { in_meta: above.in_meta || meta, no_default, uncorrelated, times: above.times }, w);
     }
-    below(s, above, p);
-    lists_and_maps(s, p);
-    keys_of_items(s, p);
-    rules(s, p);
+    below(s, above, w);
+    lists_and_maps(s, w.p);
+    keys_of_items(s, w.p);
+    texts_of_rules(s, w.p);
+    // Rules are compiled where nothing else is wrong here or below: what they would say could not be helped before.
+    if let Some(times) = above.times.filter(|_| w.p.len() == before) {
+        rules::compile(s, is_root, times, above.uncorrelated, &mut w.total, &mut w.of_rules);
+    }
 }
 
-fn below(s: &Field, above: Above, p: &mut Problems) {
+fn below(s: &Field, above: Above, w: &mut Walk) {
+    let aside = Above { times: None, ..above };
     if let Some(not) = schema_in(s, "not") {
-        level(&not, false, above, p);
+        level(&not, false, aside, w);
     }
     for junctor in ["allOf", "oneOf", "anyOf"] {
-        s.items(junctor).iter().for_each(|one| level(one, false, above, p));
+        s.items(junctor).iter().for_each(|one| level(one, false, aside, w));
     }
-    named(s, "definitions").iter().for_each(|(_, one)| level(one, false, above, p));
+    named(s, "definitions").iter().for_each(|(_, one)| level(one, false, aside, w));
+    let uncorrelated = above.uncorrelated.or((s.opt_str(LIST_TYPE) != Some("map")).then_some(s.path()));
+    let of_items = Above { uncorrelated, times: above.times.map(|t| times_of_items(t, s)), ..above };
     match schema_in(s, "items") {
-        Some(items) => level(&items, false, above, p),
-        None => s.items("items").iter().for_each(|one| level(one, false, above, p)),
+        Some(items) => level(&items, false, of_items, w),
+        None => s.items("items").iter().for_each(|one| level(one, false, of_items, w)),
     }
-    named(s, "dependencies").iter().filter(|(_, d)| d.value().is_object()).for_each(|(_, one)| level(one, false, above, p));
+    named(s, "dependencies").iter().filter(|(_, d)| d.value().is_object()).for_each(|(_, one)| level(one, false, aside, w));
 }
 
 /// What OpenAPI v3 in Kubernetes' reading has.
@@ -283,8 +313,8 @@ fn keys_of_items(s: &Field, p: &mut Problems) {
     }
 }
 
-/// `x-kubernetes-validations` of one schema.
-fn rules(s: &Field, p: &mut Problems) {
+/// `x-kubernetes-validations` of one schema, but for their expressions.
+fn texts_of_rules(s: &Field, p: &mut Problems) {
     let breaks = |t: &str| t.contains(['\r', '\n', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}']);
     for rule in s.items("x-kubernetes-validations") {
         let (text, message, expression) = (rule.str("rule").trim(), rule.str("message"), rule.str("messageExpression"));

@@ -1,18 +1,20 @@
 //! Which representation goes out and which came in: Accept and Content-Type.
 //!
-//! JSON and YAML go both ways. Protobuf is read (kubectl writes it) but not written: an Accept of nothing else is 406. CBOR is not built.
+//! JSON, YAML and protobuf go both ways; watches are streams of JSON or protobuf. Tables have no protobuf form, objects of custom
+//! resources neither (their metadata alone does). CBOR is upstream's alpha, off by default: 406 and 415 here as there.
+//! Source of the rules: k8s.io/apiserver/pkg/endpoints/handlers/negotiation.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
 use keles_api::protobuf::{self, ProtobufError};
-use keles_registry::{BodyFormat, Form, MetaVersion, PatchType};
+use keles_registry::{BodyFormat, Form, MetaVersion, PatchType, Wire};
 
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
-const MEDIA_TYPES: &[&str] = &[JSON, YAML];
-const READ_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE];
+const MEDIA_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE];
+const STREAM_TYPES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE];
 const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,17 @@ pub enum Encoding {
     #[default]
     Json,
     Yaml,
+    Protobuf,
+}
+
+impl Encoding {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => JSON,
+            Encoding::Yaml => YAML,
+            Encoding::Protobuf => protobuf::MEDIA_TYPE,
+        }
+    }
 }
 
 /// What the client wants.
@@ -29,13 +42,22 @@ pub struct Accepted {
     pub form: Form,
 }
 
+impl Accepted {
+    /// How lists and watches are to leave the pipelines.
+    pub fn wire(&self) -> Wire {
+        if self.encoding == Encoding::Protobuf { Wire::Protobuf } else { Wire::Json }
+    }
+}
+
 /// Which forms a resource can give.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forms {
     /// The object as it is.
     Plain,
     /// Also Table and PartialObjectMetadata.
     All,
+    /// As `All`, the object itself not in protobuf: custom resources.
+    Custom,
 }
 
 /// One entry of an Accept header.
@@ -49,9 +71,23 @@ impl Clause<'_> {
     fn get(&self, name: &str) -> &str {
         self.parameters.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
     }
+    /// The encodings that the media type covers, ours first.
+    fn encodings(&self) -> &'static [Encoding] {
+        match self.media {
+            "*/*" | "*" | "application/*" => &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf],
+            JSON => &[Encoding::Json],
+            YAML => &[Encoding::Yaml],
+            protobuf::MEDIA_TYPE => &[Encoding::Protobuf],
+            _ => &[],
+        }
+    }
+    /// Named types go before patterns.
+    fn patterns(&self) -> usize {
+        self.media.matches('*').count()
+    }
 }
 
-/// Clauses in the client's order of preference (q-values honoured, stable otherwise).
+/// Clauses in the client's order of preference (q-values honoured, named types before patterns, stable otherwise).
 fn clauses(header: &str) -> Vec<Clause<'_>> {
     let mut all: Vec<Clause<'_>> = header
         .split(',')
@@ -64,24 +100,37 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
         })
         .filter(|c| c.quality > 0.0)
         .collect();
-    all.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    all.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(a.patterns().cmp(&b.patterns())));
     all
 }
 
 /// The best the client accepts and we can give, or 406.
 pub fn accept(headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
-    let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else {
-        return Ok(Accepted::default());
-    };
-    clauses(header).iter().find_map(|c| Some(Accepted { encoding: encoding(c.media)?, form: form(c, forms)? })).ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
+    negotiate(headers, forms, false).ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
 }
 
-fn encoding(media: &str) -> Option<Encoding> {
-    match media {
-        JSON | "*/*" | "application/*" | "text/*" => Some(Encoding::Json),
-        YAML => Some(Encoding::Yaml),
-        _ => None,
-    }
+/// As [`accept`], for a watch: YAML has no streams.
+pub fn accept_stream(headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
+    negotiate(headers, forms, true).ok_or_else(|| Status::not_acceptable(STREAM_TYPES))
+}
+
+fn negotiate(headers: &HeaderMap, forms: Forms, stream: bool) -> Option<Accepted> {
+    let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else {
+        return Some(Accepted::default());
+    };
+    let clauses = clauses(header);
+    let mut offers = clauses.iter().flat_map(|c| c.encodings().iter().map(move |e| (c, *e)));
+    offers.find_map(|(c, encoding)| {
+        let streams = !stream || encoding != Encoding::Yaml;
+        let asks_stream = c.get("stream");
+        let form = form(c, forms)?;
+        let fits = match (encoding, form) {
+            (Encoding::Protobuf, Form::Table(_)) => false,
+            (Encoding::Protobuf, Form::Object) => forms != Forms::Custom,
+            _ => true,
+        };
+        (streams && fits && (asks_stream.is_empty() || asks_stream == "watch" && encoding != Encoding::Yaml)).then_some(Accepted { encoding, form })
+    })
 }
 
 fn form(c: &Clause<'_>, forms: Forms) -> Option<Form> {
@@ -112,7 +161,7 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
 /// A body of POST, PUT or DELETE as the pipelines read it, or 415. Protobuf becomes the JSON of the same object here.
 pub fn body(headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Status> {
     match media_type(headers) {
-        None | Some("" | JSON | "application/*" | "*/*") => Ok((body, BodyFormat::Json)),
+        None | Some("" | JSON) => Ok((body, BodyFormat::Json)),
         _ if body.is_empty() => Ok((body, BodyFormat::Json)),
         Some(YAML) => Ok((body, BodyFormat::Yaml)),
         Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
@@ -120,7 +169,7 @@ pub fn body(headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Sta
             Err(e @ ProtobufError::UnknownField { .. }) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
             Err(e) => Err(Status::bad_request(e.to_string())),
         },
-        Some(other) => Err(Status::unsupported_media_type(other, READ_TYPES)),
+        Some(other) => Err(Status::unsupported_media_type(other, MEDIA_TYPES)),
     }
 }
 
@@ -134,11 +183,10 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
 pub fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
     let header = headers.get(ACCEPT)?.to_str().ok()?;
     for c in clauses(header) {
-        encoding(c.media)?;
         match (c.get("as"), c.get("g"), c.get("v")) {
             ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if c.media == JSON => return Some("v2"),
             ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if c.media == JSON => return Some("v2beta1"),
-            ("", ..) => return None,
+            ("", ..) if !c.encodings().is_empty() => return None,
             _ => {}
         }
     }
@@ -161,14 +209,19 @@ mod tests {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accepted(table, Forms::All).unwrap().form, Form::Table(MetaVersion::V1));
         assert_eq!(accepted(table, Forms::Plain).unwrap().form, Form::Object);
-        assert_eq!(accepted("application/vnd.kubernetes.protobuf,application/json", Forms::All).unwrap(), Accepted::default());
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf,application/json", Forms::All).unwrap().encoding, Encoding::Protobuf);
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf,application/json", Forms::Custom).unwrap().encoding, Encoding::Json);
+        assert_eq!(accepted("*/*, application/yaml", Forms::All).unwrap().encoding, Encoding::Yaml, "a named type goes before a pattern");
         assert_eq!(accepted("application/json;q=0.5, application/yaml", Forms::All).unwrap().encoding, Encoding::Yaml);
         assert_eq!(accepted("*/*", Forms::All).unwrap(), Accepted::default());
     }
 
     #[test]
     fn what_cannot_be_given_is_406_and_what_cannot_be_read_is_415() {
-        assert_eq!(accepted("application/vnd.kubernetes.protobuf", Forms::All), Err(406));
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf", Forms::Custom), Err(406));
+        assert_eq!(accepted("application/cbor", Forms::All), Err(406), "alpha upstream, and off");
+        assert_eq!(accepted("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Forms::All), Err(406), "tables have no protobuf form");
+        assert_eq!(accepted("text/*", Forms::All), Err(406));
         assert_eq!(accepted("application/json;as=Table;v=v1;g=meta.k8s.io", Forms::Plain), Err(406), "reviews have no table");
         assert_eq!(accepted("application/json;as=Table;v=v9;g=meta.k8s.io", Forms::All), Err(406));
         let sent = |media: &str| body(&headers(CONTENT_TYPE, media), Bytes::from_static(b"x"));
@@ -176,6 +229,24 @@ mod tests {
         assert_eq!(sent("application/vnd.kubernetes.protobuf").unwrap_err().code, 400, "read, and found not to be one");
         assert_eq!(sent("application/yaml; charset=utf-8").unwrap().1, BodyFormat::Yaml);
         assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
+    }
+
+    #[test]
+    fn metadata_alone_goes_out_in_protobuf_even_of_custom_resources() {
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(accepted(partial, Forms::Custom).unwrap(), Accepted { encoding: Encoding::Protobuf, form: Form::Partial(MetaVersion::V1) });
+    }
+
+    #[test]
+    fn a_watch_is_a_stream_of_json_or_protobuf() {
+        let streamed = |v: &str| accept_stream(&headers(ACCEPT, v), Forms::All).map(|a| a.encoding).map_err(|s| s.message);
+        assert_eq!(streamed("application/vnd.kubernetes.protobuf;stream=watch"), Ok(Encoding::Protobuf));
+        assert_eq!(streamed("application/json"), Ok(Encoding::Json));
+        assert_eq!(
+            streamed("application/yaml").unwrap_err(),
+            "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+        );
+        assert_eq!(accepted("application/yaml;stream=watch", Forms::All), Err(406));
     }
 
     #[test]
@@ -191,5 +262,6 @@ mod tests {
         assert_eq!(aggregated_discovery(&headers(ACCEPT, aggregated)), Some("v2"));
         assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json")), Some("v2beta1"));
         assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json")), None);
+        assert_eq!(aggregated_discovery(&headers(ACCEPT, &format!("application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,{aggregated}"))), Some("v2"));
     }
 }

@@ -1,13 +1,13 @@
 //! From an [`Answer`] or a [`Status`] to an HTTP response: encoding, compression, warnings.
 
-use crate::negotiate::{Accepted, Encoding, JSON, YAML};
+use crate::negotiate::{Accepted, Encoding};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, VARY, WARNING};
 use http::{HeaderMap, Response, StatusCode};
-use keles_api::Status;
+use keles_api::{Status, protobuf};
 use keles_registry::{Answer, Body as Made, Query};
 use keles_serve::body::{self, Body};
 use std::io::Write;
@@ -33,7 +33,7 @@ impl Style {
         // Upstream prints for people: those who ask, and the agents that people use.
         let agent = text(USER_AGENT);
         let person = ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p));
-        let gzip = text(ACCEPT_ENCODING).split(',').any(|e| e.trim().split(';').next() == Some("gzip"));
+        let gzip = text(ACCEPT_ENCODING).split(',').any(|e| matches!(e.trim().split_once(';').unwrap_or((e.trim(), "")), ("gzip", q) if !matches!(q.trim(), "q=0" | "q=0.0")));
         Style { accepted, pretty: query.opt_flag("pretty").unwrap_or(person), gzip }
     }
 }
@@ -41,13 +41,19 @@ impl Style {
 /// The response of a good answer. A watch ends when the server `stops`.
 pub fn answer(a: Answer, style: &Style, stops: &CancellationToken) -> Response<Body> {
     let code = StatusCode::from_u16(a.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let media = style.accepted.encoding.media_type();
     let mut r = match a.body {
-        Made::Bytes(b) => encoded(b, style),
-        Made::Chunks(c) if style.accepted.encoding == Encoding::Yaml || style.pretty => encoded(Made::Chunks(c).collect(), style),
-        Made::Chunks(c) => chunks(c, style),
+        Made::Bytes(json) => match encoded(json, style) {
+            Ok(bytes) => whole(bytes, style.gzip, media),
+            Err(s) => return failure(&s, &Style { accepted: Accepted::default(), ..*style }),
+        },
+        Made::Chunks(c) if style.accepted.encoding == Encoding::Json && !style.pretty => chunks(c, style.gzip, media),
+        Made::Chunks(c) => return answer(Answer { body: Made::Bytes(Made::Chunks(c).collect()), ..a }, style, stops),
+        Made::Protobuf(c) => chunks(c, style.gzip, media),
         Made::Watch(s) => {
             let stops = stops.clone();
-            with_type(Response::new(body::stream(s.take_until(stops.cancelled_owned()))), JSON)
+            let media = if style.accepted.encoding == Encoding::Protobuf { protobuf::WATCH_MEDIA_TYPE } else { media };
+            with_type(Response::new(body::stream(s.take_until(stops.cancelled_owned()))), media)
         }
     };
     *r.status_mut() = code;
@@ -83,13 +89,18 @@ fn with_type(mut r: Response<Body>, media: &'static str) -> Response<Body> {
     r
 }
 
-fn encoded(json: Bytes, style: &Style) -> Response<Body> {
-    let (bytes, media) = match style.accepted.encoding {
-        Encoding::Yaml => (to_yaml(&json), YAML),
-        Encoding::Json if style.pretty => (to_pretty(&json), JSON),
-        Encoding::Json => (json, JSON),
-    };
-    if style.gzip && bytes.len() >= GZIP_FROM_BYTES {
+/// A JSON document as the client wants it; 406 when it has no such form.
+fn encoded(json: Bytes, style: &Style) -> Result<Bytes, Status> {
+    Ok(match style.accepted.encoding {
+        Encoding::Yaml => to_yaml(&json),
+        Encoding::Json if style.pretty => to_pretty(&json),
+        Encoding::Json => json,
+        Encoding::Protobuf => protobuf::encode(&json).map_err(|e| Status::failure(406, "NotAcceptable", e.to_string()))?.into(),
+    })
+}
+
+fn whole(bytes: Bytes, gzip: bool, media: &'static str) -> Response<Body> {
+    if gzip && bytes.len() >= GZIP_FROM_BYTES {
         let mut g = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::new(GZIP_LEVEL));
         if g.write_all(&bytes).is_ok()
             && let Ok(small) = g.finish()
@@ -100,13 +111,20 @@ fn encoded(json: Bytes, style: &Style) -> Response<Body> {
     with_type(Response::new(body::full(bytes)), media)
 }
 
-/// A list in pieces, compressed piece by piece when asked for.
-fn chunks(c: Box<dyn Iterator<Item = Bytes> + Send>, style: &Style) -> Response<Body> {
-    if !style.gzip {
-        return with_type(Response::new(body::stream(futures::stream::iter(c))), JSON);
+/// A list in pieces, compressed piece by piece when asked for and large.
+fn chunks(mut c: Box<dyn Iterator<Item = Bytes> + Send>, gzip: bool, media: &'static str) -> Response<Body> {
+    let mut first = Vec::new();
+    while gzip && first.iter().map(Bytes::len).sum::<usize>() < GZIP_FROM_BYTES {
+        let Some(piece) = c.next() else {
+            return with_type(Response::new(body::stream(futures::stream::iter(first))), media);
+        };
+        first.push(piece);
+    }
+    if !gzip {
+        return with_type(Response::new(body::stream(futures::stream::iter(c))), media);
     }
     let mut encoder = Some(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)));
-    let mut c = c;
+    let mut c = first.into_iter().chain(c);
     let pieces = std::iter::from_fn(move || {
         loop {
             let Some(piece) = c.next() else {
@@ -119,7 +137,7 @@ fn chunks(c: Box<dyn Iterator<Item = Bytes> + Send>, style: &Style) -> Response<
             }
         }
     });
-    zipped(with_type(Response::new(body::stream(futures::stream::iter(pieces))), JSON))
+    zipped(with_type(Response::new(body::stream(futures::stream::iter(pieces))), media))
 }
 
 fn zipped(mut r: Response<Body>) -> Response<Body> {

@@ -95,6 +95,19 @@ impl Authority {
         Ok((certificate, pair.serialize_pem()))
     }
 
+    /// An authority that the operator keeps (`--cluster-signing-cert-file`, `--cluster-signing-key-file`); never made.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Authority> {
+        let missing = |path: &Path, what| PkiError::Damaged { path: path.into(), what, why: "there is no such file".into() };
+        let certificate_pem = files::read(certificate)?.ok_or_else(|| missing(certificate, "CA certificate"))?;
+        let key_pem = files::read(key)?.ok_or_else(|| missing(key, "CA key"))?;
+        let pair = KeyPair::from_pem(&key_pem).map_err(|e| PkiError::Damaged { path: key.into(), what: "CA key", why: e.to_string() })?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair).map_err(|e| PkiError::Damaged { path: certificate.into(), what: "CA certificate", why: e.to_string() })?;
+        Ok(Authority { certificate_pem, issuer })
+    }
+
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }

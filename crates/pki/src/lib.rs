@@ -3,16 +3,18 @@
 //! Entry points: [`Pki::open`], then one method a certificate (`serving`, `admin`, `scheduler`, …); [`SigningKey::open`];
 //! [`write_kubeconfig`]. Invariants: files are created once with mode 0600, written whole or not at all, used again on the next
 //! start, and leaf certificates are made anew when they near their end, no longer fit their key, or lack a wanted name.
-//! Deliberately absent: rotation of the CA itself, and CSR signing (a controller's work).
+//! Deliberately absent: rotation of the CA itself.
 
 mod authority;
 mod files;
 mod kubeconfig;
+mod requests;
 mod signing;
 
 pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
+pub use requests::{CertificateRequest, not_after};
 pub use signing::{PublicKey, SigningKey, jwks};
 
 use std::net::IpAddr;
@@ -28,6 +30,8 @@ pub enum PkiError {
     Certificate { name: String, source: rcgen::Error },
     #[error("cannot make the ServiceAccount signing key: {why}")]
     SigningKey { why: String },
+    #[error("unable to parse csr: {why}")]
+    Request { why: String },
     #[error("cannot sign with the ServiceAccount key")]
     Sign,
 }
@@ -59,6 +63,13 @@ impl Pki {
     }
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+    /// What signs servers and clients, and certificate requests.
+    pub fn authority(&self) -> &Authority {
+        &self.ca
+    }
+    pub fn into_authority(self) -> Authority {
+        self.ca
     }
     pub fn ca_pem(&self) -> &str {
         self.ca.certificate_pem()

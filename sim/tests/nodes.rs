@@ -53,3 +53,15 @@ async fn a_pod_that_fits_nowhere_goes_on_when_a_node_comes() {
     world.api::<Pod>().delete("p", &DeleteParams::default()).await.unwrap();
     world.until::<Pod>("it is gone", |pods| pods.is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_a_node_that_is_gone_are_collected() {
+    let world = World::start().await;
+    let node = world.node("n1").await;
+    let pod = json!({"metadata": {"name": "lost"}, "spec": {"containers": [{"name": "c", "image": "v1"}]}});
+    world.create::<Pod>(pod).await;
+    world.until::<Pod>("it runs", |pods| on(pods, "n1") == 1 && pods.iter().all(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"))).await;
+    node.fall_silent();
+    Api::<Node>::all(world.admin.clone()).delete("n1", &DeleteParams::default()).await.unwrap();
+    world.until::<Pod>("the pod, which no kubelet can end, is gone", |pods| pods.is_empty()).await;
+}

@@ -11,20 +11,20 @@ use kube::api::Patch;
 use serde_json::json;
 use std::time::Duration;
 
-/// A node object may come back (a kubelet that registers anew) before its pods count as lost.
-const NODE_GONE_GRACE: Duration = Duration::from_secs(40);
 const BY_NODE: &str = "node";
 
 pub struct PodGarbageCollector {
     nodes: Informer<Node>,
     pods: Writer<Pod>,
+    /// A node object may come back (a kubelet that registers anew) before its pods count as lost: as long as it may be silent.
+    node_gone_grace: Duration,
 }
 
 impl PodGarbageCollector {
     pub fn new(start: &Start) -> Self {
         let pods: Writer<Pod> = start.writer();
         index_by_node(pods.informer());
-        PodGarbageCollector { nodes: start.informers.of(), pods }
+        PodGarbageCollector { nodes: start.informers.of(), pods, node_gone_grace: start.options.node_grace }
     }
 }
 
@@ -44,13 +44,13 @@ impl Controller for PodGarbageCollector {
     const WORKERS: usize = 1;
 
     fn watches(&self, watches: &mut Watches) {
-        let nodes = self.nodes.clone();
+        let (nodes, grace) = (self.nodes.clone(), self.node_gone_grace);
         watches.on(self.pods.informer(), move |change, queue| {
             let pod = change.object();
             match node_of(pod) {
                 None if pod.metadata.deletion_timestamp.is_some() => queue.add(ObjectKey::of(pod.as_ref())),
                 // Also before the nodes are known: of a pod whose node went while nobody looked, no event will tell.
-                Some(node) if !nodes.has_synced() || nodes.get("", node).is_none() => queue.add_after(ObjectKey::of(pod.as_ref()), NODE_GONE_GRACE),
+                Some(node) if !nodes.has_synced() || nodes.get("", node).is_none() => queue.add_after(ObjectKey::of(pod.as_ref()), grace),
                 _ => {}
             }
         });
@@ -58,7 +58,7 @@ impl Controller for PodGarbageCollector {
         watches.on(&self.nodes, move |change, queue| {
             if let Change::Deleted(node) = change {
                 let name = node.metadata.name.as_deref().unwrap_or_default();
-                pods_of_node(&pods, name).iter().for_each(|pod| queue.add_after(ObjectKey::of(pod.as_ref()), NODE_GONE_GRACE));
+                pods_of_node(&pods, name).iter().for_each(|pod| queue.add_after(ObjectKey::of(pod.as_ref()), grace));
             }
         });
     }

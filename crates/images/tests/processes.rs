@@ -65,6 +65,35 @@ async fn a_running_process_sees_what_another_loaded() {
     assert!(image.layers[0].join("f2").exists());
 }
 
+/// Greatest resident memory of this process so far.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("it has a peak");
+    line.trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_large_layer_is_streamed_and_never_held() {
+    const LAYER_KIB: u64 = 200 << 10;
+    const BOUND_KIB: u64 = 64 << 10;
+    const WORD: &str = "peak in KiB: ";
+    if is_loader().await {
+        println!("{WORD}{}", peak_kib());
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let archive = write(dir.path(), "a.tar", &archive_of(1, (LAYER_KIB << 10) as usize));
+    let root = dir.path().join("images");
+    let mut child = loader("a_large_layer_is_streamed_and_never_held", &root, &archive);
+    let mut said = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut said).expect("readable");
+    assert!(child.wait().expect("it ends").success());
+    let peak: u64 = said.lines().find_map(|l| l.strip_prefix(WORD)).expect("it says").parse().expect("a number");
+    assert!(peak < BOUND_KIB, "a layer of {LAYER_KIB} KiB took {peak} KiB of memory");
+    let image = Images::open(&root).expect("opens").get("app:v1").await.expect("readable").expect("loaded");
+    assert_eq!(std::fs::metadata(image.layers[0].join("f0")).expect("the file").len(), LAYER_KIB << 10);
+}
+
 #[tokio::test]
 async fn several_processes_load_the_same_image_at_once() {
     if is_loader().await {

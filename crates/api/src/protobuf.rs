@@ -27,7 +27,7 @@ const NESTED_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtobufError {
-    #[error("the body does not begin with the mark of a Kubernetes protobuf object")]
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     Magic,
     #[error("the protobuf body ends early or is malformed")]
     Malformed,

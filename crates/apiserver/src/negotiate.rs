@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
+use keles_api::openapi::gnostic;
 use keles_api::protobuf::{self, ProtobufError};
 use keles_registry::{BodyFormat, Form, MetaVersion, PatchType, Wire};
 
@@ -193,6 +194,16 @@ pub fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
     None
 }
 
+/// Whether `/openapi/v2` is wanted in binary; `None` when the client accepts neither form.
+pub fn swagger(headers: &HeaderMap) -> Option<bool> {
+    let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else { return Some(false) };
+    clauses(header).iter().find_map(|c| match c.media {
+        gnostic::ASKED | gnostic::ANSWERED => Some(true),
+        JSON | "application/*" | "*/*" | "*" => Some(false),
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,12 +267,23 @@ mod tests {
     }
 
     #[test]
+    fn swagger_is_json_or_gnostics_binary() {
+        let wanted = |v: &str| swagger(&headers(ACCEPT, v));
+        assert_eq!(wanted("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), Some(true));
+        assert_eq!((wanted("application/json"), wanted("*/*"), swagger(&HeaderMap::new())), (Some(false), Some(false), Some(false)));
+        assert_eq!(wanted("application/com.github.proto-openapi.spec.v3@v1.0+protobuf"), None);
+    }
+
+    #[test]
     fn discovery_follows_the_order_of_preference() {
         let aggregated =
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
         assert_eq!(aggregated_discovery(&headers(ACCEPT, aggregated)), Some("v2"));
         assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json")), Some("v2beta1"));
         assert_eq!(aggregated_discovery(&headers(ACCEPT, "application/json")), None);
-        assert_eq!(aggregated_discovery(&headers(ACCEPT, &format!("application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,{aggregated}"))), Some("v2"));
+        assert_eq!(
+            aggregated_discovery(&headers(ACCEPT, &format!("application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,{aggregated}"))),
+            Some("v2")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! OpenAPI v3: the index at `/openapi/v3` and a document a group-version, made when asked for and kept compressed.
+//! OpenAPI: the index at `/openapi/v3` and a document a group-version, group or other path; `/openapi/v2` made from all of them, as JSON and
+//! in binary. Made when asked for and kept compressed.
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -19,6 +20,8 @@ pub struct OpenApi {
     /// Kinds made at run time, which bring their schemas, by the same paths.
     custom: BTreeMap<String, Vec<(Arc<dyn AnyKind>, Served)>>,
     hashes: BTreeMap<String, String>,
+    /// Hash of all documents.
+    hash: String,
     index: Bytes,
     /// gzip of what has been asked for.
     made: Mutex<HashMap<String, Bytes>>,
@@ -31,10 +34,17 @@ impl OpenApi {
         let editions = |path: &String| custom.get(path).into_iter().flatten().map(|(k, _)| k.edition()).collect::<Vec<_>>().join(" ");
         // The content follows from this program and the list of resources; hashing both spares making every document at start.
         let program = program();
-        let hashes: BTreeMap<String, String> = resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{program} {list:?} {}", editions(path)))))).collect();
+        let mut hashes: BTreeMap<String, String> =
+            resources.iter().map(|(path, list)| (path.clone(), hex::encode_upper(Sha256::digest(format!("{program} {list:?} {}", editions(path)))))).collect();
+        let groups = resources.keys().filter_map(|p| p.rsplit_once('/').map(|(group, _)| group.to_owned())).collect::<std::collections::BTreeSet<_>>();
+        hashes.extend(groups.into_iter().chain(["apis", "version", "openid/v1/jwks"].map(str::to_owned)).map(|path| {
+            let hash = hex::encode_upper(Sha256::digest(format!("{program} {path}")));
+            (path, hash)
+        }));
+        let hash = hex::encode_upper(Sha256::digest(hashes.values().map(String::as_str).collect::<String>()));
         let paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
         let index = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree always encodes").into();
-        OpenApi { resources, custom, hashes, index, made: Mutex::default() }
+        OpenApi { resources, custom, hashes, hash, index, made: Mutex::default() }
     }
 
     pub fn index(&self) -> Bytes {
@@ -43,19 +53,46 @@ impl OpenApi {
 
     /// The document of `apis/apps/v1` as gzip, with its hash.
     pub fn document(&self, path: &str) -> Option<(Bytes, &str)> {
-        let (list, hash) = (self.resources.get(path)?, self.hashes.get(path)?);
-        if let Some(made) = self.lock().get(path) {
-            return Some((made.clone(), hash));
+        let hash = self.hashes.get(path)?;
+        Some((self.kept(path, || self.make(path)), hash))
+    }
+
+    /// The v2 document as gzip, with its hash; `binary` in gnostic's form.
+    pub fn swagger(&self, binary: bool) -> (Bytes, &str) {
+        let documents = || self.hashes.keys().map(|path| serde_json::from_slice(&self.make(path)).unwrap_or_default());
+        let swagger = || openapi::swagger(documents(), crate::paths::GIT_VERSION);
+        let made = if binary {
+            self.kept("v2 binary", || openapi::gnostic::encode(&swagger()))
+        } else {
+            self.kept("v2", || serde_json::to_vec(&swagger()).expect("a JSON tree always encodes"))
+        };
+        (made, &self.hash)
+    }
+
+    fn make(&self, path: &str) -> Vec<u8> {
+        match (path, self.resources.get(path)) {
+            (_, Some(list)) => match self.custom.get(path) {
+                Some(custom) => with_custom(&openapi::document(list), custom),
+                None => openapi::document(list),
+            },
+            ("api", _) => openapi::group_document(""),
+            ("apis", _) => openapi::groups_document(),
+            ("version", _) => openapi::version_document(),
+            ("openid/v1/jwks", _) => openapi::jwks_document(),
+            (group, _) => openapi::group_document(group.trim_start_matches("apis/")),
+        }
+    }
+
+    /// gzip of what is made, kept under a name.
+    fn kept(&self, name: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+        if let Some(made) = self.lock().get(name) {
+            return made.clone();
         }
         let mut g = GzEncoder::new(Vec::new(), Compression::default());
-        let mut document = openapi::document(list);
-        if let Some(custom) = self.custom.get(path) {
-            document = with_custom(&document, custom);
-        }
-        g.write_all(&document).ok()?;
-        let made = Bytes::from(g.finish().ok()?);
-        self.lock().insert(path.into(), made.clone());
-        Some((made, hash))
+        g.write_all(&make()).expect("writing to memory cannot fail");
+        let made = Bytes::from(g.finish().expect("writing to memory cannot fail"));
+        self.lock().insert(name.into(), made.clone());
+        made
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Bytes>> {

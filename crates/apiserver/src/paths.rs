@@ -2,13 +2,14 @@
 
 use crate::chain::{Asked, header, method_not_allowed};
 use crate::health::{self, Check};
-use crate::negotiate::{self, Accepted, Encoding, Forms, JSON};
+use crate::negotiate::{self, Accepted, Forms, JSON};
 use crate::respond::{self, Style};
 use crate::server::Inner;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Method, Response, StatusCode};
 use keles_api::Status;
+use keles_api::openapi::gnostic;
 use keles_registry::Answer;
 use keles_serve::Body;
 use keles_serve::body;
@@ -33,13 +34,14 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
             Ok(health::answer(endpoint, &check.join("/"), &checks, &asked.query).unwrap_or_else(respond::no_route))
         }
         ["metrics"] => Ok(metrics(server)),
+        ["openapi", "v2"] => swagger(server, &asked),
         ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
         ["openapi", "v3", rest @ ..] => openapi(server, &asked, &rest.join("/")),
         [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),
         ["api" | "apis", ..] => match server.discovery.get(&server.registry).plain(path) {
-            Some(b) => json_bytes(&asked, b),
+            Some(b) => negotiated(&asked, b),
             None => Ok(respond::no_route()),
         },
         _ => Ok(respond::no_route()),
@@ -50,15 +52,21 @@ fn json_answer(asked: &Asked, v: &Value) -> Result<Response<Body>, Status> {
     json_bytes(asked, serde_json::to_vec(v).expect("a JSON tree always encodes").into())
 }
 
+/// A document that is JSON whatever the client accepts.
 fn json_bytes(asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(asked.request.headers(), Forms::Plain).unwrap_or(Accepted { encoding: Encoding::Json, ..Accepted::default() });
-    let style = Style::new(accepted, asked.request.headers(), &asked.query);
+    let style = Style::new(Accepted::default(), asked.request.headers(), &asked.query);
+    Ok(respond::answer(Answer::ok(json), &style, &Default::default()))
+}
+
+/// A document that has all encodings.
+fn negotiated(asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
+    let style = Style::new(negotiate::accept(asked.request.headers(), Forms::Plain)?, asked.request.headers(), &asked.query);
     Ok(respond::answer(Answer::ok(json), &style, &Default::default()))
 }
 
 fn roots(server: &Inner) -> Value {
     let mut paths: Vec<String> =
-        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
             .iter()
             .map(|p| (*p).to_owned())
             .collect();
@@ -108,23 +116,37 @@ fn metrics(server: &Inner) -> Response<Body> {
 fn openapi(server: &Inner, asked: &Asked, path: &str) -> Result<Response<Body>, Status> {
     let documents = server.openapi.get(&server.registry);
     let Some((gzip, hash)) = documents.document(path) else { return Ok(respond::no_route()) };
+    // The hash in the index's URL names the content: such an answer never changes.
+    let fresh = asked.query.get("hash") == Some(hash);
+    Ok(kept(asked, gzip, hash, JSON, if fresh { "public, immutable" } else { "no-cache, private" }))
+}
+
+fn swagger(server: &Inner, asked: &Asked) -> Result<Response<Body>, Status> {
+    let Some(binary) = negotiate::swagger(asked.request.headers()) else {
+        return Ok(respond::text(StatusCode::NOT_ACCEPTABLE, "406 Not Acceptable\n"));
+    };
+    let documents = server.openapi.get(&server.registry);
+    let (gzip, hash) = documents.swagger(binary);
+    Ok(kept(asked, gzip, hash, if binary { gnostic::ANSWERED } else { JSON }, "no-cache, private"))
+}
+
+/// A document that is kept as gzip, with its hash as tag.
+fn kept(asked: &Asked, gzip: Bytes, hash: &str, media: &'static str, cache: &'static str) -> Response<Body> {
     let zipped = header(asked.request.headers(), ACCEPT_ENCODING).contains("gzip");
     let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hex digits are a header value");
     if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) {
-        return Ok(not_modified(etag));
+        return not_modified(etag);
     }
     let bytes = if zipped { gzip } else { crate::openapi::inflate(&gzip) };
     let mut r = Response::new(body::full(bytes));
-    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     r.headers_mut().insert(ETAG, etag);
     r.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
-    // The hash in the index's URL names the content: such an answer never changes.
-    let fresh = asked.query.get("hash") == Some(hash);
-    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(if fresh { "public, immutable" } else { "no-cache, private" }));
+    r.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(cache));
     if zipped {
         r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    Ok(r)
+    r
 }
 
 fn not_modified(etag: HeaderValue) -> Response<Body> {

@@ -60,18 +60,12 @@ impl Exchange<'_> {
 
     /// DeleteOptions from the body (in any of its apiVersions), else from the query.
     pub fn delete_options(&self) -> Result<DeleteOptions, Status> {
-        let options = if self.call.body.is_empty() {
-            DeleteOptions::parse(None, &self.call.query)?
-        } else {
-            let ty = schema::builtin().get(OPTIONS_SCHEMA).ok_or_else(|| Status::internal("no schema for DeleteOptions"))?;
-            let d = decode::decode(&self.call.body, self.format(), ty, "DeleteOptions", FieldValidation::Ignore)?;
-            DeleteOptions::parse(Some(&d.object), &self.call.query)?
-        };
-        let unsaid = options.propagation == Propagation::Unset && options.orphan_dependents.is_none();
-        if let Some(text) = facts::orphan_warning(self.resource.info()).filter(|_| unsaid) {
-            self.heard.warn(text);
+        if self.call.body.is_empty() {
+            return DeleteOptions::parse(None, &self.call.query);
         }
-        Ok(options)
+        let ty = schema::builtin().get(OPTIONS_SCHEMA).ok_or_else(|| Status::internal("no schema for DeleteOptions"))?;
+        let d = decode::decode(&self.call.body, self.format(), ty, "DeleteOptions", FieldValidation::Ignore)?;
+        DeleteOptions::parse(Some(&d.object), &self.call.query)
     }
 
     /// Deletes one object, trying again when somebody else was faster.

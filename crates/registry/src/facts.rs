@@ -2,7 +2,8 @@
 //!
 //! Each is a property that upstream gives its stores by hand; a kind's file cannot know them since they only matter to a pipeline.
 
-use crate::kind::Info;
+use crate::kind::{AnyKind, Info};
+use keles_api::meta::Finalizers;
 use std::time::Duration;
 
 /// How long Events live after their last write.
@@ -40,13 +41,6 @@ pub fn orphans_by_default(info: &Info) -> bool {
     listed(&[("batch", "jobs"), ("", "replicationcontrollers")], info)
 }
 
-/// What a delete that orphans without being told to says.
-pub fn orphan_warning(info: &Info) -> Option<&'static str> {
-    const TEXT: &str =
-        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
-    listed(&[("batch", "jobs")], info).then_some(TEXT)
-}
-
 /// Annotations in which a served version says what upstream's internal object has as a field. Metadata alone comes from the internal object,
 /// and is without them.
 pub fn versioned_annotations(info: &Info) -> &'static [&'static str] {
@@ -81,6 +75,7 @@ pub fn reset(info: &Info, subresource: &str) -> &'static [&'static [&'static str
         ("storage.k8s.io", "volumeattachments"),
     ];
     match subresource {
+        "" if listed(&[("certificates.k8s.io", "certificatesigningrequests")], info) => &[&["spec"], &["status"]],
         "" | "finalize" if info.subresources.iter().any(|s| s.name == crate::kind::STATUS) => &[&["status"]],
         crate::kind::STATUS if listed(STATUS_KEEPS_METADATA, info) => &[&["spec"], &["metadata"]],
         crate::kind::STATUS if listed(&[("", "pods")], info) => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
@@ -89,6 +84,13 @@ pub fn reset(info: &Info, subresource: &str) -> &'static [&'static [&'static str
         "approval" => &[&["spec"], &["status", "certificate"]],
         _ => &[],
     }
+}
+
+/// Which finalizers objects of the kind may have.
+pub fn finalizers(kind: &dyn AnyKind) -> Finalizers {
+    let elsewhere = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
+    let other = kind.info().served.first().is_some_and(|s| elsewhere.contains(&s.group));
+    if other || !kind.edition().is_empty() { Finalizers::Any } else { Finalizers::Kube }
 }
 
 #[cfg(test)]

@@ -218,12 +218,22 @@ pub trait Kind: Sync + Send + 'static {
         Self::validate(new, problems);
     }
     fn validate_status(_new: &Self::Object, _old: &Self::Object, _: &mut Problems) {}
+    /// Subresources of the kind's own that write a piece of the object: `approval`, `ephemeralcontainers`.
+    const PIECES: &'static [&'static str] = &[];
+    /// Runs on update of one of [`Kind::PIECES`]: makes `new` the old object with the piece that the subresource may write.
+    fn take_piece(_new: &mut Self::Object, _old: &Self::Object, _: &Request) {}
+    /// Everything upstream checks on update of one of [`Kind::PIECES`]; `subresource` says which.
+    fn validate_piece(_new: &Self::Object, _old: &Self::Object, _subresource: &str, _: &mut Problems) {}
     /// What depends on the version asked in (Event); runs after `validate` (`old` absent) or `validate_update`.
     fn validate_request(_new: &Self::Object, _old: Option<&Self::Object>, _: &Request, _: &mut Problems) {}
     /// `Warning:` headers on create and update (`old` absent on create).
     fn warnings(_new: &Self::Object, _old: Option<&Self::Object>, _: &mut Vec<String>) {}
     /// Convert a tree between served versions, `to` being an apiVersion; called with apiVersion already rewritten.
     fn convert(_: &mut Object, _from: &str, _to: &str) {}
+    /// Whether field selectors of a served version may name one of [`Info::selectable`]; versions that name fields differently (Event) say so.
+    fn selects(_: &Served, _field: &str) -> bool {
+        true
+    }
     /// Grace period of a delete, in seconds, when the kind deletes gracefully (Pod). `asked` is DeleteOptions' value.
     /// `None`: deleted at once (finalizers aside).
     fn grace_seconds(_: &Self::Object, _asked: Option<i64>) -> Option<i64> {
@@ -256,6 +266,16 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
+    /// Subresources of the kind's own that write a piece of the object.
+    fn pieces(&self) -> &'static [&'static str] {
+        &[]
+    }
+    fn take_piece(&self, _new: &mut Object, _old: &Object, _: &Request) -> Result<(), Status> {
+        Ok(())
+    }
+    fn validate_piece(&self, _new: &Object, _old: &Object, _subresource: &str, _: &mut Problems) -> Result<(), Status> {
+        Ok(())
+    }
     /// Rules that depend on the version asked in.
     fn validate_request(&self, _new: &Object, _old: Option<&Object>, _: &Request, _: &mut Problems) -> Result<(), Status> {
         Ok(())
@@ -458,6 +478,15 @@ impl<K: Kind> AnyKind for Erased<K> {
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
         read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_status(new, old, p)))?
     }
+    fn pieces(&self) -> &'static [&'static str] {
+        K::PIECES
+    }
+    fn take_piece(&self, new: &mut Object, old: &Object, r: &Request) -> Result<(), Status> {
+        read::<K, _>(old, |old| change::<K>(new, |new| K::take_piece(new, old, r)))?
+    }
+    fn validate_piece(&self, new: &Object, old: &Object, subresource: &str, p: &mut Problems) -> Result<(), Status> {
+        read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_piece(new, old, subresource, p)))?
+    }
     fn validate_request(&self, new: &Object, old: Option<&Object>, r: &Request, p: &mut Problems) -> Result<(), Status> {
         match old {
             None => read::<K, _>(new, |new| K::validate_request(new, None, r, p)),
@@ -472,6 +501,9 @@ impl<K: Kind> AnyKind for Erased<K> {
     }
     fn convert(&self, o: &mut Object, from: &str, to: &str) {
         K::convert(o, from, to);
+    }
+    fn selects(&self, served: &Served, field: &str) -> bool {
+        K::selects(served, field) && K::INFO.selectable.iter().any(|s| s.path == field)
     }
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status> {
         read::<K, _>(o, |t| K::grace_seconds(t, asked))

@@ -92,6 +92,13 @@ impl Kind for Event {
         }
     }
 
+    /// Each group selects by its own names.
+    fn selects(served: &Served, field: &str) -> bool {
+        let of_new = field.starts_with("regarding.") || field == "reportingController";
+        let of_old = field.starts_with("involvedObject.") || matches!(field, "reportingComponent" | "source");
+        if served.group == EVENTS_GROUP { !of_old } else { !of_new }
+    }
+
     fn convert(o: &mut Object, from: &str, _to: &str) {
         let to_new = !from.starts_with(EVENTS_GROUP);
         for (old, new) in RENAMED {
@@ -318,6 +325,14 @@ mod tests {
             let found = Event::INFO.selectable.iter().find(|s| s.path == path).expect("selectable");
             assert_eq!((found.value)(&o), value, "{path}");
         }
+    }
+
+    #[test]
+    fn each_group_selects_by_its_own_names() {
+        let [core, new] = Event::INFO.served else { panic!("two groups serve events") };
+        assert!(Event::selects(core, "involvedObject.name") && !Event::selects(core, "regarding.name"));
+        assert!(Event::selects(new, "regarding.name") && !Event::selects(new, "involvedObject.name"));
+        assert!(Event::selects(core, "reason") && Event::selects(new, "reason"));
     }
 
     #[test]

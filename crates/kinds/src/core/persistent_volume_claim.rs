@@ -177,7 +177,7 @@ const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"
 
 /// Defaults of a claim's spec, also where it stands in a template.
 pub fn default_claim_spec(spec: &mut Value) {
-    default(spec, "volumeMode", "Filesystem");
+    default_pointer(spec, "volumeMode", "Filesystem");
 }
 
 /// A claim's spec, also where it stands in a template.

@@ -8,6 +8,7 @@ mod containers;
 mod defaults;
 mod env;
 pub mod handlers;
+mod pieces;
 pub mod resources;
 pub mod scheduling;
 mod security;
@@ -89,6 +90,17 @@ impl Kind for Pod {
 
     fn validate(o: &Object, p: &mut Problems) {
         spec::create(o, p);
+    }
+
+    const PIECES: &'static [&'static str] = &[pieces::EPHEMERAL, pieces::RESIZE];
+
+    fn take_piece(new: &mut Object, old: &Object, r: &Request) {
+        if r.subresource == pieces::RESIZE { pieces::take_resize(new, old) } else { pieces::take_ephemeral(new, old) }
+    }
+
+    fn validate_piece(new: &Object, old: &Object, subresource: &str, p: &mut Problems) {
+        spec::create(new, p);
+        if subresource == pieces::RESIZE { pieces::check_resize(new, old, p) } else { pieces::check_ephemeral(new, old, p) }
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {

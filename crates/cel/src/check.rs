@@ -39,7 +39,7 @@ pub(crate) struct Names<'n> {
 }
 
 pub(crate) fn check(e: &mut Expr, source: &Source, names: &Names<'_>) -> Result<(Type, Facts), Vec<Issue>> {
-    let mut c = Checker { source, names, scopes: Vec::new(), bound: Vec::new(), facts: Facts::default(), issues: Vec::new() };
+    let mut c = Checker { source, names, scopes: Vec::new(), bound: Vec::new(), trail: Vec::new(), facts: Facts::default(), issues: Vec::new() };
     c.check(e);
     if c.issues.is_empty() {
         c.literals(e, false);
@@ -58,6 +58,8 @@ struct Checker<'c> {
     scopes: Vec<(Arc<str>, Type)>,
     /// What type variables stand for.
     bound: Vec<Option<Type>>,
+    /// What bindings replaced, to take back those of an overload that did not fit.
+    trail: Vec<(u32, Option<Type>)>,
     facts: Facts,
     issues: Vec<Issue>,
 }
@@ -197,7 +199,7 @@ impl Checker<'_> {
         match self.resolve(target, false) {
             Type::Dyn | Type::Error => Type::Dyn,
             Type::Param(n) => {
-                self.bound[n as usize] = Some(Type::Dyn);
+                self.bind(n, Type::Dyn);
                 Type::Dyn
             }
             Type::Map(_, value) => (*value).clone(),
@@ -266,9 +268,13 @@ impl Checker<'_> {
         for o in f.overloads.iter().filter(|o| o.member == member && o.args.len() == types.len()) {
             let base = self.bound.len() as u32;
             self.bound.extend((0..o.params).map(|_| None));
-            let before = self.bound.clone();
+            let mark = self.trail.len();
             if !o.args.iter().zip(types).all(|(want, have)| self.assign(&instance(want, base), have)) {
-                self.bound = before;
+                while self.trail.len() > mark {
+                    let (n, old) = self.trail.pop().expect("the trail is longer than the mark");
+                    self.bound[n as usize] = old;
+                }
+                self.bound.truncate(base as usize);
                 continue;
             }
             fitting.push(o.id);
@@ -336,7 +342,7 @@ impl Checker<'_> {
             Type::Map(key, value) => ((*key).clone(), (*value).clone()),
             Type::Dyn | Type::Error => (Type::Dyn, Type::Dyn),
             Type::Param(n) => {
-                self.bound[n as usize] = Some(Type::Dyn);
+                self.bind(n, Type::Dyn);
                 (Type::Dyn, Type::Dyn)
             }
             other => {
@@ -394,6 +400,11 @@ impl Checker<'_> {
 
     // --- type variables ---
 
+    fn bind(&mut self, n: u32, to: Type) {
+        let old = self.bound[n as usize].replace(to);
+        self.trail.push((n, old));
+    }
+
     fn fresh(&mut self) -> Type {
         self.bound.push(None);
         Type::Param(self.bound.len() as u32 - 1)
@@ -434,14 +445,14 @@ impl Checker<'_> {
                     if fits {
                         let general = most_general(&known, other);
                         if !self.occurs(*n, &general) {
-                            self.bound[*n as usize] = Some(general);
+                            self.bind(*n, general);
                         }
                     }
                     fits
                 }
                 None if self.occurs(*n, other) => matches!(self.resolve(other, false), Type::Param(m) if m == *n),
                 None => {
-                    self.bound[*n as usize] = Some(other.clone());
+                    self.bind(*n, other.clone());
                     true
                 }
             },

@@ -10,7 +10,7 @@ use crate::cost::{AUTHORIZATION_COST, LIST_COST, MAP_COST, REGEX_FACTOR, STRUCT_
 use crate::environment::{Activation, Inner, with_room};
 use crate::error::{EvalError, Result};
 use crate::library::{self, standard};
-use crate::limits::{Budget, MAX_ITEMS, MAX_TEXT_BYTES};
+use crate::limits::{Budget, MAX_COPIED_ITEMS, MAX_ITEMS, MAX_TEXT_BYTES};
 use crate::types::Type;
 use crate::value::{Key, List, Map, Struct, Text, Value};
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ pub(crate) struct Evaluator<'p, 'a, 'b> {
     locals: Vec<Local<'p, 'a>>,
     /// Of this evaluation.
     pub cost: u64,
+    copied: usize,
 }
 
 /// A variable of a comprehension.
@@ -35,7 +36,7 @@ struct Local<'p, 'a> {
 
 impl<'p, 'a, 'b> Evaluator<'p, 'a, 'b> {
     pub fn new(program: &'p Inner, activation: &'b Activation<'a>, budget: &'b mut Budget) -> Self {
-        Evaluator { program, activation, budget, locals: Vec::new(), cost: 0 }
+        Evaluator { program, activation, budget, locals: Vec::new(), cost: 0, copied: 0 }
     }
 
     fn facts(&self) -> &'p Facts {
@@ -266,10 +267,12 @@ impl<'p, 'a, 'b> Evaluator<'p, 'a, 'b> {
 
     /// `+`; the left side's list is extended in place where it is nobody else's.
     fn add(&mut self, e: &'p Expr, left: Value<'a>, right: Value<'a>) -> Result<Value<'a>> {
-        if let (Value::List(a), Value::List(b)) = (&left, &right)
-            && a.len() + b.len() > MAX_ITEMS
-        {
-            return Err(EvalError::CostExceeded);
+        if let (Value::List(a), Value::List(b)) = (&left, &right) {
+            let own = matches!(a, List::Made(items) if Arc::strong_count(items) == 1);
+            self.copied += b.len() + if own { 0 } else { a.len() };
+            if a.len() + b.len() > MAX_ITEMS || self.copied > MAX_COPIED_ITEMS {
+                return Err(EvalError::CostExceeded);
+            }
         }
         let overloads = self.facts().overloads(e);
         let cost = match overloads {

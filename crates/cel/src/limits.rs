@@ -23,7 +23,21 @@ pub const DEVICE_SELECTOR_BYTES: usize = 10 * 1024;
 const STEPS_PER_CHECK: u32 = 100;
 /// Items of a list and bytes of a text that an expression may make: costs alone do not bound them.
 pub(crate) const MAX_ITEMS: usize = 1_000_000;
+/// Items that `+` of lists may copy in one evaluation: to upstream, joining lists costs one whatever their length.
+pub(crate) const MAX_COPIED_ITEMS: usize = 5_000_000;
 pub(crate) const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Upstream's text where an estimate exceeds a limit; `what` is `estimated rule cost` or the schema's total.
+pub fn exceeded(what: &str, cost: u64, limit: u64) -> String {
+    let factor = cost as f64 / limit as f64;
+    let shown = match factor {
+        f if f > 100.0 => "more than 100x".to_owned(),
+        // One digit would say 1.0x.
+        f if f < 1.5 => format!("{f:.6}x"),
+        f => format!("{f:.1}x"),
+    };
+    format!("{what} exceeds budget by factor of {shown} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)")
+}
 
 /// What evaluations may still cost, together and each.
 #[derive(Clone, Debug)]

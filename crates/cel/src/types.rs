@@ -189,9 +189,9 @@ impl Decl {
         let max_elements = max.unwrap_or((MAX_REQUEST_BYTES - 2) / (value.min_bytes + 6));
         Decl { ty: Type::map(value.ty.clone()), max_elements, min_bytes: 2, shape: Shape::Map(Arc::new(value)) }
     }
-    /// An object type of named fields (JSON names; they are escaped here).
-    pub fn object(name: impl Into<String>, fields: impl IntoIterator<Item = (&'static str, Decl)>) -> Decl {
-        let known = fields.into_iter().filter_map(|(json, decl)| Some((escape(json)?, Field { json: json.into(), decl: Arc::new(decl) }))).collect();
+    /// An object type of named fields; expressions use the names as they are.
+    pub fn object<'n>(name: impl Into<String>, fields: impl IntoIterator<Item = (&'n str, Decl)>) -> Decl {
+        let known = fields.into_iter().map(|(name, decl)| (name.to_owned(), Field { json: name.into(), decl: Arc::new(decl) })).collect();
         Decl::from(Type::Object(Arc::new(ObjectType { name: name.into(), fields: Fields::Known(known) })))
     }
     pub fn string() -> Decl {
@@ -208,6 +208,12 @@ impl Decl {
     /// `apiVersion`, `kind`, `metadata.name` and `metadata.generateName`.
     pub fn from_json_schema(schema: &Json, root: bool) -> Option<Arc<Decl>> {
         from_json(schema, root, "selfType", 0).map(Arc::new)
+    }
+
+    /// The most times that data of this declaration can stand in one object, by the limit of a request's size: how often a rule on a
+    /// schema below unbounded lists and maps may run.
+    pub fn max_cardinality(&self) -> u64 {
+        MAX_REQUEST_BYTES / (self.min_bytes + 1)
     }
 
     /// What `path` leads to: field names, `@items`, `@values` or `@keys` each.

@@ -81,6 +81,8 @@ pub enum Map<'a> {
     /// A map or object of a tree; the declaration is the map's or object's.
     Json(&'a serde_json::Map<String, Json>, Option<Arc<Decl>>),
     Made(Arc<BTreeMap<Key<'a>, Value<'a>>>),
+    /// A map of maps where a missing key reads as an empty map: a device's attributes and capacity, by domain.
+    Domains(Arc<BTreeMap<Key<'a>, Value<'a>>>),
 }
 
 /// An object that an expression constructed.
@@ -305,7 +307,7 @@ impl<'a> Value<'a> {
             Value::List(List::Json(a, _)) => Json::Array(a.to_vec()),
             Value::List(l) => Json::Array(l.iter().map(|v| v.to_json()).collect::<Option<_>>()?),
             Value::Map(Map::Json(o, _)) => Json::Object((*o).clone()),
-            Value::Map(Map::Made(m)) => {
+            Value::Map(Map::Made(m) | Map::Domains(m)) => {
                 let entries = m.iter().map(|(k, v)| match k {
                     Key::String(s) => Some((s.to_string(), v.to_json()?)),
                     _ => None,
@@ -392,11 +394,18 @@ impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match self {
             Map::Json(o, _) => o.len(),
-            Map::Made(m) => m.len(),
+            Map::Made(m) | Map::Domains(m) => m.len(),
         }
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// What `in` asks: a default is not in a map.
+    pub(crate) fn has_key(&self, key: &Value<'a>) -> bool {
+        match self {
+            Map::Domains(m) => Key::of(key).is_some_and(|k| m.contains_key(&k)),
+            _ => self.get(key).is_some(),
+        }
     }
     /// By the name expressions use.
     pub(crate) fn field(&self, name: &str) -> Option<Value<'a>> {
@@ -415,6 +424,7 @@ impl<'a> Map<'a> {
             },
             Map::Json(o, None) => Some(Value::json(o.get(name)?)),
             Map::Made(m) => m.get(&Key::String(Text::Shared(name.into()))).cloned(),
+            Map::Domains(m) => Some(m.get(&Key::String(Text::Shared(name.into()))).cloned().unwrap_or_else(|| Value::Map(Map::Made(Arc::default())))),
         }
     }
     pub fn get(&self, key: &Value<'a>) -> Option<Value<'a>> {
@@ -427,7 +437,7 @@ impl<'a> Map<'a> {
     /// The keys, as expressions name them.
     pub fn keys(&self) -> Vec<Value<'a>> {
         match self {
-            Map::Made(m) => m.keys().map(Key::value).collect(),
+            Map::Made(m) | Map::Domains(m) => m.keys().map(Key::value).collect(),
             Map::Json(o, d) => match d.as_ref().filter(|d| matches!(d.shape, Shape::Object)) {
                 Some(_) => o.keys().filter_map(|k| crate::types::escape(k)).map(Value::from).collect(),
                 None => o.keys().map(|k| Value::from(k.as_str())).collect(),

@@ -160,3 +160,8 @@ fn part<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     };
     Ok(Value::Int(i64::try_from(n).unwrap_or(i64::MAX)))
 }
+
+/// The value of a version's text.
+pub(crate) fn parse<'a>(text: &str) -> Option<Value<'a>> {
+    Version::parse(text).ok().map(|v| Value::Semver(Arc::new(v)))
+}

@@ -265,7 +265,7 @@ pub(crate) fn uint_overflow() -> EvalError {
 pub(crate) fn contains_value<'a>(item: &Value<'a>, of: &Value<'a>) -> Result<Value<'a>> {
     match of {
         Value::List(l) => Ok(l.contains(item).into()),
-        Value::Map(m) => Ok(m.get(item).is_some().into()),
+        Value::Map(m) => Ok(m.has_key(item).into()),
         _ => Err(without(op::IN)),
     }
 }

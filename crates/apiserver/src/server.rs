@@ -186,6 +186,10 @@ impl ApiServer {
         InProcess { inner: self.inner.clone(), user: Arc::new(user) }
     }
 
+    /// The key of ServiceAccount tokens, for controllers of the same process.
+    pub fn signing_key(&self) -> SigningKey {
+        self.inner.tokens.key().clone()
+    }
     pub fn registry(&self) -> &Arc<Registry> {
         &self.inner.registry
     }

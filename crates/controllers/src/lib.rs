@@ -4,7 +4,11 @@
 //! Invariants: every reconcile is level-triggered and idempotent; writes that would change nothing are not sent; decisions are pure functions.
 //! Deliberately absent: the loop (in `reconcile`), and anything that talks to something else than the Kubernetes API.
 
+mod certificate_requests;
 mod claims;
+mod csr_approving;
+mod csr_cleaner;
+mod csr_signing;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -19,18 +23,24 @@ mod resource_quota;
 mod root_ca;
 mod service_ports;
 mod serviceaccount;
+mod serviceaccount_token;
 mod slices;
 mod slim;
 mod taint_eviction;
 
 use keles_client::{Informers, Watched};
+use keles_pki::{Authority, SigningKey};
 use keles_reconcile::{Controller, EventStyle, Recorder, Writer};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The user whose list and watch fill the shared caches.
 pub const INFORMER_USER: &str = "system:kube-controller-manager";
+
+/// Upstream's life of certificates.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What the operator sets.
 #[derive(Clone)]
@@ -41,13 +51,19 @@ pub struct Options {
     pub disabled: Vec<String>,
     /// How long a node may be silent before it counts as unreachable.
     pub node_grace: Duration,
+    /// Signs certificate requests of the built-in signers; absent: those controllers do not run.
+    pub signer: Option<Arc<Authority>>,
+    /// Longest life of a certificate that is asked for (`--cluster-signing-duration`).
+    pub signing_duration: Duration,
+    /// Signs the tokens of Secrets of type `kubernetes.io/service-account-token`; absent: they stay empty.
+    pub token_key: Option<SigningKey>,
     /// Caches to share with other parts of the process; made by `run` when absent.
     pub informers: Option<Informers>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { root_ca: String::new(), disabled: Vec::new(), node_grace: Duration::from_secs(40), informers: None }
+        Options { root_ca: String::new(), disabled: Vec::new(), node_grace: Duration::from_secs(40), signer: None, signing_duration: YEAR, token_key: None, informers: None }
     }
 }
 
@@ -74,6 +90,10 @@ pub const ALL: &[Row] = &[
     row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
     row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
     row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
+    row("serviceaccount-token-controller", "service-account-controller", |s, set| s.run(set, serviceaccount_token::ServiceAccountTokenController::new(&s))),
+    row("certificatesigningrequest-approving-controller", "certificate-controller", |s, set| s.run(set, csr_approving::CsrApprovingController::new(&s))),
+    row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
+    row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),
     row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
 ];
 

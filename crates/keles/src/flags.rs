@@ -2,7 +2,7 @@
 //!
 //! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
-use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags};
+use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidr;
 use keles_network::Cidr;
@@ -99,6 +99,8 @@ impl ApiFlags {
 pub struct Server {
     #[command(flatten)]
     pub api: ApiFlags,
+    #[command(flatten)]
+    pub signing: SigningFlags,
     /// Range of pod addresses; this node takes its first /24.
     #[arg(long, default_value = "10.42.0.0/16")]
     pub cluster_cidr: Cidr,
@@ -158,6 +160,8 @@ pub struct ControllerManager {
     /// Let each controller speak as its own service account, whose token the kubeconfig's user asks for; with =false all speak as that user.
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub use_service_account_credentials: bool,
+    #[command(flatten)]
+    pub signing: SigningFlags,
 }
 
 /// The node agent alone, in upstream's names; where `keles server` has another, both do.

@@ -43,7 +43,13 @@ pub async fn scheduler(f: flags::Part) -> Result<(), BoxError> {
 /// Controllers speak as their own accounts or as the kubeconfig's user; the API server's CA is the kubeconfig's.
 pub async fn controller_manager(f: flags::ControllerManager) -> Result<(), BoxError> {
     let (stop, kubeconfig) = (server::stop_signal()?, &f.part.kubeconfig);
-    let options = keles_controllers::Options { root_ca: authority_of(kubeconfig)?, ..Default::default() };
+    let options = keles_controllers::Options {
+        root_ca: authority_of(kubeconfig)?,
+        signer: f.signing.authority()?.map(Arc::new),
+        signing_duration: f.signing.cluster_signing_duration.0,
+        token_key: f.signing.key()?,
+        ..Default::default()
+    };
     if f.use_service_account_credentials {
         let accounts = Accounts::open(kubeconfig).await?;
         keles_controllers::run(move |user| accounts.client(user), options, stop).await;

@@ -7,6 +7,7 @@ use keles_auth::authenticators::config::Oidc;
 use keles_auth::authenticators::{config as authentication, request_header::RequestHeader, webhook};
 use keles_auth::authorizers::config as authorization;
 use keles_auth::durations::GoDuration;
+use keles_pki::{Authority, PkiError, SigningKey};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -164,6 +165,33 @@ pub struct AuditFlags {
     /// EncryptionConfiguration file: how resources are encrypted in the store.
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
+}
+
+/// What the controllers sign with.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Signing")]
+pub struct SigningFlags {
+    /// Certificate of the authority that signs certificate requests [default: the cluster's; none where the controllers run alone].
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// Longest life of certificates that are asked for.
+    #[arg(long, default_value = "8760h")]
+    pub cluster_signing_duration: GoDuration,
+    /// RSA key that signs the tokens in Secrets of service accounts [default: the API server's; none where the controllers run alone].
+    #[arg(long)]
+    pub service_account_private_key_file: Option<PathBuf>,
+}
+
+impl SigningFlags {
+    pub fn authority(&self) -> Result<Option<Authority>, PkiError> {
+        let (Some(certificate), Some(key)) = (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) else { return Ok(None) };
+        Authority::read(certificate, key).map(Some)
+    }
+    pub fn key(&self) -> Result<Option<SigningKey>, PkiError> {
+        self.service_account_private_key_file.as_deref().map(SigningKey::read).transpose()
+    }
 }
 
 fn refuse(flag: &'static str, instead: &'static str) -> ServerError {

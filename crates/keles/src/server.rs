@@ -236,9 +236,17 @@ async fn scheduler(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 }
 
 async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
-    let root_ca = Pki::open(&s.flags.api.data_dir)?.ca_pem().to_owned();
+    let pki = Pki::open(&s.flags.api.data_dir)?;
+    let root_ca = pki.ca_pem().to_owned();
     h.ready();
-    let options = keles_controllers::Options { root_ca, ..Default::default() };
+    let signing = &s.flags.signing;
+    let options = keles_controllers::Options {
+        root_ca,
+        signer: Some(Arc::new(signing.authority()?.unwrap_or_else(|| pki.into_authority()))),
+        signing_duration: signing.cluster_signing_duration.0,
+        token_key: Some(signing.key()?.unwrap_or_else(|| s.api().signing_key())),
+        ..Default::default()
+    };
     keles_controllers::run(|user| users::named(s.api(), user), options, h.stop()).await;
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! Admission plugins, one file and one row each, in upstream's order.
 //!
-//! Entry point: [`rows`]. Not built: NodeRestriction's label rules, webhooks, policies (docs/STATUS.md).
+//! Entry point: [`rows`]. Not built: NodeRestriction's label rules, admission policies (docs/STATUS.md).
 
+mod certificate_subject;
+mod certificates;
 mod claim_resize;
 mod default_tolerations;
 mod defaults_by_class;
+mod dynamic;
 mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -17,6 +20,7 @@ mod service_account;
 mod service_addresses;
 mod storage_in_use;
 mod taint_nodes;
+mod webhooks;
 
 use crate::config::Config;
 pub use escalation::Later;
@@ -39,9 +43,14 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificates::SignerRight::approval(server.clone())),
+        Arc::new(certificates::SignerRight::signing(server.clone())),
+        Arc::new(certificate_subject::CertificateSubjectRestriction),
         Arc::new(defaults_by_class::INGRESS),
-        Arc::new(escalation::Escalation { server }),
+        Arc::new(escalation::Escalation { server: server.clone() }),
+        Arc::new(webhooks::MutatingWebhooks::new(server.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(config)),
+        Arc::new(webhooks::ValidatingWebhooks::new(server)),
         Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }

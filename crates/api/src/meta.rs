@@ -20,6 +20,20 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
 
 /// Metadata of an object about to be created.
 pub fn validate_create(o: &Object, namespaced: bool, name: NameCheck, at: &Path, p: &mut Problems) {
+    validate_create_with(o, namespaced, name, Finalizers::Kube, at, p);
+}
+
+/// Which finalizers an object may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizers {
+    /// With a domain, or one of Kubernetes' own: kinds of k8s.io/kubernetes.
+    Kube,
+    /// Any qualified name: kinds of other API servers (CustomResourceDefinition, APIService) and custom resources.
+    Any,
+}
+
+/// As [`validate_create`], for any kind.
+pub fn validate_create_with(o: &Object, namespaced: bool, name: NameCheck, finalizers: Finalizers, at: &Path, p: &mut Problems) {
     let generate = o.meta_str("generateName");
     if !generate.is_empty() {
         for m in name(generate, true) {
@@ -49,7 +63,7 @@ pub fn validate_create(o: &Object, namespaced: bool, name: NameCheck, at: &Path,
     validate_labels(o.meta("labels"), &at.child("labels"), p);
     validate_annotations(o.meta("annotations"), &at.child("annotations"), p);
     validate_owner_references(o.meta("ownerReferences"), &at.child("ownerReferences"), p);
-    validate_finalizers(o.meta("finalizers"), &at.child("finalizers"), p);
+    validate_finalizers(o.meta("finalizers"), finalizers, &at.child("finalizers"), p);
     validate_managed_fields(o.meta("managedFields"), &at.child("managedFields"), p);
 }
 
@@ -138,7 +152,7 @@ fn validate_owner_references(refs: &Value, at: &Path, p: &mut Problems) {
     }
 }
 
-fn validate_finalizers(finalizers: &Value, at: &Path, p: &mut Problems) {
+fn validate_finalizers(finalizers: &Value, which: Finalizers, at: &Path, p: &mut Problems) {
     let all: Vec<&str> = finalizers.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for f in &all {
         for m in names::qualified_name(f) {
@@ -148,8 +162,10 @@ fn validate_finalizers(finalizers: &Value, at: &Path, p: &mut Problems) {
     if all.contains(&ORPHAN) && all.contains(&FOREGROUND) {
         p.invalid(at, finalizers.clone(), format!("finalizer {ORPHAN} and {FOREGROUND} cannot be both set"));
     }
-    for (i, f) in all.iter().enumerate() {
-        validate_kube_finalizer(f, &at.index(i), p);
+    if which == Finalizers::Kube {
+        for (i, f) in all.iter().enumerate() {
+            validate_kube_finalizer(f, &at.index(i), p);
+        }
     }
 }
 

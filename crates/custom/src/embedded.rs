@@ -110,7 +110,7 @@ fn one(v: &Value, path: &Path, p: &mut Problems) {
             o.set_meta("name", "fakename");
         }
         let namespaced = !o.namespace().is_empty();
-        meta::validate_create(&o, namespaced, names::path_segment, &path.child("metadata"), p);
+        meta::validate_create_with(&o, namespaced, names::path_segment, meta::Finalizers::Any, &path.child("metadata"), p);
     }
 }
 

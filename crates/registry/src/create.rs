@@ -3,6 +3,7 @@
 use crate::admission::Operation;
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
+use crate::facts;
 use crate::kind::GenerationKept;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused};
@@ -69,7 +70,7 @@ impl Exchange<'_> {
         let revision_given = !matches!(o.resource_version(), "" | "0") && !self.applied;
         let (mut found, mut rules) = (Problems::new(), Problems::new());
         self.resource.kind.create(&mut o, &self.request, &mut rules, w)?;
-        meta::validate_create(&o, self.resource.namespaced(), self.name_check(), &Path::new("metadata"), &mut found);
+        meta::validate_create_with(&o, self.resource.namespaced(), self.name_check(), facts::finalizers(&*self.resource.kind), &Path::new("metadata"), &mut found);
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {
             return Err(Status::invalid(self.resource.group(), self.resource.info().kind, o.name(), &found));

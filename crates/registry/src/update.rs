@@ -29,6 +29,8 @@ pub enum Part {
     Status,
     /// `spec.finalizers` of a namespace.
     Finalize,
+    /// What a subresource of the kind's own writes, see [`crate::Kind::PIECES`].
+    Piece,
     /// Server-made changes of a subresource (binding, eviction, deletion marks): checked by their pipeline.
     Own,
 }
@@ -134,6 +136,9 @@ impl Exchange<'_> {
 
     /// Admission, preconditions, preparation and validation of a new state.
     async fn settle(&self, new: &mut Object, old: &Object, current: &Cached, part: Part, w: &mut Vec<String>) -> Result<(), Status> {
+        if part == Part::Piece {
+            self.take_piece(new, old)?;
+        }
         if part != Part::Own {
             self.track(new, Some(old))?;
             self.mutate(Operation::Update, new, Some(old), w).await?;
@@ -145,17 +150,18 @@ impl Exchange<'_> {
         match part {
             Part::Main => kind.update(new, old, &self.request, &mut rules, w)?,
             Part::Status => kind.update_status(new, old, &self.request, &mut rules)?,
+            Part::Piece => kind.validate_piece(new, old, &self.request.subresource, &mut rules)?,
             Part::Finalize | Part::Own => {}
         }
         let info = self.resource.info();
-        let grows = info.generation && info.generation_kept != GenerationKept::OnCreate && part == Part::Main && differs(new, old);
+        let grows = info.generation && info.generation_kept != GenerationKept::OnCreate && matches!(part, Part::Main | Part::Piece) && differs(new, old);
         if grows {
             new.set_meta("generation", old.generation() + 1);
         }
         if part != Part::Own {
             // Upstream checks metadata for every kind, and the kind's own rules do so again: its answers name such problems repeatedly.
             let at = Path::new("metadata");
-            meta::validate_create(new, self.resource.namespaced(), names::path_segment, &at, &mut found);
+            meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found);
             meta::validate_update(new, old, &at, &mut found);
             meta::validate_update(new, old, &at, &mut found);
         }
@@ -167,6 +173,15 @@ impl Exchange<'_> {
         if part != Part::Own {
             self.admit(Operation::Update, Some(new), Some(old), w).await?;
         }
+        Ok(())
+    }
+
+    /// Leaves of a new state only what the subresource may write; what the client said of identity and owners stays.
+    fn take_piece(&self, new: &mut Object, old: &Object) -> Result<(), Status> {
+        let said = ["resourceVersion", "uid", "managedFields"].map(|f| (f, new.meta(f).clone()));
+        self.resource.kind.set_defaults(new)?;
+        self.resource.kind.take_piece(new, old, &self.request)?;
+        said.into_iter().for_each(|(f, v)| new.set_meta(f, v));
         Ok(())
     }
 

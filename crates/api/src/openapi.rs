@@ -83,9 +83,7 @@ pub fn groups_document() -> Vec<u8> {
 /// The document of `/version/`.
 pub fn version_document() -> Vec<u8> {
     const INFO: &str = "io.k8s.apimachinery.pkg.version.Info";
-    let mut out = Map::new();
-    paths::describing("/version/", "getCodeVersion", "version", "get the version information for this server", &["application/json"], INFO, &mut out);
-    bytes_of(out, |_| Map::from_iter([(INFO.to_owned(), schemas::version_info())]))
+    plain_document(|out| paths::describing("/version/", "getCodeVersion", "version", "get the version information for this server", &["application/json"], INFO, out))
 }
 
 /// The document of the token issuer's keys.

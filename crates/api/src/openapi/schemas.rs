@@ -26,21 +26,6 @@ fn put_unions(name: &str, out: &mut Map<String, Value>) {
     out.insert("x-kubernetes-unions".into(), json!([union]));
 }
 
-/// What `/version` answers, which is no type of the API.
-pub(super) fn version_info() -> Value {
-    let text = |d: &str| if d.is_empty() { json!({"type": "string", "default": ""}) } else { json!({"type": "string", "default": "", "description": d}) };
-    let optional = |d: &str| json!({"type": "string", "description": d});
-    let required = ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform"];
-    let mut properties: Map<String, Value> = required.iter().map(|n| ((*n).to_owned(), text(""))).collect();
-    properties.insert("major".into(), text("Major is the major version of the binary version"));
-    properties.insert("minor".into(), text("Minor is the minor version of the binary version"));
-    properties.insert("emulationMajor".into(), optional("EmulationMajor is the major version of the emulation version"));
-    properties.insert("emulationMinor".into(), optional("EmulationMinor is the minor version of the emulation version"));
-    properties.insert("minCompatibilityMajor".into(), optional("MinCompatibilityMajor is the major version of the minimum compatibility version"));
-    properties.insert("minCompatibilityMinor".into(), optional("MinCompatibilityMinor is the minor version of the minimum compatibility version"));
-    json!({"type": "object", "description": "Info contains versioning information. how we'll want to distribute that information.", "properties": properties, "required": required})
-}
-
 /// The schema of a named type, and the names of the types it refers to.
 pub(super) fn of_type(ty: TypeRef, texts: &Descriptions) -> (Value, Vec<String>) {
     let mut refers_to = Vec::new();

@@ -80,3 +80,144 @@ fn first_difference(want: &Value, got: &Value, at: &str) -> String {
         _ => format!("{at}: {got} instead of {want}"),
     }
 }
+
+/// A tag and its bytes.
+fn bytes_of(number: u8, b: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint(&mut out, usize::from(number) << 3 | 2);
+    varint(&mut out, b.len());
+    out.extend_from_slice(b);
+    out
+}
+
+#[test]
+fn what_go_holds_by_value_is_written_when_absent_and_pointers_are_not() {
+    let pod = decode(&encode(br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#).unwrap()).unwrap();
+    assert_eq!(pod["spec"]["containers"][0], json!({"name": "c", "image": "i", "resources": {}}));
+    assert_eq!(pod["spec"].get("securityContext"), None, "a pointer stays nil");
+    assert_eq!(pod["spec"].get("terminationGracePeriodSeconds"), None, "so does one to a number");
+    // The message of an empty container: every string and bool by value, `resources` as an empty message.
+    let raw = encoder("v1", "Pod").unwrap().message(br#"{"spec":{"containers":[{}]}}"#).unwrap();
+    let text = |n: u8| vec![n << 3 | 2, 0];
+    let container = [text(1), text(2), text(5), text(8).to_vec(), text(13), text(14), vec![0x80, 1, 0, 0x88, 1, 0, 0x90, 1, 0], vec![0xa2, 1, 0]].concat();
+    assert!(raw.windows(container.len()).any(|w| w == container), "{raw:02x?}");
+}
+
+#[test]
+fn maps_are_written_by_sorted_key_and_escapes_are_undone() {
+    let a = encode(br#"{"apiVersion":"v1","kind":"ConfigMap","data":{"b":"x\n\u00e9","a":"y"}}"#).unwrap();
+    let b = encode("{\"data\":{\"a\":\"y\",\"b\":\"x\\né\"},\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\"}".as_bytes()).unwrap();
+    assert_eq!(a, b);
+    assert_eq!(decode(&a).unwrap()["data"], json!({"a": "y", "b": "x\né"}));
+}
+
+#[test]
+fn a_list_of_parts_is_the_list_written_whole() {
+    let items: Vec<String> = (0..3).map(|i| format!(r#"{{"metadata":{{"name":"c{i}"}},"data":{{"k":"{}"}}}}"#, "v".repeat(i * 100))).collect();
+    let whole = format!(r#"{{"apiVersion":"v1","kind":"ConfigMapList","metadata":{{"resourceVersion":"7"}},"items":[{}]}}"#, items.join(","));
+    let mut e = encoder("v1", "ConfigMap").unwrap();
+    let messages: Vec<Vec<u8>> = items.iter().map(|i| e.message(i.as_bytes()).unwrap()).collect();
+    let mut out = list_start("v1", "ConfigMapList", br#"{"resourceVersion":"7"}"#, messages.iter().map(|m| item_len(m.len())).sum()).unwrap();
+    for m in &messages {
+        item_start(&mut out, m.len());
+        out.extend_from_slice(m);
+    }
+    out.extend_from_slice(list_end());
+    assert_eq!(out, encode(whole.as_bytes()).unwrap());
+}
+
+#[test]
+fn a_watch_frame_says_its_length_its_type_and_its_object() {
+    let object = encode(br#"{"apiVersion":"v1","kind":"Status","code":410}"#).unwrap();
+    let frame = watch_frame("ERROR", &object);
+    assert_eq!(u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize, frame.len() - 4);
+    assert_eq!(&frame[4..], [bytes_of(1, b"ERROR"), bytes_of(2, &bytes_of(1, &object))].concat());
+}
+
+#[test]
+fn schema_props_are_read_and_written_in_all_their_forms() {
+    let crd = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "a"},
+        "spec": {"group": "g", "names": {"plural": "p", "kind": "K"}, "scope": "Namespaced", "versions": [{
+            "name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {
+                "type": "object", "default": {"a": 1}, "enum": ["x", 1], "x-kubernetes-preserve-unknown-fields": true,
+                "properties": {
+                    "list": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+                    "tuple": {"items": [{"type": "string"}, {"type": "integer"}]},
+                    "open": {"additionalProperties": true}, "closed": {"additionalProperties": false}, "typed": {"additionalProperties": {"type": "number", "maximum": 1.5}},
+                    "needs": {"dependencies": {"a": ["b"], "c": {"type": "object"}}},
+                },
+            }},
+        }]},
+        "status": {"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": null},
+    });
+    let mut want = crd.clone();
+    want["status"] = json!({"acceptedNames": {"plural": "", "kind": ""}});
+    let got = decode(&encode(&serde_json::to_vec(&crd).unwrap()).unwrap()).unwrap();
+    assert_eq!(first_difference(&want, &got, ""), "");
+}
+
+#[test]
+fn every_field_of_every_served_kind_has_a_number() {
+    let mut bare = Vec::new();
+    for m in &plan::builtin().messages {
+        let ty = crate::schema::builtin().get(m.name);
+        for f in ty.and_then(|t| t.object()).into_iter().flat_map(|o| o.fields()).filter(|f| !matches!(f.name(), "apiVersion" | "kind") && f.number().is_none()) {
+            bare.push(format!("{}.{}", m.name, f.name()));
+        }
+    }
+    // What `/version` answers has no protobuf form upstream either.
+    bare.retain(|n| !n.contains("version.Info"));
+    assert!(bare.is_empty(), "{bare:?}");
+}
+
+#[test]
+fn hostile_bodies_are_refused_in_bounds() {
+    let in_envelope = |kind: &str, raw: &[u8]| envelope("v1", kind, raw);
+    // Objects in objects in objects: a RawExtension that holds a list that holds …
+    let mut nested = in_envelope("ConfigMap", b"");
+    for _ in 0..5000 {
+        nested = in_envelope("List", &bytes_of(2, &bytes_of(1, &nested)));
+        if nested.len() > 60_000 {
+            break;
+        }
+    }
+    assert!(matches!(decode(&nested), Err(ProtobufError::TooDeep | ProtobufError::UnknownKind { .. })));
+    // Schemas in schemas.
+    let mut props = Vec::new();
+    for _ in 0..10_000 {
+        props = bytes_of(28, &props); // `not`
+    }
+    let crd = bytes_of(2, &bytes_of(7, &bytes_of(4, &bytes_of(1, &props))));
+    assert_eq!(decode(&envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", &crd)), Err(ProtobufError::TooDeep));
+    // Lengths that lie, groups (wire type 3), varints without end, text that is not UTF-8.
+    for (raw, want) in [
+        (&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], ProtobufError::Malformed),
+        (b"\x0b", ProtobufError::Malformed),
+        (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", ProtobufError::Malformed),
+        (b"\x0a\x04\x0a\x02\xff\xfe", ProtobufError::Utf8),
+    ] {
+        assert_eq!(decode(&in_envelope("ConfigMap", raw)), Err(want), "{raw:02x?}");
+    }
+    assert!(matches!(decode(&in_envelope("ConfigMap", b"\xfa\x3f\x00")), Err(ProtobufError::UnknownField { number: 1023, .. })), "never dropped");
+    // A time that no calendar has.
+    let far = bytes_of(1, &bytes_of(8, b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\x7f"));
+    assert_eq!(decode(&in_envelope("ConfigMap", &far)), Err(ProtobufError::Malformed));
+    // A hundred thousand items are only that many.
+    let many = bytes_of(2, b"").repeat(100_000);
+    assert_eq!(decode(&in_envelope("ConfigMapList", &many)).unwrap()["items"].as_array().unwrap().len(), 100_000);
+}
+
+#[test]
+fn documents_that_do_not_fit_are_refused_when_written() {
+    let refused = |json: &str| encode(json.as_bytes()).unwrap_err();
+    assert_eq!(refused("{"), ProtobufError::Json);
+    assert_eq!(refused(r#"{"apiVersion":"v1","kind":"ConfigMap","data":{"a":1}}"#), ProtobufError::Value { name: "io.k8s.api.core.v1.ConfigMap.data".into() });
+    assert_eq!(refused(r#"{"apiVersion":"v1","kind":"ConfigMap","more":1}"#), ProtobufError::Value { name: "io.k8s.api.core.v1.ConfigMap.more".into() });
+    assert!(matches!(refused(r#"{"apiVersion":"meta.k8s.io/v1","kind":"Table"}"#), ProtobufError::UnknownKind { .. }));
+    assert_eq!(refused(&"[".repeat(100_000)), ProtobufError::TooDeep);
+    assert_eq!(encode(b"{\"kind\":\"\xff\"}"), Err(ProtobufError::Json), "not UTF-8");
+    let many = format!(r#"{{"apiVersion":"v1","kind":"ConfigMapList","items":[{}{{}}]}}"#, "{},".repeat(99_999));
+    assert_eq!(decode(&encode(many.as_bytes()).unwrap()).unwrap()["items"].as_array().unwrap().len(), 100_000);
+}

@@ -110,7 +110,7 @@ pub enum UnknownSelector {
     Known,
     /// `field label not supported: foo.bar`
     NotSupported,
-    /// `field label "foo.bar" not supported for Pod`? — whatever the recordings show for the kind; the text with `{}` for the label.
+    /// `field label "foo.bar" not supported for Pod`? — whatever the recordings show for the kind; the text with `{}` for the label and `{version}` for the apiVersion.
     Text(&'static str),
 }
 

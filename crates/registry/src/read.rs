@@ -3,8 +3,9 @@
 use crate::cache::{Cached, Map};
 use crate::call::Answer;
 use crate::exchange::Exchange;
-use crate::kind::{AnyKind, UnknownSelector};
+use crate::kind::{AnyKind, Served, UnknownSelector};
 use crate::options::{ListOptions, VersionMatch};
+use crate::resource::api_version;
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use keles_api::status::{Cause, Details, ListMeta};
@@ -34,7 +35,7 @@ impl Filter {
         for r in &fields.requirements {
             let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace") || x.resource.kind.selects(&x.served, &r.field);
             if !known {
-                return Err(Status::bad_request(unknown_selector(info.unknown_selector, &r.field)));
+                return Err(Status::bad_request(unknown_selector(info.unknown_selector, &r.field, &x.served)));
             }
         }
         let fields = Some(fields).filter(|f| !f.requirements.is_empty());
@@ -84,11 +85,11 @@ struct Picked {
     remaining: i64,
 }
 
-fn unknown_selector(how: UnknownSelector, label: &str) -> String {
+fn unknown_selector(how: UnknownSelector, label: &str, served: &Served) -> String {
     match how {
         UnknownSelector::Known => format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", keles_api::problems::go_quote(label)),
         UnknownSelector::NotSupported => format!("field label not supported: {label}"),
-        UnknownSelector::Text(t) => t.replace("{}", label),
+        UnknownSelector::Text(t) => t.replace("{version}", &api_version(served)).replace("{}", label),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Job: pods that run to completion (batch/v1).
 
 use crate::apps::workload;
-use crate::batch::job_spec;
+use crate::batch::{job_spec, job_status};
 use crate::core::pod::template;
-use crate::field::{Field, IMMUTABLE, child_mut, clear_status, immutable, same, set, without};
+use crate::field::{Field, IMMUTABLE, child_mut, clear_status, default_pointer, immutable, same, set, without};
 use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
@@ -100,10 +100,30 @@ impl Kind for Job {
         }
     }
 
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        let root = Field::root(new);
+        job_status::validate(&root.get("status"), &Field::root(old).get("status"), &root.get("spec"), p);
+    }
+
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        let name = names::dns_label(new.name(), false);
+        if old.is_none() && !name.is_empty() {
+            w.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", name.join(" ")));
+        }
+        spec_warnings(&Field::root(new).get("spec"), w);
         if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
             template::warnings(&Field::root(new).get("spec").get("template"), w);
         }
+    }
+}
+
+const COMPLETIONS_SOFT_MAX: i64 = 100_000;
+const PARALLELISM_SOFT_MAX: i64 = 10_000;
+
+/// Of the spec of a Job, also where it stands in a CronJob; its pod template aside.
+pub fn spec_warnings(spec: &Field, w: &mut Vec<String>) {
+    if spec.str("completionMode") == "Indexed" && spec.int("completions") > COMPLETIONS_SOFT_MAX && spec.int("parallelism") > PARALLELISM_SOFT_MAX {
+        w.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".into());
     }
 }
 
@@ -165,7 +185,8 @@ fn generate_selector(o: &mut Object) {
     let Some(spec) = child_mut(&mut o.0, "spec") else { return };
     if let Some(labels) = child_mut(spec, "template").and_then(|t| child_mut(t, "metadata")).and_then(|m| child_mut(m, "labels")) {
         for (key, value) in [("controller-uid", &uid), (UID_LABEL, &uid), ("job-name", &name), (NAME_LABEL, &name)] {
-            set(labels, key, value.as_str());
+            // What the user set himself validation compares.
+            default_pointer(labels, key, value.as_str());
         }
     }
     if let Some(wanted) = child_mut(spec, "selector").and_then(|s| child_mut(s, "matchLabels"))

@@ -248,7 +248,7 @@ fn success_rule(rule: &Field, completions: i64, p: &mut Problems) {
 }
 
 /// How many indexes `0,2-4` names; they grow and stay below the completions.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     let (mut total, mut last) = (0, None);
     if text.is_empty() {
         return Ok(0);

@@ -1,4 +1,5 @@
 pub mod cron_job;
 pub mod job;
 pub mod job_spec;
+pub mod job_status;
 pub mod schedule;

@@ -38,7 +38,7 @@ impl Kind for ResourceSlice {
             Selectable { path: "spec.driver", value: |o| selectable::text(o, &["spec", "driver"]) },
         ],
         generation: true,
-        unknown_selector: UnknownSelector::Text("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {}"),
+        unknown_selector: UnknownSelector::Text("field label not supported for {version}, Kind=ResourceSlice: {}"),
         ..Info::BASE
     };
 

@@ -170,5 +170,7 @@ async fn write(registry: &Registry, verb: Verb, w: &Wanted) -> Result<(), Status
         ..About::default()
     };
     let body = serde_json::to_vec(&w.object).expect("a JSON tree always encodes").into();
-    registry.serve(verb, Call { request, body, user_agent: "kube-apiserver".into(), ..Call::default() }).await.map(|_| ())
+    // As upstream's parts call themselves in managedFields.
+    let user_agent = if w.group == "flowcontrol.apiserver.k8s.io" { "api-priority-and-fairness-config-producer-v1" } else { "kube-apiserver" };
+    registry.serve(verb, Call { request, body, user_agent: user_agent.into(), ..Call::default() }).await.map(|_| ())
 }

@@ -287,10 +287,9 @@ impl FieldSet {
                     };
                     out.insert(k.clone(), kept);
                 }
-                if out.is_empty() && !m.is_empty() { Value::Null } else { Value::Object(out) }
+                Value::Object(out)
             }
             View::Items(items, item) => {
-                let had = items.len();
                 let mut out = Vec::new();
                 for (element, child) in items {
                     match self.get(&element) {
@@ -299,7 +298,7 @@ impl FieldSet {
                         None => out.push(child.clone()),
                     }
                 }
-                if out.is_empty() && had > 0 { Value::Null } else { Value::Array(out) }
+                Value::Array(out)
             }
         })
     }
@@ -379,6 +378,9 @@ impl Walk<'_> {
         let (va, vb) = (view(a, ty)?, view(b, ty)?);
         let is_leaf = |v: &Value, view: &View| !v.is_null() && matches!(view, View::Leaf);
         if (is_empty(a) && is_empty(b)) || is_leaf(a, &va) || is_leaf(b, &vb) {
+            if self.go && equal_in_go(a, b, ty) {
+                return Ok(());
+            }
             self.found.modified.put(&self.at, Node::member());
             return Ok(());
         }
@@ -430,6 +432,17 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether Go would write the same of two leaves: atomic structs and lists may differ in what it leaves out.
+fn equal_in_go(a: &Value, b: &Value, ty: Ty) -> bool {
+    let Ty::Of(t, _) = ty else { return false };
+    if !ty.is_container() || a.is_null() != b.is_null() {
+        return false;
+    }
+    let [mut a, mut b] = [a.clone(), b.clone()];
+    [&mut a, &mut b].into_iter().for_each(|v| keles_api::canonical::canonicalise(v, t));
+    a == b
 }
 
 fn is_empty(v: &Value) -> bool {

@@ -104,12 +104,20 @@ fn item_element(item: &Value, list: TypeRef) -> Result<String, String> {
     keys.sort_unstable();
     let mut out = String::from("k:{");
     for key in keys {
-        let default = || l.item.field(key).and_then(|f| f.default());
-        // An item without its key is validation's business; it is its own item until then.
-        if let Some(value) = item.get(key).filter(|v| !v.is_null()).or_else(default) {
-            let comma = if out.len() > 3 { "," } else { "" };
-            out.push_str(&format!("{comma}{}:{value}", Value::from(key)));
-        }
+        let field = l.item.field(key);
+        let zero;
+        let value = match item.get(key).filter(|v| !v.is_null()).or_else(|| field.and_then(|f| f.default())) {
+            Some(v) => v,
+            // A key that Go always writes is its zero value when it is not there.
+            None if field.is_some_and(|f| f.presence() == Presence::Always) => {
+                let text = matches!(field.map(|f| f.ty().shape()), Some(Shape::Scalar(Scalar::String)));
+                zero = if text { Value::from("") } else { Value::from(0) };
+                &zero
+            }
+            None => return Err(format!("associative list with keys has an element that omits key field {} (and doesn't have default value)", Value::from(key))),
+        };
+        let comma = if out.len() > 3 { "," } else { "" };
+        out.push_str(&format!("{comma}{}:{value}", Value::from(key)));
     }
     out.push('}');
     Ok(out)

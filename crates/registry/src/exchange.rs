@@ -83,6 +83,12 @@ impl Exchange<'_> {
                 tracing::debug!(sub, "verb not served");
                 Err(not_allowed())
             }
+            (sub, verb) if self.resource.kind.pieces().contains(&sub) => match verb {
+                Verb::Get => self.get().await,
+                Verb::Update => self.put(Part::Piece).await,
+                Verb::Patch => self.patch(Part::Piece).await,
+                _ => Err(not_allowed()),
+            },
             (sub, _) => Err(Status::not_implemented(&format!("{}/{sub}", self.resource.info().plural))),
         }
     }

@@ -9,6 +9,7 @@ pub mod call;
 mod create;
 mod delete;
 mod encode;
+mod eviction;
 mod exchange;
 pub mod facts;
 pub mod kind;

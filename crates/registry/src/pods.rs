@@ -1,18 +1,17 @@
-//! Subresources of pods that write: `binding` (a scheduler's decision) and `eviction`.
+//! `binding` of a pod: a scheduler's decision. The owners of its fields stay as they are, as upstream.
 
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
-use crate::options::{DeleteOptions, Propagation, WriteOptions};
+use crate::options::WriteOptions;
 use crate::update::Part;
 use keles_api::decode::{self, FieldValidation};
-use keles_api::{Object, Path, Problems, Selector, Status, schema};
+use keles_api::{Object, Path, Problems, Status, schema};
 use serde_json::{Value, json};
 
 const BINDING_SCHEMA: &str = "io.k8s.api.core.v1.Binding";
-const EVICTION_SCHEMA: &str = "io.k8s.api.policy.v1.Eviction";
 
 impl Exchange<'_> {
-    fn decode_as(&self, name: &str, kind: &str, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
+    pub fn decode_as(&self, name: &str, kind: &str, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
         let ty = schema::builtin().get(name).ok_or_else(|| Status::internal(format!("no schema for {kind}")))?;
         let d = decode::decode(&self.call.body, self.format(), ty, kind, validation)?;
         Ok((d.object, d.warnings))
@@ -35,38 +34,6 @@ impl Exchange<'_> {
         let mut done = Status::failure(201, "", "");
         done.status = "Success".into();
         Ok(Answer { code: 201, body: Body::Bytes(done.to_json().into()), warnings })
-    }
-
-    /// Deletes the pod unless a PodDisruptionBudget speaks for it.
-    pub async fn evict(mut self) -> Result<Answer, Status> {
-        let options = WriteOptions::parse(&self.call.query, "CreateOptions")?;
-        let (e, mut warnings) = self.decode_as(EVICTION_SCHEMA, "Eviction", options.field_validation)?;
-        if !e.name().is_empty() && e.name() != self.request.name {
-            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let pod = self.current(&self.own_key()).await?;
-        let ends_anyway = matches!(pod.tree().str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending") || pod.deleting;
-        if !ends_anyway && self.budget_of(&pod).is_some() {
-            return Err(Status::not_implemented("eviction of a pod that has a PodDisruptionBudget"));
-        }
-        let asked = e.at(&["deleteOptions"]);
-        let mut delete = DeleteOptions::parse((!asked.is_null()).then(|| Object(asked.clone())).as_ref(), &self.call.query)?;
-        delete.dry_run |= options.dry_run;
-        if delete.propagation == Propagation::Unset && delete.orphan_dependents.is_none() {
-            delete.propagation = Propagation::Background;
-        }
-        self.request.dry_run = delete.dry_run;
-        let name = self.request.name.clone();
-        self.delete_one(&name, &delete, &mut warnings).await?;
-        let mut done = Status::failure(201, "", "");
-        done.status = "Success".into();
-        Ok(Answer { code: 201, body: Body::Bytes(done.to_json().into()), warnings })
-    }
-
-    /// A budget whose selector matches the pod.
-    fn budget_of(&self, pod: &crate::cache::Cached) -> Option<String> {
-        let budgets = self.registry.read_all("policy", "poddisruptionbudgets", pod.namespace());
-        budgets.into_iter().find(|b| Selector::from_object(b.at(&["spec", "selector"])).is_ok_and(|s| s.matches(|k| pod.label(k)))).map(|b| b.name().to_owned())
     }
 }
 
@@ -121,14 +88,18 @@ fn assign(old: &Object, b: &Object, now: &str) -> Result<Object, Status> {
 
 /// Sets the condition PodScheduled to True.
 fn scheduled(o: &mut Object, now: &str) {
+    set_condition(o, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": Value::Null, "lastTransitionTime": now}));
+}
+
+/// Sets a condition of the status, whose transition time stays while its status does.
+pub fn set_condition(o: &mut Object, mut c: Value) {
     let status = o.root_mut().entry("status").or_insert_with(|| json!({}));
     let Some(status) = status.as_object_mut() else { return };
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     let Some(list) = conditions.as_array_mut() else { return };
-    let mut c = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": Value::Null, "lastTransitionTime": now});
-    match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
+    match list.iter_mut().find(|have| have["type"] == c["type"]) {
         Some(have) => {
-            if have["status"] == "True" {
+            if have["status"] == c["status"] {
                 c["lastTransitionTime"] = have["lastTransitionTime"].clone();
             }
             *have = c;

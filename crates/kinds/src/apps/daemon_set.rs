@@ -87,6 +87,10 @@ impl Kind for DaemonSet {
     }
 
     fn set_defaults(o: &mut Object) {
+        // Upstream's conversion writes it before anybody asks who owns it; prepare rules know the number.
+        if o.annotation(TEMPLATE_GENERATION).is_none() {
+            set_template_generation(o, 0);
+        }
         let Some(spec) = child_mut(&mut o.0, "spec") else { return };
         template::set_defaults(spec);
         default_pointer(spec, "revisionHistoryLimit", 10);

@@ -1,5 +1,6 @@
 //! CertificateSigningRequest: a wish for a certificate (certificates.k8s.io/v1).
 
+use super::conditions;
 use crate::field::clear_status;
 use crate::field::{Field, child_mut, one_of, remove, restore, set};
 use crate::selectable;
@@ -9,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Path, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub struct CertificateSigningRequest;
@@ -20,7 +21,7 @@ const COLUMNS: &[Column<Object>] = &[
     column("SignerName", "string", "signerName indicates the requested signer, and is a qualified name.", |o, _| table::str_cell(o, &["spec", "signerName"])),
     column("Requestor", "string", "username contains the name of the user that created the CertificateSigningRequest.", |o, _| table::str_cell(o, &["spec", "username"])),
     column("RequestedDuration", "string", "expirationSeconds is the requested duration of validity of the issued certificate.", |o, _| text(requested(o))),
-    column("Condition", "string", "conditions applied to the request.", |o, _| text(conditions(o))),
+    column("Condition", "string", "conditions applied to the request.", |o, _| text(condition_cell(o))),
 ];
 
 impl Kind for CertificateSigningRequest {
@@ -83,6 +84,34 @@ impl Kind for CertificateSigningRequest {
         restore(new, old, "status");
     }
 
+    fn prepare_status(new: &mut Object, old: &Object, r: &Request) {
+        conditions::date(new, old, &r.now);
+    }
+
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        conditions::check(new, old, false, p);
+    }
+
+    const PIECES: &'static [&'static str] = &[conditions::APPROVAL];
+
+    /// An approver decides; the request itself and its certificate stay.
+    fn take_piece(new: &mut Object, old: &Object, r: &Request) {
+        restore(new, old, "spec");
+        let certificate = old.at(&["status", "certificate"]).clone();
+        if let Some(status) = child_mut(&mut new.0, "status") {
+            match certificate {
+                Value::Null => remove(status, "certificate"),
+                c => set(status, "certificate", c),
+            }
+        }
+        conditions::date(new, old, &r.now);
+    }
+
+    fn validate_piece(new: &Object, old: &Object, _: &str, p: &mut Problems) {
+        Self::validate(new, p);
+        conditions::check(new, old, true, p);
+    }
+
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
         request(&spec, p);
@@ -102,7 +131,7 @@ fn requested(o: &Object) -> String {
 }
 
 /// `Approved,Issued`
-fn conditions(o: &Object) -> String {
+fn condition_cell(o: &Object) -> String {
     let all = table::list(o.at(&["status", "conditions"]));
     let has = |kind: &str| all.iter().any(|c| c["type"] == kind);
     let mut shown = if has("Denied") {

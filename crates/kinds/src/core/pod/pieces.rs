@@ -1,0 +1,112 @@
+//! What the subresources `ephemeralcontainers` and `resize` may change of a pod, and how.
+
+use crate::field::{Field, remove, same, set};
+use keles_api::{Object, Problems};
+use keles_rules::qos;
+use serde_json::Value;
+
+pub const EPHEMERAL: &str = "ephemeralcontainers";
+pub const RESIZE: &str = "resize";
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Resources that a running container can be given more or less of.
+const RESIZABLE: &[&str] = &["cpu", "memory"];
+const SIZES: &[&str] = &["limits", "requests"];
+
+fn items<'o>(o: &'o Object, list: &str) -> &'o [Value] {
+    o.at(&["spec", list]).as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The old pod with the new ephemeral containers.
+pub fn take_ephemeral(new: &mut Object, old: &Object) {
+    let given = new.at(&["spec", "ephemeralContainers"]).clone();
+    *new = old.clone();
+    let Some(spec) = new.0.get_mut("spec") else { return };
+    match given {
+        Value::Null => remove(spec, "ephemeralContainers"),
+        given => set(spec, "ephemeralContainers", given),
+    }
+}
+
+/// Ephemeral containers are only ever added.
+pub fn check_ephemeral(new: &Object, old: &Object, p: &mut Problems) {
+    let at = Field::root(new).get("spec").at("ephemeralContainers");
+    if old.annotation(MIRROR).is_some() {
+        p.forbidden(&keles_api::Path::new(""), "static pods do not support ephemeral containers");
+    }
+    for had in items(old, "ephemeralContainers") {
+        let name = had["name"].as_str().unwrap_or_default();
+        match items(new, "ephemeralContainers").iter().find(|c| c["name"] == had["name"]) {
+            None => p.forbidden(&at, format!("existing ephemeral containers {name:?} may not be removed\n")),
+            Some(c) if !same(c, had) => p.forbidden(&at, format!("existing ephemeral containers {name:?} may not be changed\n")),
+            Some(_) => {}
+        }
+    }
+}
+
+/// The old pod with the new resources and resize policies; containers that were added or moved stay, for [`check_resize`] to refuse.
+pub fn take_resize(new: &mut Object, old: &Object) {
+    let lists = ["containers", "initContainers"];
+    if lists.iter().any(|l| items(new, l).len() != items(old, l).len()) {
+        return;
+    }
+    let taken = lists.map(|l| {
+        let kept = items(old, l).iter().zip(items(new, l)).map(|(had, given)| {
+            if had["name"] != given["name"] {
+                return given.clone();
+            }
+            let mut c = had.clone();
+            for f in ["resources", "resizePolicy"] {
+                match given.get(f) {
+                    Some(v) => set(&mut c, f, v.clone()),
+                    None => remove(&mut c, f),
+                }
+            }
+            c
+        });
+        (l, kept.collect::<Vec<_>>())
+    });
+    *new = old.clone();
+    if let Some(spec) = new.0.get_mut("spec") {
+        taken.into_iter().filter(|(_, list)| !list.is_empty()).for_each(|(l, list)| set(spec, l, Value::from(list)));
+    }
+}
+
+/// Only CPU and memory, only changed, never taken away, and the QoS class stays.
+pub fn check_resize(new: &Object, old: &Object, p: &mut Problems) {
+    if old.annotation(MIRROR).is_some() {
+        return p.forbidden(&keles_api::Path::new(""), "static pods cannot be resized");
+    }
+    let spec = Field::root(new).get("spec");
+    let class = qos::class(new.at(&["spec"])).as_str();
+    if class != qos::class(old.at(&["spec"])).as_str() {
+        p.invalid(spec.path(), class, "Pod QOS Class may not change as a result of resizing");
+    }
+    for list in ["containers", "initContainers"] {
+        let (given, had) = (spec.items(list), items(old, list));
+        if given.len() != had.len() {
+            p.forbidden(&spec.at(list), "containers may not be added or removed on resize");
+            continue;
+        }
+        for (c, had) in given.iter().zip(had) {
+            if c.value()["name"] != had["name"] {
+                p.forbidden(&c.at("name"), "containers may not be renamed or reordered on resize");
+                continue;
+            }
+            check_sizes(c, had, p);
+        }
+    }
+}
+
+fn check_sizes(c: &Field, had: &Value, p: &mut Problems) {
+    let resources = c.get("resources");
+    for kind in SIZES {
+        let (given, before) = (&c.value()["resources"][*kind], &had["resources"][*kind]);
+        for name in RESIZABLE.iter().filter(|n| before.get(**n).is_some() && given.get(**n).is_none()) {
+            p.forbidden(&resources.get(kind).at(name), format!("resource {kind} cannot be removed"));
+        }
+        let rest = |v: &Value| v.as_object().into_iter().flatten().filter(|(k, _)| !RESIZABLE.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>();
+        if rest(given) != rest(before) {
+            p.forbidden(&keles_api::Path::new("spec"), "only cpu and memory resources are mutable\n");
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -54,6 +54,9 @@ pub enum OutboundError {
 }
 
 impl OutboundError {
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, OutboundError::Timeout { .. })
+    }
     /// Whether the same call may succeed a moment later.
     fn may_pass(&self) -> bool {
         match self {
@@ -137,6 +140,8 @@ pub struct Endpoint {
     authorization: Option<HeaderValue>,
     /// Read anew for each call: tokens on disk rotate.
     token_file: Option<PathBuf>,
+    /// The name asked for, where `url` holds an address.
+    host: Option<HeaderValue>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -197,7 +202,14 @@ impl Endpoint {
     pub fn https(url: &str, ca_pem: Option<&[u8]>) -> Result<Endpoint, OutboundError> {
         let url = url.parse().map_err(|_| OutboundError::Url(url.into()))?;
         let client = Client::builder(TokioExecutor::new()).build(connector(roots(ca_pem)?, None, None)?);
-        Ok(Endpoint { url, client, authorization: None, token_file: None })
+        Ok(Endpoint { url, client, authorization: None, token_file: None, host: None })
+    }
+
+    /// The same where `url` holds an address and the certificate is of the name `host`.
+    pub fn https_as(url: &str, ca_pem: Option<&[u8]>, host: &str) -> Result<Endpoint, OutboundError> {
+        let url = url.parse().map_err(|_| OutboundError::Url(url.into()))?;
+        let client = Client::builder(TokioExecutor::new()).build(connector(roots(ca_pem)?, None, Some(host))?);
+        Ok(Endpoint { url, client, authorization: None, token_file: None, host: HeaderValue::from_str(host).ok() })
     }
 
     /// The server of the current context. Paths in the file are relative to its folder.
@@ -243,6 +255,7 @@ impl Endpoint {
             client,
             authorization,
             token_file: user.token_file.as_ref().map(beside),
+            host: None,
         })
     }
 
@@ -271,6 +284,13 @@ impl Endpoint {
         serde_json::from_slice(&answer).map_err(|source| OutboundError::Json { url: self.url.to_string(), source })
     }
 
+    /// The same with a single try: for calls whose failure has a policy of its own.
+    pub async fn post_once(&self, body: &Value, limit: Duration) -> Result<Value, OutboundError> {
+        let bytes = Bytes::from(serde_json::to_vec(body).expect("a JSON tree always encodes"));
+        let answer = self.within(limit, &self.url, self.once(Method::POST, &self.url, bytes)).await?;
+        serde_json::from_slice(&answer).map_err(|source| OutboundError::Json { url: self.url.to_string(), source })
+    }
+
     /// Gets JSON from any address over this endpoint's trust.
     pub async fn get(&self, url: &str, limit: Duration) -> Result<Value, OutboundError> {
         let url: Uri = url.parse().map_err(|_| OutboundError::Url(url.into()))?;
@@ -290,6 +310,9 @@ impl Endpoint {
         h.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         h.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let of_file = || std::fs::read_to_string(self.token_file.as_ref()?).ok().and_then(|t| HeaderValue::from_str(&format!("Bearer {}", t.trim())).ok());
+        if let Some(host) = &self.host {
+            h.insert(HOST, host.clone());
+        }
         if let Some(v) = self.authorization.clone().or_else(of_file) {
             h.insert(AUTHORIZATION, v);
         }

@@ -226,7 +226,7 @@ impl Jwt {
                     Some(Value::String(s)) => return Err(Refused(format!("oidc: required claim {claim} value does not match. Got = {s}, want = {value}"))),
                     Some(_) => return Err(Refused(format!("oidc: parse claim {claim}: it is not a string"))),
                 },
-                ClaimRule::Holds { expression, message } => hold(expression, &[("claims", &Value::Object(c.clone()))], message)?,
+                ClaimRule::Holds { expression, message } => hold(expression, &Value::Object(c.clone()), message)?,
             }
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Jwt {
 
     fn user(&self, c: &Map<String, Value>) -> Result<User, Refused> {
         let claims = Value::Object(c.clone());
-        let evaluate = |e: &Expression| e.evaluate(&[("claims", &claims)]).map_err(|e| Refused(format!("oidc: error evaluating claim mapping: {e}")));
+        let evaluate = |e: &Expression| e.evaluate(&claims).map_err(|e| Refused(format!("oidc: error evaluating claim mapping: {e}")));
         let mut user = User::default();
         user.name = match &self.trust.username {
             Mapping::Claim { claim, prefix } => {
@@ -290,15 +290,15 @@ impl Jwt {
         }
         let info = serde_json::json!({"username": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra});
         for (rule, message) in &self.trust.user_rules {
-            hold(rule, &[("user", &info)], message)?;
+            hold(rule, &info, message)?;
         }
         mark_authenticated(&mut user);
         Ok(user)
     }
 }
 
-fn hold(e: &Expression, variables: &[(&str, &Value)], message: &str) -> Result<(), Refused> {
-    match e.evaluate(variables) {
+fn hold(e: &Expression, over: &Value, message: &str) -> Result<(), Refused> {
+    match e.evaluate(over) {
         Ok(Value::Bool(true)) => Ok(()),
         Ok(_) => Err(Refused(format!("oidc: error evaluating claim validation expression: validation expression failed: {message}"))),
         Err(e) => Err(Refused(format!("oidc: error evaluating claim validation expression: {e}"))),

@@ -3,7 +3,7 @@
 //! Source: kubernetes.io "Using Authentication Configuration". An unknown field is an error.
 
 use super::jwt::{ALGORITHMS, ClaimRule, Jwt, Mapping, Trust};
-use crate::expression::Expression;
+use crate::expression::{Expression, Over};
 use crate::outbound::Endpoint;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -214,7 +214,9 @@ fn trust(at: &str, e: &JwtEntry) -> Result<Trust, String> {
     }
     let rules = e.claim_validation_rules.iter().enumerate().map(|(n, r)| rule(&format!("{at}.claimValidationRules[{n}]"), r)).collect::<Result<_, _>>()?;
     let maps = &e.claim_mappings;
+    let rules_at = at;
     let at = format!("{at}.claimMappings");
+    check_email(&at, e)?;
     let username = mapping(&format!("{at}.username"), &maps.username, true)?.ok_or_else(|| format!("{at}.username: Required value: claim or expression is required"))?;
     let groups = mapping(&format!("{at}.groups"), &maps.groups, true)?;
     if maps.uid.prefix.is_some() {
@@ -228,11 +230,11 @@ fn trust(at: &str, e: &JwtEntry) -> Result<Trust, String> {
         if !x.key.contains('/') || x.key != x.key.to_lowercase() || RESERVED.iter().any(|r| domain == *r || domain.ends_with(&format!(".{r}"))) {
             return Err(format!("{at}.key: Invalid value: {:?}: must be a lower-case domain-prefixed path outside kubernetes.io and k8s.io", x.key));
         }
-        extra.push((x.key.clone(), Expression::compile(&format!("{at}.valueExpression"), &x.value_expression, &["claims"]).map_err(|e| e.to_string())?));
+        extra.push((x.key.clone(), Expression::compile(&format!("{at}.valueExpression"), &x.value_expression, Over::Claims).map_err(|e| e.to_string())?));
     }
     let mut user_rules = Vec::new();
     for (n, r) in e.user_validation_rules.iter().enumerate() {
-        let expression = Expression::compile(&format!("userValidationRules[{n}].expression"), &r.expression, &["user"]).map_err(|e| e.to_string())?;
+        let expression = Expression::compile_condition(&format!("{rules_at}.userValidationRules[{n}].expression"), &r.expression, Over::User).map_err(|e| e.to_string())?;
         user_rules.push((expression, r.message.clone()));
     }
     Ok(Trust {
@@ -249,12 +251,27 @@ fn trust(at: &str, e: &JwtEntry) -> Result<Trust, String> {
     })
 }
 
+/// An address counts only where somebody looks whether it was verified.
+fn check_email(at: &str, e: &JwtEntry) -> Result<(), String> {
+    let username = &e.claim_mappings.username.expression;
+    let names = |text: &str, claim: &str| text.match_indices(claim).any(|(i, _)| !text[i + claim.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+    if !names(username, "claims.email") {
+        return Ok(());
+    }
+    let extra = e.claim_mappings.extra.iter().map(|x| x.value_expression.as_str());
+    let looked = extra.chain(e.claim_validation_rules.iter().map(|r| r.expression.as_str())).chain([username.as_str()]).any(|t| names(t, "claims.email_verified"));
+    if looked {
+        return Ok(());
+    }
+    Err(format!("{at}.username.expression: Invalid value: {username:?}: claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression"))
+}
+
 fn rule(at: &str, r: &RuleEntry) -> Result<ClaimRule, String> {
     match (r.claim.is_empty(), r.expression.is_empty()) {
         (false, true) if r.message.is_empty() => Ok(ClaimRule::Equals { claim: r.claim.clone(), value: r.required_value.clone() }),
         (false, true) => Err(format!("{at}.message: Invalid value: {:?}: message can't be set when claim is set", r.message)),
         (true, false) if r.required_value.is_empty() => {
-            let expression = Expression::compile(&format!("{at}.expression"), &r.expression, &["claims"]).map_err(|e| e.to_string())?;
+            let expression = Expression::compile_condition(&format!("{at}.expression"), &r.expression, Over::Claims).map_err(|e| e.to_string())?;
             Ok(ClaimRule::Holds { expression, message: r.message.clone() })
         }
         (true, false) => Err(format!("{at}.requiredValue: Invalid value: {:?}: requiredValue can't be set when expression is set", r.required_value)),
@@ -272,7 +289,7 @@ fn mapping(at: &str, m: &MappingEntry, prefixed: bool) -> Result<Option<Mapping>
         }
         (false, true) => Ok(Some(Mapping::Claim { claim: m.claim.clone(), prefix: m.prefix.clone().unwrap_or_default() })),
         (true, false) if m.prefix.is_some() => Err(format!("{at}.prefix: Invalid value: prefix can't be set when expression is set")),
-        (true, false) => Expression::compile(&format!("{at}.expression"), &m.expression, &["claims"]).map(|e| Some(Mapping::Expression(e))).map_err(|e| e.to_string()),
+        (true, false) => Expression::compile(&format!("{at}.expression"), &m.expression, Over::Claims).map(|e| Some(Mapping::Expression(e))).map_err(|e| e.to_string()),
     }
 }
 
@@ -302,6 +319,7 @@ mod tests {
         assert!(why("jwt:\n- issuer: {url: 'http://i.example', audiences: [a]}\n  claimMappings: {username: {claim: sub, prefix: ''}}\n").contains("scheme must be https"));
         assert!(why("jwt:\n- issuer: {url: 'https://own.example', audiences: [a]}\n  claimMappings: {username: {claim: sub, prefix: ''}}\n").contains("disallowed issuers"));
         assert!(why("jwt:\n- issuer: {url: 'https://i.example', audiences: [a, b]}\n  claimMappings: {username: {claim: sub, prefix: ''}}\n").contains("MatchAny"));
+        assert!(why(&format!("{ISSUER}  claimMappings: {{username: {{expression: claims.email}}}}\n")).contains("claims.email_verified must be used"));
         assert!(why("surprise: 1\n").contains("surprise"), "an unknown field");
     }
 }

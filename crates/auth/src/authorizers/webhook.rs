@@ -4,7 +4,7 @@
 
 use super::config::WebhookOptions;
 use super::{Authorizer, Decision, Known};
-use crate::expression::{Expression, ExpressionError};
+use crate::expression::{Expression, ExpressionError, Over};
 use crate::outbound::{Endpoint, OutboundError};
 use crate::rbac::Reason;
 use crate::ttl_cache::{self, TtlCache};
@@ -48,7 +48,7 @@ const CACHED_QUESTION_BYTES_MAX: usize = 10_000;
 impl Webhook {
     pub fn open(o: &WebhookOptions) -> Result<Webhook, WebhookError> {
         let endpoint = Endpoint::from_kubeconfig(&o.kubeconfig).map_err(|source| WebhookError::Endpoint { name: o.name.clone(), source })?;
-        let conditions = o.match_conditions.iter().enumerate().map(|(i, text)| Expression::compile(&format!("matchConditions[{i}].expression"), text, &["request"]));
+        let conditions = o.match_conditions.iter().enumerate().map(|(i, text)| Expression::compile_condition(&format!("matchConditions[{i}].expression"), text, Over::Request));
         let conditions = conditions.collect::<Result<_, _>>().map_err(|source| WebhookError::Condition { name: o.name.clone(), source })?;
         Ok(Webhook {
             name: o.name.clone(),
@@ -70,9 +70,13 @@ impl Webhook {
 
     /// Whether all conditions hold; `Err` when none is false and one fails.
     fn concerns(&self, spec: &Value) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let whole = whole(spec);
         let mut failed = None;
         for c in &self.conditions {
-            match c.evaluate(&[("request", spec)]) {
+            match c.evaluate(&whole) {
                 Ok(Value::Bool(false)) => return Ok(false),
                 Ok(Value::Bool(true)) => {}
                 Ok(other) => failed = Some(format!("a match condition gave {other}, not a boolean")),
@@ -123,6 +127,29 @@ pub fn review_spec(a: &Attributes<'_>) -> Value {
     }
     text(&mut spec, "uid", &a.user.uid);
     Value::Object(spec)
+}
+
+/// The spec with the empty values that the wire leaves out: conditions may name every field.
+fn whole(spec: &Value) -> Value {
+    let mut s = json!({"user": "", "uid": "", "groups": [], "extra": {}});
+    for (k, v) in spec.as_object().into_iter().flatten() {
+        s[k] = v.clone();
+    }
+    for (part, fields) in [
+        ("resourceAttributes", ["namespace", "verb", "group", "version", "resource", "subresource", "name"].as_slice()),
+        ("nonResourceAttributes", &["path", "verb"]),
+    ] {
+        for f in fields {
+            if s[part].is_object() && s[part].get(f).is_none() {
+                s[part][f] = "".into();
+            }
+        }
+    }
+    // Looking a part up above leaves a null behind; `has` must not see it.
+    if let Some(o) = s.as_object_mut() {
+        o.retain(|_, v| !v.is_null());
+    }
+    s
 }
 
 /// A requirement in the four operators of the API; `<` and `>` have none.

@@ -35,8 +35,8 @@ pub struct Decision {
     pub error: Option<String>,
 }
 
-/// Decides for the user of the request at hand.
-pub trait Authorizer {
+/// Decides for the user of the request at hand. Synchronous: where the answer takes waiting, the caller waits on a thread that may block.
+pub trait Authorizer: Sync {
     fn authorize(&self, check: &Check) -> Decision;
 }
 

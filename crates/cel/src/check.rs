@@ -242,7 +242,7 @@ impl Checker<'_> {
         let mut name = function.trim_start_matches('.').to_owned();
         let mut member = false;
         if let Some(receiver) = target {
-            let qualified = receiver.qualified_name().map(|q| format!("{q}.{name}")).filter(|q| library::function(q, self.names.extensions).is_some());
+            let qualified = receiver.qualified_name().map(|q| format!("{q}.{name}")).filter(|q| self.function(q).is_some());
             match qualified {
                 Some(q) => {
                     name = q;
@@ -255,10 +255,16 @@ impl Checker<'_> {
             }
         }
         *function = name.as_str().into();
-        match library::function(&name, self.names.extensions) {
+        match self.function(&name) {
             None => self.undeclared(pos, &name),
             Some(f) => self.overload(f, id, pos, member, &types),
         }
+    }
+
+    /// A function that this environment has.
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        let hidden = name.starts_with("jsonpatch.") && !self.names.constructors;
+        library::function(name, self.names.extensions).filter(|_| !hidden)
     }
 
     /// The result of the overloads that fit; several with different results give `dyn`.

@@ -81,6 +81,9 @@ fn regular_expressions() {
             (r"'٣'.matches('^\\d$')", "false"),
             (r"'7'.matches('^\\d$')", "true"),
             ("'aé'.matches('^a.$')", "true"),
+            (r"'a[b'.matches('^[a[b]+$') && 'a&&b'.matches('^[a&&b]+$') && ']'.matches('^[]]$') && !']'.matches('^[^]]$')", "true"),
+            (r"'a.b'.matches(r'^\Qa.b\E$') && !'axb'.matches(r'^\Qa.b\E$')", "true"),
+            (r"'x٣'.matches(r'^[\D]+$') && 'é '.matches(r'^\W+$') && 'a-b'.matches(r'\bb') && '5'.matches('^[[:digit:]]$')", "true"),
             ("'x'.matches(x.names[0] + '{1000}{1000}{1000}') || true", "true"),
         ],
     );
@@ -210,6 +213,8 @@ fn sets_and_patches() {
             ("JSONPatch{op: x.n}", "!unexpected type int for JSONPatchType 'op' field"),
         ],
     );
+    let outside = environment().compile("jsonpatch.escapeKey('a')").unwrap_err();
+    assert_eq!(outside.issues[0].message, "undeclared reference to 'jsonpatch' (in container '')");
     let program = environment().with_constructors().compile("Object{spec: Object.wrong{a: 1}}").unwrap();
     let value = program.eval(&Activation::new(), &mut Budget::default()).unwrap();
     assert_eq!(value.check_type_names().unwrap_err(), r#"unexpected type name "Object.wrong", expected "Object.spec", which matches field name path from root Object type"#);

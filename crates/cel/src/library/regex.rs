@@ -14,7 +14,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 /// Largest compiled program.
-const MAX_PROGRAM_BYTES: usize = 1 << 20;
+const MAX_PROGRAM_BYTES: usize = 8 << 20;
 /// Deepest nesting of a pattern.
 const MAX_NESTING: u32 = 100;
 /// Compiled patterns a thread keeps.
@@ -26,7 +26,7 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex> {
         if let Some(r) = kept.get(pattern) {
             return Ok(r.clone());
         }
-        let made = RegexBuilder::new(&ascii_classes(pattern)).size_limit(MAX_PROGRAM_BYTES).nest_limit(MAX_NESTING).build();
+        let made = RegexBuilder::new(&translated(pattern)).size_limit(MAX_PROGRAM_BYTES).nest_limit(MAX_NESTING).build();
         let r = made.map_err(|e| EvalError::new(format!("error parsing regexp: {}", reason(pattern, &e))))?;
         if kept.len() >= MAX_KEPT {
             kept.clear();
@@ -36,36 +36,67 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex> {
     })
 }
 
-/// RE2's `\d`, `\s`, `\w` and `\b` mean ASCII.
-fn ascii_classes(pattern: &str) -> String {
+/// RE2's syntax in the engine's: `\d`, `\s`, `\w` and `\b` mean ASCII, brackets and `&&` in a class are plain, `\Q…\E` is literal.
+fn translated(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
-    let (mut chars, mut in_class) = (pattern.chars(), false);
+    let (mut chars, mut in_class) = (pattern.chars().peekable(), false);
     while let Some(c) = chars.next() {
-        if c == '[' || c == ']' {
-            in_class = c == '[' || (in_class && c != ']');
-        }
-        if c != '\\' {
-            out.push(c);
-            continue;
-        }
-        let class = |inner: &str| if in_class { inner.to_owned() } else { format!("[{inner}]") };
-        match chars.next() {
-            Some('d') => out.push_str(&class("0-9")),
-            Some('w') => out.push_str(&class("0-9A-Za-z_")),
-            Some('s') => out.push_str(&class("\\t\\n\\x0C\\r ")),
-            Some('D') if !in_class => out.push_str("[^0-9]"),
-            Some('W') if !in_class => out.push_str("[^0-9A-Za-z_]"),
-            Some('S') if !in_class => out.push_str("[^\\t\\n\\x0C\\r ]"),
-            Some('b') if !in_class => out.push_str("(?-u:\\b)"),
-            Some('z') => out.push_str("\\z"),
-            Some(other) => {
-                out.push('\\');
-                out.push(other);
+        match c {
+            '[' if !in_class => {
+                in_class = true;
+                out.push('[');
+                out.extend(chars.next_if_eq(&'^'));
+                if chars.next_if_eq(&']').is_some() {
+                    out.push_str("\\]");
+                }
             }
-            None => out.push('\\'),
+            '[' if chars.peek() == Some(&':') => {
+                out.push('[');
+                for c in chars.by_ref() {
+                    out.push(c);
+                    if c == ']' {
+                        break;
+                    }
+                }
+            }
+            '[' | '&' | '~' if in_class => {
+                out.push('\\');
+                out.push(c);
+            }
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            '\\' => escape(&mut chars, in_class, &mut out),
+            c => out.push(c),
         }
     }
     out
+}
+
+fn escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, in_class: bool, out: &mut String) {
+    let mut class = |inner: &str| if in_class { out.push_str(inner) } else { out.push_str(&format!("[{inner}]")) };
+    match chars.next() {
+        Some('d') => class("0-9"),
+        Some('w') => class("0-9A-Za-z_"),
+        Some('s') => class("\\t\\n\\x0C\\r "),
+        Some('D') => class("\\x00-/:-\\x{10FFFF}"),
+        Some('W') => class("\\x00-/:-@\\[-\\^`\\{-\\x{10FFFF}"),
+        Some('S') => class("\\x00-\\x08\\x0B\\x0E-\\x1F!-\\x{10FFFF}"),
+        Some('b') if !in_class => out.push_str("(?-u:\\b)"),
+        Some('Q') => {
+            let rest: String = chars.clone().collect();
+            let literal = rest.split("\\E").next().unwrap_or("");
+            out.push_str(&regex::escape(literal));
+            let used = literal.chars().count() + if literal.len() < rest.len() { 2 } else { 0 };
+            chars.take(used).for_each(drop);
+        }
+        Some(other) => {
+            out.push('\\');
+            out.push(other);
+        }
+        None => out.push('\\'),
+    }
 }
 
 /// Go's words for the commonest mistakes, else the engine's last line.

@@ -75,7 +75,7 @@ fn index_of<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     }
     let (end, at) = (s.len() - part.len(), |i: &usize| s[*i..].starts_with(&part));
     if let Some(o) = offset.filter(|o| *o >= s.len()) {
-        return if last && o == s.len() || !last { Ok(Value::Int(-1)) } else { fail(format!("index out of range: {o}")) };
+        return if o == s.len() || !last { Ok(Value::Int(-1)) } else { fail(format!("index out of range: {o}")) };
     }
     let found = if last { (0..=offset.unwrap_or(end).min(end)).rev().find(at) } else { (offset.unwrap_or(0)..=end).find(at) };
     Ok(Value::Int(found.map_or(-1, |i| i as i64)))

@@ -207,7 +207,7 @@ fn part<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     let (days, second) = (t.seconds.div_euclid(86_400), t.seconds.rem_euclid(86_400));
     let text = keles_api::time::format_seconds(t.seconds);
     // A shifted year may have five digits or a sign; the parts count from the end.
-    let date: Vec<i64> = text.rsplitn(2, 'T').nth(1).unwrap_or("").rsplitn(3, '-').filter_map(|p| p.parse().ok()).collect();
+    let date: Vec<i64> = text.rsplit_once('T').map_or("", |(date, _)| date).rsplitn(3, '-').filter_map(|p| p.parse().ok()).collect();
     let (day, month, year) = (date.first().copied().unwrap_or(1), date.get(1).copied().unwrap_or(1), date.get(2).copied().unwrap_or(0));
     Ok(Value::Int(match function {
         "getFullYear" => year,

@@ -6,6 +6,7 @@
 //! Source: k8s.io/apiextensions-apiserver/pkg/apiserver/schema.
 
 use crate::formats::Format;
+use crate::rules::Rules;
 use regex::Regex;
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -88,8 +89,8 @@ pub struct Node {
     pub default: Option<Box<Value>>,
     /// Absent where nothing but the type is demanded, as most nodes have it.
     pub checks: Option<Box<Checks>>,
-    /// `x-kubernetes-validations` as it stands.
-    pub rules: Option<Box<[Value]>>,
+    /// `x-kubernetes-validations`
+    pub rules: Option<Box<Rules>>,
 }
 
 /// What a value must be besides its type.
@@ -201,7 +202,7 @@ fn node(s: &Value, depth: usize) -> Node {
         items: at("items").is_object().then(|| Box::new(node(at("items"), depth + 1))),
         default: Some(at("default")).filter(|v| !v.is_null()).map(|v| Box::new(v.clone())),
         checks: checks(o, depth),
-        rules: at("x-kubernetes-validations").as_array().filter(|r| !r.is_empty()).map(|r| r.clone().into()),
+        rules: Rules::of(s),
     }
 }
 

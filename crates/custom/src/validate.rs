@@ -226,14 +226,13 @@ fn text(s: &str, c: &Checks, path: &str, f: &mut Found) {
 fn number(v: &Value, n: &Node, path: &str, f: &mut Found) {
     let Some(x) = v.as_f64() else { return };
     let format = n.checks.as_ref().and_then(|c| c.format).map_or("", |f| f.0);
-    let in_range = match (n.ty, format) {
-        (Type::Integer, "int32") => v.as_i64().map_or_else(|| is_whole(v) && x.abs() <= f64::from(i32::MAX), |i| i32::try_from(i).is_ok()),
-        (Type::Integer, "int64") => v.is_i64() || is_whole(v),
-        (_, "float") => x.abs() <= f64::from(f32::MAX),
-        _ => true,
-    };
-    if !in_range {
-        f.nowhere(format!("Checked value must be of type {} with format {format} in {path}", n.ty.name()));
+    in_range("Checked", v.is_i64() || is_whole(v), x, n, format, path, f);
+    if let Some(c) = n.checks.as_deref() {
+        for (what, bound) in [("MultipleOf", c.multiple_of), ("Maximum boundary", c.maximum), ("Minimum boundary", c.minimum)] {
+            if let Some(m) = bound {
+                in_range(what, m.fract() == 0.0, m, n, format, path, f);
+            }
+        }
     }
     if let Some(c) = n.checks.as_deref() {
         if let Some(m) = c.multiple_of.filter(|m| *m > 0.0 && !is_multiple(v, *m)) {
@@ -249,6 +248,20 @@ fn number(v: &Value, n: &Node, path: &str, f: &mut Found) {
         }
     }
     f.fits += 1;
+}
+
+/// Whether a number, or a bound of it, is one of the type and format.
+fn in_range(what: &str, whole: bool, x: f64, n: &Node, format: &str, path: &str, f: &mut Found) {
+    let fits = match (n.ty, format) {
+        (Type::Integer, "int32") => whole && (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&x),
+        (Type::Integer, _) => whole,
+        (_, "float") => x.abs() <= f64::from(f32::MAX),
+        _ => true,
+    };
+    if !fits {
+        let form = if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
+        f.nowhere(format!("{what} value must be of type {} {form} in {path}", n.ty.name()));
+    }
 }
 
 fn is_multiple(v: &Value, of: f64) -> bool {
@@ -395,6 +408,7 @@ mod tests {
                 "spec.p: Invalid value: \"number\": spec.p in body must be of type integer,string: \"number\"",
                 "<nil>: Invalid value: \"\": \"spec.p\" must validate at least one schema (anyOf)",
                 "spec.p: Invalid value: \"number\": spec.p in body must be of type integer: \"number\"",
+                "<nil>: Invalid value: \"\": Checked value must be of type integer (default format) in spec.p",
             ]
         );
     }

@@ -94,6 +94,33 @@ async fn an_eviction_deletes_the_pod() {
 }
 
 #[tokio::test]
+async fn a_disruption_budget_gives_leave_to_evict_as_often_as_its_status_says() {
+    let w = World::new().await;
+    let evict = |name: &str| w.req("pods").named(name).sub("eviction").create(r#"{"apiVersion":"policy/v1","kind":"Eviction"}"#);
+    for name in ["p", "q"] {
+        w.req("pods").create(&pod(name).replace("\"metadata\":{", "\"metadata\":{\"labels\":{\"app\":\"x\"},\"finalizers\":[\"x.example/held\"],")).await.unwrap();
+        let status = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#;
+        w.req("pods").named(name).sub("status").merge(status).await.unwrap();
+    }
+    let budget = r#"{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"app":"x"}}}}"#;
+    w.req("poddisruptionbudgets").create(budget).await.unwrap();
+    let e = evict("p").await.unwrap_err();
+    let d = e.details.unwrap();
+    assert_eq!((e.code, d.retry_after_seconds, d.causes[0].reason.as_str()), (429, 10, "DisruptionBudget"), "its controller has not seen it yet");
+    let b = || w.req("poddisruptionbudgets").named("b");
+    b().sub("status").merge(r#"{"status":{"observedGeneration":1,"disruptionsAllowed":1,"desiredHealthy":1,"currentHealthy":2,"expectedPods":2}}"#).await.unwrap();
+    evict("p").await.unwrap();
+    let p = w.req("pods").named("p").get().await.unwrap();
+    assert!(p.deletion_timestamp().is_some() && p.at(&["status", "conditions"]).as_array().unwrap().iter().any(|c| c["type"] == "DisruptionTarget"));
+    let left = b().get().await.unwrap();
+    assert_eq!((left.at(&["status", "disruptionsAllowed"]), &left.at(&["status", "disruptedPods"])["p"]), (&json!(0), &json!(NOW)));
+    let e = evict("q").await.unwrap_err();
+    assert_eq!((e.code, e.message.as_str()), (429, "Cannot evict pod as it would violate the pod's disruption budget."));
+    assert_eq!(e.details.unwrap().causes[0].message, "The disruption budget b needs 1 healthy pods and has 2 currently");
+    assert!(w.req("pods").named("q").get().await.unwrap().deletion_timestamp().is_none());
+}
+
+#[tokio::test]
 async fn a_namespace_terminates_and_stays_until_it_is_finalized() {
     let w = World::new().await;
     let ns = w.req("namespaces").named("other").delete("").await.unwrap();

@@ -192,3 +192,25 @@ impl Kind for Foreign {
         Object(json!({"apiVersion": "x.example/v1", "kind": "ConfigMap", "metadata": {"name": "sample", "namespace": "default"}}))
     }
 }
+
+/// Speaks for pods when they are to be evicted.
+pub struct Budget;
+
+impl Kind for Budget {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "PodDisruptionBudget",
+        plural: "poddisruptionbudgets",
+        singular: "poddisruptionbudget",
+        served: &[Served { group: "policy", version: "v1", schema: "io.k8s.api.policy.v1.PodDisruptionBudget" }],
+        subresources: &[STATUS_SUB],
+        generation: true,
+        ..Info::BASE
+    };
+    fn columns() -> &'static [Column<Object>] {
+        columns()
+    }
+    fn example() -> Object {
+        Object(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "sample", "namespace": "default"}}))
+    }
+}

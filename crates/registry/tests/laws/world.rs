@@ -75,6 +75,7 @@ pub async fn start(store: Arc<dyn Store>) -> Arc<Registry> {
         Arc::new(Erased::<kinds::Lease>::new()),
         Arc::new(Erased::<kinds::Event>::new()),
         Arc::new(Erased::<kinds::Foreign>::new()),
+        Arc::new(Erased::<kinds::Budget>::new()),
     ];
     Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)] }).await.expect("a registry")
 }
@@ -91,6 +92,7 @@ impl Req {
         let group = match plural {
             "deployments" => "apps",
             "leases" => "coordination.k8s.io",
+            "poddisruptionbudgets" => "policy",
             _ => "",
         };
         let namespace = if plural == "namespaces" { "" } else { "default" };

@@ -1,3 +1,4 @@
+pub mod expressions;
 pub mod mutating_admission_policy;
 pub mod mutating_admission_policy_binding;
 pub mod mutating_webhook_configuration;

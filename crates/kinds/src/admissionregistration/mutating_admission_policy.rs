@@ -1,5 +1,6 @@
 //! MutatingAdmissionPolicy: expressions that change what is written (admissionregistration.k8s.io/v1, admissionregistration.k8s.io/v1beta1, admissionregistration.k8s.io/v1alpha1).
 
+use crate::admissionregistration::expressions::{Names, Wanted};
 use crate::admissionregistration::rules;
 use crate::field::{Field, one_of};
 use crate::table::{self, AGE, NAME, column, text};
@@ -57,7 +58,7 @@ impl Kind for MutatingAdmissionPolicy {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        rules::policy(&spec, p);
+        let names_there = rules::policy(&spec, Names::of_requests(spec.has("paramKind")).with_constructors(), p);
         for rule in spec.get("matchConstraints").items("resourceRules") {
             for operation in rule.strings("operations") {
                 // Problems name the list of rules, not the rule, as upstream has it.
@@ -68,7 +69,7 @@ impl Kind for MutatingAdmissionPolicy {
             p.required(&spec.at("mutations"), "mutations must contain at least one item");
         }
         for m in spec.items("mutations") {
-            mutation(&m, p);
+            mutation(&m, &names_there, p);
         }
         match spec.str("reinvocationPolicy") {
             "" => p.required(&spec.at("reinvocationPolicy"), ""),
@@ -82,16 +83,19 @@ fn param_kind(o: &Object) -> String {
     if kind.is_null() { "<unset>".into() } else { format!("{}/{}", kind["apiVersion"].as_str().unwrap_or(""), kind["kind"].as_str().unwrap_or("")) }
 }
 
-fn mutation(m: &Field, p: &mut Problems) {
+fn mutation(m: &Field, names_there: &Names, p: &mut Problems) {
     let (kind, apply, patch) = (m.str("patchType"), m.get("applyConfiguration"), m.get("jsonPatch"));
     match kind {
         "" => p.required(&m.at("patchType"), ""),
         _ => one_of(p, &m.at("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]),
     }
-    for (wanted, name, field) in [("ApplyConfiguration", "applyConfiguration", &apply), ("JSONPatch", "jsonPatch", &patch)] {
+    for (wanted, name, field, result) in [("ApplyConfiguration", "applyConfiguration", &apply, Wanted::Object), ("JSONPatch", "jsonPatch", &patch, Wanted::Patches)] {
         match (kind == wanted, field.is_set()) {
             (true, false) => p.required(&m.at(name), format!("must be specified when patchType is {wanted}")),
             (true, true) if field.str("expression").trim().is_empty() => p.required(&field.at("expression"), ""),
+            (true, true) => {
+                names_there.check(field, "expression", result, p);
+            }
             _ => {}
         }
     }

@@ -1,7 +1,8 @@
 //! What webhook configurations and admission policies share: which requests they are about, conditions, webhooks themselves.
 //!
-//! Deliberately absent: compiling CEL expressions; an expression that cannot be compiled is accepted until the CEL environment is there.
+//! What expressions may speak of is in `expressions`.
 
+use crate::admissionregistration::expressions::{Names, Wanted};
 use crate::field::{Field, child_mut, default_pointer, invalid_each, items_mut, one_of};
 use crate::formats;
 use crate::labels;
@@ -83,7 +84,7 @@ fn webhook(hook: &Field, reinvoked: bool, p: &mut Problems) {
         optional_enum(hook, "reinvocationPolicy", &["IfNeeded", "Never"], p);
     }
     client(&hook.get("clientConfig"), p);
-    conditions(hook, p);
+    conditions(hook, false, p);
 }
 
 fn optional_enum(of: &Field, name: &str, allowed: &[&str], p: &mut Problems) {
@@ -258,15 +259,20 @@ pub fn port(s: &Field, p: &mut Problems) {
     }
 }
 
-pub fn conditions(owner: &Field, p: &mut Problems) {
+/// `params`: whether the conditions may speak of a policy's parameters.
+pub fn conditions(owner: &Field, params: bool, p: &mut Problems) {
+    let names_there = Names::of_requests(params);
     let all = owner.items("matchConditions");
     if all.len() > CONDITIONS_MAX_COUNT {
         p.too_many(&owner.at("matchConditions"), all.len(), CONDITIONS_MAX_COUNT);
     }
     let mut seen = BTreeSet::new();
     for c in all {
-        if c.str("expression").trim().is_empty() {
-            p.required(&c.at("expression"), "");
+        match c.str("expression").trim() {
+            "" => p.required(&c.at("expression"), ""),
+            _ => {
+                names_there.check(&c, "expression", Wanted::Bool, p);
+            }
         }
         match c.str("name") {
             "" => p.required(&c.at("name"), ""),
@@ -280,8 +286,10 @@ pub fn conditions(owner: &Field, p: &mut Problems) {
     }
 }
 
-/// What policies of both kinds hold: what they are about, parameters, variables, conditions.
-pub fn policy(spec: &Field, p: &mut Problems) {
+/// What policies of both kinds hold: what they are about, parameters, conditions, variables. Returns what their expressions may speak of.
+pub fn policy(spec: &Field, names_there: Names, p: &mut Problems) -> Names {
+    let all = spec.items("variables");
+    let mut names_there = names_there.with_variables(!all.is_empty());
     optional_enum(spec, "failurePolicy", &["Fail", "Ignore"], p);
     if spec.has("paramKind") {
         param_kind(&spec.get("paramKind"), p);
@@ -296,10 +304,11 @@ pub fn policy(spec: &Field, p: &mut Problems) {
             }
         }
     }
-    conditions(spec, p);
-    for v in spec.items("variables") {
-        variable(&v, p);
+    conditions(spec, spec.has("paramKind"), p);
+    for v in all {
+        variable(&v, &mut names_there, p);
     }
+    names_there
 }
 
 pub fn matches(m: &Field, p: &mut Problems) {
@@ -333,14 +342,15 @@ fn param_kind(k: &Field, p: &mut Problems) {
     }
 }
 
-fn variable(v: &Field, p: &mut Problems) {
+fn variable(v: &Field, names_there: &mut Names, p: &mut Problems) {
     match v.str("name") {
         "" => p.required(&v.at("name"), "name is not specified"),
         name if !is_identifier(name) => p.invalid(&v.at("name"), name, "must be a valid CEL identifier"),
         _ => {}
     }
-    if v.str("expression").trim().is_empty() {
-        p.required(&v.at("expression"), "expression is not specified");
+    match v.str("expression").trim() {
+        "" => p.required(&v.at("expression"), "expression is not specified"),
+        _ => names_there.define(v, p),
     }
 }
 

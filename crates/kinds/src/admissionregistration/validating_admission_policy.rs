@@ -1,8 +1,9 @@
 //! ValidatingAdmissionPolicy: expressions that must hold for a change (admissionregistration.k8s.io/v1).
 
+use crate::admissionregistration::expressions::{Names, Wanted};
 use crate::admissionregistration::rules;
 use crate::field::clear_status;
-use crate::field::{Field, one_of};
+use crate::field::{Field, invalid_each, one_of};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
@@ -60,7 +61,7 @@ impl Kind for ValidatingAdmissionPolicy {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        rules::policy(&spec, p);
+        let names_there = rules::policy(&spec, Names::of_requests(spec.has("paramKind")), p);
         let (validations, audits) = (spec.items("validations"), spec.items("auditAnnotations"));
         if validations.is_empty() && audits.is_empty() {
             for name in ["validations", "auditAnnotations"] {
@@ -68,16 +69,18 @@ impl Kind for ValidatingAdmissionPolicy {
             }
         }
         for v in &validations {
-            if v.str("expression").trim().is_empty() {
-                p.required(&v.at("expression"), "expression is not specified");
-            }
+            validation(v, &names_there, p);
             if let Some(reason) = v.opt_str("reason") {
                 one_of(p, &v.at("reason"), reason, &["Forbidden", "Invalid", "RequestEntityTooLarge"]);
             }
         }
+        if audits.len() > AUDITS_MAX_COUNT {
+            let shown = spec.get("auditAnnotations").value().clone();
+            p.invalid(&spec.at("auditAnnotations"), shown, format!("must not have more than {AUDITS_MAX_COUNT} auditAnnotations"));
+        }
         let mut seen = BTreeSet::new();
         for a in &audits {
-            audit(a, o.name(), p);
+            audit(a, o.name(), &names_there, p);
             if !seen.insert(a.str("key")) {
                 p.duplicate(&a.at("key"), a.str("key"));
             }
@@ -90,13 +93,47 @@ fn param_kind(o: &Object) -> String {
     if kind.is_null() { "<unset>".into() } else { format!("{}/{}", kind["apiVersion"].as_str().unwrap_or(""), kind["kind"].as_str().unwrap_or("")) }
 }
 
-/// An audit annotation is named after its policy.
-fn audit(a: &Field, policy: &str, p: &mut Problems) {
-    let full = format!("{policy}/{}", a.str("key"));
-    for message in names::qualified_name(&full) {
-        p.invalid(&a.at("key"), full.as_str(), message);
+const AUDITS_MAX_COUNT: usize = 20;
+const AUDIT_MAX_BYTES: usize = 5 * 1024;
+
+fn validation(v: &Field, names_there: &Names, p: &mut Problems) {
+    let (expression, message, text) = (v.str("expression").trim(), v.str("message"), v.str("messageExpression"));
+    let breaks = |s: &str| s.contains(['\r', '\n']);
+    if expression.is_empty() {
+        p.required(&v.at("expression"), "expression is not specified");
+    } else {
+        names_there.check(v, "expression", Wanted::Bool, p);
     }
-    if a.str("valueExpression").trim().is_empty() {
+    if !text.is_empty() && text.trim().is_empty() {
+        p.invalid(&v.at("messageExpression"), text, "must be non-empty if specified");
+    } else if !text.is_empty() {
+        // The authorizer is not there for messages.
+        names_there.clone().without_authorizer().check(v, "messageExpression", Wanted::Text, p);
+    }
+    if !message.is_empty() && message.trim().is_empty() {
+        p.invalid(&v.at("message"), message, "message must be non-empty if specified");
+    } else if breaks(message.trim()) {
+        p.invalid(&v.at("message"), message, "message must not contain line breaks");
+    } else if breaks(expression) && message.trim().is_empty() {
+        p.required(&v.at("message"), "message must be specified if expression contains line breaks");
+    }
+}
+
+/// An audit annotation is named after its policy.
+fn audit(a: &Field, policy: &str, names_there: &Names, p: &mut Problems) {
+    let key = a.str("key");
+    if policy.is_empty() {
+        p.invalid(&a.at("key"), key, "requires metadata.name be non-empty");
+    } else {
+        let full = format!("{policy}/{key}");
+        invalid_each(p, &a.at("key"), &full, names::qualified_name(&full));
+    }
+    let text = a.str("valueExpression");
+    if text.trim().is_empty() {
         p.required(&a.at("valueExpression"), "valueExpression is not specified");
+    } else if text.len() > AUDIT_MAX_BYTES {
+        p.required(&a.at("valueExpression"), format!("must not exceed {AUDIT_MAX_BYTES} bytes in length"));
+    } else {
+        names_there.check(a, "valueExpression", Wanted::TextOrNull, p);
     }
 }

@@ -6,11 +6,10 @@
 use crate::apiextensions::internal;
 use crate::field::Field;
 use keles_api::{Path, Problems};
-use keles_cel::limits::{ESTIMATED_COST_PER_CRD, ESTIMATED_COST_PER_RULE};
-use keles_cel::{Decl, Environment, Program, Type};
+use keles_cel::limits::{ESTIMATED_COST_PER_CRD, ESTIMATED_COST_PER_RULE, exceeded};
+use keles_cel::{Decl, Program, Type, uses};
 use std::sync::Arc;
 
-const REQUEST_MAX_BYTES: u64 = 3 * 1024 * 1024;
 /// Rules that are named when all together cost too much.
 const NAMED_MAX_COUNT: usize = 4;
 
@@ -49,18 +48,8 @@ impl Total {
         for (_, at) in &self.most_expensive {
             p.forbidden(at, "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema");
         }
-        p.forbidden(root, too_much("x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema", self.cost, ESTIMATED_COST_PER_CRD));
+        p.forbidden(root, exceeded("x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema", self.cost, ESTIMATED_COST_PER_CRD));
     }
-}
-
-fn too_much(what: &str, cost: u64, limit: u64) -> String {
-    let factor = cost as f64 / limit as f64;
-    let shown = match factor {
-        f if f > 100.0 => "more than 100x".to_owned(),
-        f if f < 1.5 => format!("{f:.6}x"),
-        f => format!("{f:.1}x"),
-    };
-    format!("{what} exceeds budget by factor of {shown} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)")
 }
 
 /// Compiles the rules of `s`. `uncorrelated`: the nearest list or map above whose old items cannot be told.
@@ -73,28 +62,20 @@ pub fn compile(s: &Field, is_root: bool, times: Times, uncorrelated: Option<&Pat
         p.internal(&s.at("x-kubernetes-validations"), "internal error: failed to retrieve type information for x-kubernetes-validations");
         return;
     };
-    let times = times.unwrap_or(REQUEST_MAX_BYTES / (decl.min_bytes + 1));
+    let times = times.unwrap_or(decl.max_cardinality());
     for rule in rules.iter().filter(|r| !r.str("rule").trim().is_empty()) {
         one(rule, &decl, times, uncorrelated, total, p);
     }
 }
 
-fn environment(rule: &Field, decl: &Arc<Decl>) -> Environment {
-    let env = Environment::new().declare("self", decl.clone());
-    match rule.bool("optionalOldSelf") {
-        true => env.variable("oldSelf", Type::optional(decl.ty.clone())),
-        false => env.declare("oldSelf", decl.clone()),
-    }
-}
-
 fn one(rule: &Field, decl: &Arc<Decl>, times: u64, uncorrelated: Option<&Path>, total: &mut Total, p: &mut Problems) {
-    let env = environment(rule, decl);
+    let env = uses::validation_rule(decl, rule.bool("optionalOldSelf"));
     let at = rule.at("rule");
     let bad = |at: &Path, detail: String, p: &mut Problems| p.push(internal::invalid(at, &internal::rule(rule.value()), &detail));
     let mut cost = |program: &Program, at: &Path, what: &str, p: &mut Problems| {
         let cost = program.cost().max.saturating_mul(times);
         if cost > ESTIMATED_COST_PER_RULE {
-            p.forbidden(at, too_much(what, cost, ESTIMATED_COST_PER_RULE));
+            p.forbidden(at, exceeded(what, cost, ESTIMATED_COST_PER_RULE));
         }
         total.add(at.clone(), cost);
     };

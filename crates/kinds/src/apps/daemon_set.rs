@@ -145,9 +145,7 @@ impl Kind for DaemonSet {
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
-        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
-            template::warnings(&Field::root(new).get("spec").get("template"), w);
-        }
+        workload::template_warnings(new, old, &["spec", "template"], w);
     }
 }
 

@@ -111,9 +111,8 @@ impl Kind for Deployment {
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
-        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
-            template::warnings(&Field::root(new).get("spec").get("template"), w);
-        }
+        workload::name_warning(new, old, workload::POD_NAMES, w);
+        workload::template_warnings(new, old, &["spec", "template"], w);
     }
 
     /// Annotations are a part of what a Deployment is asked to be.

@@ -114,8 +114,9 @@ impl Kind for StatefulSet {
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         let spec = Field::root(new).get("spec");
-        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
-            template::warnings(&spec.get("template"), w);
+        workload::template_warnings(new, old, &["spec", "template"], w);
+        for claim in spec.items("volumeClaimTemplates") {
+            persistent_volume_claim::spec_warnings(&claim.get("spec"), w);
         }
         if spec.int("revisionHistoryLimit") < 0 {
             w.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());

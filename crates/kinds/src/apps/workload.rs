@@ -3,7 +3,7 @@
 use crate::core::pod::template;
 use crate::field::{Field, NEGATIVE, non_negative, same};
 use crate::labels;
-use keles_api::{Path, Problems, names};
+use keles_api::{Object, Path, Problems, names};
 use serde_json::Value;
 
 const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
@@ -131,6 +131,24 @@ pub fn label_name(p: &mut Problems, at: &Path, name: &str) {
         p.invalid(at, name, message);
     }
 }
+
+/// Warnings of a new or changed pod template, which stands at `path`.
+pub fn template_warnings(new: &Object, old: Option<&Object>, path: &[&str], w: &mut Vec<String>) {
+    if old.is_none_or(|old| !same(old.at(path), new.at(path))) {
+        template::warnings(&path.iter().fold(Field::root(new), |f, name| f.get(name)), w);
+    }
+}
+
+/// Pods are called after their owner, so that a new owner's name should do as a host's; `of` says what is.
+pub fn name_warning(new: &Object, old: Option<&Object>, of: &str, w: &mut Vec<String>) {
+    let wrong = names::dns_label(new.name(), false);
+    if old.is_none() && !wrong.is_empty() {
+        w.push(format!("metadata.name: this is used in {of}, which can result in surprising behavior; a DNS label is recommended: [{}]", wrong.join(" ")));
+    }
+}
+
+/// What names of owners of pods are used in.
+pub const POD_NAMES: &str = "Pod names and hostnames";
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! CronJob: Jobs at set times (batch/v1).
 
-use crate::batch::{job_spec, schedule};
-use crate::core::pod::template;
+use crate::apps::workload;
+use crate::batch::{job, job_spec, schedule};
 use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative, required_one_of};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
@@ -114,10 +114,9 @@ impl Kind for CronJob {
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
-        let path = ["spec", "jobTemplate", "spec", "template"];
-        if old.is_none_or(|old| old.at(&path) != new.at(&path)) {
-            template::warnings(&Field::root(new).get("spec").get("jobTemplate").get("spec").get("template"), w);
-        }
+        workload::name_warning(new, old, workload::POD_NAMES, w);
+        job::spec_warnings(&Field::root(new).get("spec").get("jobTemplate").get("spec"), w);
+        workload::template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"], w);
     }
 }
 

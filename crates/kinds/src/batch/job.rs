@@ -2,7 +2,6 @@
 
 use crate::apps::workload;
 use crate::batch::{job_spec, job_status};
-use crate::core::pod::template;
 use crate::field::{Field, IMMUTABLE, child_mut, clear_status, default_pointer, immutable, same, set, without};
 use crate::labels;
 use crate::selectable;
@@ -106,14 +105,9 @@ impl Kind for Job {
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
-        let name = names::dns_label(new.name(), false);
-        if old.is_none() && !name.is_empty() {
-            w.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", name.join(" ")));
-        }
+        workload::name_warning(new, old, workload::POD_NAMES, w);
         spec_warnings(&Field::root(new).get("spec"), w);
-        if old.is_none_or(|old| old.at(&["spec", "template"]) != new.at(&["spec", "template"])) {
-            template::warnings(&Field::root(new).get("spec").get("template"), w);
-        }
+        workload::template_warnings(new, old, &["spec", "template"], w);
     }
 }
 

@@ -6,7 +6,6 @@
 use crate::batch::job_spec::count_indexes;
 use crate::field::{Field, non_negative, same};
 use keles_api::{Path, Problem, Problems, problems::ProblemKind};
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 const SUCCESS: &str = "SuccessCriteriaMet";
@@ -188,7 +187,7 @@ fn transitions(new: &Field, old: &Field, spec: &Field, p: &mut Problems) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn said(new: Value, old: Value, spec: Value) -> Vec<String> {
         let mut p = Problems::new();

@@ -44,16 +44,26 @@ impl Kind for ResourceQuota {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        for (name, value) in spec.map("hard") {
-            let at = spec.at("hard").key(name);
-            quota_name(p, &at, name);
-            resources::amount(p, &at, name, value);
-        }
+        amounts(&spec, "hard", p);
         scopes(&spec, p);
-        for e in spec.get("scopeSelector").list("matchExpressions") {
+        let selector = spec.get("scopeSelector");
+        let at = selector.at("matchExpressions");
+        for e in selector.list("matchExpressions") {
             // Problems name the list, not the entry, as upstream has it.
-            scope_requirement(&Field::new(e, spec.get("scopeSelector").at("matchExpressions")), p);
+            let e = Field::new(e, at.clone());
+            scope_requirement(&e, p);
+            for _ in 0..unfit(&spec, e.str("scopeName")) {
+                p.invalid(&at, selector.value().clone(), UNFIT_SCOPE);
+            }
         }
+        let named: Vec<&str> = selector.list("matchExpressions").iter().filter_map(|e| e["scopeName"].as_str()).collect();
+        conflicts(&named, &at, spec.get("scopes").value(), p);
+    }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        let status = Field::root(new).get("status");
+        amounts(&status, "hard", p);
+        amounts(&status, "used", p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
@@ -115,10 +125,41 @@ fn scopes(spec: &Field, p: &mut Problems) {
         if !SCOPES.contains(&scope) {
             p.invalid(all.path(), all.value().clone(), "unsupported scope");
         }
+        for _ in 0..unfit(spec, scope) {
+            p.invalid(all.path(), all.value().clone(), UNFIT_SCOPE);
+        }
     }
-    let has = |s: &str| spec.strings("scopes").contains(&s);
-    if has("BestEffort") && has("NotBestEffort") || has("Terminating") && has("NotTerminating") {
-        p.invalid(all.path(), all.value().clone(), "conflicting scopes");
+    conflicts(&spec.strings("scopes"), all.path(), all.value(), p);
+}
+
+/// Scopes that exclude each other.
+fn conflicts(scopes: &[&str], at: &Path, shown: &serde_json::Value, p: &mut Problems) {
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&one) && scopes.contains(&other) {
+            p.invalid(at, shown.clone(), "conflicting scopes");
+        }
+    }
+}
+
+const UNFIT_SCOPE: &str = "unsupported scope applied to resource";
+const POD_COMPUTE: &[&str] = &["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+
+/// How many of the limited resources a scope says nothing about.
+fn unfit(spec: &Field, scope: &str) -> usize {
+    let fits = |name: &str| match scope {
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => POD_COMPUTE.contains(&name),
+        "BestEffort" => name == "pods",
+        "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    };
+    spec.map("hard").filter(|(name, _)| QUOTA_RESOURCES.contains(name) && !fits(name)).count()
+}
+
+fn amounts(of: &Field, list: &str, p: &mut Problems) {
+    for (name, value) in of.map(list) {
+        let at = of.at(list).key(name);
+        quota_name(p, &at, name);
+        resources::amount(p, &at, name, value);
     }
 }
 

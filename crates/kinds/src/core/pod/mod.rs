@@ -115,6 +115,7 @@ impl Kind for Pod {
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         if old.is_none() {
+            crate::apps::workload::name_warning(new, old, "the Pod's hostname", w);
             warnings::pod(new, w);
         }
     }

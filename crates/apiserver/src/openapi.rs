@@ -185,14 +185,14 @@ fn with_custom(document: &[u8], custom: &[(Arc<dyn AnyKind>, Served)]) -> Vec<u8
         let (kind, plural) = (k.info().kind, k.info().plural);
         let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
         let list = json!({
-            "description": format!("{kind}List is a list of {kind}"), "type": "object", "required": ["items"],
+            "description": format!("{} is a list of {kind}", k.list_kind()), "type": "object", "required": ["items"],
             "properties": {
                 "apiVersion": {"type": "string", "description": keles_custom::API_VERSION_TEXT},
                 "items": {"type": "array", "items": reference(s.schema), "description": format!("List of {plural}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md")},
                 "kind": {"type": "string", "description": keles_custom::KIND_TEXT},
                 "metadata": {"allOf": [reference(&format!("{META}.ListMeta"))], "description": "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"},
             },
-            "x-kubernetes-group-version-kind": [{"group": s.group, "version": s.version, "kind": format!("{kind}List")}],
+            "x-kubernetes-group-version-kind": [{"group": s.group, "version": s.version, "kind": k.list_kind()}],
         });
         schemas.insert(format!("{}List", s.schema), list);
         schemas.extend(k.open_api(s).map(|schema| (s.schema.to_owned(), schema)));

@@ -487,6 +487,11 @@ impl AnyKind for Custom {
             selector: s.label_selector_path.as_deref().filter(|p| !p.is_empty()).map(path_of),
         })
     }
+    fn list_kind(&self) -> String {
+        let n = &self.0.definition;
+        let names = if n.status.accepted_names.kind.is_empty() { &n.spec.names } else { &n.status.accepted_names };
+        if names.list_kind.is_empty() { format!("{}List", names.kind) } else { names.list_kind.clone() }
+    }
     fn edition(&self) -> String {
         format!("{}/{}", self.0.definition.metadata.uid, self.0.definition.metadata.generation)
     }

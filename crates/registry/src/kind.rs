@@ -350,6 +350,10 @@ pub trait AnyKind: Send + Sync + 'static {
     fn scale(&self, _served: &Served) -> Option<ScalePaths> {
         None
     }
+    /// Kind of its lists.
+    fn list_kind(&self) -> String {
+        format!("{}List", self.info().kind)
+    }
     /// Tells one edition of a kind made at run time from another, for the tags of documents about it; empty for built-in kinds.
     fn edition(&self) -> String {
         String::new()

@@ -106,7 +106,7 @@ impl View {
     }
 
     fn object_list(&self, items: Vec<Arc<Cached>>, meta: &ListMeta) -> Body {
-        let kind = format!("{}List", self.resource.info().kind);
+        let kind = self.resource.kind.list_kind();
         let start = format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{},\"items\":[", encode::quoted(&kind), encode::quoted(&api_version(&self.served)), json!(meta));
         Body::Chunks(Box::new(ListChunks { view: self.clone(), start: Some(start), items: items.into_iter(), first: true, done: false }))
     }

@@ -65,6 +65,12 @@ impl World {
     pub fn admin(&self) -> Client {
         self.client(Some(self.pki().admin().expect("the administrator's certificate")))
     }
+    /// What kubectl needs to come as the administrator.
+    pub fn write_kubeconfig(&self, path: &Path) {
+        let (pki, admin) = (self.pki(), self.pki().admin().expect("the administrator's certificate"));
+        let server = format!("https://localhost:{}", self.address.port());
+        keles_pki::write_kubeconfig(path, &server, pki.ca_pem(), &keles_pki::KubeconfigUser::Certificate(&admin)).expect("a kubeconfig");
+    }
     pub fn stranger(&self) -> Client {
         self.client(None)
     }

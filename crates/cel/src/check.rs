@@ -271,7 +271,8 @@ impl Checker<'_> {
     fn overload(&mut self, f: &Function, id: u32, pos: u32, member: bool, types: &[Type]) -> Type {
         let mut fitting = Vec::new();
         let mut result: Option<Type> = None;
-        for o in f.overloads.iter().filter(|o| o.member == member && o.args.len() == types.len()) {
+        let extensions = self.names.extensions;
+        for o in f.overloads.iter().filter(|o| o.member == member && o.args.len() == types.len() && (extensions || !o.extension)) {
             let base = self.bound.len() as u32;
             self.bound.extend((0..o.params).map(|_| None));
             let mark = self.trail.len();

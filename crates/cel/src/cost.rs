@@ -253,6 +253,9 @@ impl Coster<'_> {
     /// Cost of one overload, its arguments included, and the size of its result where known.
     fn overload(&mut self, e: &Expr, function: &str, overload: &str, target: Option<&Expr>, args: &[Expr], costs: &[Estimate]) -> (Estimate, Option<Estimate>) {
         let of_args = costs.iter().fold(Estimate::ZERO, |sum, c| sum.plus(*c));
+        if let Some((cost, size)) = self.list_library(overload, target, args) {
+            return (cost.plus(of_args), Some(size));
+        }
         if let Some((cost, size)) = self.kubernetes(function, overload, target, args) {
             return (cost.plus(of_args), size);
         }
@@ -328,6 +331,29 @@ impl Coster<'_> {
         }
         path.push("@items".into());
         self.declared(&path).unwrap_or(Estimate::UNKNOWN)
+    }
+
+    /// Calls that make lists: their cost goes by the size of the list.
+    fn list_library(&mut self, overload: &str, target: Option<&Expr>, args: &[Expr]) -> Option<(Estimate, Estimate)> {
+        let whole = |e: Option<&Expr>, otherwise: u64| match e.map(|e| &e.kind) {
+            Some(Kind::Const(Literal::Int(i))) => *i as u64,
+            _ => otherwise,
+        };
+        let (factor, n) = match (overload, target) {
+            ("list_slice", Some(t)) => {
+                let end = whole(args.get(1), self.size(t).max);
+                (1.0, Estimate::exactly(end.saturating_sub(whole(args.first(), 0))))
+            }
+            ("lists_range", None) => (1.0, Estimate::exactly(whole(args.first(), u64::MAX))),
+            ("list_reverse", Some(t)) => (1.0, self.size(t)),
+            ("list_flatten", Some(t)) => (1.0, self.size(t)),
+            ("list_flatten_int", Some(t)) => (whole(args.first(), u64::MAX) as f64, self.size(t)),
+            ("list_distinct", Some(t)) => (2.0, squared(self.size(t))),
+            (sort, Some(t)) if sort.starts_with("list_") && sort.ends_with("_sort") => (sort_factor(sort), squared(self.size(t))),
+            (sort, Some(_)) if sort.ends_with("_sortByAssociatedKeys") => (sort_factor(sort), squared(self.size(&args[0]))),
+            _ => return None,
+        };
+        Some((n.by(factor).plus(Estimate::exactly(1 + LIST_COST)), n))
     }
 
     /// What upstream's estimator knows of its own libraries' functions.
@@ -487,6 +513,15 @@ pub(crate) fn is_binding(fold: &Fold) -> bool {
 
 fn joined(a: Entries, b: Entries) -> Entries {
     Entries { list: a.list, key: a.key.union(b.key), value: a.value.union(b.value) }
+}
+
+fn squared(n: Estimate) -> Estimate {
+    n.times(n)
+}
+
+/// Two for each pair that may be compared, and more where that goes through texts.
+fn sort_factor(overload: &str) -> f64 {
+    if overload.starts_with("list_string_") || overload.starts_with("list_bytes_") { 2.0 + TEXT_FACTOR } else { 2.0 }
 }
 
 /// The size of a text of `n` with every `old` replaced by `new`.

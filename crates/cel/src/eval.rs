@@ -251,6 +251,17 @@ impl<'p, 'a, 'b> Evaluator<'p, 'a, 'b> {
 
     /// Refuses results that would take far more memory than their cost says.
     fn guard(&self, function: &str, values: &[Value<'a>]) -> Result<()> {
+        if let ("lists.range", [Value::Int(n)]) = (function, values)
+            && (MAX_ITEMS as i64..=10_000_000).contains(n)
+        {
+            return Err(EvalError::CostExceeded);
+        }
+        // Comparing all with all must not start when its cost cannot be paid.
+        if let ("distinct" | "sort", [Value::List(l)]) = (function, values)
+            && (l.len() as u64).saturating_mul(l.len() as u64) > self.budget.per_call
+        {
+            return Err(EvalError::CostExceeded);
+        }
         let size = match (function, values) {
             ("replace", [Value::String(s), Value::String(old), Value::String(new), ..]) if new.len() > old.len() => {
                 s.len().saturating_add(s.matches(&**old).count().saturating_mul(new.len()))
@@ -480,7 +491,27 @@ fn call_cost(function: &str, overloads: &[&str], a: &[Value<'_>], result: Option
     let text = |n: u64| scaled(n, TEXT_FACTOR);
     let first = a.first().map_or(1, size);
     let second = a.get(1).map_or(1, size);
+    let made = |factor: f64, n: u64| scaled(n, factor).saturating_add(1 + LIST_COST);
+    let compared = |l: Option<&Value<'_>>| match l {
+        Some(Value::List(l)) => {
+            let texts = matches!(l.get(0), Some(Value::String(_) | Value::Bytes(_)));
+            let n = l.len() as u64;
+            made(if texts { 2.0 + TEXT_FACTOR } else { 2.0 }, n.saturating_mul(n))
+        }
+        _ => 1,
+    };
     match function {
+        "slice" | "lists.range" => return made(1.0, result.map_or(1, size)),
+        "reverse" if matches!(a.first(), Some(Value::List(_))) => return made(1.0, first),
+        "flatten" => {
+            let depth = match a.get(1) {
+                Some(Value::Int(d)) => *d as f64,
+                _ => 1.0,
+            };
+            return made(depth, first);
+        }
+        "distinct" | "sort" => return compared(a.first()),
+        "@sortByAssociatedKeys" => return compared(a.get(1)),
         "check" => return AUTHORIZATION_COST,
         "fieldSelector" | "labelSelector" => {
             let requirements = scaled(scaled(second, 0.5), (LIST_COST + STRUCT_COST) as f64);

@@ -35,6 +35,7 @@ pub(crate) fn member_call(p: &mut Parser<'_>, pos: u32, target: Expr, name: Arc<
         ("map", 2 | 3) | ("filter", 2) => m.map(&name, target, args),
         ("transformList", 3 | 4) => m.transform_list(target, args),
         ("transformMap" | "transformMapEntry", 3 | 4) => m.transform_map(&name, target, args),
+        ("sortBy", 2) => m.sort_by(target, args),
         ("optMap" | "optFlatMap", 2) => m.opt_map(&name, target, args),
         ("bind", 3) if space == "cel" && m.p.extensions => m.bind(args),
         ("greatest" | "least", _) if space == "math" && m.p.extensions => {
@@ -190,6 +191,17 @@ impl Maker<'_, '_> {
     fn let_in(&mut self, name: Arc<str>, init: Expr, result: Expr) -> Expr {
         let (range, condition, step) = (self.node(Kind::List(Vec::new())), self.bool(false), self.ident(&name));
         self.node(Kind::Fold(Box::new(Fold { var: UNUSED.into(), var2: None, range, accu: name, init, condition, step, result })))
+    }
+
+    fn sort_by(&mut self, target: Expr, args: Vec<Expr>) -> Expr {
+        const INPUT: &str = "@__sortBy_input__";
+        if matches!(target.kind, Kind::Const(_) | Kind::Map(_) | Kind::Struct { .. }) {
+            return self.p.issue_at(target.pos, "sortBy can only be applied to a list, identifier, comprehension, call or select expression");
+        }
+        let (input, range) = (self.ident(INPUT), self.ident(INPUT));
+        let keys = self.map("map", range, args);
+        let sorted = self.node(Kind::Call { function: "@sortByAssociatedKeys".into(), target: Some(Box::new(input)), args: vec![keys] });
+        self.let_in(INPUT.into(), target, sorted)
     }
 
     fn opt_map(&mut self, name: &str, target: Expr, mut args: Vec<Expr>) -> Expr {

@@ -56,6 +56,9 @@ fn estimates_follow_the_bounds_of_the_schema() {
         ("{'a': 1}.size() == 1", 32, 32),
         ("quantity('1').isLessThan(quantity('2'))", 3, 3),
         ("cidr('10.0.0.0/8').containsIP('10.0.0.1')", 3, 1 + 4 + 1),
+        ("self.list.slice(0, 3).size() == 3", 2 + 14 + 2, 2 + 14 + 2),
+        ("self.nested.reverse().size() > 1", 2 + 11 + 2, 2 + 14 + 2),
+        ("self.list.sort().size() == 1", 2 + 11 + 2, 2 + 11 + 210 + 2),
         ("self.when < timestamp('2020-01-01T00:00:00Z')", 4, 4),
         ("format.dns1123Label().validate(self.name).hasValue()", 4, 1 + 2 + 320 + 1),
     ]
@@ -116,6 +119,9 @@ fn evaluations_cost_what_cel_go_counts() {
         ("ip('127.0.0.1').family()", 2),
         ("'a b c d e f'.split(' ')", 3),
         ("'abc'.find('b')", 1),
+        ("lists.range(5)", 16),
+        ("x.list.sort()", 2 + 11 + 18),
+        ("x.names.distinct()", 2 + 11 + 9),
     ]
     .iter()
     .filter_map(|(text, want)| {

@@ -23,6 +23,29 @@ fn lists() {
             ("[1, 2, 1].lastIndexOf(1)", "2"),
             ("[1].indexOf(9)", "-1"),
             ("x.list.indexOf(2)", "2"),
+            ("[1, 2, 3].slice(1, 3)", "[2,3]"),
+            ("[1].slice(-1, 1)", "!cannot slice(-1, 1), negative indexes not supported"),
+            ("[1].slice(1, 0)", "!cannot slice(1, 0), start index must be less than or equal to end index"),
+            ("[1].slice(0, 2)", "!cannot slice(0, 2), list is length 1"),
+            ("[[1], [2, 3]].flatten()", "[1,2,3]"),
+            (
+                "dyn([1, [2, [3]]]).flatten(2)",
+                "compile: ERROR: <input>:1:9: expected type 'int' but found 'list(dyn)'\n | dyn([1, [2, [3]]]).flatten(2)\n | ........^\nERROR: <input>:1:13: expected type 'int' but found 'list(int)'\n | dyn([1, [2, [3]]]).flatten(2)\n | ............^",
+            ),
+            ("[[[1]], [[2]]].flatten(2)", "[1,2]"),
+            ("[[1]].flatten(-1)", "!level must be non-negative"),
+            ("[3, 1, 2].sort()", "[1,2,3]"),
+            ("x.list.sort()", "[1,2,3]"),
+            ("['b', 'a'].sort()", "[\"a\",\"b\"]"),
+            ("x.items.sort()", "!list elements must be comparable"),
+            ("x.items.sortBy(i, i.name).map(i, i.name)", "[\"one\",\"two\"]"),
+            ("[1, 3, 2].sortBy(v, -v)", "[3,2,1]"),
+            ("[1, 2, 1].distinct()", "[1,2]"),
+            ("[1, 2].reverse()", "[2,1]"),
+            ("lists.range(3)", "[0,1,2]"),
+            ("lists.range(-1)", "!lists.range: size must be non-negative, got -1"),
+            ("lists.range(20000000)", "!lists.range: size 20000000 exceeds maximum allowed (10000000)"),
+            ("lists.range(5000000)", "!operation cancelled: actual cost limit exceeded"),
         ],
     );
 }
@@ -64,7 +87,7 @@ fn strings() {
             ("'%s'.format([[1, 'a', {'k': true}]])", "\"[1, a, {k: true}]\""),
             ("'%s %s'.format(['a'])", "!index 1 out of range"),
             ("'%y'.format([1])", "!could not parse formatting clause: unrecognized formatting clause \"y\""),
-            ("'abc'.reverse()", "compile: ERROR: <input>:1:14: undeclared reference to 'reverse' (in container '')\n | 'abc'.reverse()\n | .............^"),
+            ("'abc'.reverse()", "compile: ERROR: <input>:1:14: found no matching overload for 'reverse' applied to 'string.()'\n | 'abc'.reverse()\n | .............^"),
         ],
     );
 }

@@ -4,6 +4,7 @@
 //! values whatever their static types. [`function`] finds a row by name.
 
 pub(crate) mod authz;
+pub(crate) mod collections;
 pub(crate) mod format;
 pub(crate) mod ip;
 pub(crate) mod jsonpatch;
@@ -41,11 +42,11 @@ pub(crate) struct Function {
     pub overloads: Vec<Overload>,
     /// One of each library that has the name.
     runs: Vec<Run>,
-    /// Not part of v1.36's base environment; only where the environment was made with extensions.
-    pub extension: bool,
 }
 
 pub(crate) struct Overload {
+    /// Not part of v1.36's base environment; only where the environment was made with extensions.
+    pub extension: bool,
     pub id: &'static str,
     pub member: bool,
     pub args: Vec<Type>,
@@ -59,6 +60,7 @@ const LIBRARIES: &[&[Row]] = &[
     optional::ROWS,
     strings::ROWS,
     lists::ROWS,
+    collections::ROWS,
     sets::ROWS,
     regex::ROWS,
     urls::ROWS,
@@ -78,24 +80,24 @@ pub(crate) fn function(name: &str, extensions: bool) -> Option<&'static Function
         let mut table: HashMap<&'static str, Function> = HashMap::new();
         for (libraries, extension) in [(LIBRARIES, false), (EXTENSIONS, true)] {
             for row in libraries.iter().flat_map(|l| l.iter()) {
-                let overloads = row.overloads.iter().map(|(id, signature)| overload(id, signature));
+                let overloads = row.overloads.iter().map(|(id, signature)| overload(id, signature, extension));
                 match table.get_mut(row.name) {
                     Some(f) => {
                         f.overloads.extend(overloads);
                         f.runs.push(row.run);
                     }
                     None => {
-                        table.insert(row.name, Function { name: row.name, overloads: overloads.collect(), runs: vec![row.run], extension });
+                        table.insert(row.name, Function { name: row.name, overloads: overloads.collect(), runs: vec![row.run] });
                     }
                 }
             }
         }
         for (name, signatures) in standard::comparisons() {
-            table.get_mut(name).expect("the comparisons have rows").overloads = signatures.into_iter().map(|(id, s)| overload(id, &s)).collect();
+            table.get_mut(name).expect("the comparisons have rows").overloads = signatures.into_iter().map(|(id, s)| overload(id, &s, false)).collect();
         }
         table
     });
-    table.get(name).filter(|f| extensions || !f.extension)
+    table.get(name).filter(|f| extensions || f.overloads.iter().any(|o| !o.extension))
 }
 
 impl Function {
@@ -112,7 +114,7 @@ impl Function {
     }
 }
 
-fn overload(id: &'static str, signature: &str) -> Overload {
+fn overload(id: &'static str, signature: &str, extension: bool) -> Overload {
     let (args, result) = signature.split_once("->").expect("signatures have an arrow");
     let member = args.starts_with('.');
     let mut params = 0;
@@ -123,7 +125,7 @@ fn overload(id: &'static str, signature: &str) -> Overload {
     };
     let args = args.trim_start_matches('.').split_whitespace().map(&mut read).collect();
     let result = read(result.trim());
-    Overload { id, member, args, result, params }
+    Overload { extension, id, member, args, result, params }
 }
 
 fn highest_param(t: &Type) -> u32 {

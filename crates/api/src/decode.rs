@@ -133,8 +133,8 @@ fn read(text: &str, format: Format, ty: Option<TypeRef>, context: &mut Context) 
             DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}"))
         })
     } else {
-        let d = serde_yaml_ng::Deserializer::from_str(text);
-        let value = Seed { ty, context }.deserialize(d).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: yaml: {e}")))?;
+        let bad = |e: String| DecodeError::Syntax(format!("error converting YAML to JSON: yaml: {e}"));
+        let value = Seed { ty, context }.deserialize(crate::yaml::read::document(text).map_err(bad)?).map_err(|e| bad(e.to_string()))?;
         context.name_yaml_lines(text);
         Ok(value)
     }

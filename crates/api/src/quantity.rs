@@ -217,7 +217,7 @@ fn scale(whole: &str, fraction: &str, base: u32, exponent: i64) -> i128 {
     }
     // Power of ten that the digits, read as one integer, are multiplied with to give nanos.
     let kept = &fraction[..fraction.len().min(MAX_DIGITS)];
-    let mut power = 9 - kept.len() as i64 + if base == 10 { exponent } else { 0 };
+    let mut power = (9 - kept.len() as i64).saturating_add(if base == 10 { exponent } else { 0 });
     let mut digits: Vec<u8> = whole.bytes().chain(kept.bytes()).map(|c| c - b'0').collect();
     let mut round = kept.len() < fraction.len();
     if base == 2 {
@@ -255,6 +255,23 @@ fn times_power_of_two(mut digits: Vec<u8>, exponent: i64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wild_quantities_are_capped_or_refused_at_once() {
+        for text in ["1e9223372036854775807", "1e+9223372036854775807", "9e2147483647"] {
+            assert_eq!(Quantity::parse(text).map(|q| q.units()), Ok(i64::MAX), "{text}");
+        }
+        assert_eq!(Quantity::parse("-1e9223372036854775807").map(|q| q.sign()), Ok(-1));
+        assert_eq!(Quantity::parse("1e-9223372036854775808").map(|q| q.sign()), Ok(1));
+        assert_eq!(Quantity::parse("0e9223372036854775807").map(|q| q.sign()), Ok(0));
+        assert_eq!(Quantity::parse("1e99999999999999999999"), Err(QuantityError::Suffix));
+        let long = "9".repeat(1 << 20);
+        assert_eq!(Quantity::parse(&long).map(|q| q.units()), Ok(i64::MAX));
+        assert_eq!(Quantity::parse(&format!("0.{long}")).map(|q| q.units()), Ok(1));
+        for bad in ["", "+", ".", "1..2", "1KiB", "\u{0}", "١", "0x10", "1e", "--1"] {
+            assert!(Quantity::parse(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn quantities_print_in_canonical_form() {

@@ -1,4 +1,6 @@
-//! YAML as the API reads and writes it. Reading is [`crate::decode`]; this is writing, and splitting a stream into documents.
+//! YAML as the API reads and writes it. Reading is [`crate::decode`] over [`read`]; this is writing, and splitting a stream into documents.
+
+pub(crate) mod read;
 
 use serde_json::Value;
 

@@ -98,10 +98,19 @@ fn nesting_is_limited() {
 #[test]
 fn yaml_is_read_with_the_same_checks() {
     let ty = builtin().get("io.k8s.api.core.v1.Pod").unwrap();
-    let body = b"apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nspec:\n  bogus: 1\n  nodeName: x\n  nodeName: y\n  containers:\n  - name: c\n";
+    let body = b"apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nspec:\n  bogus: 1\n  nodeName: x\n  nodeName: z\n  containers:\n  - name: c\n";
     let got = decode(body, Format::Yaml, ty, "Pod", FieldValidation::Warn).unwrap();
     assert_eq!(got.object.name(), "a");
     assert_eq!(got.warnings, ["yaml: unmarshal errors:\n  line 8: key \"nodeName\" already set in map", "unknown field \"spec.bogus\""]);
+}
+
+#[test]
+fn a_plain_yes_in_yaml_is_no_text_and_octal_modes_are_numbers() {
+    let ty = builtin().get("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let why = decode(b"data:\n  a: yes\n", Format::Yaml, ty, "ConfigMap", FieldValidation::Warn).unwrap_err().message;
+    assert!(why.contains("cannot unmarshal bool into Go struct field ConfigMap.data"), "{why}");
+    let ty = builtin().get("io.k8s.api.core.v1.SecretVolumeSource").unwrap();
+    assert_eq!(decode(b"defaultMode: 0644\n", Format::Yaml, ty, "Secret", FieldValidation::Warn).unwrap().object.0, json!({"defaultMode": 420}));
 }
 
 #[test]

@@ -88,8 +88,15 @@ pub struct Conversion {
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
     pub accepted_names: Names,
+    #[serde(deserialize_with = "null_is_empty")]
     pub conditions: Vec<Condition>,
+    #[serde(deserialize_with = "null_is_empty")]
     pub stored_versions: Vec<String>,
+}
+
+/// Lists of the status are always written, as `null` while there is nothing in them.
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]

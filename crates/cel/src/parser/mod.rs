@@ -397,18 +397,20 @@ impl Parser<'_> {
     }
 
     fn message(&mut self) -> Step<Expr> {
+        const AFTER_NAME: Set = set(&[t::DOT, t::LBRACE]);
         let mut name = String::new();
         if self.la() == t::DOT {
             self.expect(t::DOT, set(&[t::IDENT]))?;
         }
-        loop {
-            name.push_str(&self.text(self.at));
-            self.expect(t::IDENT, set(&[t::DOT, t::LBRACE]))?;
-            if self.la() != t::DOT {
-                break;
-            }
+        name.push_str(&self.text(self.at));
+        self.expect(t::IDENT, AFTER_NAME)?;
+        self.sync(AFTER_NAME)?;
+        while self.la() == t::DOT {
             self.expect(t::DOT, set(&[t::IDENT]))?;
             name.push('.');
+            name.push_str(&self.text(self.at));
+            self.expect(t::IDENT, AFTER_NAME)?;
+            self.sync_loop(AFTER_NAME)?;
         }
         let (pos, close) = (self.pos(), set(&[t::COMMA, t::RBRACE]));
         self.expect(t::LBRACE, OPT_FIELD | close)?;

@@ -1,6 +1,8 @@
 //! A server of one test, on a folder and port of its own, and a small HTTP client over TLS.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod peer;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -31,10 +33,19 @@ impl World {
         Self::open(tempfile::tempdir().expect("a temporary folder")).await
     }
     async fn open(folder: tempfile::TempDir) -> World {
-        let store: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
+        Self::configured(folder, |_| {}, None).await
+    }
+    /// With settings of the test's own, and the store encrypted by rules.
+    pub async fn configured(folder: tempfile::TempDir, configure: impl FnOnce(&mut Config), rules: Option<keles_store::encrypted::Rules>) -> World {
+        let mut store: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
+        if let Some(rules) = rules {
+            store = keles_store::encrypted::Encrypted::new(store, rules);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let server = ApiServer::start(Config { port: address.port(), ..Config::new(folder.path()) }, store.clone()).await.expect("the server starts");
+        let mut config = Config { port: address.port(), ..Config::new(folder.path()) };
+        configure(&mut config);
+        let server = ApiServer::start(config, store.clone()).await.expect("the server starts");
         let shutdown = CancellationToken::new();
         let running = tokio::spawn({
             let (server, shutdown) = (server.clone(), shutdown.clone());
@@ -44,11 +55,22 @@ impl World {
     }
     /// Ends the server and starts another over the same folder.
     pub async fn restart(self) -> World {
+        Self::open(self.stop().await).await
+    }
+    /// Ends the server and gives its folder back.
+    pub async fn stop(self) -> tempfile::TempDir {
         self.shutdown.cancel();
         self.running.await.expect("the server ends");
         self.store.close().await.expect("the store closes");
         drop((self.server, self.store));
-        Self::open(self.folder).await
+        self.folder
+    }
+    /// A client with the certificate of a front proxy.
+    pub fn front_proxy(&self) -> Client {
+        self.client(Some(self.pki().front_proxy_client().expect("the proxy's certificate")))
+    }
+    pub fn bearer(&self, token: &str) -> Client {
+        self.stranger().with_header("authorization", &format!("Bearer {token}"))
     }
     pub fn server(&self) -> &ApiServer {
         &self.server

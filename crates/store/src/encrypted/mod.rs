@@ -104,6 +104,15 @@ impl Encrypted {
     }
 }
 
+/// What is known of the value that is opened.
+#[derive(Clone, Copy)]
+enum State {
+    Present,
+    /// Read at a revision, which may be the present one: a needless mark costs one write, a missing one a key that cannot be retired.
+    Pinned,
+    Past,
+}
+
 impl Shared {
     fn stale(&self) -> std::sync::MutexGuard<'_, HashSet<Bytes>> {
         self.stale.lock().unwrap_or_else(|e| e.into_inner())
@@ -117,7 +126,7 @@ impl Shared {
     }
 
     /// Opens a value in place; a delete has none.
-    async fn open(&self, e: &mut Entry, present: bool) -> Result<(), StoreError> {
+    async fn open(&self, e: &mut Entry, state: State) -> Result<(), StoreError> {
         let Some(rule) = self.rules.of(&e.key) else {
             // A resource that no rule names any more: what is encrypted cannot be read.
             return if e.value.starts_with(PREFIX) { Err(failed(&e.key, TransformError::NoPrefix)) } else { Ok(()) };
@@ -131,14 +140,16 @@ impl Shared {
         };
         let (value, old_key) = rule.providers[at].open(&e.key, &e.value).await.map_err(|why| failed(&e.key, why))?;
         e.value = value;
-        if present {
-            let stale = at > 0 || old_key;
-            let mut all = self.stale();
-            if stale {
-                all.insert(e.key.clone());
-            } else if !all.is_empty() {
-                all.remove(&e.key);
+        let stale = at > 0 || old_key;
+        match state {
+            State::Past => {}
+            State::Present | State::Pinned if stale => {
+                self.stale().insert(e.key.clone());
             }
+            State::Present => {
+                self.stale().remove(&e.key);
+            }
+            State::Pinned => {}
         }
         Ok(())
     }
@@ -148,10 +159,10 @@ impl Shared {
         if c.deleted {
             self.stale().remove(&c.entry.key);
         } else {
-            self.open(&mut c.entry, true).await?;
+            self.open(&mut c.entry, State::Present).await?;
         }
         if let Some(p) = &mut c.previous {
-            self.open(p, false).await?;
+            self.open(p, State::Past).await?;
         }
         Ok(c)
     }
@@ -177,13 +188,14 @@ impl Store for Encrypted {
     }
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
         let Some(mut e) = self.shared.inner.get(key).await? else { return Ok(None) };
-        self.shared.open(&mut e, true).await?;
+        self.shared.open(&mut e, State::Present).await?;
         Ok(Some(e))
     }
     async fn range(&self, prefix: &[u8], start: Option<&[u8]>, limit: usize, at: Option<Revision>) -> Result<Page, StoreError> {
         let mut page = self.shared.inner.range(prefix, start, limit, at).await?;
+        let state = if at.is_none() { State::Present } else { State::Pinned };
         for e in &mut page.entries {
-            self.shared.open(e, at.is_none()).await?;
+            self.shared.open(e, state).await?;
         }
         Ok(page)
     }
@@ -195,7 +207,7 @@ impl Store for Encrypted {
         };
         match s.inner.write(w).await {
             Err(StoreError::Conflict { current: Some(mut e) }) => {
-                s.open(&mut e, true).await?;
+                s.open(&mut e, State::Present).await?;
                 Err(StoreError::Conflict { current: Some(e) })
             }
             done => done,

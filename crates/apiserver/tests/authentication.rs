@@ -1,0 +1,216 @@
+//! Every authenticator over real sockets: tokens of files, Secrets, issuers and webhooks, front proxies, the anonymous.
+
+mod world;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::StatusCode;
+use keles_apiserver::Config;
+use keles_auth::authenticators::config::Oidc;
+use keles_auth::authenticators::legacy_service_account::LegacyClaims;
+use keles_auth::authenticators::webhook;
+use keles_pki::SigningKey;
+use serde_json::{Value, json};
+use std::time::Duration;
+use world::peer::Peer;
+use world::{Client, World};
+
+async fn world(configure: impl FnOnce(&mut Config)) -> World {
+    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
+}
+
+async fn who(c: &Client) -> Value {
+    c.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.json()["status"]["userInfo"].clone()
+}
+
+async fn review(w: &World, token: &str) -> Value {
+    w.admin().post("/apis/authentication.k8s.io/v1/tokenreviews", &json!({"spec": {"token": token}})).await.json()["status"].clone()
+}
+
+#[tokio::test]
+async fn a_static_token_is_its_user_and_reviews_know_it_too() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "s3cret,jane,7,\"dev,ops\"\n").unwrap();
+    let w = world(|c| c.authentication.token_file = Some(file.path().into())).await;
+    let me = who(&w.bearer("s3cret")).await;
+    assert_eq!(me, json!({"username": "jane", "uid": "7", "groups": ["dev", "ops", "system:authenticated"]}));
+    let r = review(&w, "s3cret").await;
+    assert_eq!((&r["authenticated"], &r["user"]["username"]), (&json!(true), &json!("jane")));
+    assert_eq!(r["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    assert_eq!(review(&w, "nobody's").await, json!({"user": {}, "error": "invalid bearer token"}));
+    assert_eq!(w.bearer("nobody's").get("/version").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_lives_as_long_as_its_secret() {
+    let w = world(|c| c.authentication.bootstrap_tokens = true).await;
+    const TOKEN: &str = "abcdef.0123456789abcdef";
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"}, "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true", "auth-extra-groups": "system:bootstrappers:workers"}});
+    assert_eq!(w.bearer(TOKEN).get("/version").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(w.admin().post("/api/v1/namespaces/kube-system/secrets", &secret).await.status, StatusCode::CREATED);
+    let me = who(&w.bearer(TOKEN)).await;
+    assert_eq!(me, json!({"username": "system:bootstrap:abcdef", "groups": ["system:bootstrappers", "system:bootstrappers:workers", "system:authenticated"]}));
+    w.admin().send(http::Method::DELETE, "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef", "application/json", vec![]).await;
+    assert_eq!(w.bearer(TOKEN).get("/version").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_legacy_token_is_good_while_its_secret_holds_it() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let account = admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "bot"}, "apiVersion": "v1", "kind": "ServiceAccount"})).await.json();
+    let claims = LegacyClaims::new("default", "bot-token", "bot", account["metadata"]["uid"].as_str().unwrap());
+    // The server's own key must be made first: the token request waits for it.
+    admin.post("/api/v1/namespaces/default/serviceaccounts/bot/token", &json!({"spec": {}})).await;
+    let folder = w.folder().to_owned();
+    let token = tokio::task::spawn_blocking(move || {
+        let key = SigningKey::open(&folder).unwrap();
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#), URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap()));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap()))
+    });
+    let token = token.await.unwrap();
+    let bot = w.bearer(&token);
+    assert_eq!(bot.get("/version").await.status, StatusCode::UNAUTHORIZED, "no Secret holds it");
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bot-token", "annotations": {"kubernetes.io/service-account.name": "bot"}},
+        "type": "kubernetes.io/service-account-token", "data": {"token": STANDARD.encode(&token)}});
+    let made = admin.post("/api/v1/namespaces/default/secrets", &secret).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    assert_eq!(who(&bot).await["username"], "system:serviceaccount:default:bot");
+    admin.send(http::Method::DELETE, "/api/v1/namespaces/default/secrets/bot-token", "application/json", vec![]).await;
+    assert_eq!(bot.get("/version").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_front_proxy_says_who_asks_and_nobody_else_does() {
+    let w = World::start().await;
+    let named = |c: Client| c.with_header("x-remote-user", "jane").with_header("x-remote-group", "dev").with_header("x-remote-extra-scope", "a");
+    assert_eq!(who(&named(w.front_proxy())).await, json!({"username": "jane", "groups": ["dev", "system:authenticated"], "extra": {"scope": ["a"]}}));
+    assert_eq!(who(&named(w.admin())).await["username"], "kubernetes-admin", "headers of others count for nothing");
+    assert_eq!(w.front_proxy().get("/version").await.status, StatusCode::UNAUTHORIZED, "a proxy that names nobody");
+    assert_eq!(named(w.stranger()).get("/api/v1/secrets").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn the_anonymous_reach_what_the_configuration_opens() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n";
+    std::fs::write(config.path(), text).unwrap();
+    let w = world(|c| c.authentication.config_file = Some(config.path().into())).await;
+    assert_eq!(w.stranger().get("/livez").await.status, StatusCode::OK);
+    assert_eq!(w.stranger().get("/readyz").await.status, StatusCode::UNAUTHORIZED);
+    let w = world(|c| c.authentication.anonymous = false).await;
+    assert_eq!(w.stranger().get("/livez").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_webhook_reviews_tokens_and_its_answers_are_kept() {
+    let hook = Peer::start(|_, path, said| {
+        assert_eq!(path, "/review");
+        let good = said["spec"]["token"] == "good";
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {"authenticated": good, "user": {"username": "jane", "groups": ["dev"], "extra": {"k": ["v"]}}}})
+    })
+    .await;
+    let kubeconfig = hook.kubeconfig("/review");
+    let w = world(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::from_secs(60) })).await;
+    let jane = w.bearer("good");
+    assert_eq!(who(&jane).await, json!({"username": "jane", "groups": ["dev", "system:authenticated"], "extra": {"k": ["v"]}}));
+    assert_eq!(who(&jane).await["username"], "jane");
+    assert_eq!(w.bearer("bad").get("/version").await.status, StatusCode::UNAUTHORIZED);
+    let said = hook.heard();
+    assert_eq!(said.len(), 2, "one question a token");
+    assert_eq!((&said[0]["apiVersion"], &said[0]["spec"]["audiences"]), (&json!("authentication.k8s.io/v1"), &json!(["https://kubernetes.default.svc.cluster.local"])));
+}
+
+/// An issuer with one RSA key.
+struct Issuer {
+    peer: Peer,
+    key: SigningKey,
+    _folder: tempfile::TempDir,
+}
+
+impl Issuer {
+    async fn start() -> Issuer {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("pki")).unwrap();
+        let key = SigningKey::open(folder.path()).unwrap();
+        let k = key.clone();
+        let jwks: Value = tokio::task::spawn_blocking(move || serde_json::from_str(&k.public().unwrap().jwks()).unwrap()).await.unwrap();
+        let peer = Peer::start(move |url, path, _| match path {
+            "/.well-known/openid-configuration" => json!({"issuer": url, "jwks_uri": format!("{url}/keys")}),
+            _ => jwks.clone(),
+        })
+        .await;
+        Issuer { peer, key, _folder: folder }
+    }
+    fn token(&self, more: Value) -> String {
+        let mut claims = json!({"iss": self.peer.url, "aud": "app", "exp": jiff::Timestamp::now().as_second() + 600, "sub": "jane", "groups": ["dev"], "hd": "example.com"});
+        for (k, v) in more.as_object().unwrap() {
+            claims[k] = v.clone();
+        }
+        let header = json!({"alg": "RS256", "kid": self.key.public().unwrap().id});
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn openid_connect_tokens_of_the_issuer_count_by_flags() {
+    let issuer = Issuer::start().await;
+    let oidc = Oidc {
+        issuer_url: issuer.peer.url.clone(),
+        client_id: "app".into(),
+        ca_file: Some(issuer.peer.file("ca.crt", &issuer.peer.ca_pem())),
+        username_claim: "sub".into(),
+        groups_claim: "groups".into(),
+        groups_prefix: "oidc:".into(),
+        signing_algs: vec!["RS256".into()],
+        required_claims: vec!["hd=example.com".into()],
+        ..Oidc::default()
+    };
+    let w = world(|c| c.authentication.oidc = Some(oidc)).await;
+    let me = who(&w.bearer(&issuer.token(json!({"jti": "x"})))).await;
+    assert_eq!(me["username"], format!("{}#jane", issuer.peer.url));
+    assert_eq!(me["groups"], json!(["oidc:dev", "system:authenticated"]));
+    assert_eq!(me["extra"]["authentication.kubernetes.io/credential-id"], json!(["JTI=x"]));
+    assert_eq!(issuer.peer.heard().len(), 2, "the discovery document and the keys, once");
+    for (why, token) in [
+        ("expired", issuer.token(json!({"exp": 1000}))),
+        ("for others", issuer.token(json!({"aud": "else"}))),
+        ("another domain", issuer.token(json!({"hd": "evil.example"}))),
+        ("of another issuer", issuer.token(json!({"iss": "https://evil.example"}))),
+        ("changed", issuer.token(json!({})).replacen('.', ".e30", 1)),
+    ] {
+        assert_eq!(w.bearer(&token).get("/version").await.status, StatusCode::UNAUTHORIZED, "{why}");
+    }
+    let r = review(&w, &issuer.token(json!({"exp": 1000}))).await;
+    assert!(r["error"].as_str().unwrap().contains("token is expired"), "{r}");
+}
+
+#[tokio::test]
+async fn structured_configuration_maps_claims_by_expressions() {
+    let issuer = Issuer::start().await;
+    let ca: String = issuer.peer.ca_pem().lines().map(|l| format!("      {l}\n")).collect();
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {}\n    audiences: [app, other]\n    audienceMatchPolicy: MatchAny\n    certificateAuthority: |\n{ca}  \
+         claimValidationRules:\n  - {{expression: \"claims.hd == 'example.com'\", message: the domain is not ours}}\n  claimMappings:\n    username: {{expression: \"claims.sub + '@' + claims.hd\"}}\n    \
+         groups: {{expression: \"claims.groups.map(g, 'g:' + g)\"}}\n    uid: {{claim: sub}}\n    extra: [{{key: example.com/hd, valueExpression: claims.hd}}]\n  \
+         userValidationRules:\n  - {{expression: \"!user.username.startsWith('system:')\", message: reserved}}\n",
+        issuer.peer.url
+    );
+    let config = issuer.peer.file("authn.yaml", &text);
+    let w = world(|c| c.authentication.config_file = Some(config)).await;
+    let me = who(&w.bearer(&issuer.token(json!({})))).await;
+    assert_eq!(me, json!({"username": "jane@example.com", "uid": "jane", "groups": ["g:dev", "system:authenticated"], "extra": {"example.com/hd": ["example.com"]}}));
+    assert_eq!(w.bearer(&issuer.token(json!({"hd": "evil.example"}))).get("/version").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(w.bearer(&issuer.token(json!({"sub": "system:admin"}))).get("/version").await.status, StatusCode::UNAUTHORIZED, "a rule about users");
+}
+
+#[tokio::test]
+async fn an_impersonated_user_is_whole() {
+    let w = World::start().await;
+    let jane = w.admin().with_header("impersonate-user", "jane").with_header("impersonate-uid", "u1").with_header("impersonate-extra-example.com%2fscope", "a");
+    assert_eq!(who(&jane).await, json!({"username": "jane", "uid": "u1", "groups": ["system:authenticated"], "extra": {"example.com/scope": ["a"]}}));
+    let account = w.admin().with_header("impersonate-user", "system:serviceaccount:shop:bot");
+    assert_eq!(who(&account).await["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"]));
+}

@@ -22,11 +22,16 @@ pub fn convert_requests(spec: Option<&mut Value>, from: &str, to: &str) {
 /// A request without alternatives asks for exactly one kind of device, with all its fields defaulted.
 fn gather(request: &mut Value) {
     let Some(map) = request.as_object_mut() else { return };
-    let found: Map<String, Value> = OF_EXACTLY.iter().filter_map(|name| map.remove(*name).map(|v| ((*name).to_owned(), v))).collect();
+    let found: Map<String, Value> = OF_EXACTLY.iter().filter_map(|name| map.remove(*name).filter(|v| !is_zero(v)).map(|v| ((*name).to_owned(), v))).collect();
     let alternatives = map.get("firstAvailable").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
     if !alternatives || !found.is_empty() {
         map.insert("exactly".into(), found.into());
     }
+}
+
+/// A string or number held by value that was not given.
+fn is_zero(v: &Value) -> bool {
+    v.is_null() || v.as_str() == Some("") || v.as_i64() == Some(0)
 }
 
 /// Moves the fields of an inner map out of it.
@@ -65,8 +70,9 @@ mod tests {
     #[test]
     fn a_request_of_v1beta1_is_flat() {
         let flat = json!({"devices": {"requests": [{"name": "r", "deviceClassName": "c", "count": 2}, {"name": "s", "firstAvailable": [{"name": "a"}]}]}});
+        let given = json!({"devices": {"requests": [{"name": "r", "deviceClassName": "c", "count": 2}, {"name": "s", "deviceClassName": "", "firstAvailable": [{"name": "a"}]}]}});
         let v1 = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "count": 2}}, {"name": "s", "firstAvailable": [{"name": "a"}]}]}});
-        let mut o = flat.clone();
+        let mut o = given;
         convert_requests(Some(&mut o), API_VERSION, "resource.k8s.io/v1");
         assert_eq!(o, v1);
         convert_requests(Some(&mut o), "resource.k8s.io/v1", "resource.k8s.io/v1beta2");

@@ -413,7 +413,8 @@ impl<'a> Map<'a> {
             Map::Json(o, Some(d)) => match &d.shape {
                 Shape::Object => match &d.ty {
                     Type::Object(ty) => match ty.field(name) {
-                        Some(f) => Some(Value::read(o.get(&f.json)?, Some(&f.decl))),
+                        // A property that is null is as one that is not there.
+                        Some(f) => o.get(&f.json).filter(|v| !v.is_null()).map(|v| Value::read(v, Some(&f.decl))),
                         None if matches!(ty.fields, crate::types::Fields::Any) => Some(Value::json(o.get(name)?)),
                         None => None,
                     },

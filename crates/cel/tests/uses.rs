@@ -20,6 +20,7 @@ fn schema() -> Json {
             "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
                 "items": {"type": "object", "properties": {"name": {"type": "string"}, "port": {"type": "integer"}}}},
             "plain": {"type": "array", "items": {"type": "integer"}},
+            "empty": {"type": "string", "nullable": true},
             "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             "anything": {"x-kubernetes-preserve-unknown-fields": true},
             "template": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}
@@ -29,7 +30,7 @@ fn schema() -> Json {
 
 fn object() -> Json {
     json!({"apiVersion": "e/v1", "kind": "E", "metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {
-        "replicas": 3, "ratio": 2, "when": "2023-01-02T03:04:05Z", "day": "2023-01-02", "wait": "1h", "data": "aGk=", "port": "80%", "a-b.c/d": "escaped", "namespace": "ns", "x__y": 7,
+        "empty": null, "replicas": 3, "ratio": 2, "when": "2023-01-02T03:04:05Z", "day": "2023-01-02", "wait": "1h", "data": "aGk=", "port": "80%", "a-b.c/d": "escaped", "namespace": "ns", "x__y": 7,
         "tags": ["a", "b"], "ports": [{"name": "x", "port": 1}, {"name": "y", "port": 2}], "plain": [1, 2], "free": {"z": 1}, "template": {"kind": "Pod", "metadata": {"name": "p"}}
     }})
 }
@@ -55,6 +56,7 @@ fn values_are_read_by_their_schema() {
         "self.spec.tags + ['a', 'c'] == ['a', 'b', 'c']",
         "(self.spec.ports + oldSelf.spec.ports).size() == 2",
         "self.spec.template.kind == 'Pod' && self.spec.template.metadata.name == 'p'",
+        "!has(self.spec.empty) && self.spec.?empty.orValue('none') == 'none'",
         "has(self.spec.free) && !has(oldSelf.spec.template.metadata.generateName)",
     ] {
         let program = env.compile(text).unwrap_or_else(|e| panic!("{e}"));

@@ -115,7 +115,9 @@ fn reason(pattern: &str, e: &regex::Error) -> String {
 }
 
 fn run<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
-    let (Value::String(s), Value::String(pattern)) = (&a[0], &a[1]) else { return Err(mismatch(function, a)) };
+    let (Value::String(s), Value::String(pattern)) = (&a[0], &a[1]) else {
+        return Err(if function == "matches" { EvalError::no_overload() } else { mismatch(function, a) });
+    };
     let r = compile(pattern)?;
     Ok(match function {
         "matches" => r.is_match(s).into(),

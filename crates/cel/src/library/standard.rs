@@ -1,6 +1,6 @@
 //! CEL's standard functions and operators. The logical operators are the evaluator's, since they need not evaluate all arguments.
 
-use super::{Row, fail, mismatch, time};
+use super::{Row, fail, time};
 use crate::ast::op;
 use crate::error::{EvalError, Result};
 use crate::value::{Key, List, Value, concat, equal, order};
@@ -292,7 +292,7 @@ pub(crate) fn map_insert<'a>(map: Value<'a>, rest: &[Value<'a>]) -> Result<Value
 
 fn size<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     match &a[0] {
-        Value::Ip(_) | Value::Cidr(_) => Err(mismatch(function, a)),
+        Value::Ip(_) | Value::Cidr(_) => Err(without(function)),
         v => v.size().map(|n| Value::Int(n as i64)).ok_or_else(|| without(function)),
     }
 }
@@ -311,8 +311,14 @@ pub(crate) fn show(v: &Value<'_>) -> String {
     }
 }
 
-fn syntax<T>(function: &str, text: &str, why: &str) -> Result<T> {
-    fail(format!("strconv.{function}: parsing {}: {why}", super::strings::quote(text)))
+/// cel-go's text where a value is of a type that does not convert, or a text that does not parse.
+pub(crate) fn no_conversion<T>(function: &str, a: &[Value<'_>]) -> Result<T> {
+    let to = match function {
+        "duration" => "google.protobuf.Duration",
+        "timestamp" => "google.protobuf.Timestamp",
+        other => other,
+    };
+    fail(format!("type conversion error from '{}' to '{to}'", a[0].type_name()))
 }
 
 fn to_bool<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
@@ -321,9 +327,9 @@ fn to_bool<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::String(s) => match &**s {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Value::Bool(true)),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Value::Bool(false)),
-            other => syntax("ParseBool", other, "invalid syntax"),
+            _ => no_conversion(function, a),
         },
-        _ => Err(mismatch(function, a)),
+        _ => no_conversion(function, a),
     }
 }
 
@@ -331,7 +337,7 @@ fn to_bytes<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     match &a[0] {
         Value::Bytes(_) => Ok(a[0].clone()),
         Value::String(s) => Ok(Value::Bytes(s.as_bytes().into())),
-        _ => Err(mismatch(function, a)),
+        _ => no_conversion(function, a),
     }
 }
 
@@ -342,10 +348,9 @@ fn to_double<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Uint(u) => *u as f64,
         Value::String(s) => match s.parse::<f64>() {
             Ok(d) if d.is_finite() || s.to_ascii_lowercase().contains("inf") || s.eq_ignore_ascii_case("nan") => d,
-            Ok(_) => return syntax("ParseFloat", s, "value out of range"),
-            Err(_) => return syntax("ParseFloat", s, "invalid syntax"),
+            _ => return no_conversion(function, a),
         },
-        _ => return Err(mismatch(function, a)),
+        _ => return no_conversion(function, a),
     }))
 }
 
@@ -360,9 +365,9 @@ fn to_int<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Timestamp(t) => t.seconds,
         Value::String(s) => match s.parse() {
             Ok(i) => i,
-            Err(_) => return syntax("ParseInt", s, integer_problem(s)),
+            Err(_) => return no_conversion(function, a),
         },
-        _ => return Err(mismatch(function, a)),
+        _ => return no_conversion(function, a),
     }))
 }
 
@@ -374,15 +379,10 @@ fn to_uint<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Double(_) => return Err(uint_overflow()),
         Value::String(s) => match s.parse() {
             Ok(u) if !s.starts_with('+') => u,
-            _ => return syntax("ParseUint", s, if s.starts_with(['-', '+']) { "invalid syntax" } else { integer_problem(s) }),
+            _ => return no_conversion(function, a),
         },
-        _ => return Err(mismatch(function, a)),
+        _ => return no_conversion(function, a),
     }))
-}
-
-fn integer_problem(s: &str) -> &'static str {
-    let digits = s.strip_prefix(['-', '+']).unwrap_or(s);
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" }
 }
 
 fn to_string<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
@@ -400,7 +400,7 @@ fn to_string<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Timestamp(t) => time::format_timestamp(*t).into(),
         Value::Ip(ip) => ip.to_string().into(),
         Value::Cidr(c) => c.to_string().into(),
-        _ => return Err(mismatch(function, a)),
+        _ => return no_conversion(function, a),
     })
 }
 
@@ -422,7 +422,7 @@ pub(crate) fn format_double(d: f64) -> String {
 
 fn text_test<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
     let (Value::String(s), Value::String(part)) = (&a[0], &a[1]) else {
-        return Err(if matches!(a[0], Value::String(_)) { EvalError::no_overload() } else { mismatch(function, a) });
+        return Err(EvalError::no_overload());
     };
     Ok(Value::Bool(match function {
         "contains" => s.contains(&**part),

@@ -72,9 +72,9 @@ fn to_duration<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Int(i) => Ok(Value::Duration(*i)),
         Value::String(s) => match parse_duration(s) {
             Some(d) => Ok(Value::Duration(d)),
-            None => fail(format!("time: invalid duration {}", super::strings::quote(s))),
+            None => super::standard::no_conversion(function, a),
         },
-        _ => Err(mismatch(function, a)),
+        _ => super::standard::no_conversion(function, a),
     }
 }
 
@@ -84,9 +84,9 @@ fn to_timestamp<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
         Value::Int(i) => in_range(Timestamp { seconds: *i, nanos: 0 }).map(Value::Timestamp),
         Value::String(s) => match parse_timestamp(s) {
             Some(t) => in_range(t).map(Value::Timestamp),
-            None => fail(keles_api::time::parse(s).err().unwrap_or_else(|| format!("parsing time {}", super::strings::quote(s)))),
+            None => super::standard::no_conversion(function, a),
         },
-        _ => Err(mismatch(function, a)),
+        _ => super::standard::no_conversion(function, a),
     }
 }
 

@@ -14,10 +14,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use keles_api::{Object, Status};
+use keles_registry::Registry;
 use keles_serve::{Body, BoxError};
 use rand::seq::IndexedRandom;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -59,6 +60,7 @@ fn path_after(full: &str, namespaced: bool) -> Option<&str> {
 }
 
 pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
+    crate::connect::admit(server, &asked.user, &asked.info, &asked.query).await?;
     let full = asked.request.uri().path().to_owned();
     let namespaced = asked.info.resource != "nodes";
     let Some(path) = path_after(&full, namespaced) else {
@@ -167,17 +169,29 @@ fn pod(server: &Inner, namespace: &str, id: &Id<'_>) -> Result<Target, Status> {
 }
 
 fn service(server: &Inner, namespace: &str, id: &Id<'_>, whole: &str) -> Result<Target, Status> {
-    let service = server.registry.read("", "services", namespace, id.name).ok_or_else(|| Status::not_found("", "services", id.name))?;
+    let (ip, port) = endpoint(&server.registry, namespace, id, whole)?;
+    Ok(Target { https: id.scheme == "https", host: proxyable(&ip)?, port })
+}
+
+/// Where a Service's port leads now: one of its ready endpoints.
+pub fn service_address(registry: &Registry, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Status> {
+    let port = port.to_string();
+    let (ip, port) = endpoint(registry, namespace, &Id { scheme: "https", name, port: &port }, name)?;
+    let ip: IpAddr = ip.parse().map_err(|_| Status::unavailable(format!("the endpoint {ip:?} of service {name:?} is no address")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn endpoint(registry: &Registry, namespace: &str, id: &Id<'_>, whole: &str) -> Result<(String, u16), Status> {
+    let service = registry.read("", "services", namespace, id.name).ok_or_else(|| Status::not_found("", "services", id.name))?;
     let port_name = service_port(&service, id)?;
-    let slices = server.registry.read_all("discovery.k8s.io", "endpointslices", namespace);
+    let slices = registry.read_all("discovery.k8s.io", "endpointslices", namespace);
     let mut all: Vec<(String, u16)> = Vec::new();
     for s in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(id.name)) {
         let Some(port) = list(s.at(&["ports"])).find(|p| p["name"].as_str().unwrap_or_default() == port_name).and_then(|p| port_of(&p["port"])) else { continue };
         let ready = list(s.at(&["endpoints"])).filter(|e| e["conditions"]["ready"] != false);
         all.extend(ready.flat_map(|e| list(&e["addresses"])).filter_map(|a| Some((a.as_str()?.to_owned(), port))));
     }
-    let (ip, port) = all.choose(&mut rand::rng()).ok_or_else(|| Status::unavailable(format!("no endpoints available for service {whole:?}")))?;
-    Ok(Target { https: id.scheme == "https", host: proxyable(ip)?, port: *port })
+    all.choose(&mut rand::rng()).cloned().ok_or_else(|| Status::unavailable(format!("no endpoints available for service {whole:?}")))
 }
 
 /// The name of the Service's port that is meant: by number, by name, or the only one.

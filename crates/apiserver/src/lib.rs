@@ -11,6 +11,7 @@ mod authenticate;
 mod bootstrap;
 mod chain;
 mod config;
+mod connect;
 mod custom_resources;
 mod discovery;
 mod health;
@@ -30,6 +31,7 @@ mod reviews;
 mod server;
 mod token_request;
 mod upgrade;
+mod verdicts;
 
 pub use config::{Config, NODE_PORTS, SERVICE_CIDR, ServiceCidr};
 pub use paths::GIT_VERSION;

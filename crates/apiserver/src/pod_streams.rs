@@ -32,6 +32,9 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     if what != "log" && asked.info.verb != "create" {
         may_create(server, &asked.user, &asked.info).await?;
     }
+    if what != "log" {
+        crate::connect::admit(server, &asked.user, &asked.info, &asked.query).await?;
+    }
     let (namespace, name) = (asked.info.namespace.as_str(), asked.info.name.as_str());
     let pod = server.registry.read("", "pods", namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?;
     match what {

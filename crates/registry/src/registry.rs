@@ -4,11 +4,11 @@
 //! another object, for admission and authorization).
 //! Invariant: `seen` is the revision up to which every cache is complete; all revisions shown to clients come from the store's one space.
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Attributes, Operation};
 use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
-use crate::kind::{AnyKind, Scope, Served};
+use crate::kind::{Request, AnyKind, Scope, Served};
 use crate::represent::View;
 use crate::resource::Resource;
 use crate::table::Table;
@@ -275,6 +275,20 @@ impl Registry {
         }
         self.fresh(None).await?;
         Ok(r.cache.present().len())
+    }
+
+    /// Admission of a stream or proxied request; `options` makes the object that plugins see, of the kind discovery has for the subresource.
+    /// Their warnings.
+    pub async fn connect(&self, request: &Request, options: impl FnOnce(&str) -> Object) -> Result<Vec<String>, Status> {
+        let kind = self.kind(&request.group, &request.version, &request.plural).ok_or_else(Status::no_such_path)?;
+        let info = kind.info();
+        let of = info.subresources.iter().find(|s| s.name == request.subresource).map_or("", |s| s.kind);
+        let (options, mut warnings) = (options(of), Vec::new());
+        let a = Attributes { operation: Operation::Connect, request, info, old: None, registry: self };
+        for p in self.admission.iter().filter(|p| p.handles(&a)) {
+            p.validate(&a, Some(&options), &mut warnings).await?;
+        }
+        Ok(warnings)
     }
 
     /// An object from the watch cache, in its storage version; `group`/`plural` as in a path. As fresh as the cache.

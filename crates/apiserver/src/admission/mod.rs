@@ -1,6 +1,6 @@
 //! Admission plugins, one file and one row each, in upstream's order.
 //!
-//! Entry point: [`rows`]. Not built: NodeRestriction's label rules, admission policies (docs/STATUS.md).
+//! Entry point: [`rows`]. Not built: NodeRestriction's label rules (docs/STATUS.md).
 
 mod certificate_subject;
 mod certificates;
@@ -13,6 +13,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod policies;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -48,8 +49,10 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificate_subject::CertificateSubjectRestriction),
         Arc::new(defaults_by_class::INGRESS),
         Arc::new(escalation::Escalation { server: server.clone() }),
+        Arc::new(policies::MutatingPolicies::new(server.clone())),
         Arc::new(webhooks::MutatingWebhooks::new(server.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(config)),
+        Arc::new(policies::ValidatingPolicies::new(server.clone())),
         Arc::new(webhooks::ValidatingWebhooks::new(server)),
         Arc::new(resource_quota::ResourceQuota::default()),
     ]

@@ -226,6 +226,7 @@ impl Admission for ServiceAddresses {
     async fn validate(&self, a: &Attributes<'_>, s: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
         self.doubt(a);
         let Some(s) = s else { return Ok(()) };
+        self.no_port_numbers(s)?;
         let service = full_name(&a.request.namespace, s.name());
         let known = a.old.map(keys).unwrap_or_default();
         let refused = self.with_held(a.registry, |held| keys(s).into_iter().filter(|k| !known.contains(k)).find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
@@ -245,7 +246,7 @@ impl ServiceAddresses {
                 given.insert(number, node);
             }
         }
-        for p in ports_mut(s).filter(|p| port(&p["nodePort"]).is_none()) {
+        for p in ports_mut(s).filter(|p| p["nodePort"].as_i64().unwrap_or(0) == 0) {
             let (number, proto) = (p["port"].as_u64().unwrap_or(0), protocol(p));
             let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, Key::Port(*n, proto), service).is_ok());
             let node = match twin {
@@ -256,6 +257,21 @@ impl ServiceAddresses {
             p["nodePort"] = node.into();
         }
         Ok(())
+    }
+
+    /// Refuses node ports that are no port numbers at all.
+    fn no_port_numbers(&self, s: &Object) -> Result<(), Status> {
+        let mut p = Problems::new();
+        for (i, of) in list(s.at(&["spec", "ports"])).iter().enumerate() {
+            if let Some(n) = of["nodePort"].as_i64().filter(|n| *n != 0 && port(&of["nodePort"]).is_none()) {
+                p.invalid(&Path::new("spec").child("ports").index(i).child("nodePort"), n, self.out_of_range());
+            }
+        }
+        if p.is_empty() { Ok(()) } else { Err(Status::invalid("", "Service", s.name(), &p)) }
+    }
+
+    fn out_of_range(&self) -> String {
+        format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.start(), self.ports.end())
     }
 
     /// What a stored Service has needs no claim: the next to ask for it looks whether the Service, changed or deleted, still has it.
@@ -283,7 +299,7 @@ impl ServiceAddresses {
             }
             Key::Port(n, _) => {
                 let why = match refusal {
-                    Refusal::OutOfRange => format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.start(), self.ports.end()),
+                    Refusal::OutOfRange => self.out_of_range(),
                     _ => "provided port is already allocated".to_owned(),
                 };
                 let index = list(s.at(&["spec", "ports"])).position(|p| port(&p["nodePort"]) == Some(n));

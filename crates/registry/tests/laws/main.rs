@@ -6,6 +6,7 @@ mod lifecycle;
 mod lists;
 mod owners;
 mod patches;
+mod protobuf;
 mod versions;
 mod watches;
 mod world;

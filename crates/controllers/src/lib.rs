@@ -70,7 +70,7 @@ impl Default for Options {
 /// One controller of the table.
 pub struct Row {
     pub name: &'static str,
-    /// The service account in kube-system that it writes as.
+    /// The service account in kube-system that it writes as; empty: the controller manager itself.
     pub account: &'static str,
     pub on_by_default: bool,
     start: fn(Start, &mut JoinSet<()>),
@@ -90,7 +90,8 @@ pub const ALL: &[Row] = &[
     row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
     row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
     row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
-    row("serviceaccount-token-controller", "service-account-controller", |s, set| s.run(set, serviceaccount_token::ServiceAccountTokenController::new(&s))),
+    // It writes Secrets of every namespace, which no account of a controller may: upstream runs it as the manager itself.
+    row("serviceaccount-token-controller", "", |s, set| s.run(set, serviceaccount_token::ServiceAccountTokenController::new(&s))),
     row("certificatesigningrequest-approving-controller", "certificate-controller", |s, set| s.run(set, csr_approving::CsrApprovingController::new(&s))),
     row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
     row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),
@@ -130,7 +131,8 @@ pub async fn run(client_for: impl Fn(&str) -> kube::Client, options: Options, sh
     let informers = options.informers.clone().unwrap_or_else(|| Informers::new(client_for(INFORMER_USER), shutdown.child_token()));
     let mut set = JoinSet::new();
     for row in ALL.iter().filter(|row| row.on_by_default && !options.disabled.iter().any(|name| name == row.name)) {
-        let client = client_for(&format!("system:serviceaccount:kube-system:{}", row.account));
+        let user = if row.account.is_empty() { INFORMER_USER.to_owned() } else { format!("system:serviceaccount:kube-system:{}", row.account) };
+        let client = client_for(&user);
         let start = Start { client, informers: informers.clone(), options: options.clone(), component: row.name, shutdown: shutdown.clone() };
         (row.start)(start, &mut set);
     }

@@ -118,31 +118,10 @@ pub struct Conversion {
 pub struct Status {
     #[serde(deserialize_with = "or_default")]
     pub accepted_names: Names,
-    #[serde(deserialize_with = "null_is_empty")]
     #[serde(deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
-    #[serde(deserialize_with = "null_is_empty")]
     #[serde(deserialize_with = "or_default")]
     pub stored_versions: Vec<String>,
-}
-
-/// Lists of the status are always written, as `null` while there is nothing in them.
-fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Condition {
-    #[serde(deserialize_with = "or_default")]
-    #[serde(rename = "type")]
-    pub kind: String,
-    #[serde(deserialize_with = "or_default")]
-    pub status: String,
-    #[serde(deserialize_with = "or_default")]
-    pub reason: String,
-    #[serde(deserialize_with = "or_default")]
-    pub message: String,
 }
 
 impl Definition {

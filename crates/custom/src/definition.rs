@@ -124,6 +124,20 @@ pub struct Status {
     pub stored_versions: Vec<String>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Condition {
+    #[serde(deserialize_with = "or_default")]
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub status: String,
+    #[serde(deserialize_with = "or_default")]
+    pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
+}
+
 impl Definition {
     /// From the bytes of a stored definition.
     pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {

@@ -95,17 +95,14 @@ impl FieldSet {
 
     /// As `fieldsV1`.
     pub fn into_json(self) -> Value {
-        let mut out = Map::new();
-        for (k, n) in self.nodes {
-            let Value::Object(mut child) = n.below.into_json() else { continue };
+        let below = self.nodes.into_iter().filter_map(|(k, n)| {
+            let Value::Object(mut child) = n.below.into_json() else { return None };
             if n.member && !child.is_empty() {
                 child.insert(".".into(), Value::Object(Map::new()));
             }
-            if n.member || !child.is_empty() {
-                out.insert(k, Value::Object(child));
-            }
-        }
-        Value::Object(out)
+            (n.member || !child.is_empty()).then_some((k, Value::Object(child)))
+        });
+        Value::Object(below.collect())
     }
 
     /// Whether a set in its JSON form has a member of this one.
@@ -143,13 +140,13 @@ impl FieldSet {
                 }
             }
             View::Items(items, item) => {
-                for (i, (element, child)) in items.iter().enumerate() {
+                for (element, child, alone) in by_key(items) {
                     let mut node = Node::member();
                     // Items that share their key are owned as one.
-                    if !items.iter().enumerate().any(|(j, (other, _))| j != i && other == element) {
+                    if alone {
                         node.below.collect(child, item, depth + 1)?;
                     }
-                    self.push(element.clone(), node);
+                    self.push(element, node);
                 }
             }
         }
@@ -171,9 +168,8 @@ impl FieldSet {
                 }
             }
             View::Items(items, item) => {
-                for (i, (element, child)) in items.iter().enumerate() {
-                    let alone = !items.iter().enumerate().any(|(j, (other, _))| j != i && other == element);
-                    node.below.push(element.clone(), if alone { FieldSet::tree(child, item, go, depth + 1)? } else { Node::member() });
+                for (element, child, alone) in by_key(items) {
+                    node.below.push(element, if alone { FieldSet::tree(child, item, go, depth + 1)? } else { Node::member() });
                 }
             }
         }
@@ -302,6 +298,19 @@ impl FieldSet {
             }
         })
     }
+}
+
+/// Items in the order of their keys, once each key; and whether the item has its key alone.
+fn by_key<'v>(mut items: Vec<(String, &'v Value)>) -> Vec<(String, &'v Value, bool)> {
+    items.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut out: Vec<(String, &Value, bool)> = Vec::with_capacity(items.len());
+    for (element, item) in items {
+        match out.last_mut() {
+            Some(last) if last.0 == element => last.2 = false,
+            _ => out.push((element, item, true)),
+        }
+    }
+    out
 }
 
 /// `.spec.containers[name="c"].image`, as conflicts show a path.

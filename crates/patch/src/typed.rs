@@ -102,7 +102,8 @@ fn item_element(item: &Value, list: TypeRef) -> Result<String, String> {
     }
     let mut keys: Vec<&str> = l.map_keys.iter().map(|k| k.as_ref()).collect();
     keys.sort_unstable();
-    let mut out = String::from("k:{");
+    let mut out = String::with_capacity(40);
+    out.push_str("k:{");
     for key in keys {
         let field = l.item.field(key);
         let zero;
@@ -116,8 +117,20 @@ fn item_element(item: &Value, list: TypeRef) -> Result<String, String> {
             }
             None => return Err(format!("associative list with keys has an element that omits key field {} (and doesn't have default value)", Value::from(key))),
         };
-        let comma = if out.len() > 3 { "," } else { "" };
-        out.push_str(&format!("{comma}{}:{value}", Value::from(key)));
+        if out.len() > 3 {
+            out.push(',');
+        }
+        out.push('"');
+        out.push_str(key);
+        out.push_str("\":");
+        match value {
+            Value::String(s) if s.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') => {
+                out.push('"');
+                out.push_str(s);
+                out.push('"');
+            }
+            v => out.push_str(&v.to_string()),
+        }
     }
     out.push('}');
     Ok(out)

@@ -45,7 +45,7 @@ impl Inner {
         let audit_id = request.headers().get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
         // A refusal goes out as the client asked for objects; who accepts nothing that we have gets JSON.
         let style = Style::new(negotiate::accept(request.headers(), Forms::All).map(|a| Accepted { form: Form::Object, ..a }).unwrap_or_default(), request.headers(), &query);
-        let (verb, long, notice) = (info.verb, is_long_running(&info), notices::deprecation(&info));
+        let (verb, long, notice) = (info.verb, is_long_running(&info), self.deprecation(&info));
         let resource = if info.is_resource { info.resource.clone() } else { String::new() };
         let flying = Flying::new(self.metrics.clone(), long);
         let method = request.method().clone();
@@ -72,7 +72,7 @@ impl Inner {
             response = response.map(|b| body::hold(b, flying));
         }
         if let Some(w) = notice.filter(|_| !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) {
-            respond::warn_first(response.headers_mut(), w);
+            respond::warn_first(response.headers_mut(), &w);
         }
         response.headers_mut().insert(AUDIT_ID, audit_id);
         self.metrics.observe(verb, &resource, response.status().as_u16(), started.elapsed());
@@ -122,6 +122,12 @@ impl Inner {
             Ok(r) => r,
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
         }
+    }
+
+    /// The warning of a deprecated API, built in or custom.
+    fn deprecation(&self, info: &RequestInfo) -> Option<std::borrow::Cow<'static, str>> {
+        let fixed = notices::deprecation(info).map(Into::into);
+        fixed.or_else(|| info.is_resource.then(|| self.registry.kind(&info.group, &info.version, &info.resource))??.deprecation(&info.version).map(Into::into))
     }
 
     async fn dispatch(&self, asked: Asked) -> Result<Response<Body>, Status> {

@@ -324,3 +324,25 @@ async fn kubectl_works_with_custom_resources_as_with_any_other() {
     let after = told.await.unwrap();
     assert!(after.contains("the server could not find the requested resource") || after.contains("the server doesn't have a resource type"), "{after}");
 }
+
+#[tokio::test]
+async fn rules_hold_and_deprecated_versions_say_so() {
+    let w = World::start().await;
+    let c = w.admin();
+    let mut d = backups();
+    d["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = json!([
+        {"rule": "self.tier != 'cold' || self.keep >= 5", "message": "cold data is kept for five at least"},
+        {"rule": "self.schedule == oldSelf.schedule", "message": "the schedule stays", "fieldPath": ".schedule"},
+    ]);
+    d["spec"]["versions"][1]["deprecated"] = true.into();
+    assert_eq!(c.post(CRDS, &d).await.status, 201);
+    until(&w, is_established).await;
+    let bad = c.post(BACKUPS, &backup("a", json!({"schedule": "daily", "tier": "cold", "keep": 2}))).await;
+    assert_eq!(bad.json()["message"], "Backup.data.example.com \"a\" is invalid: spec: Invalid value: \"object\": cold data is kept for five at least");
+    assert_eq!(c.post(BACKUPS, &backup("a", json!({"schedule": "daily", "tier": "cold"}))).await.status, 201, "the default makes the rule hold");
+    let changed = patch(&c, &format!("{BACKUPS}/a"), json!({"spec": {"schedule": "weekly"}})).await;
+    assert_eq!(changed.json()["message"], "Backup.data.example.com \"a\" is invalid: spec.schedule: Invalid value: \"object\": the schedule stays");
+    let old = c.get("/apis/data.example.com/v1beta1/namespaces/default/backups/a").await;
+    assert_eq!(old.header("warning"), "299 - \"data.example.com/v1beta1 Backup is deprecated; use data.example.com/v1 Backup\"");
+    assert_eq!(c.get(&format!("{BACKUPS}/a")).await.header("warning"), "");
+}

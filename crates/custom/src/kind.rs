@@ -8,6 +8,7 @@ use crate::columns::{self, Column};
 use crate::definition::{Definition, Scale};
 use crate::jsonpath::JsonPath;
 use crate::structural::Node;
+use crate::versions::priority;
 use crate::{default, embedded, lists, names, open_api, prune, rules, schema, validate};
 use bytes::Bytes;
 use keles_api::decode::{self, DecodeError, Decoded, FieldValidation, Format};
@@ -296,7 +297,9 @@ impl AnyKind for Custom {
         o
     }
     fn serves(&self, served: &Served) -> bool {
-        self.slot(served.version).is_some_and(|i| self.0.versions[i].served)
+        // Conversion by webhook is not built: of such a kind only what needs none is served.
+        let converted = self.0.definition.converts_by_webhook() && *served != self.0.info.served[0];
+        !converted && self.slot(served.version).is_some_and(|i| self.0.versions[i].served)
     }
 
     fn set_defaults(&self, o: &mut Object) -> Result<(), Status> {
@@ -486,6 +489,16 @@ impl AnyKind for Custom {
             status_replicas: path_of(&s.status_replicas_path),
             selector: s.label_selector_path.as_deref().filter(|p| !p.is_empty()).map(path_of),
         })
+    }
+    fn deprecation(&self, version: &str) -> Option<String> {
+        let (d, kind) = (&self.0.definition, self.0.info.kind);
+        let own = d.spec.versions.iter().find(|v| v.name == version && v.deprecated)?;
+        if let Some(said) = &own.deprecation_warning {
+            return Some(said.clone());
+        }
+        let better = d.spec.versions.iter().filter(|v| v.served && !v.deprecated && priority(&v.name) < priority(version)).min_by_key(|v| priority(&v.name));
+        let instead = better.map(|v| format!("; use {}/{} {kind}", d.spec.group, v.name)).unwrap_or_default();
+        Some(format!("{}/{version} {kind} is deprecated{instead}", d.spec.group))
     }
     fn list_kind(&self) -> String {
         let n = &self.0.definition;

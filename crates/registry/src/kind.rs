@@ -184,6 +184,8 @@ pub struct Request {
     /// RFC 3339, second precision; one clock reading a request.
     pub now: String,
     pub field_manager: String,
+    /// A PUT or an apply that creates: the caller was only asked whether they may update.
+    pub upsert: bool,
 }
 
 /// The caller, as authentication found them.
@@ -348,6 +350,10 @@ pub trait AnyKind: Send + Sync + 'static {
     }
     /// Where `/scale` finds what it shows in a served version; `None`: where built-in workloads have it.
     fn scale(&self, _served: &Served) -> Option<ScalePaths> {
+        None
+    }
+    /// The warning that requests in a deprecated version get, for kinds made at run time.
+    fn deprecation(&self, _version: &str) -> Option<String> {
         None
     }
     /// Kind of its lists.

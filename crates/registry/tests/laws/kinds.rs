@@ -19,6 +19,26 @@ fn columns() -> &'static [Column<Object>] {
     &[NAME]
 }
 
+/// Comes and goes at run time.
+pub struct Late;
+
+impl Kind for Late {
+    type Object = Object;
+    const INFO: Info = Info {
+        kind: "Late",
+        plural: "lates",
+        singular: "late",
+        served: &[Served { group: "late.example.com", version: "v1", schema: "io.k8s.api.core.v1.ConfigMap" }],
+        ..Info::BASE
+    };
+    fn columns() -> &'static [Column<Object>] {
+        columns()
+    }
+    fn example() -> Object {
+        Object(json!({"apiVersion": "late.example.com/v1", "kind": "Late", "metadata": {"name": "sample", "namespace": "default"}}))
+    }
+}
+
 impl Kind for Namespace {
     type Object = Object;
     const INFO: Info = Info {

@@ -2,6 +2,7 @@
 
 mod deletes;
 mod kinds;
+mod late;
 mod lifecycle;
 mod lists;
 mod owners;

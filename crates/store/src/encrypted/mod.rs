@@ -283,4 +283,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 }
 
 #[cfg(test)]
+mod kms_tests;
+#[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@ use super::*;
 use crate::Expect;
 use crate::embedded::{Embedded, Options};
 
-const KEY: &[u8] = b"/registry/core/secrets/shop/pass";
+pub(super) const KEY: &[u8] = b"/registry/core/secrets/shop/pass";
 const K1: &str = "{name: key1, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
 const K2: &str = "{name: key2, secret: YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODk=}";
 
@@ -10,30 +10,30 @@ fn rules(entries: &str) -> Result<Rules, String> {
     config::parse(format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n{entries}").as_bytes())
 }
 /// Secrets under these providers, in order.
-fn secrets(providers: &[&str]) -> Rules {
+pub(super) fn secrets(providers: &[&str]) -> Rules {
     let list: String = providers.iter().map(|p| format!("  - {p}\n")).collect();
     rules(&format!("- resources: [secrets]\n  providers:\n{list}")).expect("a good configuration")
 }
 
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         World { folder: tempfile::tempdir().expect("a folder") }
     }
-    async fn over(&self, rules: Rules, f: impl AsyncFnOnce(Arc<dyn Store>, Arc<dyn Store>)) {
+    pub(super) async fn over(&self, rules: Rules, f: impl AsyncFnOnce(Arc<dyn Store>, Arc<dyn Store>)) {
         let plain: Arc<dyn Store> = Embedded::open(&self.folder.path().join("s"), Options::default()).expect("opens");
         f(Encrypted::new(plain.clone(), rules), plain.clone()).await;
         plain.close().await.expect("closes");
     }
 }
 
-async fn put(s: &dyn Store, value: &'static str, expect: Expect) -> u64 {
+pub(super) async fn put(s: &dyn Store, value: &'static str, expect: Expect) -> u64 {
     s.write(Write::Put { key: Bytes::from_static(KEY), value: Bytes::from_static(value.as_bytes()), expect, ttl: None }).await.expect("a write")
 }
-async fn read(s: &dyn Store) -> Result<Bytes, StoreError> {
+pub(super) async fn read(s: &dyn Store) -> Result<Bytes, StoreError> {
     Ok(s.get(KEY).await?.expect("it is there").value)
 }
 
@@ -138,5 +138,5 @@ fn resources_are_matched_in_order_with_wildcards() {
     assert!(why(&format!("{}{}", box_of("'*.*'"), box_of("secrets"))).contains("masked by an earlier rule"));
     assert!(why("- resources: [secrets]\n  providers: [{aescbc: {keys: [{name: k, secret: c2hvcnQ=}]}}]\n").contains("got 5"));
     assert!(why("- resources: [secrets]\n  providers: [{}]\n").contains("does not contain any"));
-    assert!(why("- resources: [secrets]\n  providers: [{kms: {apiVersion: v2, name: k, endpoint: 'unix:///x'}}]\n").contains("not supported"));
+    assert!(why("- resources: [secrets]\n  providers: [{kms: {apiVersion: v1, name: k, endpoint: 'unix:///x'}}]\n").contains("only v2 is supported"));
 }

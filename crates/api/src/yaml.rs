@@ -1,12 +1,13 @@
-//! YAML as the API reads and writes it. Reading is [`crate::decode`] over [`read`]; this is writing, and splitting a stream into documents.
+//! YAML as the API reads and writes it. Reading is [`crate::decode`] over [`read`]; [`to_yaml`] writes, [`documents`] splits a stream.
 
 pub(crate) mod read;
+mod write;
 
 use serde_json::Value;
 
 /// One document.
 pub fn to_yaml(v: &Value) -> String {
-    serde_yaml_ng::to_string(v).expect("a JSON tree has only string keys and finite numbers, which YAML can say")
+    write::document(v)
 }
 
 /// The documents of a stream, split at lines of `---`; empty ones dropped.

@@ -148,15 +148,52 @@ fn zipped(mut r: Response<Body>) -> Response<Body> {
 
 fn to_yaml(json: &Bytes) -> Bytes {
     let tree: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
-    serde_yaml_ng::to_string(&tree).map(Bytes::from).unwrap_or_else(|_| json.clone())
+    keles_api::yaml::to_yaml(&tree).into()
 }
 
+/// With line breaks and two columns a level, in the order of the text.
 fn to_pretty(json: &Bytes) -> Bytes {
-    let tree: serde_json::Value = match serde_json::from_slice(json) {
-        Ok(t) => t,
-        Err(_) => return json.clone(),
+    let mut out = Vec::with_capacity(json.len() + json.len() / 2);
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
     };
-    serde_json::to_vec_pretty(&tree).map(Bytes::from).unwrap_or_else(|_| json.clone())
+    for (i, c) in json.iter().copied().enumerate() {
+        if in_text {
+            out.push(c);
+            in_text = escaped || c != b'"';
+            escaped = !escaped && c == b'\\';
+            continue;
+        }
+        let empty = |close: u8| json.get(i + 1) == Some(&close);
+        match c {
+            b'{' | b'[' => {
+                out.push(c);
+                depth += 1;
+                if !empty(c + 2) {
+                    line(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                if i == 0 || json[i - 1] != c - 2 {
+                    line(&mut out, depth);
+                }
+                out.push(c);
+            }
+            b',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            b':' => out.extend_from_slice(b": "),
+            _ => {
+                in_text = c == b'"';
+                out.push(c);
+            }
+        }
+    }
+    out.into()
 }
 
 /// A warning before those that are there already, as upstream orders them: the API first, then the object.
@@ -177,5 +214,18 @@ pub fn warn<S: AsRef<str>>(headers: &mut HeaderMap, warnings: &[S]) {
         if let Ok(v) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             headers.append(WARNING, v);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pretty_json_keeps_its_order_and_its_text() {
+        let json = Bytes::from_static(br#"{"kind":"A","apiVersion":"v1","a":[],"b":{},"c":[1,{"x":"{\"a\": [,]\\"}],"d":null}"#);
+        let pretty = to_pretty(&json);
+        let want = "{\n  \"kind\": \"A\",\n  \"apiVersion\": \"v1\",\n  \"a\": [],\n  \"b\": {},\n  \"c\": [\n    1,\n    {\n      \"x\": \"{\\\"a\\\": [,]\\\\\"\n    }\n  ],\n  \"d\": null\n}";
+        assert_eq!(std::str::from_utf8(&pretty).unwrap(), want);
     }
 }

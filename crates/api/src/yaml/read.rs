@@ -168,6 +168,10 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<N
 }
 
 /// What a plain scalar means in YAML 1.1 as goyaml.v2 has it.
+pub fn plain(text: &str) -> Result<Node, String> {
+    resolve(text.into())
+}
+
 fn resolve(text: Cow<'_, str>) -> Result<Node, String> {
     Ok(match &*text {
         "" | "~" | "null" | "Null" | "NULL" => Node::Null,

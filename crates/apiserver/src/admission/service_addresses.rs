@@ -262,7 +262,7 @@ impl ServiceAddresses {
     /// Refuses node ports that are no port numbers at all.
     fn no_port_numbers(&self, s: &Object) -> Result<(), Status> {
         let mut p = Problems::new();
-        for (i, of) in list(s.at(&["spec", "ports"])).iter().enumerate() {
+        for (i, of) in list(s.at(&["spec", "ports"])).enumerate() {
             if let Some(n) = of["nodePort"].as_i64().filter(|n| *n != 0 && port(&of["nodePort"]).is_none()) {
                 p.invalid(&Path::new("spec").child("ports").index(i).child("nodePort"), n, self.out_of_range());
             }

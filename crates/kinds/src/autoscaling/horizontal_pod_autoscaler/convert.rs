@@ -30,13 +30,16 @@ fn take_annotation(o: &mut Object, key: &str) -> Option<Value> {
 pub fn to_v1(o: &mut Object) {
     let (mut others, mut current_others) = (Vec::new(), Vec::new());
     if let Some(spec) = o.0.get_mut("spec") {
+        let mut seen_cpu = false;
         for metric in spec["metrics"].as_array().cloned().unwrap_or_default() {
-            let target = &metric["resource"]["target"]["averageUtilization"];
-            if is_cpu(&metric) && !target.is_null() && spec["targetCPUUtilizationPercentage"].is_null() {
-                let target = target.clone();
-                set(spec, "targetCPUUtilizationPercentage", target);
-            } else {
-                others.push(flat(&metric, "target"));
+            let target = metric["resource"]["target"]["averageUtilization"].clone();
+            // Only the first cpu metric counts; v1 loses further ones, as upstream.
+            let first = is_cpu(&metric) && !seen_cpu;
+            seen_cpu |= is_cpu(&metric);
+            match (is_cpu(&metric), target.is_null()) {
+                (true, false) if first => set(spec, "targetCPUUtilizationPercentage", target),
+                (true, false) => {}
+                _ => others.push(flat(&metric, "target")),
             }
         }
         remove(spec, "metrics");

@@ -6,7 +6,7 @@ use crate::TypeRef;
 use crate::schema::{Scalar, Shape};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// What a walk has found so far.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Context {
     }
     fn push_index(&mut self, i: usize) -> usize {
         let mark = self.path.len();
-        self.path.push_str(&format!("[{i}]"));
+        let _ = write!(self.path, "[{i}]");
         mark
     }
     fn note(&mut self, what: &str, field: &str) {
@@ -204,6 +204,8 @@ impl<'s> Seed<'s, '_> {
     fn object<'de, A: MapAccess<'de>>(self, o: crate::schema::ObjectRef<'s>, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         let mut nulls: Vec<String> = Vec::new();
+        // Once an object, not once a field: children put back what they found.
+        let holder = std::mem::replace(&mut self.context.holder, o.name().rsplit('.').next().unwrap_or_default().to_owned());
         while let Some(Key(key)) = map.next_key()? {
             if out.contains_key(&key) || nulls.contains(&key) {
                 self.context.note("duplicate", &key);
@@ -216,12 +218,11 @@ impl<'s> Seed<'s, '_> {
                 continue;
             }
             let mark = self.context.push(&key);
-            let holder = std::mem::replace(&mut self.context.holder, o.name().rsplit('.').next().unwrap_or_default().to_owned());
             let value = map.next_value_seed(Seed { ty: field.map(|f| f.ty()), context: self.context })?;
-            self.context.holder = holder;
             self.context.path.truncate(mark);
             if value.is_null() { nulls.push(key) } else { drop(out.insert(key, value)) }
         }
+        self.context.holder = holder;
         Ok(Value::Object(out))
     }
     fn entries<'de, A: MapAccess<'de>>(self, value_ty: Option<TypeRef<'s>>, mut map: A) -> Result<Value, A::Error> {

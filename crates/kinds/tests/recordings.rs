@@ -4,7 +4,7 @@
 //! `KIND=Pod SHOW=40 cargo test -p keles-kinds --test recordings -- --nocapture` prints the differences of one kind.
 
 use keles_api::{Object, Problems};
-use keles_registry::kind::{AnyKind, NameRule, Request, Scope};
+use keles_registry::kind::{AnyKind, NameRule, Request, Scope, User};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -90,7 +90,8 @@ fn admit_node(o: &mut Object) {
 }
 
 fn request() -> Request {
-    Request { now: "2026-01-01T00:00:00Z".into(), ..Request::default() }
+    let user = User { name: "admin".into(), uid: "admin".into(), groups: vec!["system:masters".into(), "system:authenticated".into()], ..User::default() };
+    Request { user, now: "2026-01-01T00:00:00Z".into(), ..Request::default() }
 }
 
 /// Sets or deletes what stands at a path of names and indices; `false` when the path leads nowhere.

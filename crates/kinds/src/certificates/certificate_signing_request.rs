@@ -1,6 +1,6 @@
 //! CertificateSigningRequest: a wish for a certificate (certificates.k8s.io/v1).
 
-use super::conditions;
+use crate::certificates::{conditions, pem, signer};
 use crate::field::clear_status;
 use crate::field::{Field, child_mut, one_of, remove, restore, set};
 use crate::selectable;
@@ -8,10 +8,12 @@ use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keles_api::{Object, Path, Problems, names};
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 pub struct CertificateSigningRequest;
 
@@ -117,8 +119,8 @@ impl Kind for CertificateSigningRequest {
         request(&spec, p);
         usages(&spec, p);
         match spec.str("signerName") {
-            "" => p.required(&spec.at("signerName"), ""),
-            name => signer_name(&spec.at("signerName"), name, p),
+            LEGACY_SIGNER => p.invalid(&spec.at("signerName"), LEGACY_SIGNER, "the legacy signerName is not allowed via this API version"),
+            name => signer::name(&spec.at("signerName"), name, p),
         }
         if let Some(seconds) = spec.opt_int("expirationSeconds").filter(|s| *s < EXPIRATION_MIN_SECONDS) {
             p.invalid(&spec.at("expirationSeconds"), seconds, format!("may not specify a duration less than {EXPIRATION_MIN_SECONDS} seconds (10 minutes)"));
@@ -151,6 +153,7 @@ fn condition_cell(o: &Object) -> String {
     shown
 }
 
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 const EXPIRATION_MIN_SECONDS: i64 = 600;
 const USAGES: &[&str] = &[
     "any",
@@ -179,14 +182,18 @@ const USAGES: &[&str] = &[
 ];
 
 fn request(spec: &Field, p: &mut Problems) {
-    let text = spec.str("request");
-    let bytes = BASE64.decode(text).unwrap_or_default();
-    if !bytes.windows(PEM_HEAD.len()).any(|w| w == PEM_HEAD) {
-        p.invalid(&spec.at("request"), spec.get("request").value().clone(), "PEM block type must be CERTIFICATE REQUEST");
+    let bytes = BASE64.decode(spec.str("request")).unwrap_or_default();
+    let first = pem::blocks(&String::from_utf8_lossy(&bytes)).into_iter().next().filter(|b| b.kind == "CERTIFICATE REQUEST");
+    let shown = spec.get("request").value().clone();
+    match first {
+        None => p.invalid(&spec.at("request"), shown, "PEM block type must be CERTIFICATE REQUEST"),
+        Some(block) => {
+            if let Err(why) = X509CertificationRequest::from_der(&block.bytes) {
+                p.invalid(&spec.at("request"), shown, format!("asn1: structure error: {why}"));
+            }
+        }
     }
 }
-
-const PEM_HEAD: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
 
 fn usages(spec: &Field, p: &mut Problems) {
     let all = spec.items("usages");
@@ -198,25 +205,6 @@ fn usages(spec: &Field, p: &mut Problems) {
         one_of(p, usage.path(), usage.text(), USAGES);
         if !seen.insert(usage.text()) {
             p.duplicate(usage.path(), usage.text());
-        }
-    }
-}
-
-/// `example.com/signer`
-fn signer_name(at: &Path, name: &str, p: &mut Problems) {
-    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
-        p.invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
-        return;
-    };
-    for message in names::dns_subdomain(domain, false) {
-        p.invalid(at, domain, format!("validating label \"{domain}\": {message}"));
-    }
-    if domain.split('.').count() < 2 {
-        p.invalid(at, domain, "should be a domain with at least two segments separated by dots");
-    }
-    for part in path.split('.') {
-        for message in names::dns_label(part, false) {
-            p.invalid(at, path, format!("validating label \"{part}\": {message}"));
         }
     }
 }

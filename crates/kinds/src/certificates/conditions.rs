@@ -1,8 +1,13 @@
 //! Who may set which condition of a CertificateSigningRequest: approvers through `approval`, signers through `status`.
 
+use crate::certificates::pem;
 use crate::field::{Field, set};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Path, Problems};
 use serde_json::Value;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 pub const APPROVAL: &str = "approval";
 /// Conditions that stand once they are set, and are never False.
@@ -75,9 +80,27 @@ fn certificate(new: &Object, old: &Object, approves: bool, p: &mut Problems) {
     if has == had {
         return;
     }
+    issued(&at, has, p);
     if approves {
         p.forbidden(&at, "updates may not set certificate content");
     } else if !had.is_empty() {
         p.forbidden(&at, "updates may not modify existing certificate content");
     }
+}
+
+/// What a signer hands out: certificates and nothing else.
+fn issued(at: &Path, text: &str, p: &mut Problems) {
+    if text.is_empty() {
+        return;
+    }
+    let bytes = BASE64.decode(text).unwrap_or_default();
+    let blocks = pem::blocks(&String::from_utf8_lossy(&bytes));
+    let why = match blocks.iter().find(|b| b.kind != "CERTIFICATE" || b.has_headers) {
+        Some(b) if b.kind != "CERTIFICATE" => format!("only CERTIFICATE PEM blocks are allowed, found {:?}", b.kind),
+        Some(_) => "no PEM block headers are permitted".into(),
+        None if blocks.is_empty() => "must contain at least one CERTIFICATE PEM block".into(),
+        None if blocks.iter().any(|b| X509Certificate::from_der(&b.bytes).is_err()) => "found no certificates in CERTIFICATE PEM block".into(),
+        None => return,
+    };
+    p.invalid(at, "<certificate data>", why);
 }

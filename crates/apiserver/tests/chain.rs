@@ -77,7 +77,7 @@ async fn negotiation_refuses_what_it_cannot_read_or_write() {
     assert_eq!(a.status, StatusCode::NOT_ACCEPTABLE, "reviews have no table");
     let yaml = admin.clone().with_header("accept", "application/yaml").get("/api/v1/namespaces/default").await;
     assert!(yaml.text().contains("kind: Namespace\n"), "{}", yaml.text());
-    let a = admin.send(Method::POST, "/api/v1/namespaces/default/configmaps", "application/yaml", b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\n".to_vec()).await;
+    let a = admin.send(Method::POST, "/api/v1/namespaces/default/configmaps", "application/yaml", b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: in-yaml}\n".to_vec()).await;
     assert_eq!(a.status, StatusCode::CREATED);
 }
 

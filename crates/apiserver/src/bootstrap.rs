@@ -7,6 +7,7 @@ use crate::server::{Inner, StartError};
 use futures::StreamExt;
 use keles_api::{Object, Status};
 use keles_auth::User;
+use keles_auth::authenticators::request_header::RequestHeader;
 use keles_kinds::flowcontrol::bootstrap as flowcontrol;
 use keles_registry::{Call, Registry, Request as About, Verb};
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
     rest.extend(own_service(&server.config));
-    rest.push(authentication(trust));
+    rest.push(authentication(trust, &server.config.authentication.request_header));
     make_all(&server.registry, rest).await
 }
 
@@ -112,17 +113,19 @@ fn own_service(c: &Config) -> Vec<Wanted> {
 }
 
 /// Where aggregated API servers learn whom to trust.
-fn authentication(trust: &Trust) -> Wanted {
+fn authentication(trust: &Trust, front: &RequestHeader) -> Wanted {
+    let list = |all: &[String]| json!(all).to_string();
     let o = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {
             "client-ca-file": trust.client_ca_pem,
             "requestheader-client-ca-file": trust.front_proxy_ca_pem,
-            "requestheader-allowed-names": "[\"front-proxy-client\"]",
-            "requestheader-username-headers": "[\"X-Remote-User\"]",
-            "requestheader-group-headers": "[\"X-Remote-Group\"]",
-            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            "requestheader-allowed-names": list(&front.allowed_names),
+            "requestheader-username-headers": list(&front.username_headers),
+            "requestheader-uid-headers": list(&front.uid_headers),
+            "requestheader-group-headers": list(&front.group_headers),
+            "requestheader-extra-headers-prefix": list(&front.extra_prefixes),
         },
     });
     Wanted { keep_up: true, ..wanted("", "v1", "configmaps", o) }

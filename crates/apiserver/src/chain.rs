@@ -1,5 +1,6 @@
 //! The ordered chain: request info, authenticate, limit, impersonate, authorize, dispatch.
 
+use crate::aggregation;
 use crate::audit::Record;
 use crate::authenticate::Caller;
 use crate::metrics::Metrics;
@@ -131,6 +132,9 @@ impl Inner {
     }
 
     async fn dispatch(&self, asked: Asked) -> Result<Response<Body>, Status> {
+        if let Some(remote) = self.aggregation.find(asked.request.uri().path()) {
+            return aggregation::proxy::serve(self, &remote, asked).await;
+        }
         if !asked.info.is_resource {
             return paths::serve(self, asked).await;
         }

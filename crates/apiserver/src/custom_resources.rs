@@ -85,7 +85,8 @@ impl Controller {
         loop {
             self.changed.borrow_and_update();
             let pending = self.pass().await;
-            let mut leaving: FuturesUnordered<_> = pending.leaving.iter().filter_map(|(g, p)| self.registry().subscribe(g, p)).map(|mut r| async move { r.changed().await }).collect();
+            let mut leaving: FuturesUnordered<_> =
+                pending.leaving.iter().filter_map(|(g, p)| self.registry().subscribe(g, p)).map(|mut r| async move { r.changed().await }).collect();
             tokio::select! {
                 () = stops.cancelled() => return,
                 changed = self.changed.changed() => if changed.is_err() { return },
@@ -99,7 +100,10 @@ impl Controller {
     async fn pass(&mut self) -> Pending {
         let all = self.registry().peek_all(GROUP, PLURAL);
         let mut pending = Pending::default();
-        self.forget(|key, known| all.get(key).is_none_or(|o| known.uid != *Definition::read(&o.object()).map(|d| d.metadata.uid).unwrap_or_default() && known.revision != o.revision)).await;
+        self.forget(|key, known| {
+            all.get(key).is_none_or(|o| known.uid != *Definition::read(&o.object()).map(|d| d.metadata.uid).unwrap_or_default() && known.revision != o.revision)
+        })
+        .await;
         for (key, o) in &all {
             if self.known.get(key).is_some_and(|k| k.revision == o.revision) {
                 continue;

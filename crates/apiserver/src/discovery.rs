@@ -3,6 +3,7 @@
 //! Documents are made once ([`Discovery::new`]) and handed out as shared bytes; kinds made at run time make a new [`Discovery`]
 //! ([`crate::live::Live`]).
 
+use crate::aggregation::{State, priorities};
 use base64::Engine;
 use bytes::Bytes;
 use keles_kinds::{GROUPS, VIRTUAL};
@@ -45,14 +46,15 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(kinds: &[Arc<dyn AnyKind>], server_address: &str) -> Discovery {
+    /// `state`: group-versions of other servers, and the order of all.
+    pub fn new(kinds: &[Arc<dyn AnyKind>], server_address: &str, state: &State) -> Discovery {
         let rows = rows(kinds);
         let mut plain = BTreeMap::new();
         plain.insert(
             "/api".to_owned(),
             bytes(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}]})),
         );
-        let served = groups(kinds);
+        let served = all_groups(kinds, state);
         let groups: Vec<Value> = served.iter().filter(|(g, _)| !g.is_empty()).map(|(g, versions)| group(g, versions)).collect();
         for g in &groups {
             let mut one = json!({"kind": "APIGroup", "apiVersion": "v1"});
@@ -67,7 +69,7 @@ impl Discovery {
         let mut aggregated = BTreeMap::new();
         for (path, core) in [("/api", true), ("/apis", false)] {
             for version in ["v2", "v2beta1"] {
-                aggregated.insert((path, version), aggregate(&rows, &served, core, version));
+                aggregated.insert((path, version), aggregate(&rows, &served, state, core, version));
             }
         }
         Discovery { plain, aggregated }
@@ -218,14 +220,41 @@ fn plain_row(r: &Row) -> Value {
     Value::Object(o)
 }
 
-fn aggregate(rows: &Rows, groups: &[(String, Vec<String>)], core: bool, version: &str) -> Document {
+/// Those of other servers too, in the order that APIServices give.
+fn all_groups(kinds: &[Arc<dyn AnyKind>], state: &State) -> Vec<(String, Vec<String>)> {
+    let mut all = groups(kinds);
+    for (g, v) in state.remotes.keys() {
+        match all.iter_mut().find(|(there, _)| there == g) {
+            Some((_, versions)) if versions.contains(v) => {}
+            Some((_, versions)) => versions.push(v.clone()),
+            None => all.push((g.clone(), vec![v.clone()])),
+        }
+    }
+    priorities::sort(&mut all, |g, v| state.priorities.get(&(g.to_owned(), v.to_owned())).copied().unwrap_or_else(|| priorities::of(g, v)));
+    all
+}
+
+/// A version in aggregated discovery: our own rows, or what another server last said.
+fn aggregated_version(rows: &Rows, state: &State, group: &str, version: &str) -> Value {
+    let key = (group.to_owned(), version.to_owned());
+    let Some(remote) = state.remotes.get(&key) else {
+        return json!({"version": version, "freshness": "Current", "resources": rows.get(&key).map(|r| aggregated_rows(r)).unwrap_or_default()});
+    };
+    let documents = remote.documents();
+    let mut v = json!({"version": version, "freshness": if documents.stale { "Stale" } else { "Current" }});
+    if !documents.resources.is_empty() {
+        v["resources"] = documents.resources.clone().into();
+    }
+    v
+}
+
+fn aggregate(rows: &Rows, groups: &[(String, Vec<String>)], state: &State, core: bool, version: &str) -> Document {
     let items: Vec<Value> = groups
         .iter()
         .filter(|(g, _)| g.is_empty() == core)
         .map(|(g, versions)| {
             let metadata = if core { json!({}) } else { json!({"name": g}) };
-            let versions: Vec<Value> =
-                versions.iter().map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_rows(&rows[&(g.clone(), v.clone())])})).collect();
+            let versions: Vec<Value> = versions.iter().map(|v| aggregated_version(rows, state, g, v)).collect();
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -273,7 +302,7 @@ mod tests {
     const REFERENCE: &str = "/work/shared/reference/discovery";
 
     fn ours() -> Discovery {
-        Discovery::new(&keles_kinds::shared(), "10.10.10.10:8050")
+        Discovery::new(&keles_kinds::shared(), "10.10.10.10:8050", &State::default())
     }
 
     /// Compares with upstream's own documents where they are at hand.

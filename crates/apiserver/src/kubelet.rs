@@ -89,7 +89,7 @@ fn dial_failed(to: &NodeAddress, what: &str, why: &dyn std::fmt::Display) -> Sta
 
 /// Takes any certificate: the proxy encrypts to pods and services, it does not authenticate them (upstream's InsecureSkipVerify).
 #[derive(Debug)]
-struct AnyCertificate;
+pub struct AnyCertificate;
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {

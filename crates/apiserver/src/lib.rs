@@ -3,9 +3,10 @@
 //! Entry points: [`ApiServer::start`], [`ApiServer::serve`] (TLS), [`ApiServer::service_for`] (in process). A request goes through
 //! [`chain`]: request info, authenticate, impersonate, authorize, limit, dispatch. Invariants: every caller has a user, in process too,
 //! and RBAC applies to it; no header can set the user; the truth is in the store alone.
-//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: answers in protobuf, CBOR, aggregation, webhooks, quota, audit, API priority and fairness (docs/STATUS.md).
+//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: CBOR, API priority and fairness (docs/STATUS.md).
 
 mod admission;
+mod aggregation;
 pub mod audit;
 mod authenticate;
 mod bootstrap;

@@ -1,6 +1,7 @@
 //! OpenAPI: the index at `/openapi/v3` and a document a group-version, group or other path; `/openapi/v2` made from all of them, as JSON and
 //! in binary. Made when asked for and kept compressed.
 
+use crate::aggregation::{State, documents};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -23,12 +24,15 @@ pub struct OpenApi {
     /// Hash of all documents.
     hash: String,
     index: Bytes,
+    /// Other servers' parts of the v2 document.
+    others: Vec<Arc<Value>>,
     /// gzip of what has been asked for.
     made: Mutex<HashMap<String, Bytes>>,
 }
 
 impl OpenApi {
-    pub fn new(kinds: &[Arc<dyn AnyKind>]) -> OpenApi {
+    /// `state`: servers whose documents belong to the index and to v2.
+    pub fn new(kinds: &[Arc<dyn AnyKind>], state: &State) -> OpenApi {
         let resources = resources(kinds);
         let custom = custom(kinds);
         let editions = |path: &String| custom.get(path).into_iter().flatten().map(|(k, _)| k.edition()).collect::<Vec<_>>().join(" ");
@@ -42,9 +46,13 @@ impl OpenApi {
             (path, hash)
         }));
         let hash = hex::encode_upper(Sha256::digest(hashes.values().map(String::as_str).collect::<String>()));
-        let paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
+        let mut paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
+        let others: Vec<_> = state.remotes.values().map(|r| r.documents()).collect();
+        paths.extend(others.iter().flat_map(|d| &d.v3).map(|(path, url)| (path.clone(), json!({"serverRelativeURL": url}))));
+        let others: Vec<Arc<Value>> = others.iter().filter_map(|d| d.v2.clone()).collect();
+        let hash = if others.is_empty() { hash } else { hex::encode_upper(Sha256::digest(format!("{hash} {}", others.iter().map(|d| d.to_string()).collect::<String>()))) };
         let index = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree always encodes").into();
-        OpenApi { resources, custom, hashes, hash, index, made: Mutex::default() }
+        OpenApi { resources, custom, hashes, hash, index, others, made: Mutex::default() }
     }
 
     pub fn index(&self) -> Bytes {
@@ -59,8 +67,12 @@ impl OpenApi {
 
     /// The v2 document as gzip, with its hash; `binary` in gnostic's form.
     pub fn swagger(&self, binary: bool) -> (Bytes, &str) {
-        let documents = || self.hashes.keys().map(|path| serde_json::from_slice(&self.make(path)).unwrap_or_default());
-        let swagger = || openapi::swagger(documents(), crate::paths::GIT_VERSION);
+        let own = || self.hashes.keys().map(|path| serde_json::from_slice(&self.make(path)).unwrap_or_default());
+        let swagger = || {
+            let mut whole = openapi::swagger(own(), crate::paths::GIT_VERSION);
+            self.others.iter().for_each(|part| documents::merge_v2(&mut whole, part));
+            whole
+        };
         let made = if binary {
             self.kept("v2 binary", || openapi::gnostic::encode(&swagger()))
         } else {

@@ -1,5 +1,6 @@
 //! Paths that are no resources: version, health, metrics, discovery, OpenAPI, the token issuer's documents.
 
+use crate::aggregation;
 use crate::chain::{Asked, header, method_not_allowed};
 use crate::health::{self, Check};
 use crate::negotiate::{self, Accepted, Forms, JSON};
@@ -36,7 +37,10 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         ["metrics"] => Ok(metrics(server)),
         ["openapi", "v2"] => swagger(server, &asked),
         ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
-        ["openapi", "v3", rest @ ..] => openapi(server, &asked, &rest.join("/")),
+        ["openapi", "v3", rest @ ..] => match aggregation::documents::owner_of_v3(&server.aggregation.state(), &rest.join("/")) {
+            Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
+            None => openapi(server, &asked, &rest.join("/")),
+        },
         [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),

@@ -1,11 +1,13 @@
 //! [`ApiServer`]: the parts put together, the listener, and the door for parts of the same process.
 
 use crate::admission;
+use crate::aggregation::Aggregation;
 use crate::audit::{AuditError, Auditor};
 use crate::authenticate::{Caller, Verifiers};
 use crate::bootstrap::{self, Trust};
 use crate::config::Config;
 use crate::custom_resources;
+use crate::verdicts;
 use crate::discovery::Discovery;
 use crate::kubelet::Kubelets;
 use crate::live::Live;
@@ -80,6 +82,8 @@ pub struct Inner {
     pub discovery: Live<Discovery>,
     pub openapi: Live<OpenApi>,
     pub kubelets: Kubelets,
+    /// Group-versions that other servers serve.
+    pub aggregation: Arc<Aggregation>,
     pub anonymous: Arc<User>,
     pub in_flight: Semaphore,
     /// Bootstrap objects are there.
@@ -114,6 +118,7 @@ impl ApiServer {
         let tls = tls::server_config(chain, key_der, Some(verifiers.clients.clone()))?;
         let kubelets = Kubelets::new(&pki.apiserver_kubelet_client()?, &pki.ca_der())?;
 
+        let aggregation = Aggregation::open(&pki.front_proxy_client()?)?;
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
         let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()) }).await?;
@@ -135,10 +140,15 @@ impl ApiServer {
             metrics: Arc::default(),
             discovery: Live::new({
                 let address = format!("{}:{}", config.advertise_address, config.port);
-                move |r| Discovery::new(&r.kinds(), &address)
+                let aggregation = aggregation.clone();
+                move |r| Discovery::new(&r.kinds(), &address, &aggregation.state())
             }),
-            openapi: Live::new(|r| OpenApi::new(&r.kinds())),
+            openapi: Live::new({
+                let aggregation = aggregation.clone();
+                move |r| OpenApi::new(&r.kinds(), &aggregation.state())
+            }),
             kubelets,
+            aggregation,
             anonymous: Arc::new(keles_auth::anonymous()),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             ready: AtomicBool::new(false),
@@ -151,12 +161,14 @@ impl ApiServer {
         tokio::spawn(follow(inner.clone()));
         // Before anybody asks: what was served before a restart is served again.
         tokio::spawn(custom_resources::Controller::start(inner.clone()).await?.run());
+        verdicts::start(&inner);
         let server = ApiServer { inner, tls, verifiers: Arc::new(verifiers) };
         let trust = Trust {
             client_ca_pem: bundle(&server.inner.config.authentication.client_ca_file, pki.ca_pem(), true)?,
             front_proxy_ca_pem: bundle(&server.inner.config.authentication.request_header.ca_file, pki.front_proxy_ca_pem(), false)?,
         };
         bootstrap::run(&server.inner, &trust).await?;
+        tokio::spawn(Aggregation::run(server.inner.clone()));
         server.inner.ready.store(true, Ordering::SeqCst);
         Ok(server)
     }

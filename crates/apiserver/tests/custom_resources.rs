@@ -122,18 +122,15 @@ async fn objects_are_defaulted_pruned_and_validated_in_upstreams_words() {
     established(&c, &w).await;
     let spec = json!({"schedule": "daily", "bogus": 1, "note": null, "port": "http", "options": {"free": {"x": 1}}, "targets": [{"name": "a", "bad": 1}]});
     let strict = c.post(&format!("{BACKUPS}?fieldValidation=Strict"), &backup("a", spec.clone())).await;
-    assert_eq!((strict.status.as_u16(), strict.json()["message"].as_str().unwrap().to_owned()), (
-        400,
-        "Backup in version \"v1\" cannot be handled as a Backup: strict decoding error: unknown field \"spec.bogus\", unknown field \"spec.targets[0].bad\"".into()
-    ));
+    assert_eq!(
+        (strict.status.as_u16(), strict.json()["message"].as_str().unwrap().to_owned()),
+        (400, "Backup in version \"v1\" cannot be handled as a Backup: strict decoding error: unknown field \"spec.bogus\", unknown field \"spec.targets[0].bad\"".into())
+    );
     let made = c.post(BACKUPS, &backup("a", spec)).await;
     assert_eq!(made.status, 201, "{}", made.text());
     assert_eq!(made.header("warning"), "299 - \"unknown field \\\"spec.bogus\\\"\"", "unknown fields are warned of unless asked otherwise");
     let made = made.json();
-    assert_eq!(
-        made["spec"],
-        json!({"schedule": "daily", "keep": 7, "tier": "hot", "note": null, "port": "http", "options": {"free": {"x": 1}}, "targets": [{"name": "a"}]})
-    );
+    assert_eq!(made["spec"], json!({"schedule": "daily", "keep": 7, "tier": "hot", "note": null, "port": "http", "options": {"free": {"x": 1}}, "targets": [{"name": "a"}]}));
     assert_eq!(made["metadata"]["generation"], 1);
     let bad = c.post(BACKUPS, &backup("b", json!({"schedule": "x", "keep": "many", "tier": "warm", "targets": [{"name": "a"}, {"name": "a"}], "template": {"kind": "Pod"}}))).await;
     assert_eq!(bad.status, 422);
@@ -165,7 +162,8 @@ async fn status_scale_selectors_and_tables_work_as_for_built_in_kinds() {
         assert_eq!(c.post(BACKUPS, &backup(name, json!({"schedule": "daily", "tier": tier, "keep": 2}))).await.status, 201);
     }
     let one = format!("{BACKUPS}/a");
-    let shown = patch(&c, &format!("{one}/status"), json!({"metadata": {"labels": {"no": "change"}}, "spec": {"keep": 9}, "status": {"ready": 1, "selector": "app=x"}})).await.json();
+    let shown =
+        patch(&c, &format!("{one}/status"), json!({"metadata": {"labels": {"no": "change"}}, "spec": {"keep": 9}, "status": {"ready": 1, "selector": "app=x"}})).await.json();
     assert_eq!((shown["status"]["ready"].clone(), shown["spec"]["keep"].clone(), shown["metadata"]["labels"].clone()), (json!(1), json!(2), Value::Null));
     assert_eq!(patch(&c, &one, json!({"status": {"ready": 5}})).await.json()["status"]["ready"], 1, "the main resource leaves status alone");
     let scale = c.get(&format!("{one}/scale")).await.json();

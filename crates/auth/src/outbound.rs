@@ -159,7 +159,8 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     if all.is_empty() { Err(OutboundError::Pem { what: what.into(), why: "it holds no certificate".into() }) } else { Ok(all) }
 }
 
-fn roots(ca_pem: Option<&[u8]>) -> Result<RootCertStore, OutboundError> {
+/// Whom to trust: the authorities given, or those of the machine.
+pub fn roots(ca_pem: Option<&[u8]>) -> Result<RootCertStore, OutboundError> {
     let mut store = RootCertStore::empty();
     match ca_pem {
         Some(pem) => {

@@ -79,7 +79,8 @@ static RGB_COLOR: LazyLock<Regex> = LazyLock::new(|| {
 static HOST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^([a-zA-Z0-9\p{L}][a-zA-Z0-9\p{L}-]{0,62}\.)*[a-zA-Z0-9\p{L}][a-zA-Z0-9\p{L}-]{0,62}\.?$"));
 static DATE_TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"));
 static GO_DURATION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[+-]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)$"));
-static WORD_DURATION: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*-?\d+\s*(ns|nanos|us|µs|micros|ms|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?)\s*$"));
+static WORD_DURATION: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^\s*-?\d+\s*(ns|nanos|us|µs|micros|ms|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?)\s*$"));
 
 fn hex_digits(s: &str) -> Vec<char> {
     s.chars().filter(char::is_ascii_hexdigit).collect()

@@ -179,14 +179,8 @@ fn unquote(t: &str) -> Option<String> {
 }
 
 fn filter(t: &str) -> Option<Step> {
-    const OPERATORS: [(&str, Operator); 6] = [
-        ("==", Operator::Equal),
-        ("!=", Operator::NotEqual),
-        ("<=", Operator::LessOrEqual),
-        (">=", Operator::GreaterOrEqual),
-        ("<", Operator::Less),
-        (">", Operator::Greater),
-    ];
+    const OPERATORS: [(&str, Operator); 6] =
+        [("==", Operator::Equal), ("!=", Operator::NotEqual), ("<=", Operator::LessOrEqual), (">=", Operator::GreaterOrEqual), ("<", Operator::Less), (">", Operator::Greater)];
     let mut quote = None;
     for (i, c) in t.char_indices() {
         match (quote, c) {

@@ -16,8 +16,8 @@ use keles_api::problems::ProblemKind;
 use keles_api::schema::{Schema, builtin};
 use keles_api::{GroupVersion, Object, Path, Problem, Problems, Status, TypeRef, canonical};
 use keles_patch::{PatchError, PatchKind};
-use keles_registry::kind::{AnyKind, Cells, ColumnInfo, Info, NameRule, Request, STATUS, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector};
 use keles_registry::Restore;
+use keles_registry::kind::{AnyKind, Cells, ColumnInfo, Info, NameRule, Request, STATUS, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -405,8 +405,14 @@ impl AnyKind for Custom {
             let version = found_version.rsplit('/').next().unwrap_or_default();
             Status::bad_request(format!("{found_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
         };
-        if found_kind != kind || found_version != GroupVersion::new(served.group, served.version).to_string() {
-            // What is wrong with its type is the pipeline's answer.
+        let expected = GroupVersion::new(served.group, served.version).to_string();
+        if found_kind != kind && found_version == expected {
+            let mut p = Problems::new();
+            p.invalid(&Path::new("kind"), found_kind.as_str(), format!("must be {kind}"));
+            return Err(Status::invalid(served.group, &found_kind, Object(v).name(), &p));
+        }
+        if found_version != expected {
+            // Another version is the pipeline's to refuse.
             return Ok(Decoded { object: Object(v), warnings: Vec::new() });
         }
         let gone = self.settle(&mut v, version).map_err(|why| refused(&why))?;
@@ -423,7 +429,8 @@ impl AnyKind for Custom {
             PatchKind::Strategic => return Err(Status::unsupported_media_type("application/strategic-merge-patch+json", PATCH_TYPES)),
             PatchKind::Json => (keles_patch::json_patch(&current.0, body).map_err(|e| e.to_status())?, Vec::new()),
             PatchKind::Merge => {
-                let malformed = |e: DecodeError| PatchError::Malformed(format!("error decoding patch: {}", e.to_string().trim_start_matches("couldn't get version/kind; json parse error: ")));
+                let malformed =
+                    |e: DecodeError| PatchError::Malformed(format!("error decoding patch: {}", e.to_string().trim_start_matches("couldn't get version/kind; json parse error: ")));
                 let (p, duplicates) = decode::parse_strict(body, Format::Json).map_err(|e| malformed(e).to_status())?;
                 (keles_patch::merge_patch(&current.0, &p).map_err(|e| e.to_status())?, duplicates)
             }

@@ -25,5 +25,5 @@ pub use definition::{Condition, Definition, Names};
 pub use kind::Custom;
 pub use open_api::{API_VERSION_TEXT, KIND_TEXT};
 pub use structural::Node;
-pub use versions::priority;
 pub use validate::validate;
+pub use versions::priority;

@@ -278,9 +278,15 @@ mod tests {
 
     #[test]
     fn a_rule_that_costs_too_much_ends_the_checking() {
-        let schema = spec(json!([{"rule": "self.l.all(a, self.l.all(b, self.l.all(c, a + b + c != 'no')))", "message": "m"}]), json!({"l": {"type": "array", "items": {"type": "string"}}}));
+        let schema =
+            spec(json!([{"rule": "self.l.all(a, self.l.all(b, self.l.all(c, a + b + c != 'no')))", "message": "m"}]), json!({"l": {"type": "array", "items": {"type": "string"}}}));
         let l: Vec<String> = (0..200).map(|i| format!("{i:0100}")).collect();
         let all = told(schema, json!({"spec": {"l": l}}), None);
-        assert_eq!(all, ["spec: Invalid value: \"object\": 'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: m"]);
+        assert_eq!(
+            all,
+            [
+                "spec: Invalid value: \"object\": 'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: m"
+            ]
+        );
     }
 }

@@ -212,8 +212,26 @@ fn texts(v: &Value) -> Vec<Box<str>> {
 
 fn checks(o: &serde_json::Map<String, Value>, depth: usize) -> Option<Box<Checks>> {
     const FACTS: [&str; 20] = [
-        "format", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems",
-        "uniqueItems", "minProperties", "maxProperties", "required", "allOf", "anyOf", "oneOf", "not",
+        "format",
+        "enum",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+        "minProperties",
+        "maxProperties",
+        "required",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
     ];
     if !FACTS.iter().any(|f| o.contains_key(*f)) {
         return None;

@@ -389,7 +389,10 @@ mod tests {
             found(spec(json!({"replicas": {"type": "integer"}})), json!({"spec": {"replicas": "x"}})),
             ["spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\""]
         );
-        assert_eq!(found(spec(json!({"a": {"type": "string"}})), json!({"spec": {"a": null}})), ["spec.a: Invalid value: \"null\": spec.a in body must be of type string: \"null\""]);
+        assert_eq!(
+            found(spec(json!({"a": {"type": "string"}})), json!({"spec": {"a": null}})),
+            ["spec.a: Invalid value: \"null\": spec.a in body must be of type string: \"null\""]
+        );
         assert_eq!(found(spec(json!({"a": {"type": "string", "nullable": true}})), json!({"spec": {"a": null}})), [""; 0]);
         assert_eq!(found(spec(json!({"a": {"type": "number"}, "b": {"type": "integer"}})), json!({"spec": {"a": 1, "b": 1.0}})), [""; 0], "whole floats are integers");
         assert_eq!(

@@ -162,9 +162,15 @@ pub struct AuditFlags {
     pub audit_webhook_batch_max_wait: GoDuration,
     #[arg(long, default_value_t = 10_000)]
     pub audit_webhook_batch_buffer_size: usize,
+    /// Events are in the file before a request is answered, whichever of blocking, blocking-strict and batch is given.
+    #[arg(long, default_value = "blocking", value_parser = ["batch", "blocking", "blocking-strict"])]
+    pub audit_log_mode: String,
     /// EncryptionConfiguration file: how resources are encrypted in the store.
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Not offered: a change of the file takes a restart.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub encryption_provider_config_automatic_reload: bool,
 }
 
 /// What the controllers sign with.
@@ -205,6 +211,9 @@ pub fn apply(config: &mut Config, a: &AuthenticationFlags, z: &AuthorizationFlag
     }
     if u.audit_log_format != "json" {
         return Err(refuse("--audit-log-format other than json", "leave it out"));
+    }
+    if u.encryption_provider_config_automatic_reload {
+        return Err(refuse("--encryption-provider-config-automatic-reload", "restart the server after a change of the file"));
     }
     if u.audit_webhook_mode == "blocking-strict" {
         return Err(refuse("--audit-webhook-mode=blocking-strict", "use batch or blocking"));

@@ -102,6 +102,7 @@ impl Exchange<'_> {
             return Err(Status::conflict(self.served.group, self.resource.info().plural, &self.request.name, why));
         }
         o.set_meta("resourceVersion", serde_json::Value::Null);
+        self.request.upsert = true;
         self.create_object(o, options, Vec::new()).await
     }
 

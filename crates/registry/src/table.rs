@@ -102,7 +102,11 @@ impl Table {
         let gone = t.by_prefix.remove(prefix)?;
         let mut row = t.by_plural.get(gone.info().plural).cloned().unwrap_or_default();
         row.retain(|o| o.prefix != prefix);
-        if row.is_empty() { t.by_plural.remove(gone.info().plural) } else { t.by_plural.insert(gone.info().plural, row) };
+        if row.is_empty() {
+            t.by_plural.remove(gone.info().plural)
+        } else {
+            t.by_plural.insert(gone.info().plural, row)
+        };
         drop(t);
         self.version.send_modify(|v| *v += 1);
         Some(gone)

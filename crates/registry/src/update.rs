@@ -46,6 +46,7 @@ impl Exchange<'_> {
         self.request.dry_run = options.dry_run;
         self.request.field_manager = options.field_manager.clone();
         if self.resource.info().create_on_update && part == Part::Main && !self.exists().await? {
+            self.request.upsert = true;
             return self.create_object(o, &options, warnings).await;
         }
         self.settle_namespace(&mut o)?;
@@ -106,7 +107,6 @@ impl Exchange<'_> {
         let old = current.tree();
         let mut new = make(&old).map_err(Refused::Failed)?;
         self.settle(&mut new, &old, current, part, w).await.map_err(Refused::Failed)?;
-        self.resource.kind.canonicalise(&self.resource.storage(), &mut new);
         keep_times(&mut new, &old);
         let stored = encode::stored(&new, &self.resource.cache.head);
         if current.is_stored_as(&stored, &self.resource.cache.head) && !self.registry.store().stale(&self.resource.store_key(key)) {
@@ -154,6 +154,8 @@ impl Exchange<'_> {
             Part::Finalize | Part::Own => {}
         }
         let info = self.resource.info();
+        // What rules and defaults wrote is not a change where Go would write the same.
+        self.resource.kind.canonicalise(&self.resource.storage(), new);
         let grows = info.generation && info.generation_kept != GenerationKept::OnCreate && matches!(part, Part::Main | Part::Piece) && differs(new, old);
         if grows {
             new.set_meta("generation", old.generation() + 1);

@@ -5,6 +5,7 @@
 mod certificate_subject;
 mod certificates;
 mod claim_resize;
+mod create_right;
 mod default_tolerations;
 mod defaults_by_class;
 mod dynamic;
@@ -48,6 +49,7 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::SignerRight::signing(server.clone())),
         Arc::new(certificate_subject::CertificateSubjectRestriction),
         Arc::new(defaults_by_class::INGRESS),
+        Arc::new(create_right::CreateRight { server: server.clone() }),
         Arc::new(escalation::Escalation { server: server.clone() }),
         Arc::new(policies::MutatingPolicies::new(server.clone())),
         Arc::new(webhooks::MutatingWebhooks::new(server.clone())),

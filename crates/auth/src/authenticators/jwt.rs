@@ -235,8 +235,7 @@ impl Jwt {
     fn user(&self, c: &Map<String, Value>) -> Result<User, Refused> {
         let claims = Value::Object(c.clone());
         let evaluate = |e: &Expression| e.evaluate(&claims).map_err(|e| Refused(format!("oidc: error evaluating claim mapping: {e}")));
-        let mut user = User::default();
-        user.name = match &self.trust.username {
+        let name = match &self.trust.username {
             Mapping::Claim { claim, prefix } => {
                 let name = c.get(claim).ok_or_else(|| Refused(format!("oidc: parse username claims {claim:?}: claim not present")))?;
                 let name = name.as_str().ok_or_else(|| Refused(format!("oidc: parse username claims {claim:?}: it is not a string")))?;
@@ -253,6 +252,7 @@ impl Jwt {
                 evaluate(e)?.as_str().map(str::to_owned).ok_or_else(|| Refused("oidc: error evaluating username claim expression: it is not a string".into()))?
             }
         };
+        let mut user = User { name, ..User::default() };
         if user.name.is_empty() {
             return Err(Refused("oidc: the username is empty".into()));
         }

@@ -56,7 +56,7 @@ impl Policy {
             return false;
         }
         let user = self.user.is_empty() || self.user == "*" || self.user == u.name;
-        let group = self.group.is_empty() || self.group == "*" || u.groups.iter().any(|g| *g == self.group);
+        let group = self.group.is_empty() || self.group == "*" || u.groups.contains(&self.group);
         user && group
     }
     fn of_request(&self, a: &Attributes<'_>) -> bool {

@@ -110,3 +110,52 @@ fn check_sizes(c: &Field, had: &Value, p: &mut Problems) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(cpu: &str) -> Object {
+        Object(
+            json!({"metadata": {"name": "a", "labels": {"l": "1"}}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}}),
+        )
+    }
+    fn problems(check: fn(&Object, &Object, &mut Problems), new: &Object, old: &Object) -> Vec<String> {
+        let mut p = Problems::new();
+        check(new, old, &mut p);
+        p.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_resize_changes_resources_and_nothing_else() {
+        let (old, mut new) = (pod("1"), pod("2"));
+        new.0["spec"]["containers"][0]["image"] = "other".into();
+        new.0["metadata"]["labels"] = json!({});
+        take_resize(&mut new, &old);
+        assert_eq!(new, pod("2"));
+        assert!(problems(check_resize, &new, &old).is_empty());
+    }
+
+    #[test]
+    fn a_resize_may_not_change_the_class_nor_take_a_request_away() {
+        let old = pod("1");
+        let mut new = old.clone();
+        new.0["spec"]["containers"][0]["resources"] = json!({});
+        let found = problems(check_resize, &new, &old);
+        assert!(found[0].contains("Pod QOS Class may not change as a result of resizing"), "{found:?}");
+        assert!(found[1].contains("resource requests cannot be removed"), "{found:?}");
+    }
+
+    #[test]
+    fn ephemeral_containers_are_only_added() {
+        let old = pod("1");
+        let mut new = old.clone();
+        new.0["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": "i"}]);
+        new.0["spec"]["nodeName"] = "other".into();
+        take_ephemeral(&mut new, &old);
+        assert_eq!((new.str_at(&["spec", "nodeName"]), items(&new, "ephemeralContainers").len()), ("n", 1));
+        assert!(problems(check_ephemeral, &new, &old).is_empty());
+        assert!(problems(check_ephemeral, &old, &new)[0].contains("existing ephemeral containers \"debug\" may not be removed"));
+    }
+}

@@ -120,6 +120,8 @@ async fn a_quota_is_charged_before_an_object_is_stored_and_never_overrun() {
     assert_eq!(admin.post(quotas, &quota).await.status, StatusCode::CREATED);
     let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     let at = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(admin.post(at, &map("unseen")).await.status, StatusCode::CREATED, "a quota that no controller saw yet limits nothing");
+    assert_eq!(merge(&admin, &format!("{quotas}/q/status"), json!({"status": {"hard": hard}})).await.status, StatusCode::OK);
     let refused = admin.post(at, &map("early")).await;
     assert_eq!(refused.json()["message"], "configmaps \"early\" is forbidden: status unknown for quota: q, resources: configmaps");
     let zero = json!({"status": {"hard": hard, "used": {"configmaps": "0", "pods": "0", "limits.memory": "0"}}});

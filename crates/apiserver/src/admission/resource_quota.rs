@@ -124,7 +124,8 @@ async fn charge(a: &Attributes<'_>, asked: &Asked<'_>) -> Result<(), Status> {
 
 /// The quota with the object's usage added; `None` when it does not count it.
 fn charged(a: &Attributes<'_>, asked: &Asked<'_>, mut q: Object) -> Result<Option<Object>, Status> {
-    let hard = tree(q.at(&["spec", "hard"]));
+    // What the controller took note of counts, not what the spec asks: a quota that it has not seen yet limits nothing, as upstream.
+    let hard = tree(q.at(&["status", "hard"]));
     let spec = q.at(&["spec"]);
     if !quota::in_scope(spec, a.info.served[0].group, asked.plural, &asked.object.0) {
         return Ok(None);
@@ -137,8 +138,8 @@ fn charged(a: &Attributes<'_>, asked: &Asked<'_>, mut q: Object) -> Result<Optio
     if counted.is_empty() {
         return Ok(None);
     }
-    let (limits, mut used) = (tree(q.at(&["status", "hard"])), tree(q.at(&["status", "used"])));
-    let unknown: Vec<&str> = counted.keys().filter(|n| !limits.contains_key(*n) || !used.contains_key(*n)).map(String::as_str).collect();
+    let mut used = tree(q.at(&["status", "used"]));
+    let unknown: Vec<&str> = counted.keys().filter(|n| !used.contains_key(*n)).map(String::as_str).collect();
     if !unknown.is_empty() {
         return Err(asked.refused(format!("status unknown for quota: {}, resources: {}", q.name(), unknown.join(","))));
     }

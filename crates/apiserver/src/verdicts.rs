@@ -1,9 +1,8 @@
-//! Conditions that the server itself gives objects, from other objects it has: whether a FlowSchema's priority level is there, whether the
-//! Service behind an APIService is.
+//! Conditions that the server itself gives objects, from other objects it has: whether a FlowSchema's priority level is there.
 //!
 //! A row of [`ROWS`] a kind; one task a row follows the kind and what it refers to and works through all objects. Level-triggered: every
 //! pass looks at states only, and a write that fails is tried again.
-//! Deliberately absent: priority and fairness, and asking an aggregated server whether it answers (docs/STATUS.md).
+//! Deliberately absent: what takes more than objects to judge (`aggregation` asks servers whether they answer).
 
 use crate::chain::now;
 use crate::server::Inner;
@@ -39,53 +38,15 @@ struct Verdict {
 
 const ROWS: &[Row] = &[
     Row { group: FLOW_CONTROL, plural: "flowschemas", follows: &[(FLOW_CONTROL, LEVELS)], manager: "api-priority-and-fairness-config-consumer-v1", judge: dangling },
-    Row { group: "apiregistration.k8s.io", plural: "apiservices", follows: &[("", "services"), (DISCOVERY, "endpointslices")], manager: "kube-apiserver", judge: available },
 ];
 const FLOW_CONTROL: &str = "flowcontrol.apiserver.k8s.io";
 const LEVELS: &str = "prioritylevelconfigurations";
-const DISCOVERY: &str = "discovery.k8s.io";
 
 fn dangling(registry: &Registry, schema: &Object) -> Verdict {
     let level = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
     let holds = registry.read(FLOW_CONTROL, LEVELS, "", level).is_none();
     let (reason, tail) = if holds { ("NotFound", "there is no such object") } else { ("Found", "it exists") };
     Verdict { kind: "Dangling", holds, reason, message: format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and {tail}") }
-}
-
-fn available(registry: &Registry, api: &Object) -> Verdict {
-    let verdict = |holds, reason, message: String| Verdict { kind: "Available", holds, reason, message };
-    let wanted = api.at(&["spec", "service"]);
-    if wanted.is_null() {
-        return verdict(true, "Local", "Local APIServices are always available".into());
-    }
-    let (name, namespace) = (wanted["name"].as_str().unwrap_or(""), wanted["namespace"].as_str().unwrap_or(""));
-    let Some(service) = registry.read("", "services", namespace, name) else {
-        return verdict(false, "ServiceNotFound", format!("service/{name} in {namespace:?} is not present"));
-    };
-    // A Service without an address of its own is asked by its external name.
-    if service.str_at(&["spec", "type"]) != "ExternalName" {
-        let port = wanted["port"].as_i64().unwrap_or(443);
-        let ports = service.at(&["spec", "ports"]).as_array().map(Vec::as_slice).unwrap_or(&[]);
-        let Some(found) = ports.iter().find(|p| p["port"] == port) else {
-            return verdict(false, "ServicePortError", format!("service/{name} in {namespace:?} is not listening on port {port}"));
-        };
-        let port_name = found["name"].as_str().unwrap_or("");
-        let slices = registry.read_all(DISCOVERY, "endpointslices", namespace);
-        let mut own = slices.iter().filter(|s| s.at(&["metadata", "labels", "kubernetes.io/service-name"]) == name).peekable();
-        if own.peek().is_none() {
-            return verdict(false, "EndpointsNotFound", format!("cannot find endpointslices for service/{name} in {namespace:?}"));
-        }
-        if !own.any(|s| ready_on(s, port_name)) {
-            return verdict(false, "MissingEndpoints", format!("endpointslices for service/{name} in {namespace:?} have no addresses with port name {port_name:?}"));
-        }
-    }
-    verdict(false, "FailedDiscoveryCheck", "this server does not ask aggregated API servers yet".into())
-}
-
-/// Whether a slice has a ready endpoint on the port of this name.
-fn ready_on(slice: &Object, port_name: &str) -> bool {
-    let list = |name: &str| slice.at(&[name]).as_array().map(Vec::as_slice).unwrap_or(&[]);
-    list("ports").iter().any(|p| p["name"].as_str().unwrap_or("") == port_name) && list("endpoints").iter().any(|e| e["conditions"]["ready"] != false)
 }
 
 /// Starts a task a row; they run until the server stops.

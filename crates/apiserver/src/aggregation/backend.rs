@@ -123,7 +123,8 @@ pub struct Fetched {
 impl Remote {
     pub fn new(spec: Spec, available: bool, identity: &Identity) -> Remote {
         let tls = tls(&spec, identity).map(Arc::new);
-        Remote { spec, tls, available: AtomicBool::new(available), documents: Mutex::default() }
+        let unknown = Documents { stale: true, ..Documents::default() };
+        Remote { spec, tls, available: AtomicBool::new(available), documents: Mutex::new(Arc::new(unknown)) }
     }
     pub fn is_available(&self) -> bool {
         self.available.load(Ordering::SeqCst)

@@ -68,6 +68,8 @@ pub struct Config {
     pub extra_names: Vec<String>,
     pub service_cidr: ServiceCidr,
     pub node_ports: RangeInclusive<u16>,
+    /// How often history older than this is forgotten; zero: never.
+    pub compaction_interval: Duration,
     /// Issuer of ServiceAccount tokens, which is also their default audience.
     pub issuer: String,
     pub authentication: Authentication,
@@ -112,6 +114,7 @@ impl Config {
             extra_names: Vec::new(),
             service_cidr: SERVICE_CIDR,
             node_ports: NODE_PORTS,
+            compaction_interval: keles_store::compactor::INTERVAL,
             issuer: keles_auth::tokens::DEFAULT_ISSUER.into(),
             authentication: Authentication::default(),
             authorization: Authorization::default(),

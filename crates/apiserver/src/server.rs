@@ -121,6 +121,7 @@ impl ApiServer {
         let aggregation = Aggregation::open(&pki.front_proxy_client()?)?;
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
+        let for_compaction = Arc::downgrade(&store);
         let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()) }).await?;
         let objects = Arc::new(FromRegistry::new(registry.clone()));
         let authorizer = Arc::new(Authorizer::new(objects.clone()));
@@ -159,6 +160,9 @@ impl ApiServer {
         });
         let _ = later.set(Arc::downgrade(&inner));
         tokio::spawn(follow(inner.clone()));
+        if !inner.config.compaction_interval.is_zero() {
+            tokio::spawn(keles_store::compactor::run(for_compaction, inner.config.compaction_interval));
+        }
         // Before anybody asks: what was served before a restart is served again.
         tokio::spawn(custom_resources::Controller::start(inner.clone()).await?.run());
         verdicts::start(&inner);

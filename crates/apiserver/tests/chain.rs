@@ -423,3 +423,23 @@ async fn noise_on_the_port_harms_nobody() {
     assert!(w.stranger().with_header("x-long", &long).try_get("/version").await.is_none_or(|r| r.status.is_client_error()), "headers have a limit");
     assert_eq!(w.stranger().get("/version").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn history_is_forgotten_while_the_server_runs() {
+    let brief = |c: &mut keles_apiserver::Config| c.compaction_interval = std::time::Duration::from_millis(20);
+    let w = World::configured(tempfile::tempdir().unwrap(), brief, None).await;
+    let store = w.store();
+    let first = store.revision().await.unwrap();
+    let forgotten = async {
+        // Each write moves the revision on, as in any cluster that lives; the loop ends with the answer.
+        for i in 0.. {
+            match store.range(b"", None, 1, Some(first)).await {
+                Err(keles_store::StoreError::Compacted { .. }) => return,
+                read => drop(read.unwrap()),
+            }
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}")}});
+            assert_eq!(w.admin().post("/api/v1/namespaces/default/configmaps", &map).await.status, StatusCode::CREATED);
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), forgotten).await.expect("a store that never forgets only grows");
+}

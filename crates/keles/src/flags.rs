@@ -5,6 +5,7 @@
 use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidr;
+use keles_auth::durations::GoDuration;
 use keles_network::Cidr;
 use keles_observe::LogFormat;
 use std::net::{IpAddr, Ipv4Addr};
@@ -81,6 +82,9 @@ pub struct ApiFlags {
     /// Where the state is kept: absent for the embedded store.
     #[arg(long)]
     pub datastore_endpoint: Option<String>,
+    /// How long history is kept for watches and lists in pages, at least; 0: for ever.
+    #[arg(long, default_value = "5m")]
+    pub etcd_compaction_interval: GoDuration,
     #[command(flatten)]
     pub authentication: AuthenticationFlags,
     #[command(flatten)]

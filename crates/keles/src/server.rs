@@ -164,6 +164,7 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     config.port = port;
     config.advertise_address = at.ip;
     config.service_cidr = f.service_cidr;
+    config.compaction_interval = f.etcd_compaction_interval.0;
     config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
     config.extra_names = names.into_iter().cloned().chain(at.names).collect();
     security_flags::apply(&mut config, &f.authentication, &f.authorization, &f.audit)?;

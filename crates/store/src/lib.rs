@@ -4,6 +4,7 @@
 //! `embedded` is the default engine; `etcd` comes later and must find its room.
 //! Invariant: an acknowledged write is on disk, and a revision is never given out twice.
 
+pub mod compactor;
 pub mod embedded;
 pub mod encrypted;
 pub mod suite;

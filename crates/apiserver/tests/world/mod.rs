@@ -75,6 +75,9 @@ impl World {
     pub fn server(&self) -> &ApiServer {
         &self.server
     }
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
     pub fn address(&self) -> SocketAddr {
         self.address
     }

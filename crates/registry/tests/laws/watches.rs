@@ -3,6 +3,7 @@
 use crate::world::*;
 use keles_registry::{Form, MetaVersion};
 use keles_store::Store;
+use std::sync::Arc;
 
 #[tokio::test]
 async fn a_watch_without_a_revision_starts_with_what_is_there() {
@@ -121,6 +122,38 @@ async fn a_revision_older_than_the_history_is_an_error_event_in_the_stream() {
     assert_eq!(e["type"], "ERROR");
     assert_eq!((e["object"]["code"].as_u64(), e["object"]["reason"].as_str()), (Some(410), Some("Expired")));
     assert_eq!(s.short().await, "END");
+}
+
+/// Lines of the log, as an operator reads them.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_why_a_watch_was_told_410() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish());
+    let w = World::new().await;
+    w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    let later = w.restarted().await;
+    let oldest = w.revision().await;
+    let mut s = Req::new(later, "configmaps").query("watch=1&resourceVersion=1").watch().await;
+    assert_eq!(s.next().await.unwrap()["object"]["code"], 410);
+    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let line = log.lines().find(|l| l.contains("a watch asks for events that are gone")).unwrap_or_else(|| panic!("no line about it in {log}"));
+    for part in ["resource=\"configmaps\"", "revision=1 ", &format!("oldest={oldest}")] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
 }
 
 #[tokio::test]

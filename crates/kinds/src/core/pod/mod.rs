@@ -19,6 +19,7 @@ mod update;
 pub mod volumes;
 pub mod warnings;
 
+use crate::field::Field;
 use crate::selectable;
 use crate::subresource::status;
 use keles_api::{Object, Path, Problems, meta, names};
@@ -99,7 +100,7 @@ impl Kind for Pod {
     }
 
     fn validate_piece(new: &Object, old: &Object, subresource: &str, p: &mut Problems) {
-        spec::create(new, p);
+        spec::pod(&Field::root(new), p);
         if subresource == pieces::RESIZE { pieces::check_resize(new, old, p) } else { pieces::check_ephemeral(new, old, p) }
     }
 

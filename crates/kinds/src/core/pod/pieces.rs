@@ -158,4 +158,16 @@ mod tests {
         assert!(problems(check_ephemeral, &new, &old).is_empty());
         assert!(problems(check_ephemeral, &old, &new)[0].contains("existing ephemeral containers \"debug\" may not be removed"));
     }
+
+    #[test]
+    fn a_pod_that_runs_takes_ephemeral_containers_where_one_that_is_made_does_not() {
+        use crate::core::pod::Pod;
+        use keles_registry::kind::Kind;
+        let mut old = Pod::example();
+        Pod::set_defaults(&mut old);
+        let mut new = old.clone();
+        new.0["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": "i", "terminationMessagePolicy": "File", "imagePullPolicy": "Always"}]);
+        assert_eq!(problems(|new, old, p| Pod::validate_piece(new, old, EPHEMERAL, p), &new, &old), [] as [String; 0]);
+        assert!(problems(|new, _, p| Pod::validate(new, p), &new, &old)[0].contains("cannot be set on create"));
+    }
 }

@@ -1,7 +1,9 @@
 //! Logs of the process.
 //!
 //! Entry point: [`init_logs`]. Each process writes one stream of lines to standard error; `KELES_LOG` (a filter such as
-//! `info,keles_kubelet=debug`) chooses which. Metrics live with the part that counts them; see docs/STATUS.md for tracing.
+//! `info,keles_kubelet=debug`) chooses which. [`metrics`] holds what parts count.
+
+pub mod metrics;
 
 use tracing_subscriber::EnvFilter;
 

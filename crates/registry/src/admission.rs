@@ -1,12 +1,13 @@
 //! Admission: what may change or refuse a write besides the kind's own rules. The API server supplies the rows, in order.
 //!
 //! Order in a write: decode, default, every `mutate`, default again (when one of them ran), prepare, validate, every `validate`,
-//! encode, store. On delete and connect only `validate` runs.
+//! encode, store. On delete and connect only `validate` runs. Plugins that keep books learn how a write ended ([`Admission::ended`]).
 
 use crate::kind::{Info, Request};
 use crate::registry::Registry;
 use async_trait::async_trait;
 use keles_api::{Object, Status};
+use std::sync::Mutex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -24,6 +25,32 @@ pub struct Attributes<'a> {
     pub old: Option<&'a Object>,
     /// For looking at other objects: [`Registry::read`].
     pub registry: &'a Registry,
+    /// What plugins took for this attempt to write, to be given back when it fails.
+    pub taken: &'a Taken,
+}
+
+/// Notes of what was taken for a write under way.
+#[derive(Default)]
+pub struct Taken(Mutex<Vec<String>>);
+
+impl Taken {
+    pub fn note(&self, what: String) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(what);
+    }
+    /// All notes; none are left.
+    pub fn drain(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+/// What became of an attempt to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Refused, overtaken, or a dry run: nothing was stored.
+    Nothing,
+    Stored,
+    /// The object is gone: deleted, or its last finalizer taken off.
+    Gone,
 }
 
 /// One admission plugin. Objects are in the storage version.
@@ -40,6 +67,13 @@ pub trait Admission: Send + Sync + 'static {
     async fn mutate(&self, _a: &Attributes<'_>, _object: &mut Object, _warnings: &mut Vec<String>) -> Result<(), Status> {
         Ok(())
     }
+    /// Whether `ended` does anything.
+    fn keeps_books(&self) -> bool {
+        false
+    }
+    /// An attempt that came to this plugin is over. `object` is the new state, absent on delete. May be missed when the server dies or the
+    /// client goes away: what rests on it needs a repair.
+    async fn ended(&self, _a: &Attributes<'_>, _object: Option<&Object>, _ending: Ending) {}
     /// `object` is absent on delete and connect.
     async fn validate(&self, _a: &Attributes<'_>, _object: Option<&Object>, _warnings: &mut Vec<String>) -> Result<(), Status> {
         Ok(())

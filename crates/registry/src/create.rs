@@ -1,6 +1,6 @@
 //! Create: decode, default, mutate, prepare, validate, store.
 
-use crate::admission::Operation;
+use crate::admission::{Ending, Operation};
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
 use crate::facts;
@@ -64,26 +64,33 @@ impl Exchange<'_> {
 
     async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
         self.request.name = o.name().to_owned();
-        self.track(&mut o, None)?;
-        self.mutate(Operation::Create, &mut o, None, w).await?;
-        self.fill_system_metadata(&mut o);
+        let made = self.create_attempt(&mut o, w).await;
+        let ending = if made.is_ok() && !self.request.dry_run { Ending::Stored } else { Ending::Nothing };
+        self.ended(Operation::Create, Some(&o), None, ending).await;
+        made
+    }
+
+    async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
+        self.track(o, None)?;
+        self.mutate(Operation::Create, o, None, w).await?;
+        self.fill_system_metadata(o);
         let revision_given = !matches!(o.resource_version(), "" | "0") && !self.applied;
         let (mut found, mut rules) = (Problems::new(), Problems::new());
-        self.resource.kind.create(&mut o, &self.request, &mut rules, w)?;
-        meta::validate_create_with(&o, self.resource.namespaced(), self.name_check(), facts::finalizers(&*self.resource.kind), &Path::new("metadata"), &mut found);
+        self.resource.kind.create(o, &self.request, &mut rules, w)?;
+        meta::validate_create_with(o, self.resource.namespaced(), self.name_check(), facts::finalizers(&*self.resource.kind), &Path::new("metadata"), &mut found);
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {
             return Err(Status::invalid(self.resource.group(), self.resource.info().kind, o.name(), &found));
         }
         w.iter().for_each(|w| self.heard.warn(w.as_str()));
-        self.admit(Operation::Create, Some(&o), None, w).await?;
+        self.admit(Operation::Create, Some(o), None, w).await?;
         if revision_given && !self.request.dry_run {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let key = self.resource.key(&self.request.namespace, o.name());
-        let stored = self.encode(&mut o)?;
+        let stored = self.encode(o)?;
         let outcome = match self.store_new(&key, stored, o.name()).await {
-            Err(s) if crate::write::shrinks(&s, &mut o) => self.store_new(&key, self.encode(&mut o)?, o.name()).await?,
+            Err(s) if crate::write::shrinks(&s, o) => self.store_new(&key, self.encode(o)?, o.name()).await?,
             other => other?,
         };
         self.outcome(&key, outcome)

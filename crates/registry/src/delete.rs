@@ -3,7 +3,7 @@
 //! A delete ends in one of three steps ([`Step`]): the object goes at once, it is marked and waits (for its finalizers or its grace), or
 //! nothing happens because a deletion is already under way.
 
-use crate::admission::Operation;
+use crate::admission::{Ending, Operation};
 use crate::cache::Cached;
 use crate::call::{Answer, Body};
 use crate::exchange::Exchange;
@@ -95,6 +95,7 @@ impl Exchange<'_> {
             Step::Remove => {
                 if !dry {
                     self.store_delete(key, current.revision).await?;
+                    self.ended(Operation::Delete, None, Some(&old), Ending::Gone).await;
                 }
                 Ok(Deleted { object: current.clone(), gone: true })
             }

@@ -3,6 +3,7 @@
 //! A pod that has ended, was never started or is going needs no budget. Else the budget's status gives the leave, once for each pod: it is
 //! counted down and the pod named in it, by compare-and-swap, before the pod goes. Source: pkg/registry/core/pod/storage/eviction.go.
 
+use crate::admission::Taken;
 use crate::call::{Answer, Body};
 use crate::exchange::{Exchange, Heard};
 use crate::options::{DeleteOptions, Propagation, WriteOptions};
@@ -82,7 +83,17 @@ impl Exchange<'_> {
         (request.group, request.version, request.plural) = (served.group.into(), served.version.into(), resource.info().plural.into());
         (request.name, request.subresource) = (budget.into(), crate::kind::STATUS.into());
         let view = View::new(&resource, served, self.call)?;
-        let theirs = Exchange { registry: self.registry, resource: resource.clone(), served, view, call: self.call, request, heard: Heard::default(), applied: true };
+        let theirs = Exchange {
+            registry: self.registry,
+            resource: resource.clone(),
+            served,
+            view,
+            call: self.call,
+            request,
+            heard: Heard::default(),
+            applied: true,
+            taken: Taken::default(),
+        };
         let now = self.request.now.clone();
         match theirs.modify(Part::Own, &mut Vec::new(), &mut |b| taken(b, pod, &now)).await {
             Ok(_) => Ok(()),

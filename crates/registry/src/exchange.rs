@@ -1,6 +1,6 @@
 //! One request on its way through a pipeline: what it is about, and the steps that several pipelines share.
 
-use crate::admission::{Admission, Attributes, Operation};
+use crate::admission::{Admission, Attributes, Ending, Operation, Taken};
 use crate::call::{Answer, BodyFormat, Call, Verb};
 use crate::kind::{NameRule, Request, Scope, Served};
 use crate::registry::Registry;
@@ -23,6 +23,8 @@ pub struct Exchange<'a> {
     pub heard: Heard,
     /// The object comes from an apply, which settled its owners.
     pub applied: bool,
+    /// What admission took for the attempt under way.
+    pub taken: Taken,
 }
 
 /// Warnings found so far, shared by the steps of a request.
@@ -178,7 +180,7 @@ impl Exchange<'_> {
     }
 
     fn attributes<'b>(&'b self, operation: Operation, old: Option<&'b Object>) -> Attributes<'b> {
-        Attributes { operation, request: &self.request, info: self.resource.info(), old, registry: self.registry }
+        Attributes { operation, request: &self.request, info: self.resource.info(), old, registry: self.registry, taken: &self.taken }
     }
 
     /// The plugins that care about this request.
@@ -200,6 +202,14 @@ impl Exchange<'_> {
             self.resource.kind.readmit(&self.resource.storage(), o);
         }
         Ok(())
+    }
+
+    /// Tells the plugins that keep books how an attempt ended.
+    pub async fn ended(&self, operation: Operation, o: Option<&Object>, old: Option<&Object>, ending: Ending) {
+        let a = self.attributes(operation, old);
+        for p in self.plugins(&a).filter(|p| p.keeps_books()) {
+            p.ended(&a, o, ending).await;
+        }
     }
 
     /// Runs the validating phase.

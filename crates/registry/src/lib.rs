@@ -28,7 +28,7 @@ mod update;
 mod watch;
 mod write;
 
-pub use admission::{Admission, Attributes, Operation};
+pub use admission::{Admission, Attributes, Ending, Operation, Taken};
 pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb, Wire};
 pub use encode::Restore;
 pub use kind::{ALL_VERBS, AnyKind, Cells, Column, ColumnInfo, Erased, Info, Kind, NameRule, Request, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector, User};

@@ -4,11 +4,11 @@
 //! another object, for admission and authorization).
 //! Invariant: `seen` is the revision up to which every cache is complete; all revisions shown to clients come from the store's one space.
 
-use crate::admission::{Admission, Attributes, Operation};
+use crate::admission::{Admission, Attributes, Operation, Taken};
 use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
-use crate::kind::{Request, AnyKind, Scope, Served};
+use crate::kind::{AnyKind, Request, Scope, Served};
 use crate::represent::View;
 use crate::resource::Resource;
 use crate::table::Table;
@@ -47,14 +47,8 @@ impl Registry {
     /// Reads everything stored into the watch caches. The caches then follow through [`Registry::run`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StoreError> {
         let table = Table::new(settings.kinds.into_iter().map(|k| Arc::new(Resource::new(k))).collect());
-        let registry = Registry {
-            store: settings.store,
-            table,
-            changing: Default::default(),
-            admission: settings.admission,
-            seen: watch::Sender::new(0),
-            closing: watch::Sender::new(false),
-        };
+        let registry =
+            Registry { store: settings.store, table, changing: Default::default(), admission: settings.admission, seen: watch::Sender::new(0), closing: watch::Sender::new(false) };
         let revision = registry.store.revision().await?;
         for r in registry.table.fixed() {
             r.cache.fill(registry.stored(r, revision).await?.into_iter(), revision);
@@ -259,7 +253,17 @@ impl Registry {
     }
 
     fn exchange<'a>(&'a self, resource: Arc<Resource>, served: Served, call: &'a Call) -> Result<Exchange<'a>, Status> {
-        Ok(Exchange { registry: self, view: View::new(&resource, served, call)?, resource, served, request: call.request.clone(), call, heard: Heard::default(), applied: false })
+        Ok(Exchange {
+            registry: self,
+            view: View::new(&resource, served, call)?,
+            resource,
+            served,
+            request: call.request.clone(),
+            call,
+            heard: Heard::default(),
+            applied: false,
+            taken: Taken::default(),
+        })
     }
 
     /// Deletes every object of a resource, whether a version of it is served or not; returns how many are left, held by their finalizers.
@@ -284,7 +288,8 @@ impl Registry {
         let info = kind.info();
         let of = info.subresources.iter().find(|s| s.name == request.subresource).map_or("", |s| s.kind);
         let (options, mut warnings) = (options(of), Vec::new());
-        let a = Attributes { operation: Operation::Connect, request, info, old: None, registry: self };
+        let taken = Taken::default();
+        let a = Attributes { operation: Operation::Connect, request, info, old: None, registry: self, taken: &taken };
         for p in self.admission.iter().filter(|p| p.handles(&a)) {
             p.validate(&a, Some(&options), &mut warnings).await?;
         }

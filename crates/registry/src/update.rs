@@ -2,7 +2,7 @@
 //!
 //! [`Exchange::modify`] is the one loop of read, change, check, compare-and-swap.
 
-use crate::admission::Operation;
+use crate::admission::{Ending, Operation};
 use crate::cache::Cached;
 use crate::call::{Answer, Body};
 use crate::encode;
@@ -106,23 +106,34 @@ impl Exchange<'_> {
     async fn modify_once(&self, key: &str, current: &Arc<Cached>, part: Part, w: &mut Vec<String>, make: &mut Make<'_>) -> Result<Outcome, Refused> {
         let old = current.tree();
         let mut new = make(&old).map_err(Refused::Failed)?;
-        self.settle(&mut new, &old, current, part, w).await.map_err(Refused::Failed)?;
-        keep_times(&mut new, &old);
-        let stored = encode::stored(&new, &self.resource.cache.head);
+        let written = self.modify_attempt(key, current, part, w, &old, &mut new).await;
+        let ending = match &written {
+            Ok(Outcome::Wrote(..)) if !self.request.dry_run && deletion_is_complete(&new, self.is_namespace()) => Ending::Gone,
+            Ok(Outcome::Wrote(..)) if !self.request.dry_run => Ending::Stored,
+            _ => Ending::Nothing,
+        };
+        self.ended(Operation::Update, Some(&new), Some(&old), ending).await;
+        written
+    }
+
+    async fn modify_attempt(&self, key: &str, current: &Arc<Cached>, part: Part, w: &mut Vec<String>, old: &Object, new: &mut Object) -> Result<Outcome, Refused> {
+        self.settle(new, old, current, part, w).await.map_err(Refused::Failed)?;
+        keep_times(new, old);
+        let stored = encode::stored(new, &self.resource.cache.head);
         if current.is_stored_as(&stored, &self.resource.cache.head) && !self.registry.store().stale(&self.resource.store_key(key)) {
             return Ok(Outcome::Same(current.clone()));
         }
         if self.request.dry_run {
             return Ok(Outcome::Wrote(stored, current.revision));
         }
-        if deletion_is_complete(&new, self.is_namespace()) {
+        if deletion_is_complete(new, self.is_namespace()) {
             self.store_delete(key, current.revision).await?;
             return Ok(Outcome::Wrote(stored, current.revision));
         }
         let expect = Expect::Revision(current.revision);
         match self.store_put(key, stored.clone(), expect).await {
-            Err(Refused::Failed(s)) if shrinks(&s, &mut new) => {
-                let stored = encode::stored(&new, &self.resource.cache.head);
+            Err(Refused::Failed(s)) if shrinks(&s, new) => {
+                let stored = encode::stored(new, &self.resource.cache.head);
                 let revision = self.store_put(key, stored.clone(), expect).await?;
                 Ok(Outcome::Wrote(stored, revision))
             }

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use keles_api::{Object, Status};
 use keles_auth::User;
-use keles_registry::{Call, Registry, Request as About, Verb};
+use keles_registry::{Call, PatchType, Query, Registry, Request as About, Verb};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +36,8 @@ struct Verdict {
     message: String,
 }
 
-const ROWS: &[Row] = &[
-    Row { group: FLOW_CONTROL, plural: "flowschemas", follows: &[(FLOW_CONTROL, LEVELS)], manager: "api-priority-and-fairness-config-consumer-v1", judge: dangling },
-];
+const ROWS: &[Row] =
+    &[Row { group: FLOW_CONTROL, plural: "flowschemas", follows: &[(FLOW_CONTROL, LEVELS)], manager: "api-priority-and-fairness-config-consumer-v1", judge: dangling }];
 const FLOW_CONTROL: &str = "flowcontrol.apiserver.k8s.io";
 const LEVELS: &str = "prioritylevelconfigurations";
 
@@ -74,12 +73,10 @@ async fn run(server: Arc<Inner>, row: &'static Row) {
 /// Whether a write failed.
 async fn pass(server: &Inner, row: &Row) -> bool {
     let mut failed = false;
-    for mut o in server.registry.read_all(row.group, row.plural, "") {
+    for o in server.registry.read_all(row.group, row.plural, "") {
         let verdict = (row.judge)(&server.registry, &o);
-        if !describe(&mut o, &verdict, &now()) {
-            continue;
-        }
-        if let Err(status) = write(server, row, &o).await {
+        let Some(condition) = due(&o, &verdict, &now()) else { continue };
+        if let Err(status) = write(server, row, &o, condition).await {
             // A conflict is a change that wakes the next pass anyway.
             if status.code != 409 && status.code != 404 {
                 tracing::warn!(resource = row.plural, object = o.name(), %status, "a condition could not be written; trying again");
@@ -90,30 +87,19 @@ async fn pass(server: &Inner, row: &Row) -> bool {
     failed
 }
 
-/// Puts the condition into the status; false when it is there already.
-fn describe(o: &mut Object, v: &Verdict, now: &str) -> bool {
+/// The condition as it is to be written; none when the status says so already.
+fn due(o: &Object, v: &Verdict, now: &str) -> Option<Value> {
     let status = if v.holds { "True" } else { "False" };
-    let of = o.root_mut().entry("status").or_insert_with(|| json!({}));
-    if !of.is_object() {
-        *of = json!({});
-    }
-    let mut all: Vec<Value> = of["conditions"].as_array().cloned().unwrap_or_default();
-    let old = all.iter().position(|c| c["type"] == v.kind);
-    let since = match old.map(|i| &all[i]) {
-        Some(c) if c["status"] == status && c["reason"] == v.reason && c["message"] == v.message.as_str() => return false,
+    let since = match o.at(&["status", "conditions"]).as_array().into_iter().flatten().find(|c| c["type"] == v.kind) {
+        Some(c) if c["status"] == status && c["reason"] == v.reason && c["message"] == v.message.as_str() => return None,
         Some(c) if c["status"] == status => c["lastTransitionTime"].clone(),
         _ => now.into(),
     };
-    let new = json!({"type": v.kind, "status": status, "reason": v.reason, "message": v.message, "lastTransitionTime": since});
-    match old {
-        Some(i) => all[i] = new,
-        None => all.push(new),
-    }
-    of["conditions"] = all.into();
-    true
+    Some(json!({"type": v.kind, "status": status, "reason": v.reason, "message": v.message, "lastTransitionTime": since}))
 }
 
-async fn write(server: &Inner, row: &Row, o: &Object) -> Result<(), Status> {
+/// Applies the one condition, so that others of the status stay whose they are.
+async fn write(server: &Inner, row: &Row, o: &Object, condition: Value) -> Result<(), Status> {
     let user = User { name: "system:apiserver".into(), groups: vec![keles_auth::MASTERS.into(), keles_auth::AUTHENTICATED.into()], ..User::default() };
     let request = About {
         user,
@@ -126,8 +112,12 @@ async fn write(server: &Inner, row: &Row, o: &Object) -> Result<(), Status> {
         now: now(),
         ..About::default()
     };
-    let body = serde_json::to_vec(o).map_err(Status::internal)?.into();
-    let answer = server.registry.serve(Verb::Update, Call { request, body, user_agent: "kube-apiserver".into(), ..Call::default() }).await?;
+    let config = json!({
+        "apiVersion": o.0["apiVersion"], "kind": o.0["kind"], "metadata": {"name": o.name(), "uid": o.uid()}, "status": {"conditions": [condition]},
+    });
+    let query = Query::parse(&format!("force=true&fieldManager={}", row.manager));
+    let call = Call { request, query, body: config.to_string().into(), patch_type: Some(PatchType::Apply), user_agent: "kube-apiserver".into(), ..Call::default() };
+    let answer = server.registry.serve(Verb::Patch, call).await?;
     match answer.code {
         400.. => Err(serde_json::from_slice(&answer.body.collect()).map_err(Status::internal)?),
         _ => Ok(()),
@@ -143,15 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_is_written_once_and_keeps_its_time_until_it_turns() {
-        let mut o = Object(json!({"metadata": {"name": "s"}}));
-        assert!(describe(&mut o, &said(true), "2026-01-01T00:00:00Z"));
-        assert_eq!(o.0["status"]["conditions"][0]["status"], "True");
-        assert!(!describe(&mut o, &said(true), "2026-01-01T00:00:09Z"));
-        assert!(describe(&mut o, &Verdict { message: "other".into(), ..said(true) }, "2026-01-01T00:00:09Z"));
-        assert_eq!(o.0["status"]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
-        assert!(describe(&mut o, &said(false), "2026-01-01T00:00:10Z"));
-        let c = &o.0["status"]["conditions"][0];
-        assert_eq!((c["reason"].as_str(), c["lastTransitionTime"].as_str()), (Some("Found"), Some("2026-01-01T00:00:10Z")));
+    fn a_condition_is_due_once_and_keeps_its_time_until_it_turns() {
+        let with = |c: &Value| Object(json!({"metadata": {"name": "s"}, "status": {"conditions": [{"type": "Other"}, c]}}));
+        let first = due(&Object(json!({"metadata": {"name": "s"}})), &said(true), "2026-01-01T00:00:00Z").expect("a new condition");
+        assert_eq!(first["status"], "True");
+        assert_eq!(due(&with(&first), &said(true), "2026-01-01T00:00:09Z"), None);
+        let other = due(&with(&first), &Verdict { message: "other".into(), ..said(true) }, "2026-01-01T00:00:09Z").expect("another message");
+        assert_eq!(other["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        let turned = due(&with(&other), &said(false), "2026-01-01T00:00:10Z").expect("another verdict");
+        assert_eq!((turned["reason"].as_str(), turned["lastTransitionTime"].as_str()), (Some("Found"), Some("2026-01-01T00:00:10Z")));
     }
 }

@@ -12,7 +12,6 @@ use crate::kind::GenerationKept;
 use crate::managed_fields::keep_times;
 use crate::options::WriteOptions;
 use crate::write::{Outcome, Refused, shrinks};
-use keles_api::canonical::equal;
 use keles_api::problems::ProblemKind;
 use keles_api::{Object, Path, Problem, Problems, Status, meta, names};
 use keles_store::Expect;
@@ -293,12 +292,13 @@ fn set_spec_finalizers(o: &mut Object, finalizers: Value) {
     }
 }
 
-/// Whether anything but metadata and status changed: then the generation grows.
+/// Whether anything but metadata and status changed: then the generation grows. Both trees are canonical, so a field is there or not for a
+/// reason: an empty struct behind a pointer is something else than none.
 fn differs(new: &Object, old: &Object) -> bool {
     fn rest(o: &Object) -> impl Iterator<Item = (&String, &Value)> {
         o.root().iter().filter(|(k, v)| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind") && !v.is_null())
     }
-    rest(new).any(|(k, v)| !equal(v, old.at(&[k]))) || rest(old).any(|(k, v)| new.at(&[k]).is_null() && !equal(v, new.at(&[k])))
+    rest(new).any(|(k, v)| v != old.at(&[k])) || rest(old).any(|(k, _)| new.at(&[k]).is_null())
 }
 
 /// Nothing holds a deleted object any more: no finalizer, no grace.

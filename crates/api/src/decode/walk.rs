@@ -6,6 +6,7 @@ use crate::TypeRef;
 use crate::schema::{Scalar, Shape};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::fmt::{self, Write};
 
 /// What a walk has found so far.
@@ -21,6 +22,8 @@ pub(super) struct Context {
     duplicates: Vec<String>,
     /// Go's struct that holds the field being read.
     holder: String,
+    /// How many types that read themselves ([`TypeRef::is_either`]) the value stands in: upstream's are not strict about what is in them.
+    lenient: usize,
     /// Error texts of upstream's converter from trees instead of its JSON decoder's; strategic merge patches go through it.
     converter: bool,
 }
@@ -43,6 +46,9 @@ impl Context {
         mark
     }
     fn note(&mut self, what: &str, field: &str) {
+        if self.lenient > 0 {
+            return;
+        }
         let mark = self.push(field);
         let text = format!("{what} field \"{}\"", self.path);
         self.path.truncate(mark);
@@ -185,7 +191,26 @@ fn go_name(ty: TypeRef) -> String {
 }
 
 impl<'s> Seed<'s, '_> {
+    /// As the branch of a type that reads itself; what stands in it is read leniently.
+    fn within<T>(self, is_object: bool, read: impl FnOnce(Seed<'s, '_>) -> T) -> T {
+        let lenient = usize::from(self.ty.is_some_and(TypeRef::is_either));
+        self.context.lenient += lenient;
+        let done = read(Seed { ty: self.ty.map(|t| t.branch(is_object)), context: &mut *self.context });
+        self.context.lenient -= lenient;
+        done
+    }
+    /// What upstream makes of a value that is neither a schema nor what may stand in its place: nothing, but where a boolean may.
+    fn neither(self) -> Value {
+        if self.ty.is_some_and(|t| matches!(t.branch(false).shape(), Shape::List(_))) {
+            return Value::Array(Vec::new());
+        }
+        self.context.fail("boolean or JSON schema expected".into());
+        Value::Null
+    }
     fn leaf(self, got: Got, f: impl FnOnce(Scalar) -> Result<Value, Option<String>>) -> Value {
+        if self.ty.is_some_and(|t| t.is_either() && (got != Got::Bool || matches!(t.branch(false).shape(), Shape::List(_)))) {
+            return self.neither();
+        }
         let Some(ty) = self.ty.map(|t| t.branch(false)) else {
             return f(Scalar::Any).unwrap_or(Value::Null);
         };
@@ -203,7 +228,8 @@ impl<'s> Seed<'s, '_> {
     }
     fn object<'de, A: MapAccess<'de>>(self, o: crate::schema::ObjectRef<'s>, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        let mut nulls: Vec<String> = Vec::new();
+        // A hostile object has hundreds of thousands of them.
+        let mut nulls: HashSet<String> = HashSet::new();
         // Once an object, not once a field: children put back what they found.
         let holder = std::mem::replace(&mut self.context.holder, o.name().rsplit('.').next().unwrap_or_default().to_owned());
         while let Some(Key(key)) = map.next_key()? {
@@ -214,13 +240,13 @@ impl<'s> Seed<'s, '_> {
             if field.is_none() && !o.preserve_unknown() {
                 self.context.note("unknown", &key);
                 map.next_value::<IgnoredAny>()?;
-                nulls.push(key);
+                nulls.insert(key);
                 continue;
             }
             let mark = self.context.push(&key);
             let value = map.next_value_seed(Seed { ty: field.map(|f| f.ty()), context: self.context })?;
             self.context.path.truncate(mark);
-            if value.is_null() { nulls.push(key) } else { drop(out.insert(key, value)) }
+            if value.is_null() { drop(nulls.insert(key)) } else { drop(out.insert(key, value)) }
         }
         self.context.holder = holder;
         Ok(Value::Object(out))
@@ -238,6 +264,47 @@ impl<'s> Seed<'s, '_> {
             out.insert(key, zero_if_null(value, value_ty));
         }
         Ok(Value::Object(out))
+    }
+    fn list<'de, A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let ty = self.ty;
+        let item = match ty.map(|t| (t, t.shape())) {
+            None | Some((_, Shape::Scalar(Scalar::Any))) => None,
+            Some((_, Shape::List(l))) => Some(l.item),
+            Some((t, shape)) => {
+                match shape {
+                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
+                    _ => self.context.wrong(Got::Array, t),
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(Value::Null);
+            }
+        };
+        let mut out = Vec::new();
+        loop {
+            let mark = self.context.push_index(out.len());
+            let next = seq.next_element_seed(Seed { ty: item, context: self.context })?;
+            self.context.path.truncate(mark);
+            match next {
+                Some(v) => out.push(zero_if_null(v, item)),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+    fn map<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let ty = self.ty;
+        match ty.map(|t| (t, t.shape())) {
+            None | Some((_, Shape::Scalar(Scalar::Any))) => self.entries(None, map),
+            Some((_, Shape::Object(o))) => self.object(o, map),
+            Some((_, Shape::Map(m))) => self.entries(Some(m.value), map),
+            Some((t, shape)) => {
+                match shape {
+                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
+                    _ => self.context.wrong(Got::Object, t),
+                }
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+        }
     }
 }
 
@@ -276,45 +343,14 @@ impl<'de, 's> Visitor<'de> for Seed<'s, '_> {
         Ok(Value::Null)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let ty = self.ty.map(|t| t.branch(false));
-        let item = match ty.map(|t| (t, t.shape())) {
-            None | Some((_, Shape::Scalar(Scalar::Any))) => None,
-            Some((_, Shape::List(l))) => Some(l.item),
-            Some((t, shape)) => {
-                match shape {
-                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
-                    _ => self.context.wrong(Got::Array, t),
-                }
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                return Ok(Value::Null);
-            }
-        };
-        let mut out = Vec::new();
-        loop {
-            let mark = self.context.push_index(out.len());
-            let next = seq.next_element_seed(Seed { ty: item, context: self.context })?;
-            self.context.path.truncate(mark);
-            match next {
-                Some(v) => out.push(zero_if_null(v, item)),
-                None => return Ok(Value::Array(out)),
-            }
+        if self.ty.is_some_and(|t| t.is_either() && !matches!(t.branch(false).shape(), Shape::List(_))) {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(self.neither());
         }
+        self.within(false, |seed| seed.list(seq))
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let ty = self.ty.map(|t| t.branch(true));
-        match ty.map(|t| (t, t.shape())) {
-            None | Some((_, Shape::Scalar(Scalar::Any))) => self.entries(None, map),
-            Some((_, Shape::Object(o))) => self.object(o, map),
-            Some((_, Shape::Map(m))) => self.entries(Some(m.value), map),
-            Some((t, shape)) => {
-                match shape {
-                    Shape::Scalar(s) if leaf::composite(s).is_some() => self.context.fail(leaf::composite(s).unwrap_or_default()),
-                    _ => self.context.wrong(Got::Object, t),
-                }
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Value::Null)
-            }
-        }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+        self.within(true, |seed| seed.map(map))
     }
 }
 

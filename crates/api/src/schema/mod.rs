@@ -197,6 +197,10 @@ impl<'a> TypeRef<'a> {
             _ => self,
         }
     }
+    /// Whether values are an object or something else on the wire: such types read themselves in upstream (see `decode`).
+    pub fn is_either(self) -> bool {
+        matches!(self.schema.nodes[self.id as usize], Node::Either { .. })
+    }
     /// Upstream's OpenAPI name; empty for lists, maps and plain scalars.
     pub fn name(self) -> &'a str {
         match &self.schema.nodes[self.id as usize] {

@@ -41,7 +41,7 @@ pub fn schema_in<'a>(s: &Field<'a>, name: &str) -> Option<Field<'a>> {
 
 fn invariants(s: &Field, level: Level, p: &mut Problems) {
     let kind = s.str("type");
-    if kind == "array" && !s.has("items") {
+    if kind == "array" && schema_in(s, "items").is_none() && s.list("items").is_empty() {
         p.required(&s.at("items"), "must be specified");
     }
     if let Some(items) = schema_in(s, "items") {

@@ -4,6 +4,7 @@
 //! Deliberately absent: storage, HTTP, and rules of single kinds (those live in `kinds`).
 
 pub mod canonical;
+pub mod cbor;
 pub mod decode;
 pub mod defaults;
 pub mod int_or_string;

@@ -122,7 +122,7 @@ impl ApiServer {
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
         let for_compaction = Arc::downgrade(&store);
-        let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()) }).await?;
+        let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()), lifetimes: Default::default() }).await?;
         let objects = Arc::new(FromRegistry::new(registry.clone()));
         let authorizer = Arc::new(Authorizer::new(objects.clone()));
         let built = Built { rbac: authorizer.clone(), node: Arc::new(NodeAuthorizer::new(objects.clone())) };

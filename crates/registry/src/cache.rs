@@ -340,6 +340,10 @@ impl WatchCache {
         self.read().last
     }
 
+    /// How many objects there are.
+    pub fn count(&self) -> usize {
+        self.read().map.len()
+    }
     /// How many wait for changes of the resource.
     pub fn watchers(&self) -> usize {
         self.changed.receiver_count()

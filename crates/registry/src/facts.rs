@@ -4,10 +4,6 @@
 
 use crate::kind::{AnyKind, Info};
 use keles_api::meta::Finalizers;
-use std::time::Duration;
-
-/// How long Events live after their last write.
-pub const EVENT_TTL: Duration = Duration::from_secs(3600);
 
 fn listed(table: &[(&str, &str)], info: &Info) -> bool {
     table.iter().any(|(g, p)| *p == info.plural && info.served.first().is_some_and(|s| s.group == *g))
@@ -47,9 +43,9 @@ pub fn versioned_annotations(info: &Info) -> &'static [&'static str] {
     if listed(&[("apps", "daemonsets")], info) { &["deprecated.daemonset.template.generation"] } else { &[] }
 }
 
-/// Objects of the resource expire by themselves.
-pub fn ttl(info: &Info) -> Option<Duration> {
-    listed(&[("", "events"), ("events.k8s.io", "events")], info).then_some(EVENT_TTL)
+/// Objects of the resource expire by themselves (see [`crate::lifetimes`]).
+pub fn expires(info: &Info) -> bool {
+    listed(&[("", "events"), ("events.k8s.io", "events")], info)
 }
 
 /// Namespaces hold other objects and have finalizers in their spec.
@@ -91,17 +87,4 @@ pub fn finalizers(kind: &dyn AnyKind) -> Finalizers {
     let elsewhere = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
     let other = kind.info().served.first().is_some_and(|s| elsewhere.contains(&s.group));
     if other || !kind.edition().is_empty() { Finalizers::Any } else { Finalizers::Kube }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kind::Served;
-
-    #[test]
-    fn events_live_for_an_hour_and_nothing_else_expires() {
-        const EVENT: &[Served] = &[Served { group: "", version: "v1", schema: "" }];
-        assert_eq!(ttl(&Info { plural: "events", served: EVENT, ..Info::BASE }), Some(Duration::from_secs(3600)));
-        assert_eq!(ttl(&Info { plural: "pods", served: EVENT, ..Info::BASE }), None);
-    }
 }

@@ -9,6 +9,7 @@ use crate::cache::{Cached, Incoming};
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
 use crate::kind::{AnyKind, Request, Scope, Served};
+use crate::lifetimes::Lifetimes;
 use crate::represent::View;
 use crate::resource::Resource;
 use crate::table::Table;
@@ -31,10 +32,12 @@ pub struct Settings {
     pub kinds: Vec<Arc<dyn AnyKind>>,
     /// In the order they are called.
     pub admission: Vec<Arc<dyn Admission>>,
+    pub lifetimes: Lifetimes,
 }
 
 pub struct Registry {
     store: Arc<dyn Store>,
+    lifetimes: Lifetimes,
     table: Table,
     /// Held while a resource is added or removed.
     changing: tokio::sync::Mutex<()>,
@@ -47,8 +50,15 @@ impl Registry {
     /// Reads everything stored into the watch caches. The caches then follow through [`Registry::run`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StoreError> {
         let table = Table::new(settings.kinds.into_iter().map(|k| Arc::new(Resource::new(k))).collect());
-        let registry =
-            Registry { store: settings.store, table, changing: Default::default(), admission: settings.admission, seen: watch::Sender::new(0), closing: watch::Sender::new(false) };
+        let registry = Registry {
+            store: settings.store,
+            lifetimes: settings.lifetimes,
+            table,
+            changing: Default::default(),
+            admission: settings.admission,
+            seen: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+        };
         let revision = registry.store.revision().await?;
         for r in registry.table.fixed() {
             r.cache.fill(registry.stored(r, revision).await?.into_iter(), revision);
@@ -179,6 +189,9 @@ impl Registry {
     }
     pub(crate) fn admission(&self) -> &[Arc<dyn Admission>] {
         &self.admission
+    }
+    pub(crate) fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
     }
     pub(crate) fn subscribe_seen(&self) -> watch::Receiver<Revision> {
         self.seen.subscribe()
@@ -323,6 +336,14 @@ impl Registry {
     /// A number that grows whenever an object of the resource changed: for caches derived from it (RBAC rules).
     pub fn changed(&self, group: &str, plural: &str) -> u64 {
         self.resource(group, plural).map_or(0, |r| r.cache.last_change())
+    }
+    /// How many objects there are of a resource.
+    pub fn count(&self, group: &str, plural: &str) -> usize {
+        self.resource(group, plural).map_or(0, |r| r.cache.count())
+    }
+    /// How many watch a resource.
+    pub fn watchers(&self, group: &str, plural: &str) -> usize {
+        self.resource(group, plural).map_or(0, |r| r.cache.watchers())
     }
     /// Wakes when an object of the resource changes.
     pub fn subscribe(&self, group: &str, plural: &str) -> Option<watch::Receiver<u64>> {

@@ -19,8 +19,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Shortest of the random default lengths of a watch; the longest is twice that.
-const TIMEOUT_MIN_SECONDS: u64 = 1800;
 /// How often an idle watch is told the revision.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Shortest time between two pieces of live events, a watcher of the resource. An event after a pause goes out at once; in a burst, those
@@ -69,7 +67,7 @@ impl Exchange<'_> {
             bookmarks: o.bookmarks,
             bookmark_at: Instant::now() + BOOKMARK_EVERY,
             bookmarked: seen,
-            deadline: Instant::now() + timeout(o.timeout_seconds),
+            deadline: Instant::now() + self.registry.lifetimes().watch(o.timeout_seconds),
             columns_sent: false,
             sent: Instant::now(),
             opened: false,
@@ -98,10 +96,6 @@ impl Exchange<'_> {
         }
         Ok(w)
     }
-}
-
-fn timeout(asked: Option<u64>) -> Duration {
-    Duration::from_secs(asked.unwrap_or_else(|| rand::random_range(TIMEOUT_MIN_SECONDS..TIMEOUT_MIN_SECONDS * 2)))
 }
 
 /// How long a watcher that has just been sent something waits for more.
@@ -372,14 +366,6 @@ fn line_of(view: &View, filter: &Filter, columns_sent: &mut bool, e: &Event) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_watch_lasts_as_long_as_asked_and_else_a_random_half_to_whole_hour() {
-        assert_eq!(timeout(Some(7)), Duration::from_secs(7));
-        let drawn: std::collections::BTreeSet<_> = (0..64).map(|_| timeout(None)).collect();
-        assert!(drawn.iter().all(|t| (1800..3600).contains(&t.as_secs())), "{drawn:?}");
-        assert!(drawn.len() > 32, "clients must not all come back in the same second: {drawn:?}");
-    }
 
     #[test]
     fn the_pause_between_pieces_grows_with_the_watchers_between_its_bounds() {

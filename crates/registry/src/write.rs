@@ -3,7 +3,6 @@
 use crate::cache::Cached;
 use crate::encode;
 use crate::exchange::Exchange;
-use crate::facts;
 use bytes::Bytes;
 use keles_api::{Object, Status};
 use keles_store::{Entry, Expect, StoreError, Write};
@@ -64,7 +63,7 @@ impl Exchange<'_> {
 
     pub async fn store_put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, Refused> {
         let key = self.resource.store_key(key).into();
-        self.store_write(Write::Put { key, value, expect, ttl: facts::ttl(self.resource.info()) }).await
+        self.store_write(Write::Put { key, value, expect, ttl: self.registry.lifetimes().of(self.resource.info()) }).await
     }
 
     pub async fn store_delete(&self, key: &str, expect: u64) -> Result<u64, Refused> {

@@ -77,7 +77,7 @@ pub async fn start(store: Arc<dyn Store>) -> Arc<Registry> {
         Arc::new(Erased::<kinds::Foreign>::new()),
         Arc::new(Erased::<kinds::Budget>::new()),
     ];
-    Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)] }).await.expect("a registry")
+    Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)], lifetimes: Default::default() }).await.expect("a registry")
 }
 
 /// A request being put together.

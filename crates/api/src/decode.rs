@@ -129,7 +129,7 @@ fn read(text: &str, format: Format, ty: Option<TypeRef>, context: &mut Context) 
         let mut d = serde_json::Deserializer::from_str(text);
         let value = Seed { ty, context }.deserialize(&mut d).and_then(|v| d.end().map(|()| v));
         value.map_err(|e| {
-            let why = if e.to_string().starts_with("recursion limit") { "exceeded max depth".to_owned() } else { syntax::explain(text).unwrap_or_else(|| e.to_string()) };
+            let why = if e.to_string().starts_with("recursion limit") { crate::depth::TOO_DEEP.to_owned() } else { syntax::explain(text).unwrap_or_else(|| e.to_string()) };
             DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}"))
         })
     } else {

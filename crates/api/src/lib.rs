@@ -7,6 +7,7 @@ pub mod canonical;
 pub mod cbor;
 pub mod decode;
 pub mod defaults;
+pub mod depth;
 pub mod int_or_string;
 pub mod meta;
 pub mod names;

@@ -4,6 +4,7 @@
 //! `k8s.io/apimachinery/pkg/util/validation/field.Error` prints, because kubectl users and clients read it.
 
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fmt;
 
 /// A field path such as `spec.containers[0].ports[1].name` or `metadata.labels[a/b]`.
@@ -224,15 +225,12 @@ impl Problems {
     }
     /// Upstream's `ErrorList.ToAggregate().Error()`: duplicates dropped, one bare, several as `[a, b]`.
     pub fn aggregate(&self) -> String {
-        let mut seen: Vec<String> = Vec::with_capacity(self.0.len());
-        for p in &self.0 {
-            let t = p.to_string();
-            if !seen.contains(&t) {
-                seen.push(t);
-            }
-        }
-        match seen.as_slice() {
-            [one] => one.clone(),
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        // A hostile object has a hundred thousand problems.
+        let mut seen = HashSet::with_capacity(texts.len());
+        let once: Vec<&str> = texts.iter().map(String::as_str).filter(|t| seen.insert(*t)).collect();
+        match once.as_slice() {
+            [one] => (*one).to_owned(),
             many => format!("[{}]", many.join(", ")),
         }
     }

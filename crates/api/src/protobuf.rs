@@ -49,7 +49,8 @@ type Result<T> = std::result::Result<T, ProtobufError>;
 
 /// The object of a request body, with the apiVersion and kind it says it is.
 pub fn decode(body: &[u8]) -> Result<Value> {
-    nested(body, 0)
+    let tree = nested(body, 0)?;
+    if crate::depth::fits(&tree, 0) { Ok(tree) } else { Err(ProtobufError::TooDeep) }
 }
 
 /// As [`decode`], `depth` objects in.

@@ -9,8 +9,8 @@ use keles_api::TypeRef;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 
-/// Deeper paths than any built-in type has are not followed.
-pub(crate) const DEPTH_MAX: usize = 128;
+/// Deeper values are owned as one. managedFields are nested some levels themselves, and must be readable again.
+pub(crate) const DEPTH_MAX: usize = keles_api::depth::DEPTH_MAX - 7;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet {
@@ -381,7 +381,8 @@ impl Walk<'_> {
             (None, None) => return Ok(()),
             (None, Some(v)) => return Ok(self.found.added.put(&self.at, FieldSet::tree(v, ty, self.go, self.at.len())?)),
             (Some(v), None) => return Ok(self.found.removed.put(&self.at, FieldSet::tree(v, ty, self.go, self.at.len())?)),
-            (Some(a), Some(b)) if a == b || self.at.len() > DEPTH_MAX => return Ok(()),
+            (Some(a), Some(b)) if a == b => return Ok(()),
+            (Some(_), Some(_)) if self.at.len() > DEPTH_MAX => return Ok(self.found.modified.put(&self.at, Node::member())),
             (Some(a), Some(b)) => (a, b),
         };
         let (va, vb) = (view(a, ty)?, view(b, ty)?);

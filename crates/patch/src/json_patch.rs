@@ -2,7 +2,11 @@
 //! testing a missing member for null holds, and replacing a missing member adds it.
 
 use crate::{JSON_PATCH_OPERATIONS_MAX, PatchError, RESULT_BYTES_MAX};
+use keles_api::depth;
 use serde_json::Value;
+
+/// List items that all insertions and removals together may move aside, and values that all moves may carry: about a second of work.
+const MOVED_MAX: usize = 50_000_000;
 
 /// Applies a patch document.
 pub fn json_patch(doc: &Value, patch: &[u8]) -> Result<Value, PatchError> {
@@ -20,40 +24,64 @@ pub(crate) fn apply(doc: &Value, operations: &Value) -> Result<Value, PatchError
         return Err(PatchError::TooManyOperations(operations.len()));
     }
     let mut doc = doc.clone();
-    let mut copied_bytes = 0;
+    let mut spent = Spent::default();
     for operation in operations {
-        step(&mut doc, operation, &mut copied_bytes)?;
+        step(&mut doc, operation, &mut spent)?;
     }
     Ok(doc)
+}
+
+/// What a patch has used up of what bounds it.
+#[derive(Default)]
+struct Spent {
+    copied_bytes: usize,
+    moved: usize,
+}
+
+impl Spent {
+    fn copy(&mut self, v: &Value) -> Result<(), PatchError> {
+        self.copied_bytes += v.to_string().len();
+        if self.copied_bytes > RESULT_BYTES_MAX { Err(PatchError::TooLarge) } else { Ok(()) }
+    }
+    fn moves(&mut self, n: usize) -> Result<(), PatchError> {
+        self.moved += n;
+        if self.moved > MOVED_MAX { Err(PatchError::TooMuch) } else { Ok(()) }
+    }
+}
+
+fn values_in(v: &Value) -> usize {
+    match v {
+        Value::Array(a) => 1 + a.iter().map(values_in).sum::<usize>(),
+        Value::Object(o) => 1 + o.values().map(values_in).sum::<usize>(),
+        _ => 1,
+    }
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T, PatchError> {
     Err(PatchError::DoesNotApply(why.into()))
 }
 
-fn step(doc: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), PatchError> {
+fn step(doc: &mut Value, operation: &Value, spent: &mut Spent) -> Result<(), PatchError> {
     let text = |k: &str| operation.get(k).and_then(Value::as_str);
     let Some(path) = text("path") else { return refuse("missing operation path") };
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     let from = || text("from").map_or_else(|| refuse("missing operation from"), Ok);
     match text("op").unwrap_or_default() {
-        "add" => put(doc, path, value(), true),
-        "replace" => put(doc, path, value(), false),
-        "remove" => take(doc, path).map(drop),
+        "add" => put(doc, path, value(), true, spent),
+        "replace" => put(doc, path, value(), false, spent),
+        "remove" => take(doc, path, spent).map(drop),
         "test" => test(doc, path, &value()),
         "move" => {
-            let moved = take(doc, from()?)?;
-            put(doc, path, moved, true)
+            let moved = take(doc, from()?, spent)?;
+            spent.moves(values_in(&moved))?;
+            put(doc, path, moved, true, spent)
         }
         "copy" => {
             let from = from()?;
             let copy = get(doc, from).cloned().map_or_else(|| refuse(format!("copy operation does not apply: doc is missing from path: {from}")), Ok)?;
             // Copies of copies grow without bound.
-            *copied_bytes += copy.to_string().len();
-            if *copied_bytes > RESULT_BYTES_MAX {
-                return Err(PatchError::TooLarge);
-            }
-            put(doc, path, copy, true)
+            spent.copy(&copy)?;
+            put(doc, path, copy, true, spent)
         }
         other => refuse(format!("unexpected kind: {other}")),
     }
@@ -95,8 +123,13 @@ fn parent<'v>(doc: &'v mut Value, parts: &[String], path: &str) -> Result<&'v mu
     }
 }
 
-fn put(doc: &mut Value, path: &str, value: Value, add: bool) -> Result<(), PatchError> {
-    let Some((parts, last)) = split(path)? else {
+fn put(doc: &mut Value, path: &str, value: Value, add: bool, spent: &mut Spent) -> Result<(), PatchError> {
+    let found = split(path)?;
+    // Else copies of a document into itself double its depth each time, and what comes of it can be read by nobody.
+    if !depth::fits(&value, found.as_ref().map_or(0, |(parts, _)| parts.len() + 1)) {
+        return Err(PatchError::TooDeep);
+    }
+    let Some((parts, last)) = found else {
         *doc = value;
         return Ok(());
     };
@@ -115,7 +148,10 @@ fn put(doc: &mut Value, path: &str, value: Value, add: bool) -> Result<(), Patch
             // A negative index of an insertion counts from behind the end.
             let at = index(&last, if add && last.starts_with('-') { len + 1 } else { len });
             match at {
-                Some(i) if add && i <= len => a.insert(i, value),
+                Some(i) if add && i <= len => {
+                    spent.moves(len - i)?;
+                    a.insert(i, value);
+                }
                 Some(i) if !add && i < len => a[i] = value,
                 _ => return refuse(format!("Unable to access invalid index: {last}")),
             }
@@ -125,11 +161,17 @@ fn put(doc: &mut Value, path: &str, value: Value, add: bool) -> Result<(), Patch
     }
 }
 
-fn take(doc: &mut Value, path: &str) -> Result<Value, PatchError> {
+fn take(doc: &mut Value, path: &str, spent: &mut Spent) -> Result<Value, PatchError> {
     let Some((parts, last)) = split(path)? else { return refuse("the whole document cannot be removed") };
     let found = match parent(doc, &parts, path)? {
         Value::Object(o) => o.remove(&last),
-        Value::Array(a) => index(&last, a.len()).filter(|i| *i < a.len()).map(|i| a.remove(i)),
+        Value::Array(a) => match index(&last, a.len()).filter(|i| *i < a.len()) {
+            Some(i) => {
+                spent.moves(a.len() - i)?;
+                Some(a.remove(i))
+            }
+            None => None,
+        },
         _ => None,
     };
     found.map_or_else(|| refuse(format!("remove operation does not apply: doc is missing path: {path}")), Ok)

@@ -60,6 +60,11 @@ pub enum PatchError {
     TooManyOperations(usize),
     #[error("the patched object is larger than {RESULT_BYTES_MAX} bytes")]
     TooLarge,
+    #[error("the patch moves more items about than a request may")]
+    TooMuch,
+    /// The patched document would be nested deeper than documents are read.
+    #[error("{}", keles_api::depth::TOO_DEEP)]
+    TooDeep,
     /// The patched document does not fit its type; `shown` is what upstream prints of it.
     #[error("{why}")]
     Misfit { shown: String, why: String },
@@ -72,14 +77,19 @@ impl PatchError {
             PatchError::Malformed(why) => Status::bad_request(why.clone()),
             PatchError::DoesNotApply(_) => Status::failure(422, "Invalid", "the server rejected our request due to an error in our request").with_details(Details::default()),
             PatchError::Unmergeable(why) => Status::failure(500, "", why.clone()),
-            PatchError::TooManyOperations(_) | PatchError::TooLarge => Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {self}")),
-            PatchError::Misfit { shown, why } => {
-                let mut p = Problems::new();
-                p.invalid(&Path::new("patch"), shown.as_str(), why.as_str());
-                Status::invalid("", "", "", &p)
+            PatchError::TooManyOperations(_) | PatchError::TooLarge | PatchError::TooMuch => {
+                Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {self}"))
             }
+            PatchError::Misfit { shown, why } => misfit(shown, why),
+            PatchError::TooDeep => misfit("", keles_api::depth::TOO_DEEP),
         }
     }
+}
+
+fn misfit(shown: &str, why: &str) -> Status {
+    let mut p = Problems::new();
+    p.invalid(&Path::new("patch"), shown, why);
+    Status::invalid("", "", "", &p)
 }
 
 /// Applies a request body to `current` (in the version of the request) and checks the result against its type.
@@ -95,19 +105,23 @@ pub fn apply(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validat
         PatchKind::Merge => merge_patch(current, &parsed)?,
         PatchKind::Strategic => strategic_merge_patch(current, &parsed, ty)?,
     };
-    let shown = |patched: &Value| if kind == PatchKind::Strategic { go_print(&parsed) } else { patched.to_string() };
-    let conform = if kind == PatchKind::Strategic { decode::convert } else { decode::conform };
-    let text = shown(&patched);
+    let strategic = kind == PatchKind::Strategic;
+    let conform = if strategic { decode::convert } else { decode::conform };
+    if !keles_api::depth::fits(&patched, 0) {
+        return Err(PatchError::TooDeep);
+    }
+    let text = patched.to_string();
     if text.len() > RESULT_BYTES_MAX {
         return Err(PatchError::TooLarge);
     }
     let checked = conform(patched, ty, if validation == FieldValidation::Ignore { validation } else { FieldValidation::Warn });
-    let mut decoded = checked.map_err(|e| PatchError::Misfit { shown: text.clone(), why: e.to_string() })?;
+    let misfit = |why: String| PatchError::Misfit { shown: if strategic { go_print(&parsed) } else { text.clone() }, why };
+    let mut decoded = checked.map_err(|e| misfit(e.to_string()))?;
     if validation != FieldValidation::Ignore {
         decoded.warnings.splice(0..0, duplicates);
     }
     if validation == FieldValidation::Strict && !decoded.warnings.is_empty() {
-        return Err(PatchError::Misfit { shown: text, why: DecodeError::Strict(decoded.warnings).to_string() });
+        return Err(misfit(DecodeError::Strict(decoded.warnings).to_string()));
     }
     Ok(decoded)
 }

@@ -9,6 +9,7 @@ use crate::{PatchError, go_print};
 use keles_api::TypeRef;
 use keles_api::schema::{Scalar, Shape, Strategies};
 use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -95,7 +96,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Value::Array(list) = directive else {
         return Err(PatchError::Malformed("invalid patch format of retainKeys".into()));
     };
-    let kept = |k: &str| list.iter().any(|v| v.as_str() == Some(k));
+    let named: HashSet<&str> = list.iter().filter_map(Value::as_str).collect();
+    let kept = |k: &str| named.contains(k);
     let plain = |k: &str| !k.starts_with(DELETE_FROM) && !k.starts_with(SET_ORDER);
     if patch.iter().any(|(k, v)| !v.is_null() && plain(k) && !kept(k)) {
         return Err(PatchError::DoesNotApply("retainKeys list doesn't contain all fields present in the patch".into()));
@@ -134,11 +136,11 @@ fn ordered_lists(original: &mut Object, patch: &mut Object, ty: Option<TypeRef>)
     Ok(())
 }
 
-/// Two items are one when their merge keys agree, or, without a key, when they are equal.
-fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
+/// What makes items one: their merge key, or, without a key, all of them. `None`: an item without the key, which is like no other.
+fn identity(v: &Value, key: Option<&str>) -> Option<String> {
     match key {
-        Some(k) => a.get(k).is_some_and(|v| Some(v) == b.get(k)),
-        None => a == b,
+        Some(k) => v.get(k).map(Value::to_string),
+        None => Some(v.to_string()),
     }
 }
 
@@ -146,7 +148,8 @@ fn check_order(given: &[Value], order: &[Value], key: Option<&str>) -> Result<()
     let mut rest = order.iter();
     let live = given.iter().filter(|v| v.get(PATCH).and_then(Value::as_str).is_none_or(|d| d != "delete"));
     for item in live {
-        if !rest.any(|o| same(o, item, key)) {
+        let id = identity(item, key);
+        if !rest.any(|o| id.is_some() && identity(o, key) == id) {
             let (g, o) = (go_print(&Value::Array(given.to_vec())), go_print(&Value::Array(order.to_vec())));
             return Err(PatchError::Unmergeable(format!("The order in patch list:\n{g}\n doesn't match $setElementOrder list:\n{o}\n")));
         }
@@ -164,25 +167,26 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, m: &Meta, deletes: bool) 
     }
     if !all().any(Value::is_object) {
         if deletes {
-            return Ok(original.into_iter().filter(|v| !patch.contains(v)).collect());
+            let gone: HashSet<String> = patch.iter().map(Value::to_string).collect();
+            return Ok(original.into_iter().filter(|v| !gone.contains(&v.to_string())).collect());
         }
-        let mut merged: Vec<Value> = Vec::new();
-        for v in all() {
-            if !merged.contains(v) {
-                merged.push(v.clone());
-            }
-        }
+        let mut seen = HashSet::new();
+        let merged: Vec<Value> = all().filter(|v| seen.insert(v.to_string())).cloned().collect();
         return Ok(in_order(merged, &patch, &original, None));
     }
     let key = m.merge_key.ok_or_else(|| PatchError::Unmergeable("cannot merge lists without merge key".into()))?;
     let (server, patch) = special_items(original, patch, key)?;
     let item_type = m.ty.and_then(|t| t.list()).map(|l| l.item);
     let mut merged = server.clone();
+    let mut places = places(&merged, Some(key));
     for item in &patch {
-        let Some(id) = item.get(key) else { return Err(no_merge_key(item, key)) };
-        match merged.iter_mut().find(|had| had.get(key) == Some(id)) {
-            Some(had) => *had = Value::Object(merge_map(object_of(had), object_of(item), item_type)?),
-            None => merged.push(item.clone()),
+        let id = identity(item, Some(key)).ok_or_else(|| no_merge_key(item, key))?;
+        match places.get(&id) {
+            Some(&i) => merged[i] = Value::Object(merge_map(object_of(&merged[i]), object_of(item), item_type)?),
+            None => {
+                places.insert(id, merged.len());
+                merged.push(item.clone());
+            }
         }
     }
     Ok(in_order(merged, &patch, &server, Some(key)))
@@ -198,36 +202,55 @@ fn no_merge_key(item: &Value, key: &str) -> PatchError {
 
 /// Carries out the items that are directives: `$patch: delete` and `$patch: replace`.
 fn special_items(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
-    let (mut plain, mut replace) = (Vec::new(), false);
+    let (mut plain, mut replace, mut gone) = (Vec::new(), false, HashSet::new());
     for item in patch {
         match item.get(PATCH) {
             None => plain.push(item),
-            Some(d) if d == "delete" => match item.get(key) {
-                Some(id) => original.retain(|had| had.get(key) != Some(id)),
-                None => return Err(no_merge_key(&item, key)),
-            },
+            Some(d) if d == "delete" => {
+                gone.insert(identity(&item, Some(key)).ok_or_else(|| no_merge_key(&item, key))?);
+            }
             Some(d) if d == "replace" => replace = true,
             Some(d) if d == "merge" => return Err(PatchError::Unmergeable("merging lists cannot yet be specified in the patch".into())),
             Some(d) => return Err(bad_directive(d, &object_of(&item))),
         }
     }
+    original.retain(|had| identity(had, Some(key)).is_none_or(|id| !gone.contains(&id)));
     Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
+}
+
+/// Where each item of a list first stands.
+fn places(list: &[Value], key: Option<&str>) -> HashMap<String, usize> {
+    let mut all = HashMap::with_capacity(list.len());
+    for (i, v) in list.iter().enumerate() {
+        if let Some(id) = identity(v, key) {
+            all.entry(id).or_insert(i);
+        }
+    }
+    all
 }
 
 /// Items named by `order` in that order, the server's others where the server had them.
 fn in_order(merged: Vec<Value>, order: &[Value], server_order: &[Value], key: Option<&str>) -> Vec<Value> {
-    let place = |list: &[Value], v: &Value| list.iter().position(|o| same(o, v, key));
-    let (mut ours, mut theirs): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|v| place(order, v).is_some());
-    ours.sort_by_key(|v| place(order, v));
-    theirs.sort_by_key(|v| place(server_order, v));
+    let (wanted, had) = (places(order, key), places(server_order, key));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for v in merged {
+        let id = identity(&v, key);
+        let place = |list: &HashMap<String, usize>| id.as_ref().and_then(|id| list.get(id)).copied();
+        match (place(&wanted), place(&had)) {
+            (Some(w), h) => ours.push((w, h, v)),
+            (None, h) => theirs.push((h, v)),
+        }
+    }
+    ours.sort_by_key(|(w, _, _)| *w);
+    theirs.sort_by_key(|(h, _)| *h);
     let mut out = Vec::with_capacity(ours.len() + theirs.len());
     let (mut ours, mut theirs) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
-    while let (Some(o), Some(t)) = (ours.peek(), theirs.peek()) {
-        let server_first = matches!((place(server_order, t), place(server_order, o)), (Some(t), Some(o)) if t < o);
-        out.extend(if server_first { theirs.next() } else { ours.next() });
+    while let (Some((_, o, _)), Some((t, _))) = (ours.peek(), theirs.peek()) {
+        let server_first = matches!((t, o), (Some(t), Some(o)) if t < o);
+        out.extend(if server_first { theirs.next().map(|(_, v)| v) } else { ours.next().map(|(_, _, v)| v) });
     }
-    out.extend(ours);
-    out.extend(theirs);
+    out.extend(ours.map(|(_, _, v)| v));
+    out.extend(theirs.map(|(_, v)| v));
     out
 }
 

@@ -1,5 +1,6 @@
-//! What tests and examples share: images made without a registry or an engine.
+//! What tests and examples share: images made without a registry or an engine, and hostile documents.
 //!
 //! A development crate: the product does not link it.
 
 pub mod image;
+pub mod odd;

@@ -246,7 +246,11 @@ impl<'s> Seed<'s, '_> {
             let mark = self.context.push(&key);
             let value = map.next_value_seed(Seed { ty: field.map(|f| f.ty()), context: self.context })?;
             self.context.path.truncate(mark);
-            if value.is_null() { drop(nulls.insert(key)) } else { drop(out.insert(key, value)) }
+            if value.is_null() {
+                nulls.insert(key);
+            } else {
+                out.insert(key, value);
+            }
         }
         self.context.holder = holder;
         Ok(Value::Object(out))

@@ -4,15 +4,15 @@
 //! What comes out is a tree that still has its duplicate keys and deserializes like any other document. Limits: depth, and what aliases
 //! expand to, so that a short text cannot become a large tree.
 
+use crate::depth::{DEPTH_MAX, TOO_DEEP};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{Deserializer, Error, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-const DEPTH_MAX: usize = 128;
-/// Values that a document may hold once its aliases are expanded, beside one for each of its bytes.
+/// Values that a document may hold once its aliases are expanded, and kept for aliases to come, beside one for each of its bytes.
 const EXPANDED_MAX: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,7 @@ pub enum Node {
 
 /// The first document of a stream; `Null` when it is empty. `Err` is a text that names the line.
 pub fn document(text: &str) -> Result<Node, String> {
-    let mut r = Reader { events: Parser::new_from_str(text), anchors: HashMap::new(), room: text.len() + EXPANDED_MAX };
+    let mut r = Reader { events: Parser::new_from_str(text), anchors: HashMap::new(), room: text.len() + EXPANDED_MAX, deepest: 0 };
     loop {
         match r.next()?.0 {
             Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
@@ -40,12 +40,22 @@ pub fn document(text: &str) -> Result<Node, String> {
     }
 }
 
+/// What an alias may refer to.
+struct Anchored {
+    node: Node,
+    /// How many values it holds.
+    values: usize,
+    /// Levels of lists and maps.
+    height: usize,
+}
+
 struct Reader<'t> {
     events: Parser<'t, saphyr_parser::StrInput<'t>>,
-    /// By id: the node and how many values it holds.
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<usize, Anchored>,
     /// Values that may still come.
     room: usize,
+    /// The deepest level of lists and maps since somebody looked.
+    deepest: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -62,20 +72,28 @@ impl<'t> Reader<'t> {
         Ok(())
     }
 
+    /// Notes that lists and maps reach down to a level.
+    fn reach(&mut self, level: usize) -> Result<(), String> {
+        self.deepest = self.deepest.max(level);
+        if level > DEPTH_MAX { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
+    }
+
+    /// One value; `depth` lists and maps are around it.
     fn node(&mut self, event: Event<'t>, depth: usize) -> Result<Node, String> {
-        if depth > DEPTH_MAX {
-            return Err("exceeded max depth".to_owned());
-        }
         let before = self.room;
+        let outer = std::mem::replace(&mut self.deepest, depth);
         self.take(1)?;
         let (node, anchor) = match event {
             Event::Alias(id) => {
-                let (node, values) = self.anchors.get(&id).cloned().ok_or("an alias refers to a value that holds it")?;
+                let (values, height) = self.anchors.get(&id).map(|a| (a.values, a.height)).ok_or("an alias refers to a value that holds it")?;
                 self.take(values)?;
-                return Ok(node);
+                self.reach(depth + height)?;
+                self.deepest = self.deepest.max(outer);
+                return Ok(self.anchors[&id].node.clone());
             }
             Event::Scalar(text, style, anchor, tag) => (scalar(text, style, tag.as_deref())?, anchor),
             Event::SequenceStart(anchor, _) => {
+                self.reach(depth + 1)?;
                 let mut items = Vec::new();
                 loop {
                     match self.next()?.0 {
@@ -85,12 +103,19 @@ impl<'t> Reader<'t> {
                 }
                 (Node::List(items), anchor)
             }
-            Event::MappingStart(anchor, _) => (self.mapping(depth)?, anchor),
+            Event::MappingStart(anchor, _) => {
+                self.reach(depth + 1)?;
+                (self.mapping(depth)?, anchor)
+            }
             other => return Err(format!("unexpected {other:?}")),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), before - self.room));
+            let (values, height) = (before - self.room, self.deepest - depth);
+            // Anchors in anchors would keep everything many times.
+            self.take(values)?;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), values, height });
         }
+        self.deepest = self.deepest.max(outer);
         Ok(node)
     }
 
@@ -112,10 +137,13 @@ impl<'t> Reader<'t> {
             }
         }
         // What the map says itself goes before what is merged in, and of that the first.
-        for (key, value) in merged {
-            if !entries.iter().any(|(k, _)| *k == key) {
-                self.take(1)?;
-                entries.push((key, value));
+        if !merged.is_empty() {
+            let mut said: HashSet<String> = entries.iter().map(|(k, _)| k.clone()).collect();
+            for (key, value) in merged {
+                if said.insert(key.clone()) {
+                    self.take(1)?;
+                    entries.push((key, value));
+                }
             }
         }
         Ok(Node::Map(entries))
@@ -305,6 +333,19 @@ mod tests {
         assert!(document(&"[".repeat(5000)).is_err());
         assert!(document(&format!("{}{}", "[".repeat(200), "]".repeat(200))).is_err());
         assert!(document("a: &a [*a]\n").is_err(), "a value cannot hold itself");
+        let mut ladder = format!("a0: &a0 {}1{}\n", "[".repeat(120), "]".repeat(120));
+        for i in 1..40 {
+            ladder += &format!("a{i}: &a{i} {}*a{}{}\n", "[".repeat(120), i - 1, "]".repeat(120));
+        }
+        assert_eq!(document(&ladder).unwrap_err(), TOO_DEEP, "aliases do not nest deeper than what they stand for");
+        let kept = format!("{}{}", "&a [".repeat(100), "1,".repeat(100_000));
+        assert_eq!(document(&format!("{kept}1{}", "]".repeat(100))).unwrap_err(), "document contains excessive aliasing", "anchors in anchors");
+        let merges = format!(
+            "b: &b {{{}}}\nm:\n  <<: *b\n  {}",
+            (0..30_000).map(|i| format!("k{i}: 1")).collect::<Vec<_>>().join(","),
+            (0..30_000).map(|i| format!("l{i}: 1")).collect::<Vec<_>>().join("\n  ")
+        );
+        assert!(document(&merges).is_ok(), "a merge takes no longer than what it merges");
         assert!(document("a: .inf\n").is_err() && document("a: [1\n").unwrap_err().starts_with("line "));
     }
 }

@@ -5,6 +5,7 @@
 //! checked in the version of the request, as upstream does; they are stored in the storage version.
 
 use crate::columns::{self, Column};
+use crate::conversion::{Conversion, Webhook};
 use crate::definition::{Definition, Scale};
 use crate::jsonpath::JsonPath;
 use crate::structural::Node;
@@ -20,6 +21,8 @@ use keles_registry::Restore;
 use keles_registry::kind::{AnyKind, Cells, ColumnInfo, Info, NameRule, Request, STATUS, ScalePaths, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -42,6 +45,8 @@ struct Inner {
     /// In the order of `info.served`.
     versions: Box<[Slot]>,
     terminating: AtomicBool,
+    /// Who makes other versions; absent: they differ in their name only.
+    conversion: Option<Conversion>,
 }
 
 struct Slot {
@@ -68,17 +73,23 @@ type ServedKey = Served;
 impl Custom {
     /// The kind of a definition, `source` being its bytes. Its names are the accepted ones where there are any.
     pub fn new(definition: Definition, source: Bytes) -> Self {
+        Self::with_webhook(definition, source, None)
+    }
+
+    /// The same, `hook` being how the webhook of a definition that converts by one is reached.
+    pub fn with_webhook(definition: Definition, source: Bytes, hook: Option<Arc<dyn Webhook>>) -> Self {
+        let conversion = hook.filter(|_| definition.converts_by_webhook()).map(|h| Conversion::new(&definition, h));
         let n = if definition.status.accepted_names.kind.is_empty() { &definition.spec.names } else { &definition.status.accepted_names };
         let (group, kind) = (names::text(&definition.spec.group), names::text(&n.kind));
         let mut order: Vec<_> = definition.spec.versions.iter().collect();
         order.sort_by_key(|v| !v.storage);
-        order.retain(|v| v.served || v.storage);
         let served = order.iter().map(|v| Served { group, version: names::text(&v.name), schema: names::text(&schema_name(group, &v.name, kind)) }).collect();
         let mut subresources = Vec::new();
-        if order.iter().any(|v| v.subresources.status.is_some()) {
+        let shown = || order.iter().filter(|v| v.served || v.storage);
+        if shown().any(|v| v.subresources.status.is_some()) {
             subresources.push(Subresource { name: STATUS, kind, group: "", version: "", verbs: SUBRESOURCE_VERBS });
         }
-        if order.iter().any(|v| v.subresources.scale.is_some()) {
+        if shown().any(|v| v.subresources.scale.is_some()) {
             subresources.push(Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: SUBRESOURCE_VERBS });
         }
         let info = Info {
@@ -101,7 +112,7 @@ impl Custom {
             name_rule: NameRule::DnsSubdomain,
         };
         let versions = order.iter().map(|v| Slot { served: v.served, made: OnceLock::new() }).collect();
-        Custom(Arc::new(Inner { info, definition, source: Mutex::new(source), versions, terminating: AtomicBool::new(false) }))
+        Custom(Arc::new(Inner { info, definition, source: Mutex::new(source), versions, terminating: AtomicBool::new(false), conversion }))
     }
 
     pub fn definition(&self) -> &Definition {
@@ -129,6 +140,12 @@ impl Custom {
     fn version(&self, name: &str) -> &Version {
         let i = self.slot(name).unwrap_or(0);
         self.0.versions[i].made.get_or_init(|| self.read_version(i))
+    }
+    /// The version that an object says it is of; the storage version where it says none.
+    fn named(&self, o: &Object) -> &'static str {
+        let served = self.0.info.served;
+        let version = o.api_version().rsplit('/').next().unwrap_or_default();
+        served.iter().find(|s| s.version == version).unwrap_or(&served[0]).version
     }
     fn raw_version(&self, name: &str) -> Value {
         let tree: Value = serde_json::from_slice(&self.source()).unwrap_or_default();
@@ -297,13 +314,14 @@ impl AnyKind for Custom {
         o
     }
     fn serves(&self, served: &Served) -> bool {
-        // Conversion by webhook is not built: of such a kind only what needs none is served.
-        let converted = self.0.definition.converts_by_webhook() && *served != self.0.info.served[0];
-        !converted && self.slot(served.version).is_some_and(|i| self.0.versions[i].served)
+        // Without a way to its webhook only what needs no conversion is served.
+        let lost = self.0.definition.converts_by_webhook() && self.0.conversion.is_none() && *served != self.0.info.served[0];
+        !lost && self.slot(served.version).is_some_and(|i| self.0.versions[i].served)
     }
 
     fn set_defaults(&self, o: &mut Object) -> Result<(), Status> {
-        default::apply(&mut o.0, &self.version(self.0.info.served[0].version).root);
+        let version = self.version(self.named(o));
+        default::apply(&mut o.0, &version.root);
         Ok(())
     }
     fn prepare_create(&self, o: &mut Object, r: &Request) -> Result<(), Status> {
@@ -337,11 +355,11 @@ impl AnyKind for Custom {
         Ok(())
     }
     fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status> {
-        self.validate_in(self.version(self.0.info.served[0].version), o, None, p);
+        self.validate_in(self.version(self.named(o)), o, None, p);
         Ok(())
     }
     fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
-        self.validate_in(self.version(self.0.info.served[0].version), new, Some(old), p);
+        self.validate_in(self.version(self.named(new)), new, Some(old), p);
         Ok(())
     }
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
@@ -377,6 +395,26 @@ impl AnyKind for Custom {
         Ok(())
     }
     fn convert(&self, _: &mut Object, _from: &str, _to: &str) {}
+    fn works_as_asked(&self) -> bool {
+        true
+    }
+    fn converts_outside(&self) -> bool {
+        self.0.conversion.is_some()
+    }
+    fn convert_outside<'a>(&'a self, objects: Vec<Object>, to: &'a Served) -> Pin<Box<dyn Future<Output = Result<Vec<Object>, Status>> + Send + 'a>> {
+        match &self.0.conversion {
+            Some(c) => Box::pin(c.convert(objects, to.version)),
+            None => Box::pin(std::future::ready(Ok(objects))),
+        }
+    }
+    fn has_subresource(&self, served: &Served, name: &str) -> bool {
+        let own = self.0.definition.spec.versions.iter().find(|v| v.name == served.version).map(|v| &v.subresources);
+        own.is_some_and(|s| match name {
+            STATUS => s.status.is_some(),
+            "scale" => s.scale.is_some(),
+            _ => false,
+        })
+    }
     fn grace_seconds(&self, _: &Object, _asked: Option<i64>) -> Result<Option<i64>, Status> {
         Ok(None)
     }
@@ -457,8 +495,11 @@ impl AnyKind for Custom {
     fn readmit(&self, served: &Served, o: &mut Object) {
         self.refit(o, self.version(served.version));
     }
+    /// Upstream sets no defaults after a conversion: those of the stored version are there already.
     fn conform(&self, served: &Served, mut o: Object) -> Object {
-        self.refit(&mut o, self.version(served.version));
+        let root = &self.version(served.version).root;
+        prune::prune(&mut o.0, root);
+        prune::drop_nulls(&mut o.0, root);
         o
     }
     fn canonicalise(&self, served: &Served, o: &mut Object) {
@@ -472,9 +513,12 @@ impl AnyKind for Custom {
         Some(Arc::new(move |stored| {
             let mut o = Object(serde_json::from_slice(stored).ok().filter(Value::is_object)?);
             let before = o.clone();
-            let storage = kind.0.info.served[0];
-            o.set_type(&GroupVersion::new(storage.group, storage.version).to_string(), kind.0.info.kind);
-            kind.refit(&mut o, kind.version(storage.version));
+            if !kind.converts_outside() {
+                let storage = kind.0.info.served[0];
+                o.set_type(&GroupVersion::new(storage.group, storage.version).to_string(), kind.0.info.kind);
+            }
+            let version = kind.version(kind.named(&o));
+            kind.refit(&mut o, version);
             (o != before).then_some(o)
         }))
     }

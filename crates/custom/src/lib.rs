@@ -5,6 +5,7 @@
 //! Deliberately absent: whether a definition is a sound one (`kinds`), and when it is served (`apiserver`).
 
 mod columns;
+mod conversion;
 mod default;
 mod definition;
 mod embedded;
@@ -21,6 +22,7 @@ mod structural;
 mod validate;
 mod versions;
 
+pub use conversion::{Answering, Conversion, Webhook};
 pub use definition::{Condition, Definition, Names};
 pub use kind::Custom;
 pub use open_api::{API_VERSION_TEXT, KIND_TEXT};

@@ -46,7 +46,14 @@ pub struct Cached {
     fields: OnceLock<Box<[Box<str>]>>,
     /// The object in protobuf, from the first time it was asked for so.
     message: OnceLock<Bytes>,
+    /// The place of its version among the kind's; not 0 only for kinds that are converted outside.
+    version: u8,
+    /// The object in other versions, for those kinds.
+    turned: OnceLock<Box<Turned>>,
 }
+
+/// Versions that were asked for, by their place.
+type Turned = Mutex<Vec<(u8, Arc<Cached>)>>;
 
 #[derive(Deserialize)]
 struct LightMeta<'a> {
@@ -85,36 +92,72 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 impl Cached {
     /// From stored bytes. `event` is the type of the line to make: `ADDED`, `MODIFIED`.
     pub fn new(key: &str, stored: &[u8], revision: u64, head: &Head, event: &str) -> Self {
+        let version = head.version_of(stored);
+        let own = head.in_version(version);
         let rewritten = match head.restore.as_ref().and_then(|restore| restore(stored)) {
-            Some(o) => Some(crate::encode::stored(&o, head)),
-            None => (!stored.starts_with(&head.bytes)).then(|| rewrite(stored, head)),
+            Some(o) => Some(crate::encode::stored(&o, own)),
+            None => (!stored.starts_with(&own.bytes)).then(|| rewrite(stored, own)),
         };
-        let (faithful, stored) = (rewritten.is_none(), rewritten.as_deref().unwrap_or(stored));
+        let (faithful, stored) = (rewritten.is_none() && version == 0, rewritten.as_deref().unwrap_or(stored));
+        Cached { faithful, ..Self::laid_out(key, stored, revision, own, version, event) }
+    }
+
+    fn laid_out(key: &str, stored: &[u8], revision: u64, head: &Head, version: u8, event: &str) -> Self {
         let start = crate::encode::event_start(event);
         let mut line = BytesMut::with_capacity(start.len() + stored.len() + 48);
         line.put_slice(start.as_bytes());
         put_with_revision(&mut line, stored, head.bytes.len(), revision);
         line.put_slice(b"}\n");
-        Cached { faithful, ..Self::of_line(key, line.freeze(), start.len(), head, revision) }
+        Self::of_line(key, line.freeze(), start.len(), head, version, revision)
     }
 
-    pub fn of_line(key: &str, line: Bytes, start: usize, head: &Head, revision: u64) -> Self {
+    /// The same state of the object in another version, whose head is given.
+    pub fn turned(&self, o: &Object, head: &Head, version: u8) -> Self {
+        Cached { faithful: false, ..Self::laid_out(&self.key, &crate::encode::stored(o, head), self.revision, head, version, "ADDED") }
+    }
+    /// The place of its version among the kind's.
+    pub fn version(&self) -> u8 {
+        self.version
+    }
+    /// The object in a version, if that is known.
+    pub fn known_in(self: &Arc<Self>, version: u8) -> Option<Arc<Cached>> {
+        if self.version == version {
+            return Some(self.clone());
+        }
+        let all = self.turned.get()?.lock().unwrap_or_else(|e| e.into_inner());
+        all.iter().find(|(v, _)| *v == version).map(|(_, o)| o.clone())
+    }
+    /// Remembers the object in another version.
+    pub fn keep(&self, version: u8, o: Arc<Cached>) {
+        let mut all = self.turned.get_or_init(Box::default).lock().unwrap_or_else(|e| e.into_inner());
+        if !all.iter().any(|(v, _)| *v == version) {
+            all.push((version, o));
+        }
+    }
+
+    pub fn of_line(key: &str, line: Bytes, start: usize, head: &Head, version: u8, revision: u64) -> Self {
         let meta_start = start + head.bytes.len() - 1;
         let mut metas = serde_json::Deserializer::from_slice(&line[meta_start..]).into_iter::<LightMeta>();
         let meta = metas.next().and_then(Result::ok);
         let meta_end = meta_start + metas.byte_offset() - start;
         let labels = meta.as_ref().and_then(|m| m.labels.as_ref()).map(|l| l.0.iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect()).unwrap_or_default();
         let deleting = meta.is_some_and(|m| m.deletion.is_some());
-        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), message: OnceLock::new(), line }
+        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), message: OnceLock::new(), version, turned: OnceLock::new(), line }
     }
 
     /// The last state of a deleted object, at the revision of the delete; its line is `DELETED`.
     fn deleted(&self, revision: u64, head: &Head) -> Self {
-        Self::of_line(&self.key, self.line_at("DELETED", revision, head), crate::encode::event_start("DELETED").len(), head, revision)
+        self.at("DELETED", revision, head)
+    }
+
+    /// The same object as an event of another type shows it, at another revision.
+    pub fn at(&self, event: &str, revision: u64, head: &Head) -> Self {
+        Self::of_line(&self.key, self.line_at(event, revision, head), crate::encode::event_start(event).len(), head.in_version(self.version), self.version, revision)
     }
 
     /// A line of another type, at another revision: an object leaving a selector.
     pub fn line_at(&self, event: &str, revision: u64, head: &Head) -> Bytes {
+        let head = head.in_version(self.version);
         let object = self.slice();
         let start = crate::encode::event_start(event);
         let mut line = BytesMut::with_capacity(object.len() + start.len() + 24);

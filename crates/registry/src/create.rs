@@ -71,7 +71,7 @@ impl Exchange<'_> {
     }
 
     async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
-        self.track(o, None)?;
+        self.track(o, None).await?;
         self.mutate(Operation::Create, o, None, w).await?;
         self.fill_system_metadata(o);
         let revision_given = !matches!(o.resource_version(), "" | "0") && !self.applied;
@@ -88,12 +88,15 @@ impl Exchange<'_> {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let key = self.resource.key(&self.request.namespace, o.name());
-        let stored = self.encode(o)?;
+        let stored = self.encode(o).await?;
         let outcome = match self.store_new(&key, stored, o.name()).await {
-            Err(s) if crate::write::shrinks(&s, o) => self.store_new(&key, self.encode(o)?, o.name()).await?,
+            Err(s) if crate::write::shrinks(&s, o) => {
+                let stored = self.encode(o).await?;
+                self.store_new(&key, stored, o.name()).await?
+            }
             other => other?,
         };
-        self.outcome(&key, outcome)
+        self.outcome(&key, outcome).await
     }
 
     /// What the server decides: uid, time, the first generation; nothing of deletion.

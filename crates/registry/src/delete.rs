@@ -26,7 +26,8 @@ const OPTIONS_SCHEMA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions
 
 /// What to do with the object.
 enum Step {
-    Remove,
+    /// Gone at once; answered as it was, or in this last state, with its deletion marked.
+    Remove(Option<Object>),
     /// Store this state instead, with its deletion marked.
     Mark(Object),
     /// A deletion is pending; nothing to add.
@@ -50,7 +51,7 @@ impl Exchange<'_> {
         let code = if !deleted.gone && cascading { 202 } else { 200 };
         let as_object = facts::returns_deleted(self.resource.info()) || !deleted.gone;
         let body = if as_object {
-            self.view.object(&deleted.object)?
+            self.view.object(&*self.shown(deleted.object).await?)?
         } else {
             let o = deleted.object.tree();
             Status::success(self.served.group, self.resource.info().plural, o.name(), o.uid()).to_json().into()
@@ -85,22 +86,29 @@ impl Exchange<'_> {
     }
 
     async fn delete_once(&self, key: &str, current: &Arc<Cached>, options: &DeleteOptions, w: &mut Vec<String>) -> Result<Deleted, Refused> {
-        let old = current.tree();
+        let old = self.working_tree(current).await.map_err(Refused::Failed)?;
         self.check_delete(&old, current, options).map_err(Refused::Failed)?;
         self.admit(Operation::Delete, None, Some(&old), w).await.map_err(Refused::Failed)?;
         let step = self.step(&old, options).map_err(Refused::Failed)?;
         let dry = self.request.dry_run;
         match step {
             Step::Pending => Ok(Deleted { object: current.clone(), gone: false }),
-            Step::Remove => {
+            Step::Remove(last) => {
+                let object = match last {
+                    Some(mut last) => {
+                        let shown = self.encode(&mut last).await.map_err(Refused::Failed)?;
+                        Arc::new(Cached::new(key, &shown, current.revision, &self.resource.cache.head, "DELETED"))
+                    }
+                    None => current.clone(),
+                };
                 if !dry {
                     self.store_delete(key, current.revision).await?;
                     self.ended(Operation::Delete, None, Some(&old), Ending::Gone).await;
                 }
-                Ok(Deleted { object: current.clone(), gone: true })
+                Ok(Deleted { object, gone: true })
             }
             Step::Mark(mut marked) => {
-                let stored = self.encode(&mut marked).map_err(Refused::Failed)?;
+                let stored = self.encode(&mut marked).await.map_err(Refused::Failed)?;
                 let revision = if dry { current.revision } else { self.store_put(key, stored.clone(), Expect::Revision(current.revision)).await? };
                 let head = &self.resource.cache.head;
                 Ok(Deleted { object: Arc::new(Cached::new(key, &stored, revision, head, "MODIFIED")), gone: false })
@@ -137,7 +145,7 @@ impl Exchange<'_> {
             Grace::Pending => return Ok(Step::Pending),
             Grace::Given(seconds) => {
                 self.settle_finalizers(&mut new, options);
-                return Ok(if seconds == 0 && new.finalizers().is_empty() { Step::Remove } else { Step::Mark(new) });
+                return Ok(if seconds == 0 && new.finalizers().is_empty() { Step::Remove(Some(new)) } else { Step::Mark(new) });
             }
             Grace::None => {}
         }
@@ -151,10 +159,10 @@ impl Exchange<'_> {
             if let Some(status) = new.root_mut().entry("status").or_insert_with(|| json!({})).as_object_mut() {
                 status.insert("phase".into(), "Terminating".into());
             }
-            return Ok(if deletion_is_complete(&new, true) { Step::Remove } else { changed(new, old) });
+            return Ok(if deletion_is_complete(&new, true) { Step::Remove(None) } else { changed(new, old) });
         }
         if new.finalizers().is_empty() {
-            return Ok(Step::Remove);
+            return Ok(Step::Remove(None));
         }
         mark(&mut new, &self.request.now);
         Ok(changed(new, old))

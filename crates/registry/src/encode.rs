@@ -38,12 +38,22 @@ pub struct Head {
     pub type_len: usize,
     /// Only custom resources have it.
     pub restore: Option<Restore>,
+    /// The heads of all versions of a kind that is converted outside, the storage version's first; such objects are cached as they are stored.
+    pub others: Arc<[Head]>,
 }
 
 impl Head {
     pub fn new(kind: &str, api_version: &str) -> Self {
         let start = format!("{{\"kind\":{},\"apiVersion\":{},", quoted(kind), quoted(api_version));
-        Head { type_len: start.len(), bytes: Bytes::from(format!("{start}\"metadata\":{{")), restore: None }
+        Head { type_len: start.len(), bytes: Bytes::from(format!("{start}\"metadata\":{{")), restore: None, others: Arc::new([]) }
+    }
+    /// The head of a version of the kind, by its place.
+    pub fn in_version(&self, at: u8) -> &Head {
+        self.others.get(usize::from(at)).unwrap_or(self)
+    }
+    /// The version in which bytes were stored, by its place.
+    pub fn version_of(&self, stored: &[u8]) -> u8 {
+        self.others.iter().position(|h| stored.starts_with(&h.bytes)).and_then(|i| u8::try_from(i).ok()).unwrap_or(0)
     }
 }
 

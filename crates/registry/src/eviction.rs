@@ -10,6 +10,7 @@ use crate::options::{DeleteOptions, Propagation, WriteOptions};
 use crate::pods::set_condition;
 use crate::represent::View;
 use crate::update::Part;
+use crate::versions::Conversions;
 use keles_api::status::Details;
 use keles_api::{Cause, Object, Selector, Status};
 use serde_json::json;
@@ -87,12 +88,14 @@ impl Exchange<'_> {
             registry: self.registry,
             resource: resource.clone(),
             served,
+            working: served,
             view,
             call: self.call,
             request,
             heard: Heard::default(),
             applied: true,
             taken: Taken::default(),
+            conversions: Conversions::default(),
         };
         let now = self.request.now.clone();
         match theirs.modify(Part::Own, &mut Vec::new(), &mut |b| taken(b, pod, &now)).await {

@@ -7,6 +7,7 @@ use crate::registry::Registry;
 use crate::represent::View;
 use crate::resource::{Resource, api_version};
 use crate::update::Part;
+use crate::versions::Conversions;
 use keles_api::decode::{FieldValidation, Format};
 use keles_api::{Object, Status, names};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,8 @@ pub struct Exchange<'a> {
     pub resource: Arc<Resource>,
     /// The version the client speaks.
     pub served: Served,
+    /// The version in which rules and admission see objects: the storage version, but of custom resources the client's.
+    pub working: Served,
     pub view: View,
     pub call: &'a Call,
     pub request: Request,
@@ -25,6 +28,7 @@ pub struct Exchange<'a> {
     pub applied: bool,
     /// What admission took for the attempt under way.
     pub taken: Taken,
+    pub conversions: Conversions,
 }
 
 /// Warnings found so far, shared by the steps of a request.
@@ -99,7 +103,7 @@ impl Exchange<'_> {
         let info = self.resource.info();
         let sub = self.request.subresource.as_str();
         if !sub.is_empty() {
-            return if info.subresources.iter().any(|s| s.name == sub) { Ok(()) } else { Err(Status::no_such_path()) };
+            return if info.subresources.iter().any(|s| s.name == sub) && self.resource.kind.has_subresource(&self.served, sub) { Ok(()) } else { Err(Status::no_such_path()) };
         }
         let name = match verb {
             Verb::Get => "get",
@@ -148,13 +152,13 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// From the client's version, defaults filled in, to the storage version.
+    /// From the client's version, defaults filled in, to the version worked on.
     pub fn internalize(&self, o: &mut Object) -> Result<(), Status> {
-        let (kind, storage) = (&self.resource.kind, self.resource.storage());
+        let (kind, working) = (&self.resource.kind, self.working);
         kind.static_defaults(&self.served, o);
-        if self.served != storage {
-            self.resource.convert(o, &self.served, &storage);
-            kind.static_defaults(&storage, o);
+        if self.served != working {
+            self.resource.convert(o, &self.served, &working);
+            kind.static_defaults(&working, o);
         }
         Ok(())
     }
@@ -199,7 +203,7 @@ impl Exchange<'_> {
             p.mutate(&a, o, w).await?;
         }
         if mutates {
-            self.resource.kind.readmit(&self.resource.storage(), o);
+            self.resource.kind.readmit(&self.working, o);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
 
 use crate::encode::Restore;
+use futures::future::BoxFuture;
 use keles_api::decode::{self, Decoded, FieldValidation, Format};
 use keles_api::{Object, Problems, Status, TypeRef, canonical, defaults};
 use keles_patch::PatchKind;
@@ -284,6 +285,22 @@ pub trait AnyKind: Send + Sync + 'static {
     }
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
     fn convert(&self, o: &mut Object, from: &str, to: &str);
+    /// Whether rules and admission see objects in the version of the request rather than in the storage version: custom resources'.
+    fn works_as_asked(&self) -> bool {
+        false
+    }
+    /// Whether other versions are made by somebody who has to be asked, and who may fail; then [`AnyKind::convert`] is not called.
+    fn converts_outside(&self) -> bool {
+        false
+    }
+    /// Objects of any version in the version `to`, as many and in their order. Only for a kind that [`AnyKind::converts_outside`].
+    fn convert_outside<'a>(&'a self, objects: Vec<Object>, _to: &'a Served) -> BoxFuture<'a, Result<Vec<Object>, Status>> {
+        Box::pin(std::future::ready(Ok(objects)))
+    }
+    /// Whether a served version has one of [`Info::subresources`].
+    fn has_subresource(&self, _served: &Served, _name: &str) -> bool {
+        true
+    }
     fn grace_seconds(&self, o: &Object, asked: Option<i64>) -> Result<Option<i64>, Status>;
     /// See [`Kind::prepare_delete`].
     fn prepare_delete(&self, _o: &mut Object, _: &Request) -> Result<(), Status> {

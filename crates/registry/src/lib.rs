@@ -26,6 +26,7 @@ mod resource;
 mod scale;
 mod table;
 mod update;
+mod versions;
 mod watch;
 mod write;
 

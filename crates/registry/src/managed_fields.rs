@@ -8,6 +8,7 @@ use crate::exchange::Exchange;
 use crate::facts;
 use crate::kind::Served;
 use crate::resource::{Resource, api_version};
+use crate::versions::Conversions;
 use keles_api::{Object, Status, TypeRef};
 use keles_patch::managed::{self, Versions, Writer};
 use serde_json::Value;
@@ -31,7 +32,7 @@ pub fn manager(field_manager: &str, user_agent: &str) -> String {
 }
 
 /// A kind's versions as ownership sees them.
-pub struct KindVersions<'a>(pub &'a Resource);
+pub struct KindVersions<'a>(pub &'a Resource, &'a Conversions);
 
 impl KindVersions<'_> {
     fn served(&self, version: &str) -> Option<Served> {
@@ -41,10 +42,15 @@ impl KindVersions<'_> {
 
 impl Versions for KindVersions<'_> {
     fn ty(&self, api_version: &str) -> Option<TypeRef<'_>> {
-        self.0.kind.schema(&self.served(api_version)?)
+        // Of a version that is served no more nobody owns anything.
+        let s = self.served(api_version).filter(|s| self.0.kind.serves(s) || *s == self.0.storage())?;
+        self.0.kind.schema(&s)
     }
     fn convert(&self, doc: &Value, from: &str, to: &str) -> Value {
         let (Some(from), Some(to)) = (self.served(from), self.served(to)) else { return doc.clone() };
+        if self.0.kind.converts_outside() {
+            return self.1.ask(doc, &to);
+        }
         let mut o = Object(doc.clone());
         self.0.convert(&mut o, &from, &to);
         if from == to { o.0 } else { self.0.kind.conform(&to, o).0 }
@@ -58,23 +64,33 @@ impl Exchange<'_> {
         let api_version = api_version(&self.served);
         let subresource = self.request.subresource.as_str();
         let reset = facts::reset(self.resource.info(), subresource);
-        f(&Writer { manager: &manager, api_version: &api_version, subresource, reset, now: &self.request.now }, &KindVersions(&self.resource))
+        f(&Writer { manager: &manager, api_version: &api_version, subresource, reset, now: &self.request.now }, &KindVersions(&self.resource, &self.conversions))
     }
 
-    /// Settles the owners of what a create (`old` absent), update or patch is about to store; both are in the storage version.
-    pub fn track(&self, new: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+    /// Settles the owners of what a create (`old` absent), update or patch is about to store; both are in the version worked on.
+    pub async fn track(&self, new: &mut Object, old: Option<&Object>) -> Result<(), Status> {
         if self.applied {
             return Ok(());
         }
         self.resource.kind.set_defaults(new)?;
-        let storage = self.resource.storage();
-        let managed = self.as_writer(|w, versions| {
-            if self.served == storage {
-                return managed::update(old.map(|o| &o.0), &new.0, w, versions);
+        let working = self.working;
+        let owners = |new: &Object| {
+            self.as_writer(|w, versions| {
+                if self.served == working {
+                    return managed::update(old.map(|o| &o.0), &new.0, w, versions);
+                }
+                let here = |o: &Object| versions.convert(&o.0, &api_version(&working), w.api_version);
+                managed::update(old.map(here).as_ref(), &here(new), w, versions)
+            })
+        };
+        let managed = match self.with_conversions(|| Ok(owners(new))).await {
+            Ok(managed) => managed,
+            // Upstream loses track rather than the write.
+            Err(error) => {
+                tracing::warn!(%error, "owners of fields in another version are not known; they stay as they were");
+                old.map_or(Value::Null, |o| o.meta("managedFields").clone())
             }
-            let here = |o: &Object| versions.convert(&o.0, &api_version(&storage), w.api_version);
-            managed::update(old.map(here).as_ref(), &here(new), w, versions)
-        });
+        };
         new.set_meta("managedFields", managed);
         Ok(())
     }

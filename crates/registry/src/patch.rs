@@ -67,7 +67,7 @@ impl Exchange<'_> {
         self.request.field_manager = options.field_manager.clone();
         let mut warnings = Vec::new();
         let outcome = self.modify(part, &mut warnings, &mut |old| self.patched(kind, old, &options)).await?;
-        let body = self.outcome(&self.own_key(), outcome)?;
+        let body = self.outcome(&self.own_key(), outcome).await?;
         Ok(Answer { code: 200, body: Body::Bytes(body), warnings })
     }
 
@@ -86,7 +86,10 @@ impl Exchange<'_> {
             } else {
                 let mut warnings = Vec::new();
                 let outcome = self.modify(part, &mut warnings, &mut |live| self.apply_to(Some(live), &config, &options)).await;
-                outcome.and_then(|o| self.outcome(&self.own_key(), o)).map(|body| Answer { code: 200, body: Body::Bytes(body), warnings })
+                match outcome {
+                    Ok(o) => self.outcome(&self.own_key(), o).await.map(|body| Answer { code: 200, body: Body::Bytes(body), warnings }),
+                    Err(s) => Err(s),
+                }
             };
             match answered {
                 Err(s) if part == Part::Main && matches!(s.reason.as_str(), "AlreadyExists" | "NotFound") => missed = Some(s),
@@ -106,17 +109,17 @@ impl Exchange<'_> {
         self.create_object(o, options, Vec::new()).await
     }
 
-    /// What an apply makes of the live object (of the storage version), with its owners; in the storage version when there is one, else in
-    /// the client's.
+    /// What an apply makes of the live object (of the version worked on), with its owners; in the version worked on when there is one, else
+    /// in the client's.
     fn apply_to(&self, live: Option<&Object>, config: &Applied, options: &WriteOptions) -> Result<Object, Status> {
-        let (kind, storage) = (&self.resource.kind, self.resource.storage());
+        let (kind, working) = (&self.resource.kind, self.working);
         let mut o = self.as_writer(|w, versions| {
             let (version, name) = (w.api_version, self.resource.info().kind);
             let wrong = || ApplyError::WrongType(format!("invalid object type: {}", managed::show_kind(&config.object)));
             if config.object.get("apiVersion").and_then(Value::as_str) != Some(version) || config.object.get("kind").and_then(Value::as_str) != Some(name) {
                 return Err(wrong().to_status());
             }
-            let live = live.map(|l| versions.convert(&l.0, &api_version(&storage), version));
+            let live = live.map(|l| versions.convert(&l.0, &api_version(&working), version));
             let done = managed::apply(live.as_ref(), &config.object, options.force, w, versions).map_err(|e| e.to_status())?;
             let mut object = Object(done.object);
             let owners = object.meta("managedFields").clone();
@@ -142,11 +145,13 @@ impl Exchange<'_> {
         Ok(o)
     }
 
-    /// Old state in, new state out, both in the storage version; the patch meets the client's version (lessons.md 51).
+    /// Old state in, new state out, both in the version worked on; the patch meets the client's version (lessons.md 51).
     fn patched(&self, patch: PatchKind, old: &Object, options: &WriteOptions) -> Result<Object, Status> {
         let mut doc = old.clone();
-        self.resource.convert(&mut doc, &self.resource.storage(), &self.served);
-        doc = self.resource.fitted(doc, &self.served);
+        if self.working != self.served {
+            self.resource.convert(&mut doc, &self.working, &self.served);
+            doc = self.resource.fitted(doc, &self.served);
+        }
         let d = self.resource.kind.patched(&self.served, patch, &doc, &self.call.body, options.field_validation)?;
         d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         let mut o = d.object;

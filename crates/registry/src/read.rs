@@ -47,6 +47,10 @@ impl Filter {
     pub fn selects(&self) -> bool {
         !self.labels.is_everything() || self.fields.is_some() || !self.name.is_empty()
     }
+    /// Where the keys of all it lets through start.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
     pub fn matches(&self, o: &Cached, kind: &dyn AnyKind) -> bool {
         o.key.starts_with(&self.prefix)
             && (self.name.is_empty() || self.name == o.name())
@@ -165,7 +169,7 @@ impl Exchange<'_> {
         self.registry.fresh(asked).await?;
         let key = self.resource.key(&self.request.namespace, &self.request.name);
         let o = self.resource.cache.get(&key).ok_or_else(|| self.resource.not_found(&self.served, &self.request.name))?;
-        Ok(Answer::ok(self.view.object(&o)?))
+        Ok(Answer::ok(self.view.object(&*self.shown(o).await?)?))
     }
 
     pub async fn list(&self) -> Result<Answer, Status> {
@@ -178,6 +182,7 @@ impl Exchange<'_> {
     /// One page of objects, and the list's metadata.
     pub async fn page(&self, o: &ListOptions, filter: &Filter) -> Result<(Vec<Arc<Cached>>, ListMeta), Status> {
         let (map, revision, start, limit) = self.state(o).await?;
+        let map = self.resource.map_in(map, &filter.prefix, &self.served).await?;
         let picked = filter.pick(&map, &start, limit, &*self.resource.kind);
         let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
         if let Some(next) = picked.next {

@@ -13,6 +13,7 @@ use crate::lifetimes::Lifetimes;
 use crate::represent::View;
 use crate::resource::Resource;
 use crate::table::Table;
+use crate::versions::Conversions;
 use crate::write::store_error;
 use futures::StreamExt;
 use keles_api::{Object, Status};
@@ -269,6 +270,7 @@ impl Registry {
         Ok(Exchange {
             registry: self,
             view: View::new(&resource, served, call)?,
+            working: if resource.kind.works_as_asked() { served } else { resource.storage() },
             resource,
             served,
             request: call.request.clone(),
@@ -276,6 +278,7 @@ impl Registry {
             heard: Heard::default(),
             applied: false,
             taken: Taken::default(),
+            conversions: Conversions::default(),
         })
     }
 

@@ -35,6 +35,8 @@ pub struct View {
     pub include: Include,
     pub wire: Wire,
     head: Head,
+    /// The place of `served` among the kind's versions.
+    version: u8,
     now_unix_seconds: i64,
 }
 
@@ -49,7 +51,7 @@ impl View {
         let storage = resource.storage();
         let head = if served == storage { resource.cache.head.clone() } else { Head::new(resource.info().kind, &api_version(&served)) };
         let now_unix_seconds = call.request.now.parse::<jiff::Timestamp>().map_or(0, |t| t.as_second());
-        Ok(View { resource: resource.clone(), served, form: call.form, include, wire: call.wire, head, now_unix_seconds })
+        Ok(View { resource: resource.clone(), version: resource.index_of(&served), served, form: call.form, include, wire: call.wire, head, now_unix_seconds })
     }
 
     pub(crate) fn is_storage(&self) -> bool {
@@ -58,7 +60,7 @@ impl View {
 
     /// The whole object in the asked version.
     fn whole(&self, o: &Cached) -> Bytes {
-        if self.is_storage() { o.object() } else { encode::whole(&self.resource.tree_in(o, &self.served), &self.head) }
+        if o.version() == self.version { o.object() } else { encode::whole(&self.resource.tree_in(o, &self.served), &self.head) }
     }
 
     /// What is shown of an object, unless that is a Table.
@@ -188,7 +190,16 @@ impl View {
 
     /// Whether the cache's own lines are what this view shows.
     pub fn natural(&self) -> bool {
-        self.form == Form::Object && self.is_storage() && self.wire == Wire::Json
+        self.form == Form::Object && self.is_storage() && self.wire == Wire::Json && !self.resource.kind.converts_outside()
+    }
+
+    /// The object in the asked version, where somebody outside made it; else as it is.
+    pub fn seen(&self, o: &Arc<Cached>) -> Arc<Cached> {
+        o.known_in(self.version).unwrap_or_else(|| o.clone())
+    }
+    /// Whether the object can be shown at once.
+    pub fn knows(&self, o: &Arc<Cached>) -> bool {
+        !self.resource.kind.converts_outside() || o.known_in(self.version).is_some()
     }
 
     /// One watch line (or frame) of an object. `first`: a Table names its columns.

@@ -43,6 +43,9 @@ impl Resource {
         let prefix = prefix(storage.group, info.plural);
         let mut head = Head::new(info.kind, &api_version(storage));
         head.restore = kind.restorer();
+        if kind.converts_outside() {
+            head.others = info.served.iter().map(|s| Head::new(info.kind, &api_version(s))).collect();
+        }
         Resource { cache: WatchCache::new(head), prefix, kind, run_time: None }
     }
     /// A resource that appears while the registry serves: changes wait until its cache is filled.

@@ -100,8 +100,8 @@ impl Exchange<'_> {
 
     pub async fn scale_get(self) -> Result<Answer, Status> {
         let current = self.current(&self.own_key()).await?;
-        let mut o = current.tree();
-        self.resource.convert(&mut o, &self.resource.storage(), &self.served);
+        let mut o = self.working_tree(&current).await?;
+        self.resource.convert(&mut o, &self.working, &self.served);
         self.check_replicas(&o)?;
         self.scale_answer(&o)
     }
@@ -150,9 +150,9 @@ impl Exchange<'_> {
         self.applied = true;
         let mut result = None;
         let mut inner = |old: &Object| {
-            let (storage, paths) = (self.resource.storage(), self.paths()?);
+            let (working, paths) = (self.working, self.paths()?);
             let mut new = old.clone();
-            self.resource.convert(&mut new, &storage, &self.served);
+            self.resource.convert(&mut new, &working, &self.served);
             let replicas_at: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
             let mut shown = self.scale_of(&new)?;
             shown.set_meta("managedFields", managed::to_scale(&new.0, &replicas_at));
@@ -178,7 +178,7 @@ impl Exchange<'_> {
             }
             put(&mut new.0, &paths.spec_replicas, replicas.into());
             result = Some(new.clone());
-            self.resource.convert(&mut new, &self.served, &storage);
+            self.resource.convert(&mut new, &self.served, &working);
             Ok(new)
         };
         let outcome = self.modify(Part::Main, &mut warnings, &mut inner).await?;

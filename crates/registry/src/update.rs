@@ -5,7 +5,6 @@
 use crate::admission::{Ending, Operation};
 use crate::cache::Cached;
 use crate::call::{Answer, Body};
-use crate::encode;
 use crate::exchange::Exchange;
 use crate::facts;
 use crate::kind::GenerationKept;
@@ -34,7 +33,7 @@ pub enum Part {
     Own,
 }
 
-/// Makes the new state from the old one, both in the storage version.
+/// Makes the new state from the old one, both in the version worked on. May be called again for the same state.
 pub type Make<'m> = dyn FnMut(&Object) -> Result<Object, Status> + Send + 'm;
 
 impl Exchange<'_> {
@@ -52,7 +51,7 @@ impl Exchange<'_> {
         self.internalize(&mut o)?;
         let key = self.own_key();
         let outcome = self.modify(part, &mut warnings, &mut |_| Ok(o.clone())).await?;
-        Ok(Answer { code: 200, body: Body::Bytes(self.outcome(&key, outcome)?), warnings })
+        Ok(Answer { code: 200, body: Body::Bytes(self.outcome(&key, outcome).await?), warnings })
     }
 
     pub fn own_key(&self) -> String {
@@ -103,8 +102,8 @@ impl Exchange<'_> {
     }
 
     async fn modify_once(&self, key: &str, current: &Arc<Cached>, part: Part, w: &mut Vec<String>, make: &mut Make<'_>) -> Result<Outcome, Refused> {
-        let old = current.tree();
-        let mut new = make(&old).map_err(Refused::Failed)?;
+        let old = self.working_tree(current).await.map_err(Refused::Failed)?;
+        let mut new = self.with_conversions(|| make(&old)).await.map_err(Refused::Failed)?;
         let written = self.modify_attempt(key, current, part, w, &old, &mut new).await;
         let ending = match &written {
             Ok(Outcome::Wrote(..)) if !self.request.dry_run && deletion_is_complete(&new, self.is_namespace()) => Ending::Gone,
@@ -118,7 +117,7 @@ impl Exchange<'_> {
     async fn modify_attempt(&self, key: &str, current: &Arc<Cached>, part: Part, w: &mut Vec<String>, old: &Object, new: &mut Object) -> Result<Outcome, Refused> {
         self.settle(new, old, current, part, w).await.map_err(Refused::Failed)?;
         keep_times(new, old);
-        let stored = encode::stored(new, &self.resource.cache.head);
+        let stored = self.lay_out(new).await.map_err(Refused::Failed)?;
         if current.is_stored_as(&stored, &self.resource.cache.head) && !self.registry.store().stale(&self.resource.store_key(key)) {
             return Ok(Outcome::Same(current.clone()));
         }
@@ -132,7 +131,7 @@ impl Exchange<'_> {
         let expect = Expect::Revision(current.revision);
         match self.store_put(key, stored.clone(), expect).await {
             Err(Refused::Failed(s)) if shrinks(&s, new) => {
-                let stored = encode::stored(new, &self.resource.cache.head);
+                let stored = self.lay_out(new).await.map_err(Refused::Failed)?;
                 let revision = self.store_put(key, stored.clone(), expect).await?;
                 Ok(Outcome::Wrote(stored, revision))
             }
@@ -150,7 +149,7 @@ impl Exchange<'_> {
             self.take_piece(new, old)?;
         }
         if part != Part::Own {
-            self.track(new, Some(old))?;
+            self.track(new, Some(old)).await?;
             self.mutate(Operation::Update, new, Some(old), w).await?;
             self.check_preconditions(new, old, current)?;
         }
@@ -165,7 +164,7 @@ impl Exchange<'_> {
         }
         let info = self.resource.info();
         // What rules and defaults wrote is not a change where Go would write the same.
-        self.resource.kind.canonicalise(&self.resource.storage(), new);
+        self.resource.kind.canonicalise(&self.working, new);
         let grows = info.generation && info.generation_kept != GenerationKept::OnCreate && matches!(part, Part::Main | Part::Piece) && differs(new, old);
         if grows {
             new.set_meta("generation", old.generation() + 1);
@@ -250,7 +249,7 @@ impl Exchange<'_> {
             set_spec_finalizers(new, old.at(&["spec", "finalizers"]).clone());
         }
         match part {
-            Part::Main if self.resource.has_status() => copy(old, new, "status"),
+            Part::Main if self.resource.has_status() && self.resource.kind.has_subresource(&self.served, crate::kind::STATUS) => copy(old, new, "status"),
             Part::Status => keep_only_status(new, old),
             Part::Finalize => {
                 let (finalizers, owners) = (new.at(&["spec", "finalizers"]).clone(), new.meta("managedFields").clone());

@@ -76,6 +76,7 @@ impl Exchange<'_> {
         match start {
             Start::Now => {}
             Start::Snapshot { marked } => {
+                let map = self.resource.map_in(map, w.filter.prefix(), &self.served).await?;
                 let kind = &*self.resource.kind;
                 w.initial = map.values().filter(|c| w.filter.matches(c, kind)).cloned().collect::<Vec<_>>().into_iter();
                 w.end_mark = marked.then_some(seen);
@@ -187,10 +188,14 @@ impl Watcher {
                 Phase::Ended => return None,
                 Phase::Last(piece) => return Some(piece),
                 Phase::Initial => self.initial_piece(),
-                Phase::Live => {
-                    self.phase = Phase::Live;
-                    self.live_piece()
-                }
+                Phase::Live => match self.prepare().await {
+                    Ok(()) => {
+                        self.phase = Phase::Live;
+                        self.live_piece()
+                    }
+                    // What follows cannot be shown without this: the client has to start again.
+                    Err(s) => return Some(self.view.event("ERROR", &s.to_json())),
+                },
             };
             match ready {
                 Some(piece) => return Some(piece),
@@ -232,11 +237,23 @@ impl Watcher {
         !std::mem::replace(&mut self.columns_sent, true)
     }
 
+    /// Fetches the versions of the next events that somebody outside makes.
+    async fn prepare(&self) -> Result<(), Status> {
+        if !self.view.resource.kind.converts_outside() {
+            return Ok(());
+        }
+        let News::Events(events, _) = self.cache().after(self.next, BATCH_EVENTS) else { return Ok(()) };
+        let states = events.iter().flat_map(|e| std::iter::once(&e.object).chain(&e.old)).cloned().collect();
+        self.view.resource.in_version(states, &self.view.served).await.map(|_| ())
+    }
+
     /// What has happened since; `None` when nothing that passes the filter has.
     fn live_piece(&mut self) -> Option<Bytes> {
         let mut piece = Piece::default();
         while piece.len() < BATCH_BYTES {
             match self.cache().after(self.next, BATCH_EVENTS) {
+                // Their versions are still to be fetched.
+                News::Events(events, _) if !events.iter().all(|e| self.view.knows(&e.object)) => break,
                 News::Lost => {
                     tracing::info!(resource = self.view.resource.info().plural, "a watcher was too slow and is ended");
                     self.phase = Phase::Ended;
@@ -326,9 +343,10 @@ impl Watcher {
 /// What an event is to a watcher: selectors turn changes into ADDED and DELETED where objects enter and leave them.
 fn line_of(view: &View, filter: &Filter, columns_sent: &mut bool, e: &Event) -> Option<Bytes> {
     let kind = &*view.resource.kind;
-    let now = e.kind != EventType::Deleted && filter.matches(&e.object, kind);
-    let before = match (&e.old, e.kind) {
-        (_, EventType::Deleted) => filter.matches(&e.object, kind),
+    let (new, old) = (view.seen(&e.object), e.old.as_ref().map(|o| view.seen(o)));
+    let now = e.kind != EventType::Deleted && filter.matches(&new, kind);
+    let before = match (&old, e.kind) {
+        (_, EventType::Deleted) => filter.matches(&new, kind),
         (Some(old), _) => filter.matches(old, kind),
         (None, _) => false,
     };
@@ -343,17 +361,17 @@ fn line_of(view: &View, filter: &Filter, columns_sent: &mut bool, e: &Event) -> 
         return Some(e.object.line());
     }
     let gone;
-    let object = match (&e.old, leaving) {
+    let object = match (&old, leaving) {
         (Some(old), true) => {
             // The last state the watcher knew, at the revision of the change.
             let line = old.line_at("DELETED", e.revision, &view.resource.cache.head);
             if view.natural() {
                 return Some(line);
             }
-            gone = Cached::of_line(&old.key, line, encode::event_start("DELETED").len(), &view.resource.cache.head, e.revision);
+            gone = old.at("DELETED", e.revision, &view.resource.cache.head);
             &gone
         }
-        _ => &*e.object,
+        _ => &*new,
     };
     let first = !std::mem::replace(columns_sent, true);
     if first {

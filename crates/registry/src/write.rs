@@ -47,18 +47,32 @@ pub fn shrinks(s: &Status, o: &mut Object) -> bool {
 }
 
 impl Exchange<'_> {
-    pub fn outcome(&self, key: &str, o: Outcome) -> Result<Bytes, Status> {
+    pub async fn outcome(&self, key: &str, o: Outcome) -> Result<Bytes, Status> {
         match o {
-            Outcome::Same(c) => self.view.object(&c),
+            Outcome::Same(c) => self.view.object(&*self.shown(c).await?),
+            Outcome::Wrote(stored, revision) if self.resource.kind.converts_outside() => {
+                let c = Cached::new(key, &stored, revision, &self.resource.cache.head, "ADDED");
+                self.view.object(&*self.shown(Arc::new(c)).await?)
+            }
             Outcome::Wrote(stored, revision) => self.view.written(key, &stored, revision),
         }
     }
 
     /// The bytes to store, in Go's shape.
-    pub fn encode(&self, o: &mut Object) -> Result<Bytes, Status> {
+    pub async fn encode(&self, o: &mut Object) -> Result<Bytes, Status> {
+        self.resource.kind.canonicalise(&self.working, o);
+        self.lay_out(o).await
+    }
+
+    /// The bytes to store of an object in canonical form.
+    pub async fn lay_out(&self, o: &Object) -> Result<Bytes, Status> {
         let storage = self.resource.storage();
-        self.resource.kind.canonicalise(&storage, o);
-        Ok(encode::stored(o, &self.resource.cache.head))
+        if self.working == storage {
+            return Ok(encode::stored(o, &self.resource.cache.head));
+        }
+        let mut stored = self.resource.turned(o.clone(), &self.working, &storage).await?;
+        self.resource.kind.canonicalise(&storage, &mut stored);
+        Ok(encode::stored(&stored, &self.resource.cache.head))
     }
 
     pub async fn store_put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, Refused> {

@@ -90,6 +90,26 @@ pub fn legacy_cidr(p: &mut Problems, at: &Path, s: &str, kept: &[&str]) -> bool 
     p.len() == before
 }
 
+/// An address in a new field: strict, and written as Go prints it.
+pub fn canonical(p: &mut Problems, at: &Path, s: &str) {
+    if !legacy(p, at, s, &[]) {
+        return;
+    }
+    if let Some(ip) = parse_sloppy(s).map(|ip| ip.to_string()).filter(|ip| ip != s) {
+        p.invalid(at, s, format!("must be in canonical form ({ip:?})"));
+    }
+}
+
+/// A CIDR in a new field: strict, and written as Go prints it.
+pub fn canonical_cidr(p: &mut Problems, at: &Path, s: &str) {
+    if !legacy_cidr(p, at, s, &[]) {
+        return;
+    }
+    if let Some(cidr) = parse_cidr_sloppy(s).map(|(ip, bits)| format!("{ip}/{bits}")).filter(|cidr| cidr != s) {
+        p.invalid(at, s, format!("must be in canonical form ({cidr:?})"));
+    }
+}
+
 /// Addresses that would lead a client to the node itself or to nowhere are refused.
 pub fn reachable(p: &mut Problems, at: &Path, s: &str) {
     let Some(ip) = parse_sloppy(s) else {
@@ -151,6 +171,15 @@ mod tests {
         let mut p = Problems::new();
         rule(&mut p, &Path::new("f"));
         p.iter().map(|p| p.detail.clone()).collect()
+    }
+
+    #[test]
+    fn new_fields_hold_addresses_as_go_prints_them() {
+        assert!(said(|p, at| canonical(p, at, "2001:db8::1")).is_empty());
+        assert_eq!(said(|p, at| canonical(p, at, "2001:DB8::1")), ["must be in canonical form (\"2001:db8::1\")"]);
+        assert_eq!(said(|p, at| canonical(p, at, "192.0.2.09")), ["must not have leading 0s"]);
+        assert_eq!(said(|p, at| canonical_cidr(p, at, "2001:DB8::/64")), ["must be in canonical form (\"2001:db8::/64\")"]);
+        assert_eq!(said(|p, at| canonical_cidr(p, at, "192.0.2.1/24")), ["must not have bits set beyond the prefix length"]);
     }
 
     #[test]

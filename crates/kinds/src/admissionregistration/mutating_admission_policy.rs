@@ -57,24 +57,32 @@ impl Kind for MutatingAdmissionPolicy {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        let spec = Field::root(o).get("spec");
-        let names_there = rules::policy(&spec, Names::of_requests(spec.has("paramKind")).with_constructors(), p);
-        for rule in spec.get("matchConstraints").items("resourceRules") {
-            for operation in rule.strings("operations") {
-                // Problems name the list of rules, not the rule, as upstream has it.
-                one_of(p, &spec.get("matchConstraints").at("resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
-            }
+        validate_spec(o, None, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        validate_spec(new, Some(&Field::root(old).get("spec")), p);
+    }
+}
+
+fn validate_spec(o: &Object, old: Option<&Field>, p: &mut Problems) {
+    let spec = Field::root(o).get("spec");
+    let names_there = rules::policy(&spec, old, Names::of_requests(spec.has("paramKind")).with_constructors(), p);
+    for rule in spec.get("matchConstraints").items("resourceRules") {
+        for operation in rule.strings("operations") {
+            // Problems name the list of rules, not the rule, as upstream has it.
+            one_of(p, &spec.get("matchConstraints").at("resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
         }
-        if spec.list("mutations").is_empty() {
-            p.required(&spec.at("mutations"), "mutations must contain at least one item");
-        }
-        for m in spec.items("mutations") {
-            mutation(&m, &names_there, p);
-        }
-        match spec.str("reinvocationPolicy") {
-            "" => p.required(&spec.at("reinvocationPolicy"), ""),
-            policy => one_of(p, &spec.at("reinvocationPolicy"), policy, &["IfNeeded", "Never"]),
-        }
+    }
+    if spec.list("mutations").is_empty() {
+        p.required(&spec.at("mutations"), "mutations must contain at least one item");
+    }
+    for m in spec.items("mutations") {
+        mutation(&m, &names_there, p);
+    }
+    match spec.str("reinvocationPolicy") {
+        "" => p.required(&spec.at("reinvocationPolicy"), ""),
+        policy => one_of(p, &spec.at("reinvocationPolicy"), policy, &["IfNeeded", "Never"]),
     }
 }
 

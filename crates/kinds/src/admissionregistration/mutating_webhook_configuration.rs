@@ -44,6 +44,10 @@ impl Kind for MutatingWebhookConfiguration {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        rules::webhooks(&Field::root(o), true, p);
+        rules::webhooks(&Field::root(o), None, true, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        rules::webhooks(&Field::root(new), Some(&Field::root(old)), true, p);
     }
 }

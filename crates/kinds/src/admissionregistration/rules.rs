@@ -3,7 +3,7 @@
 //! What expressions may speak of is in `expressions`.
 
 use crate::admissionregistration::expressions::{Names, Wanted};
-use crate::field::{Field, child_mut, default_pointer, invalid_each, items_mut, one_of};
+use crate::field::{Field, child_mut, default_pointer, invalid_each, items_mut, one_of, same};
 use crate::formats;
 use crate::labels;
 use keles_api::{Path, Problems, names};
@@ -53,27 +53,53 @@ pub fn default_policy(o: &mut Value) {
     }
 }
 
-pub fn webhooks(root: &Field, reinvoked: bool, p: &mut Problems) {
+/// What webhooks may not do unless those before them did: rules came one by one, and what was stored must stay changeable.
+struct Strictness {
+    side_effects: &'static [&'static str],
+    known_version: bool,
+    unique_names: bool,
+    conditions: bool,
+}
+
+impl Strictness {
+    fn of(root: &Field, old: Option<&Field>) -> Self {
+        const NONE: &[&str] = &["None", "NoneOnDryRun"];
+        let Some(old) = old else { return Strictness { side_effects: NONE, known_version: true, unique_names: true, conditions: true } };
+        let (now, before) = (root.items("webhooks"), old.items("webhooks"));
+        let known = |h: &Field| h.list("admissionReviewVersions").is_empty() || h.strings("admissionReviewVersions").iter().any(|v| REVIEW_VERSIONS.contains(v));
+        let mut seen = BTreeSet::new();
+        Strictness {
+            side_effects: if before.iter().all(|h| NONE.contains(&h.str("sideEffects"))) { NONE } else { &["None", "NoneOnDryRun", "Some", "Unknown"] },
+            known_version: before.iter().all(known),
+            unique_names: before.iter().all(|h| seen.insert(h.str("name"))),
+            conditions: now.len() != before.len() || now.iter().zip(&before).any(|(n, o)| !same(n.get("matchConditions").value(), o.get("matchConditions").value())),
+        }
+    }
+}
+
+/// `old`: the configuration that is updated.
+pub fn webhooks(root: &Field, old: Option<&Field>, reinvoked: bool, p: &mut Problems) {
+    let strict = Strictness::of(root, old);
     let mut seen = BTreeSet::new();
     for hook in root.items("webhooks") {
-        webhook(&hook, reinvoked, p);
-        if !hook.str("name").is_empty() && !seen.insert(hook.str("name")) {
+        webhook(&hook, &strict, reinvoked, p);
+        if strict.unique_names && !hook.str("name").is_empty() && !seen.insert(hook.str("name")) {
             p.duplicate(&hook.at("name"), hook.str("name"));
         }
     }
 }
 
-fn webhook(hook: &Field, reinvoked: bool, p: &mut Problems) {
+fn webhook(hook: &Field, strict: &Strictness, reinvoked: bool, p: &mut Problems) {
     qualified_domain(hook, p);
-    review_versions(hook, p);
+    review_versions(hook, strict.known_version, p);
     for rule in hook.items("rules") {
         match_rule(&rule, p);
     }
     optional_enum(hook, "failurePolicy", &["Fail", "Ignore"], p);
     optional_enum(hook, "matchPolicy", &["Equivalent", "Exact"], p);
     match hook.opt_str("sideEffects") {
-        None => p.required(&hook.at("sideEffects"), "must specify one of None, NoneOnDryRun"),
-        Some(value) => one_of(p, &hook.at("sideEffects"), value, &["None", "NoneOnDryRun"]),
+        None => p.required(&hook.at("sideEffects"), format!("must specify one of {}", strict.side_effects.join(", "))),
+        Some(value) => one_of(p, &hook.at("sideEffects"), value, strict.side_effects),
     }
     if let Some(seconds) = hook.opt_int("timeoutSeconds").filter(|s| !(1..=TIMEOUT_MAX_SECONDS).contains(s)) {
         p.invalid(&hook.at("timeoutSeconds"), seconds, format!("the timeout value must be between 1 and {TIMEOUT_MAX_SECONDS} seconds"));
@@ -84,7 +110,9 @@ fn webhook(hook: &Field, reinvoked: bool, p: &mut Problems) {
         optional_enum(hook, "reinvocationPolicy", &["IfNeeded", "Never"], p);
     }
     client(&hook.get("clientConfig"), p);
-    conditions(hook, false, p);
+    if strict.conditions {
+        conditions(hook, false, p);
+    }
 }
 
 fn optional_enum(of: &Field, name: &str, allowed: &[&str], p: &mut Problems) {
@@ -107,7 +135,7 @@ fn qualified_domain(hook: &Field, p: &mut Problems) {
     invalid_each(p, &at, name, bad);
 }
 
-fn review_versions(hook: &Field, p: &mut Problems) {
+fn review_versions(hook: &Field, known: bool, p: &mut Problems) {
     let (all, at) = (hook.items("admissionReviewVersions"), hook.at("admissionReviewVersions"));
     if all.is_empty() {
         p.required(&at, "must specify one of v1, v1beta1");
@@ -121,7 +149,7 @@ fn review_versions(hook: &Field, p: &mut Problems) {
         }
         invalid_each(p, version.path(), version.text(), names::dns1035_label(version.text(), false));
     }
-    if !all.iter().any(|v| REVIEW_VERSIONS.contains(&v.text())) {
+    if known && !all.iter().any(|v| REVIEW_VERSIONS.contains(&v.text())) {
         p.invalid(&at, hook.get("admissionReviewVersions").value().clone(), "must include at least one of v1, v1beta1");
     }
 }
@@ -160,31 +188,48 @@ fn resources(rule: &Field, p: &mut Problems) {
     if all.is_empty() {
         p.required(&rule.at("resources"), "");
     }
-    let (mut with_sub, mut without): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
+    let texts = rule.strings("resources");
+    // The last name without a subresource decides, as upstream has it.
+    let plain = texts.iter().filter(|t| !t.is_empty() && !t.contains('/')).next_back().is_some_and(|t| *t != "*");
+    let (mut all_subs_of, mut of_all): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
     for r in &all {
         let text = r.text();
         if text.is_empty() {
             p.required(r.path(), "");
-            continue;
         }
-        if text == "*/*" && all.len() > 1 {
-            p.invalid(r.path(), text, "if '*/*' is present, must not specify other resources");
+        let Some((main, sub)) = text.split_once('/') else { continue };
+        if all_subs_of.contains(main) {
+            p.invalid(r.path(), text, format!("if '{main}/*' is present, must not specify {text}"));
         }
-        match text.split_once('/') {
-            Some((main, sub)) => {
-                if with_sub.contains(&format!("{main}/*").as_str()) || with_sub.contains(&format!("*/{sub}").as_str()) {
-                    p.invalid(r.path(), text, "if '*' is present, must not specify more");
-                }
-                with_sub.insert(text);
-            }
-            None => {
-                if without.contains("*") || text == "*" && !without.is_empty() {
-                    p.invalid(&rule.at("resources"), rule.get("resources").value().clone(), "if '*' is present, must not specify other resources without subresources");
-                }
-                without.insert(text);
-            }
+        if of_all.contains(sub) {
+            p.invalid(r.path(), text, format!("if '*/{sub}' is present, must not specify {text}"));
+        }
+        if sub == "*" {
+            all_subs_of.insert(main);
+        }
+        if main == "*" {
+            of_all.insert(sub);
         }
     }
+    let shown = || rule.get("resources").value().clone();
+    if texts.len() > 1 && texts.contains(&"*/*") {
+        p.invalid(&rule.at("resources"), shown(), "if '*/*' is present, must not specify other resources");
+    }
+    if texts.contains(&"*") && plain {
+        p.invalid(&rule.at("resources"), shown(), "if '*' is present, must not specify other resources without subresources");
+    }
+}
+
+/// As [`match_rule`], of policies, which may name objects.
+fn named_rule(rule: &Field, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for name in rule.items("resourceNames") {
+        invalid_each(p, name.path(), name.text(), names::path_segment(name.text(), false));
+        if !seen.insert(name.text()) {
+            p.duplicate(name.path(), name.text());
+        }
+    }
+    match_rule(rule, p);
 }
 
 /// How a webhook is reached.
@@ -287,7 +332,8 @@ pub fn conditions(owner: &Field, params: bool, p: &mut Problems) {
 }
 
 /// What policies of both kinds hold: what they are about, parameters, conditions, variables. Returns what their expressions may speak of.
-pub fn policy(spec: &Field, names_there: Names, p: &mut Problems) -> Names {
+/// `old`: the policy that is updated; its conditions are not looked at again.
+pub fn policy(spec: &Field, old: Option<&Field>, names_there: Names, p: &mut Problems) -> Names {
     let all = spec.items("variables");
     let mut names_there = names_there.with_variables(!all.is_empty());
     optional_enum(spec, "failurePolicy", &["Fail", "Ignore"], p);
@@ -304,7 +350,10 @@ pub fn policy(spec: &Field, names_there: Names, p: &mut Problems) -> Names {
             }
         }
     }
-    conditions(spec, spec.has("paramKind"), p);
+    let unchanged = |name: &str| old.is_some_and(|o| same(o.get(name).value(), spec.get(name).value()));
+    if !(unchanged("matchConditions") && unchanged("paramKind")) {
+        conditions(spec, spec.has("paramKind"), p);
+    }
     for v in all {
         variable(&v, &mut names_there, p);
     }
@@ -316,7 +365,7 @@ pub fn matches(m: &Field, p: &mut Problems) {
     labels::selector(p, &m.get("namespaceSelector"));
     labels::selector(p, &m.get("objectSelector"));
     for list in ["resourceRules", "excludeResourceRules"] {
-        m.items(list).iter().for_each(|rule| match_rule(rule, p));
+        m.items(list).iter().for_each(|rule| named_rule(rule, p));
     }
 }
 
@@ -324,21 +373,28 @@ fn param_kind(k: &Field, p: &mut Problems) {
     let version = k.str("apiVersion");
     match version {
         "" => p.required(&k.at("apiVersion"), ""),
+        _ if version.matches('/').count() > 1 => p.invalid(&k.at("apiVersion"), version, format!("unexpected GroupVersion string: {version}")),
         _ => {
             let (group, version_part) = version.split_once('/').unwrap_or(("", version));
             if !group.is_empty() {
-                invalid_each(p, &k.at("apiVersion"), group, names::dns_subdomain(group, false));
+                joined(p, &k.at("apiVersion"), group, "", names::dns_subdomain(group, false));
             }
-            invalid_each(p, &k.at("apiVersion"), version_part, names::dns1035_label(version_part, false));
+            match version_part {
+                "" => p.invalid(&k.at("apiVersion"), version, "version must be specified"),
+                _ => joined(p, &k.at("apiVersion"), version_part, "", names::dns1035_label(version_part, false)),
+            }
         }
     }
     match k.str("kind") {
         "" => p.required(&k.at("kind"), ""),
-        kind => {
-            for message in names::dns1035_label(&kind.to_lowercase(), false) {
-                p.invalid(&k.at("kind"), kind, format!("may have mixed case, but should otherwise match: {message}"));
-            }
-        }
+        kind => joined(p, &k.at("kind"), kind, "may have mixed case, but should otherwise match: ", names::dns1035_label(&kind.to_lowercase(), false)),
+    }
+}
+
+/// All that is wrong with a value, in one problem.
+fn joined(p: &mut Problems, at: &Path, value: &str, before: &str, found: Vec<String>) {
+    if !found.is_empty() {
+        p.invalid(at, value, format!("{before}{}", found.join(",")));
     }
 }
 
@@ -390,11 +446,15 @@ pub fn binding(spec: &Field, p: &mut Problems) {
     }
     if spec.has("paramRef") {
         let param = spec.get("paramRef");
-        match (param.str("name").is_empty(), param.has("selector")) {
+        let (name, has_selector) = (param.str("name"), param.has("selector"));
+        if !name.is_empty() {
+            invalid_each(p, &param.at("name"), name, names::path_segment(name, false));
+        }
+        labels::selector(p, &param.get("selector"));
+        match (name.is_empty(), has_selector) {
             (true, false) => p.required(param.path(), "one of name or selector must be specified"),
-            (false, true) => p.forbidden(&param.at("name"), "name and selector are mutually exclusive"),
-            (false, false) => invalid_each(p, &param.at("name"), param.str("name"), names::path_segment(param.str("name"), false)),
-            (true, true) => labels::selector(p, &param.get("selector")),
+            (false, true) => ["name", "selector"].iter().for_each(|f| p.forbidden(&param.at(f), "name and selector are mutually exclusive")),
+            _ => {}
         }
         match param.str("parameterNotFoundAction") {
             "" => p.required(&param.at("parameterNotFoundAction"), ""),

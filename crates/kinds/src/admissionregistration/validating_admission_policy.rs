@@ -2,6 +2,7 @@
 
 use crate::admissionregistration::expressions::{Names, Wanted};
 use crate::admissionregistration::rules;
+use crate::conditions::conditions;
 use crate::field::clear_status;
 use crate::field::{Field, invalid_each, one_of};
 use crate::subresource::status;
@@ -60,30 +61,48 @@ impl Kind for ValidatingAdmissionPolicy {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        let spec = Field::root(o).get("spec");
-        let names_there = rules::policy(&spec, Names::of_requests(spec.has("paramKind")), p);
-        let (validations, audits) = (spec.items("validations"), spec.items("auditAnnotations"));
-        if validations.is_empty() && audits.is_empty() {
-            for name in ["validations", "auditAnnotations"] {
-                p.required(&spec.at(name), "validations or auditAnnotations must contain at least one item");
+        validate_spec(o, None, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        validate_spec(new, Some(&Field::root(old).get("spec")), p);
+    }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        let status = Field::root(new).get("status");
+        for w in status.get("typeChecking").items("expressionWarnings") {
+            for name in ["warning", "fieldRef"].iter().filter(|n| w.str(n).trim().is_empty()) {
+                p.required(&w.at(name), "");
             }
         }
-        for v in &validations {
-            validation(v, &names_there, p);
-            if let Some(reason) = v.opt_str("reason") {
-                one_of(p, &v.at("reason"), reason, &["Forbidden", "Invalid", "RequestEntityTooLarge"]);
-            }
+        conditions(&status, usize::MAX, p);
+    }
+}
+
+fn validate_spec(o: &Object, old: Option<&Field>, p: &mut Problems) {
+    let spec = Field::root(o).get("spec");
+    let names_there = rules::policy(&spec, old, Names::of_requests(spec.has("paramKind")), p);
+    let (validations, audits) = (spec.items("validations"), spec.items("auditAnnotations"));
+    if validations.is_empty() && audits.is_empty() {
+        for name in ["validations", "auditAnnotations"] {
+            p.required(&spec.at(name), "validations or auditAnnotations must contain at least one item");
         }
-        if audits.len() > AUDITS_MAX_COUNT {
-            let shown = spec.get("auditAnnotations").value().clone();
-            p.invalid(&spec.at("auditAnnotations"), shown, format!("must not have more than {AUDITS_MAX_COUNT} auditAnnotations"));
+    }
+    for v in &validations {
+        validation(v, &names_there, p);
+        if let Some(reason) = v.opt_str("reason") {
+            one_of(p, &v.at("reason"), reason, &["Forbidden", "Invalid", "RequestEntityTooLarge"]);
         }
-        let mut seen = BTreeSet::new();
-        for a in &audits {
-            audit(a, o.name(), &names_there, p);
-            if !seen.insert(a.str("key")) {
-                p.duplicate(&a.at("key"), a.str("key"));
-            }
+    }
+    if audits.len() > AUDITS_MAX_COUNT {
+        let shown = spec.get("auditAnnotations").value().clone();
+        p.invalid(&spec.at("auditAnnotations"), shown, format!("must not have more than {AUDITS_MAX_COUNT} auditAnnotations"));
+    }
+    let mut seen = BTreeSet::new();
+    for a in &audits {
+        audit(a, o.name(), &names_there, p);
+        if !seen.insert(a.str("key")) {
+            p.duplicate(&a.at("key"), a.str("key"));
         }
     }
 }

@@ -44,6 +44,10 @@ impl Kind for ValidatingWebhookConfiguration {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        rules::webhooks(&Field::root(o), false, p);
+        rules::webhooks(&Field::root(o), None, false, p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        rules::webhooks(&Field::root(new), Some(&Field::root(old)), false, p);
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::admissionregistration::rules::port;
 use crate::field::clear_status;
-use crate::field::{Field, default_pointer, invalid_each};
+use crate::field::{Field, default_pointer, invalid_each, one_of};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Served};
 use serde_json::json;
@@ -56,6 +58,12 @@ impl Kind for APIService {
         }
     }
 
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        for c in Field::root(new).get("status").items("conditions") {
+            one_of(p, &c.at("status"), c.str("status"), &["True", "False", "Unknown"]);
+        }
+    }
+
     fn validate(o: &Object, p: &mut Problems) {
         let root = Field::root(o);
         let spec = root.get("spec");
@@ -102,7 +110,7 @@ fn reached(spec: &Field, p: &mut Problems) {
     let has_bundle = !spec.str("caBundle").is_empty();
     if !service.is_set() {
         if has_bundle {
-            p.invalid(&spec.at("caBundle"), format!("{} bytes", spec.str("caBundle").len()), "local APIServices may not have a caBundle");
+            p.invalid(&spec.at("caBundle"), format!("{} bytes", BASE64.decode(spec.str("caBundle")).map_or(0, |b| b.len())), "local APIServices may not have a caBundle");
         }
         if spec.bool("insecureSkipTLSVerify") {
             p.invalid(&spec.at("insecureSkipTLSVerify"), true, "local APIServices may not have insecureSkipTLSVerify");

@@ -8,6 +8,7 @@ use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 pub struct FlowSchema;
 
@@ -69,6 +70,10 @@ impl Kind for FlowSchema {
         }
     }
 
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        conditions(new, p);
+    }
+
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
         let precedence = spec.int("matchingPrecedence");
@@ -125,6 +130,10 @@ fn policy_rule(rule: &Field, p: &mut Problems) {
         if urls.is_empty() {
             p.required(&r.at("nonResourceURLs"), "nonResourceURLs must contain at least one value");
         }
+        if urls.len() > 1 && urls.iter().any(|u| u.text() == "*") {
+            p.invalid(&r.at("nonResourceURLs"), r.get("nonResourceURLs").value().clone(), "if '*' is present, must not specify other non-resource URLs");
+            continue;
+        }
         for url in urls {
             let text = url.text();
             match text {
@@ -164,7 +173,25 @@ fn subject(s: &Field, p: &mut Problems) {
                 true => {}
             }
         }
-        other => p.not_supported(&s.at("kind"), other, &["Group", "ServiceAccount", "User"]),
+        other => return p.not_supported(&s.at("kind"), other, &["Group", "ServiceAccount", "User"]),
+    }
+    for (kind, field) in [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")] {
+        if kind != s.str("kind") && s.has(field) {
+            p.forbidden(&s.at(field), format!("{field} is forbidden when subject kind is not '{kind}'"));
+        }
+    }
+}
+
+/// Conditions of either kind: each type is there, and there once.
+pub fn conditions(o: &Object, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for c in Field::root(o).get("status").items("conditions") {
+        if !seen.insert(c.str("type")) {
+            p.duplicate(&c.at("type"), c.str("type"));
+        }
+        if c.str("type").is_empty() {
+            p.required(&c.at("type"), "must not be empty");
+        }
     }
 }
 
@@ -207,5 +234,24 @@ fn resource_rule(r: &Field, p: &mut Problems) {
         if !bad.is_empty() {
             p.invalid(namespace.path(), namespace.text(), format!("each member of this list must be '*' or a DNS-1123 label; {}", bad.join(",")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_one_thing_only() {
+        let mut o = FlowSchema::example();
+        o.0["spec"]["rules"] = json!([{
+            "subjects": [{"kind": "User", "user": {"name": "u"}, "group": {"name": "g"}}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*", "/x"]}],
+        }]);
+        let mut p = Problems::new();
+        FlowSchema::validate(&o, &mut p);
+        let said: Vec<String> = p.iter().map(ToString::to_string).collect();
+        assert_eq!(said[0], "spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'");
+        assert!(said[1].ends_with("if '*' is present, must not specify other non-resource URLs"), "{}", said[1]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::field::clear_status;
 use crate::field::{Field, child_mut, default_nonzero, default_pointer, same, set};
-use crate::flowcontrol::bootstrap;
+use crate::flowcontrol::{bootstrap, flow_schema};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
@@ -94,6 +94,10 @@ impl Kind for PriorityLevelConfiguration {
             default_nonzero(queuing, "queues", 64);
             default_nonzero(queuing, "queueLengthLimit", 50);
         }
+    }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        flow_schema::conditions(new, p);
     }
 
     fn validate(o: &Object, p: &mut Problems) {

@@ -2,6 +2,7 @@
 
 use crate::field::{Field, invalid_each, set};
 use crate::formats;
+use crate::ip;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Path, Problems, names};
@@ -51,7 +52,37 @@ impl Kind for Ingress {
         set(&mut o.0, "status", json!({"loadBalancer": {}}));
     }
 
+    /// On create the annotation of old and the field must not contradict each other.
     fn validate(o: &Object, p: &mut Problems) {
+        Self::validate_update(o, o, p);
+        let class = o.str_at(&["spec", "ingressClassName"]);
+        if let Some(old) = o.annotation(CLASS_ANNOTATION).filter(|old| !o.at(&["spec", "ingressClassName"]).is_null() && *old != class) {
+            p.invalid(&Path::new("annotations").child(CLASS_ANNOTATION), old, "must match `ingressClassName` when both are specified");
+        }
+    }
+
+    fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
+        if old.is_none() && new.annotation(CLASS_ANNOTATION).is_some() {
+            w.push(format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"));
+        }
+    }
+
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        let (balancer, before) = (Field::root(new).get("status").get("loadBalancer"), Field::root(old).get("status").get("loadBalancer"));
+        let kept: Vec<&str> = before.list("ingress").iter().filter_map(|i| i["ip"].as_str()).collect();
+        for one in balancer.items("ingress") {
+            if !one.str("ip").is_empty() {
+                ip::legacy(p, &one.at("ip"), one.str("ip"), &kept);
+            }
+            let name = one.str("hostname");
+            if !name.is_empty() {
+                invalid_each(p, &one.at("hostname"), name, names::dns_subdomain(name, false));
+                not_an_address(p, &one.at("hostname"), name);
+            }
+        }
+    }
+
+    fn validate_update(o: &Object, _: &Object, p: &mut Problems) {
         let root = Field::root(o);
         let spec = root.get("spec");
         if spec.list("rules").is_empty() && !spec.has("defaultBackend") {
@@ -101,15 +132,21 @@ fn host(at: &Path, name: &str, p: &mut Problems) {
     if name.is_empty() {
         return;
     }
-    if crate::formats::parse_ip(name).is_some() {
-        p.invalid(at, name, "must be a DNS name, not an IP address");
-    }
+    not_an_address(p, at, name);
     match name.contains('*') {
         true => wildcard(at, name, p),
         false => invalid_each(p, at, name, names::dns_subdomain(name, false)),
     }
 }
 
+fn not_an_address(p: &mut Problems, at: &Path, name: &str) {
+    if ip::parse_sloppy(name).is_some() {
+        p.invalid(at, name, "must be a DNS name, not an IP address");
+    }
+}
+
+/// How an Ingress named its class before there was a field.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const NOT_IN_PATHS: &[&str] = &["//", "/./", "/../", "%2f", "%2F"];
 const NOT_AT_END: &[&str] = &["/..", "/."];
 

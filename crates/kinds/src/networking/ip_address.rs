@@ -1,7 +1,7 @@
 //! IPAddress: one taken cluster address (networking.k8s.io/v1, networking.k8s.io/v1beta1).
 
 use crate::field::{Field, immutable, invalid_each};
-use crate::formats;
+use crate::ip;
 use crate::table::{NAME, column, text};
 use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
@@ -47,7 +47,7 @@ impl Kind for IPAddress {
         let root = Field::root(o);
         let name = o.name();
         if !name.is_empty() {
-            invalid_each(p, &root.get("metadata").at("name"), name, formats::ip(name));
+            ip::canonical(p, &root.get("metadata").at("name"), name);
         }
         let parent = root.get("spec").get("parentRef");
         if !parent.is_set() {

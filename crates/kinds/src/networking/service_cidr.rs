@@ -1,8 +1,8 @@
 //! ServiceCIDR: where cluster addresses come from (networking.k8s.io/v1, networking.k8s.io/v1beta1).
 
 use crate::field::clear_status;
-use crate::field::{Field, IMMUTABLE, invalid_each};
-use crate::formats;
+use crate::field::{Field, IMMUTABLE};
+use crate::ip;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
@@ -55,30 +55,33 @@ impl Kind for ServiceCIDR {
             return;
         }
         if all.len() > 2 {
-            p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), "may only hold up to 2 values");
+            // The whole spec is shown, with the name of its Go field.
+            p.invalid(&spec.at("cidrs"), json!({"CIDRs": spec.get("cidrs").value()}), "may only hold up to 2 values");
             return;
         }
         for cidr in &all {
-            invalid_each(p, cidr.path(), cidr.text(), formats::cidr(cidr.text()));
+            ip::canonical_cidr(p, cidr.path(), cidr.text());
         }
-        let families: BTreeSet<bool> = all.iter().filter_map(|c| formats::parse_cidr(c.text())).map(|(ip, _)| ip.is_ipv4()).collect();
-        if all.len() == 2 && families.len() < 2 {
+        let families: BTreeSet<bool> = all.iter().filter_map(|c| ip::parse_cidr_sloppy(c.text())).map(|(ip, _)| ip.is_ipv4()).collect();
+        if all.len() == 2 && families.len() == 1 && all.iter().all(|c| ip::parse_cidr_sloppy(c.text()).is_some()) {
             p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64");
         }
     }
 
+    /// The ranges stay, but a second one may join the first.
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
         let (now, was) = (spec.items("cidrs"), before.strings("cidrs"));
-        if now.len() < was.len() {
+        if now.len() != was.len() && (was.len(), now.len()) != (1, 2) {
             p.invalid(&spec.at("cidrs"), spec.get("cidrs").value().clone(), IMMUTABLE);
+            return;
         }
-        for (cidr, before) in now.iter().zip(was) {
-            if cidr.text() != before {
+        for (cidr, before) in now.iter().zip(&was) {
+            if cidr.text() != *before {
                 p.invalid(cidr.path(), cidr.text(), IMMUTABLE);
             }
         }
-        if now.len() > before.list("cidrs").len() {
+        if now.len() > was.len() {
             Self::validate(new, p);
         }
     }

@@ -1,12 +1,13 @@
 //! What a claim got: the status of a ResourceClaim.
 
+use crate::conditions::conditions;
 use crate::core::pod::affinity::node_selector;
-use crate::field::{Field, immutable, invalid_each, one_of};
+use crate::field::{Field, immutable};
 use crate::ip;
 use crate::labels;
 use crate::resource::claim_spec::{CONFIG_MAX, Requests, configuration, json_object, referenced, tolerations};
 use crate::resource::identifiers::{driver, each, label, pool, set, uid};
-use keles_api::{Path, Problem, Problems, names, problems::ProblemKind};
+use keles_api::{Path, Problem, Problems, problems::ProblemKind};
 use std::collections::HashSet;
 
 const RESERVED_MAX: usize = 256;
@@ -17,8 +18,6 @@ const DATA_MAX_BYTES: usize = 10 << 10;
 const IPS_MAX: usize = 16;
 const INTERFACE_MAX_BYTES: usize = 256;
 const HARDWARE_MAX_BYTES: usize = 128;
-const MESSAGE_MAX_BYTES: usize = 32 << 10;
-const REASON_MAX_BYTES: usize = 1 << 10;
 
 /// `driver/pool/device`, and the share of a device that is given out several times.
 fn device_id(d: &Field) -> String {
@@ -149,59 +148,5 @@ fn interface_address(p: &mut Problems, at: &Path, s: &str) {
                 p.invalid(at, s, format!("must be in canonical form ({canonical:?})"));
             }
         }
-    }
-}
-
-/// Conditions of the meta API in a field `conditions`.
-pub fn conditions(of: &Field, max_count: usize, p: &mut Problems) {
-    let count = of.list("conditions").len();
-    if count > max_count {
-        p.too_many(&of.at("conditions"), count, max_count);
-    }
-    let mut seen = HashSet::new();
-    for c in of.items("conditions") {
-        let kind = c.str("type");
-        if !seen.insert(kind) {
-            p.duplicate(&c.at("type"), kind);
-        }
-        condition(&c, p);
-    }
-}
-
-/// k8s.io/apimachinery/pkg/apis/meta/v1/validation: one condition.
-fn condition(c: &Field, p: &mut Problems) {
-    const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
-    let kind = c.str("type");
-    if kind.is_empty() {
-        p.required(&c.at("type"), "must be set");
-    } else {
-        invalid_each(p, &c.at("type"), kind, names::qualified_name(kind));
-    }
-    one_of(p, &c.at("status"), c.str("status"), &["False", "True", "Unknown"]);
-    crate::field::non_negative(p, c, "observedGeneration");
-    if c.str("lastTransitionTime").is_empty() {
-        p.required(&c.at("lastTransitionTime"), "must be set");
-    }
-    let reason = c.str("reason");
-    let bytes = reason.as_bytes();
-    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(b))
-        && bytes.last().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
-    if reason.is_empty() {
-        p.required(&c.at("reason"), "must be set");
-    } else {
-        if !good {
-            p.invalid(
-                &c.at("reason"),
-                reason,
-                names::form_error(REASON, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"]),
-            );
-        }
-        if reason.len() > REASON_MAX_BYTES {
-            p.too_long(&c.at("reason"), REASON_MAX_BYTES);
-        }
-    }
-    if c.str("message").len() > MESSAGE_MAX_BYTES {
-        p.too_long(&c.at("message"), MESSAGE_MAX_BYTES);
     }
 }

@@ -1,7 +1,7 @@
 //! DeviceTaintRule: a taint on devices (resource.k8s.io/v1beta2, resource.k8s.io/v1alpha3).
 
+use crate::conditions::conditions;
 use crate::field::{Field, clear_status};
-use crate::resource::allocation::conditions;
 use crate::resource::claim_spec::taint;
 use crate::resource::identifiers::{driver, label, pool};
 use crate::subresource::status;

@@ -1,7 +1,7 @@
 //! ResourcePoolStatusRequest: a question about resource pools (resource.k8s.io/v1alpha3).
 
+use crate::conditions::conditions;
 use crate::field::{Field, clear_status, immutable};
-use crate::resource::allocation::conditions;
 use crate::resource::device::node_name;
 use crate::resource::identifiers::{driver, pool};
 use crate::subresource::status;

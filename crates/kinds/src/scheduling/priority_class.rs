@@ -52,11 +52,8 @@ impl Kind for PriorityClass {
     fn validate(o: &Object, p: &mut Problems) {
         let root = Field::root(o);
         if o.name().starts_with("system-") {
-            if !SYSTEM_CLASSES.contains(&(o.name(), root.int("value"))) {
-                p.forbidden(
-                    &root.get("metadata").at("name"),
-                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {} is not a known system priority class", o.name()),
-                );
+            if let Err(why) = known_system_class(o.name(), &root) {
+                p.forbidden(&root.get("metadata").at("name"), format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"));
             }
         } else if root.int("value") > USER_VALUE_MAX {
             p.forbidden(&root.at("value"), format!("maximum allowed value of a user defined priority is {USER_VALUE_MAX}"));
@@ -75,6 +72,15 @@ impl Kind for PriorityClass {
 
 const USER_VALUE_MAX: i64 = 1_000_000_000;
 const SYSTEM_CLASSES: &[(&str, i64)] = &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+fn known_system_class(name: &str, root: &Field) -> Result<(), String> {
+    match SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) {
+        None => Err(format!("{name} is not a known system priority class")),
+        Some((_, value)) if *value != root.int("value") => Err(format!("value of {name} PriorityClass must be {value}")),
+        Some(_) if root.bool("globalDefault") => Err(format!("globalDefault of {name} PriorityClass must be false")),
+        Some(_) => Ok(()),
+    }
+}
 
 #[cfg(test)]
 mod tests {

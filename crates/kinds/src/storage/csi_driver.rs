@@ -77,6 +77,7 @@ impl Kind for CSIDriver {
         for token in spec.items("tokenRequests") {
             if !seen.insert(token.str("audience")) {
                 p.duplicate(&token.at("audience"), token.str("audience"));
+                continue;
             }
             let Some(seconds) = token.opt_int("expirationSeconds") else { continue };
             if seconds < TOKEN_MIN_SECONDS {
@@ -85,6 +86,12 @@ impl Kind for CSIDriver {
             if seconds > TOKEN_MAX_SECONDS {
                 p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
             }
+        }
+        if let Some(seconds) = spec.opt_int("nodeAllocatableUpdatePeriodSeconds").filter(|s| *s < UPDATE_PERIOD_MIN_SECONDS) {
+            p.invalid(&spec.at("nodeAllocatableUpdatePeriodSeconds"), seconds, format!("must be greater than or equal to {UPDATE_PERIOD_MIN_SECONDS} seconds"));
+        }
+        if let Some(wanted) = spec.opt_bool("serviceAccountTokenInSecrets").filter(|_| spec.list("tokenRequests").is_empty()) {
+            p.invalid(&spec.at("serviceAccountTokenInSecrets"), wanted, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
         }
     }
 
@@ -120,5 +127,6 @@ fn modes(o: &Object) -> String {
     if all.is_empty() { "<none>".into() } else { all.join(",") }
 }
 
+const UPDATE_PERIOD_MIN_SECONDS: i64 = 10;
 const TOKEN_MIN_SECONDS: i64 = 600;
 const TOKEN_MAX_SECONDS: i64 = 1 << 32;

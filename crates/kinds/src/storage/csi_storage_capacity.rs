@@ -46,10 +46,8 @@ impl Kind for CSIStorageCapacity {
         let root = Field::root(o);
         labels::selector(p, &root.get("nodeTopology"));
         invalid_each(p, &root.at("storageClassName"), root.str("storageClassName"), names::dns_subdomain(root.str("storageClassName"), false));
-        for name in ["capacity", "maximumVolumeSize"] {
-            if Quantity::parse(root.str(name)).is_ok_and(|q| q.sign() < 0) {
-                p.invalid(&root.at(name), root.str(name), NEGATIVE);
-            }
+        if Quantity::parse(root.str("capacity")).is_ok_and(|q| q.sign() < 0) {
+            p.invalid(&root.at("capacity"), root.str("capacity"), NEGATIVE);
         }
     }
 

@@ -109,8 +109,9 @@ pub fn parameters(root: &Field, p: &mut Problems) {
 
 fn topologies(root: &Field, p: &mut Problems) {
     // A term without expressions counts as a repetition of nothing, as upstream has it.
-    let mut seen_terms: Vec<Vec<(String, BTreeSet<String>)>> = vec![Vec::new()];
-    for term in root.items("allowedTopologies") {
+    let terms = root.items("allowedTopologies");
+    let mut seen_terms: Vec<Vec<(String, BTreeSet<String>)>> = vec![Vec::new(); terms.len()];
+    for term in terms {
         let (mut seen, mut keys) = (Vec::new(), BTreeSet::new());
         for e in term.items("matchLabelExpressions") {
             let values = e.items("values");
@@ -130,7 +131,7 @@ fn topologies(root: &Field, p: &mut Problems) {
             seen.push((e.str("key").to_owned(), all));
         }
         seen.sort();
-        if seen_terms.contains(&seen) {
+        for _ in seen_terms.iter().filter(|t| **t == seen) {
             p.duplicate(&term.at("matchLabelExpressions"), "");
         }
         seen_terms.push(seen);

@@ -2,6 +2,7 @@
 
 use crate::core::pod::volumes::csi_driver;
 use crate::field::{Field, immutable, invalid_each, set};
+use crate::formats;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems, names};
@@ -75,10 +76,35 @@ impl Kind for VolumeAttachment {
             (None, true) => {}
         }
         invalid_each(p, &spec.at("nodeName"), spec.str("nodeName"), names::dns_subdomain(spec.str("nodeName"), false));
+        attached(&Field::root(o).get("status"), p);
+    }
+
+    fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
+        Self::validate_update(new, old, p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
         Self::validate(new, p);
         immutable(p, &Field::root(new).get("spec"), &Field::root(old).get("spec"));
+    }
+}
+
+const METADATA_MAX_BYTES: usize = 256 * 1024;
+const ERROR_MAX_BYTES: usize = 1024;
+
+/// What the attacher found out.
+fn attached(status: &Field, p: &mut Problems) {
+    let bytes: usize = status.map("attachmentMetadata").map(|(k, v)| k.len() + v.as_str().unwrap_or("").len()).sum();
+    if bytes > METADATA_MAX_BYTES {
+        p.too_long(&status.at("attachmentMetadata"), METADATA_MAX_BYTES);
+    }
+    for error in ["attachError", "detachError"].map(|name| status.get(name)) {
+        if error.str("message").len() > ERROR_MAX_BYTES {
+            // The number that upstream names is that of the metadata.
+            p.too_long(&error.at("message"), METADATA_MAX_BYTES);
+        }
+        if let Some(code) = error.opt_int("errorCode").filter(|c| *c < 0) {
+            p.invalid(&error.at("errorCode"), code, formats::between(0, i32::MAX.into()));
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 pub const PORT_NAME_MAX_BYTES: usize = 15;
 const CONFIG_KEY_MAX_BYTES: usize = 253;
 const SYSCTL_NAME_MAX_BYTES: usize = 253;
+const SUBDOMAIN_MAX_BYTES: usize = 253;
 const SYSCTL_PATTERN: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 pub const MODE_MESSAGE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
@@ -81,6 +82,25 @@ pub fn config_key(key: &str) -> Vec<String> {
     found
 }
 
+/// A DNS subdomain whose labels may begin with `_` and hold more of them, as names of services do (RFC 2782).
+pub fn dns_subdomain_with_underscores(name: &str) -> Vec<String> {
+    const TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
+    const FORM: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    let outer = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |l: &str| {
+        let b = l.strip_prefix('_').unwrap_or(l).as_bytes();
+        !b.is_empty() && outer(b[0]) && outer(b[b.len() - 1]) && b.iter().all(|&c| outer(c) || c == b'-' || c == b'_')
+    };
+    let mut found = Vec::new();
+    if name.len() > SUBDOMAIN_MAX_BYTES {
+        found.push(format!("must be no more than {SUBDOMAIN_MAX_BYTES} characters"));
+    }
+    if !name.split('.').all(label) {
+        found.push(keles_api::names::form_error(TEXT, FORM, &["example.com"]));
+    }
+    found
+}
+
 /// Dots or slashes between parts of `[-_a-z0-9]`.
 pub fn sysctl_name(name: &str) -> Vec<String> {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -148,6 +168,14 @@ mod tests {
         assert_eq!(port_name("80"), ["must contain at least one letter (a-z)"]);
         assert_eq!(port_name("-a--b").len(), 2);
         assert_eq!(port_name("Bad_Value!"), ["must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"]);
+    }
+
+    #[test]
+    fn names_of_services_may_hold_underscores() {
+        assert!(dns_subdomain_with_underscores("_sip._tcp.a_b.example").is_empty());
+        for bad in ["", "__a", "a_", "A", "a..b"] {
+            assert_eq!(dns_subdomain_with_underscores(bad).len(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -127,6 +127,12 @@ fn compare(limit: &Field, name: &str, p: &mut Problems) {
     above(&request, "default request", &default, "default limit", "defaultRequest", false);
     above(&min, "min", &default, "default", "default", false);
     above(&default, "default", &max, "max", "default", true);
+    if let (Some(default), Some(request)) = (&default, &request)
+        && !resources::may_overcommit(name)
+        && default.0 != request.0
+    {
+        p.invalid(&at("defaultRequest"), request.1.as_str(), format!("default value {} must equal to defaultRequest value {} in {name}", default.1, request.1));
+    }
     let Some((ratio, shown)) = ratio else { return };
     if ratio < Quantity::new(1, ratio.format()) {
         p.invalid(&at("maxLimitRequestRatio"), shown.as_str(), format!("ratio {shown} is less than 1"));

@@ -88,9 +88,7 @@ impl Kind for PersistentVolume {
         for mode in &modes {
             one_of(p, &spec.at("accessModes"), mode.text(), ACCESS_MODES);
         }
-        if modes.len() > 1 && modes.iter().any(|m| m.text() == "ReadWriteOncePod") {
-            p.forbidden(&spec.at("accessModes"), "may not use ReadWriteOncePod with other access modes");
-        }
+        alone_if_once_a_pod(&spec, p);
         capacity(&spec, p);
         let policy = spec.str("persistentVolumeReclaimPolicy");
         if !policy.is_empty() {
@@ -103,7 +101,7 @@ impl Kind for PersistentVolume {
                 false => p.required(&affinity.at("required"), "must specify required node constraints"),
             }
         }
-        volumes::persistent_source(&spec, p);
+        volumes::persistent_source(&spec, o.name(), p);
         let class = spec.str("storageClassName");
         if !class.is_empty() {
             invalid_each(p, &spec.at("storageClassName"), class, names::dns_subdomain(class, false));
@@ -111,11 +109,9 @@ impl Kind for PersistentVolume {
         if let Some(mode) = spec.opt_str("volumeMode") {
             one_of(p, &spec.at("volumeMode"), mode, &["Block", "Filesystem"]);
         }
-        if policy == "Recycle" && spec.get("hostPath").str("path").trim_end_matches('/').is_empty() && spec.has("hostPath") {
+        let path = spec.get("hostPath").str("path");
+        if policy == "Recycle" && path.starts_with('/') && clean_is_root(path) {
             p.forbidden(&spec.at("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
-        }
-        if spec.has("local") && !spec.has("nodeAffinity") {
-            p.required(&Path::new("metadata.annotations"), "Local volume requires node affinity");
         }
         attributes_class(&spec, p);
     }
@@ -134,7 +130,8 @@ impl Kind for PersistentVolume {
         // Upstream looks at an update twice, and says twice what is wrong with it.
         Self::validate(new, p);
         Self::validate(new, p);
-        let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        let settled = with_old_expansion_secret(new, old);
+        let (spec, before) = (Field::root(&settled).get("spec"), Field::root(old).get("spec"));
         if SOURCE.iter().any(|(_, name, _)| !same(spec.get(name).value(), before.get(name).value())) {
             let changes = go_dump::difference(&go_dump::pretty(before.value(), SOURCE), &go_dump::pretty(spec.value(), SOURCE));
             p.forbidden(&spec.at("persistentvolumesource"), format!("spec.persistentvolumesource is immutable after creation\n{changes}"));
@@ -143,7 +140,44 @@ impl Kind for PersistentVolume {
         if before.has("nodeAffinity") && !same(spec.get("nodeAffinity").value(), &with_stable_labels(before.get("nodeAffinity").value(), spec.get("nodeAffinity").value())) {
             p.invalid(&Path::new("nodeAffinity"), spec.get("nodeAffinity").value().clone(), "field is immutable, except for updating from beta label to GA");
         }
+        if before.has("volumeAttributesClassName") && !spec.has("volumeAttributesClassName") {
+            p.forbidden(&spec.at("volumeAttributesClassName"), "update from non-nil value to nil is forbidden");
+        }
     }
+}
+
+/// ReadWriteOncePod stands alone among access modes.
+pub fn alone_if_once_a_pod(spec: &Field, p: &mut Problems) {
+    let modes = spec.strings("accessModes");
+    if modes.contains(&ONCE_A_POD) && modes.iter().any(|m| *m != ONCE_A_POD && ACCESS_MODES.contains(m)) {
+        p.forbidden(&spec.at("accessModes"), "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+const ONCE_A_POD: &str = "ReadWriteOncePod";
+
+/// Whether Go's `path.Clean` makes `/` of an absolute path.
+fn clean_is_root(path: &str) -> bool {
+    let mut depth = 0usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    depth == 0
+}
+
+/// The secret for expansion may still be given to a volume that has none; apart from it, the new object.
+fn with_old_expansion_secret(new: &Object, old: &Object) -> Object {
+    let mut new = new.clone();
+    if old.at(&["spec", "csi", "controllerExpandSecretRef"]).is_null()
+        && let Some(csi) = new.0.pointer_mut("/spec/csi")
+    {
+        crate::field::remove(csi, "controllerExpandSecretRef");
+    }
+    new
 }
 
 /// Annotations that fields have replaced.
@@ -250,7 +284,11 @@ fn capacity(spec: &Field, p: &mut Problems) {
         p.not_supported(capacity.path(), capacity.value().clone(), &["storage"]);
     }
     for (name, value) in spec.map("capacity") {
-        if Quantity::parse(value.as_str().unwrap_or("")).is_ok_and(|q| q.sign() <= 0) {
+        let Ok(amount) = Quantity::parse(value.as_str().unwrap_or("")) else { continue };
+        if amount.sign() < 0 {
+            p.invalid(&capacity.path().key(name), amount.units(), "must be a valid resource quantity");
+        }
+        if amount.sign() <= 0 {
             p.invalid(&capacity.path().key(name), value.as_str().unwrap_or(""), NOT_POSITIVE);
         }
     }

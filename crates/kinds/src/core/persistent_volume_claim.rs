@@ -1,6 +1,6 @@
 //! PersistentVolumeClaim: a wish for storage (v1).
 
-use crate::core::persistent_volume::fraction;
+use crate::core::persistent_volume::{alone_if_once_a_pod, fraction};
 use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, remove, same, set};
 use crate::go_dump::{self, Go, GoField};
 use crate::labels;
@@ -89,20 +89,22 @@ impl Kind for PersistentVolumeClaim {
             p.required(&Path::new("Spec").child("accessModes"), "");
         }
         let status = root.get("status");
-        for (name, q) in status.map("capacity").filter(|(_, q)| is_negative(q)) {
-            p.invalid(&status.at("capacity").key(name), q.clone(), crate::field::NEGATIVE);
+        for (name, q) in status.map("capacity") {
+            not_negative(p, &status.at("capacity").key(name), q);
         }
         let allocated = status.get("allocatedResources");
         for (name, q) in status.map("allocatedResources") {
-            allocated_name(p, allocated.path(), name);
-            if is_negative(q) {
-                p.invalid(&allocated.path().key(name), q.clone(), crate::field::NEGATIVE);
+            if allocated_name(p, allocated.path(), name) {
+                not_negative(p, &allocated.path().key(name), q);
             }
         }
-        let resizing = status.get("allocatedResourceStatuses");
+        // Upstream writes the field in the singular, and shows the name of the resource where the state is bad.
+        let at = status.at("allocatedResourceStatus");
         for (name, state) in status.map("allocatedResourceStatuses") {
-            allocated_name(p, resizing.path(), name);
-            one_of(p, &resizing.path().key(name), state.as_str().unwrap_or(""), RESIZE_STATES);
+            allocated_name(p, &at, name);
+            if !RESIZE_STATES.contains(&state.as_str().unwrap_or("")) {
+                p.not_supported(&at, name, RESIZE_STATES);
+            }
         }
     }
 
@@ -126,16 +128,22 @@ pub fn spec_warnings(spec: &Field, w: &mut Vec<String>) {
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 const RESIZE_STATES: &[&str] = &["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
 
-fn is_negative(q: &Value) -> bool {
-    Quantity::parse(q.as_str().unwrap_or("")).is_ok_and(|q| q.sign() < 0)
+fn not_negative(p: &mut Problems, at: &Path, q: &Value) {
+    if let Some(amount) = Quantity::parse(q.as_str().unwrap_or("")).ok().filter(|q| q.sign() < 0) {
+        p.invalid(at, amount.units(), "must be a valid resource quantity");
+    }
 }
 
-/// `storage`, or a name of somebody's own domain.
-fn allocated_name(p: &mut Problems, at: &Path, name: &str) {
-    invalid_each(p, at, name, names::qualified_name(name));
-    if name != "storage" && !name.contains('/') {
+/// `storage`, or a name of somebody's own domain; `false` when it is neither.
+fn allocated_name(p: &mut Problems, at: &Path, name: &str) -> bool {
+    let bad = names::qualified_name(name);
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    let good = bad.is_empty() && (name == "storage" || !native);
+    if bad.is_empty() && !good {
         p.not_supported(at, name, &["storage"]);
     }
+    invalid_each(p, at, name, bad);
+    good
 }
 
 /// The older field knows claims and snapshots only; it and the newer one say the same.
@@ -190,9 +198,7 @@ pub fn validate_claim_spec(spec: &Field, p: &mut Problems) {
     for mode in &modes {
         one_of(p, &spec.at("accessModes"), mode.text(), ACCESS_MODES);
     }
-    if modes.len() > 1 && modes.iter().any(|m| m.text() == "ReadWriteOncePod") {
-        p.forbidden(&spec.at("accessModes"), "may not use ReadWriteOncePod with other access modes");
-    }
+    alone_if_once_a_pod(spec, p);
     storage_request(spec, p);
     let class = spec.str("storageClassName");
     if !class.is_empty() {
@@ -236,7 +242,7 @@ fn data_source(source: &Field, p: &mut Problems) {
         p.required(&source.at(name), "");
     }
     let (group, kind) = (source.str("apiGroup"), source.str("kind"));
-    if group.is_empty() && !kind.is_empty() && kind != "PersistentVolumeClaim" {
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
         p.invalid(source.path(), kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
     }
     if !group.is_empty() {

@@ -3,6 +3,7 @@
 use crate::field::{Field, invalid_each};
 use crate::labels;
 use keles_api::{Problems, names};
+use std::collections::BTreeSet;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -32,7 +33,8 @@ fn node(affinity: &Field, p: &mut Problems) {
     }
     for term in affinity.items(PREFERRED) {
         weight(&term, p);
-        node_selector_term(&term.get("preference"), p);
+        // Of a mere preference bad label values are no problem; a warning tells of them.
+        node_selector_term(&term.get("preference"), false, p);
     }
 }
 
@@ -42,20 +44,20 @@ pub fn node_selector(selector: &Field, p: &mut Problems) {
         p.required(&selector.at("nodeSelectorTerms"), "must have at least one node selector term");
     }
     for term in &terms {
-        node_selector_term(term, p);
+        node_selector_term(term, true, p);
     }
 }
 
-fn node_selector_term(term: &Field, p: &mut Problems) {
+fn node_selector_term(term: &Field, check_values: bool, p: &mut Problems) {
     for e in term.items("matchExpressions") {
-        label_requirement(&e, p);
+        label_requirement(&e, check_values, p);
     }
     for e in term.items("matchFields") {
         field_requirement(&e, p);
     }
 }
 
-fn label_requirement(e: &Field, p: &mut Problems) {
+fn label_requirement(e: &Field, check_values: bool, p: &mut Problems) {
     let count = e.list("values").len();
     match e.str("operator") {
         "In" | "NotIn" if count == 0 => p.required(&e.at("values"), "must be specified when `operator` is 'In' or 'NotIn'"),
@@ -65,7 +67,7 @@ fn label_requirement(e: &Field, p: &mut Problems) {
         other => p.invalid(&e.at("operator"), other, NOT_AN_OPERATOR),
     }
     labels::key(p, &e.at("key"), e.str("key"));
-    for v in e.items("values") {
+    for v in e.items("values").iter().filter(|_| check_values) {
         invalid_each(p, v.path(), v.text(), names::label_value(v.text()));
     }
 }
@@ -114,13 +116,27 @@ fn match_label_keys(term: &Field, p: &mut Problems) {
         let keys = term.items(list);
         if !keys.is_empty() && !term.has("labelSelector") {
             p.forbidden(&term.at(list), "must not be specified when labelSelector is not set");
+            continue;
         }
         for key in &keys {
             labels::key(p, key.path(), key.text());
         }
     }
+    keys_of_both(term, p);
     let mismatch = term.strings("mismatchLabelKeys");
     for key in term.items("matchLabelKeys").iter().filter(|k| mismatch.contains(&k.text())) {
         p.invalid(key.path(), key.text(), "exists in both matchLabelKeys and mismatchLabelKeys");
+    }
+}
+
+/// A key of `matchLabelKeys` has become a requirement of the selector by now; a second one on the same key was given by the client.
+fn keys_of_both(term: &Field, p: &mut Problems) {
+    let (selector, keys) = (term.get("labelSelector"), term.strings("matchLabelKeys"));
+    let mut seen: BTreeSet<&str> = selector.map("matchLabels").map(|(k, _)| k).collect();
+    for e in selector.items("matchExpressions") {
+        if let Some(i) = keys.iter().rposition(|k| *k == e.str("key")).filter(|_| seen.contains(e.str("key"))) {
+            p.invalid(&term.path().index(i), e.str("key"), "exists in both matchLabelKeys and labelSelector");
+        }
+        seen.insert(e.str("key"));
     }
 }

@@ -7,6 +7,8 @@ use keles_api::{Problems, names};
 use std::collections::BTreeSet;
 
 pub const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+const RESTART_RULES_MAX_COUNT: usize = 20;
+const EXIT_CODES_MAX_COUNT: usize = 255;
 
 /// What a container's checks need to know of its pod.
 pub struct Scope<'a> {
@@ -30,6 +32,11 @@ impl<'a> Scope<'a> {
     }
 }
 
+/// Every container: init, regular, ephemeral.
+pub fn all<'a>(spec: &Field<'a>) -> Vec<Field<'a>> {
+    ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|l| spec.items(l)).collect()
+}
+
 pub fn regular(spec: &Field, scope: &Scope, p: &mut Problems) {
     let all = spec.items("containers");
     if all.is_empty() {
@@ -43,9 +50,7 @@ pub fn regular(spec: &Field, scope: &Scope, p: &mut Problems) {
             p.duplicate(&c.at("name"), c.str("name"));
         }
         long_running(c, scope, p);
-        if let Some(policy) = c.opt_str("restartPolicy") {
-            one_of(p, &c.at("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
-        }
+        restart(c, p);
     }
     unique_host_ports(&all, p);
 }
@@ -63,9 +68,7 @@ pub fn init(spec: &Field, scope: &Scope, p: &mut Problems) {
     for c in spec.items("initContainers") {
         common(&c, scope, p);
         let restarts = c.str("restartPolicy") == "Always";
-        if let Some(policy) = c.opt_str("restartPolicy") {
-            one_of(p, &c.at("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
-        }
+        restart(&c, p);
         if !c.str("name").is_empty() && !seen.insert(c.str("name")) {
             p.duplicate(&c.at("name"), c.str("name"));
         }
@@ -78,19 +81,41 @@ pub fn init(spec: &Field, scope: &Scope, p: &mut Problems) {
     }
 }
 
+/// The container's own policy, and rules by exit code beside it.
+fn restart(c: &Field, p: &mut Problems) {
+    let rules = c.items("restartPolicyRules");
+    match c.opt_str("restartPolicy") {
+        Some(policy) => one_of(p, &c.at("restartPolicy"), policy, &["Always", "Never", "OnFailure"]),
+        None if !rules.is_empty() => p.required(&c.at("restartPolicy"), "must specify restartPolicy when restart rules are used"),
+        None => {}
+    }
+    if rules.len() > RESTART_RULES_MAX_COUNT {
+        p.too_many(&c.at("restartPolicyRules"), rules.len(), RESTART_RULES_MAX_COUNT);
+    }
+    for rule in rules {
+        required_one_of(p, &rule.at("action"), rule.str("action"), &["Restart", "RestartAllContainers"]);
+        let codes = rule.get("exitCodes");
+        if !codes.is_set() {
+            p.required(codes.path(), "must be specified");
+            continue;
+        }
+        required_one_of(p, &codes.at("operator"), codes.str("operator"), &["In", "NotIn"]);
+        if codes.list("values").len() > EXIT_CODES_MAX_COUNT {
+            p.too_many(&codes.at("values"), codes.list("values").len(), EXIT_CODES_MAX_COUNT);
+        }
+    }
+}
+
 fn only_for_sidecars(c: &Field, p: &mut Problems) {
     for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         if c.has(name) {
             p.forbidden(&c.at(name), "may not be set for init containers without restartPolicy=Always");
         }
     }
-    if !c.list("resizePolicy").is_empty() {
-        p.invalid(&c.at("resizePolicy"), c.get("resizePolicy").value().clone(), "must not be set for init containers");
-    }
 }
 
 /// Fields an ephemeral container may not have.
-const NOT_EPHEMERAL: &[&str] = &["ports", "livenessProbe", "readinessProbe", "startupProbe", "resources", "lifecycle", "resizePolicy"];
+const NOT_EPHEMERAL: &[&str] = &["ports", "livenessProbe", "readinessProbe", "startupProbe", "resources", "lifecycle", "resizePolicy", "restartPolicy", "restartPolicyRules"];
 
 pub fn ephemeral(spec: &Field, scope: &Scope, p: &mut Problems) {
     let others = ["containers", "initContainers"].iter().flat_map(|l| spec.list(l)).filter_map(|c| c["name"].as_str());
@@ -106,7 +131,7 @@ pub fn ephemeral(spec: &Field, scope: &Scope, p: &mut Problems) {
             p.not_found(&c.at("targetContainerName"), target);
         }
         for name in NOT_EPHEMERAL.iter().filter(|n| !crate::field::same(c.get(n).value(), &serde_json::Value::Null)) {
-            p.forbidden(&c.at(name), "field not allowed for ephemeral containers");
+            p.forbidden(&c.at(name), "cannot be set for an Ephemeral Container");
         }
         for m in c.items("volumeMounts") {
             for sub in ["subPath", "subPathExpr"].iter().filter(|s| !m.str(s).is_empty()) {
@@ -171,14 +196,15 @@ fn unique_host_ports(containers: &[Field], p: &mut Problems) {
     }
 }
 
-/// On the host's network a container port is the host's port.
-pub fn host_network_ports(spec: &Field, p: &mut Problems) {
+/// On the host's network a container port is the host's port; in a template the host's may be left to the pod's defaults.
+pub fn host_network_ports(spec: &Field, is_pod: bool, p: &mut Problems) {
     if !spec.bool("hostNetwork") {
         return;
     }
     for port in spec.items("containers").iter().flat_map(|c| c.items("ports")) {
-        if port.int("hostPort") != port.int("containerPort") {
-            p.invalid(&port.at("containerPort"), port.int("containerPort"), "must match `hostPort` when `hostNetwork` is true");
+        let host = port.int("hostPort");
+        if (is_pod || host != 0) && host != port.int("containerPort") {
+            p.invalid(&port.at("hostPort"), host, "must match `containerPort` when `hostNetwork` is true");
         }
     }
 }
@@ -189,7 +215,7 @@ fn resize_policy(c: &Field, pod_restart_policy: &str, p: &mut Problems) {
     for policy in c.items("resizePolicy") {
         let (resource, restart) = (policy.str("resourceName"), policy.str("restartPolicy"));
         if !seen.insert(resource) {
-            p.duplicate(&at, resource);
+            p.duplicate(policy.path(), resource);
         }
         required_one_of(p, &at, resource, &["cpu", "memory"]);
         required_one_of(p, &at, restart, &["NotRequired", "RestartContainer"]);

@@ -26,8 +26,8 @@ const KNOWN_FIELDS: &[&str] = &[
     "spec.host",
 ];
 const RESOURCES: &[&str] = &["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
-const CPU_DIVISORS: &[&str] = &["1", "1m"];
-const BYTE_DIVISORS: &[&str] = &["1", "1E", "1Ei", "1G", "1Gi", "1M", "1Mi", "1P", "1Pi", "1T", "1Ti", "1k", "1Ki"];
+const CPU_DIVISORS: &[&str] = &["1m", "1"];
+const BYTE_DIVISORS: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 
 pub fn variables(c: &Field, p: &mut Problems) {
     for e in c.items("env") {
@@ -127,10 +127,10 @@ pub fn field_ref(r: &Field, allowed: &[&str], p: &mut Problems) {
     }
     match subscript(path) {
         Some((map @ ("metadata.annotations" | "metadata.labels"), key)) => {
-            let key_or_lower = if map == "metadata.annotations" { key.to_lowercase() } else { key.to_owned() };
-            invalid_each(p, r.path(), key, names::qualified_name(&key_or_lower));
+            let key = if map == "metadata.annotations" { key.to_lowercase() } else { key.to_owned() };
+            invalid_each(p, r.path(), &key, names::qualified_name(&key));
         }
-        Some((other, _)) if KNOWN_FIELDS.contains(&other) => p.invalid(r.path(), other, "does not support subscript"),
+        Some(_) => p.invalid(&r.at("fieldPath"), path, format!("error converting fieldPath: field label does not support subscript: {path}")),
         _ if !KNOWN_FIELDS.contains(&path) => p.invalid(&r.at("fieldPath"), path, format!("error converting fieldPath: field label not supported: {path}")),
         _ if !allowed.contains(&path) => p.not_supported(&r.at("fieldPath"), path, allowed),
         _ => {}
@@ -166,8 +166,7 @@ fn divisor(at: &Path, resource: &str, divisor: &str, huge: bool, p: &mut Problem
         _ => return,
     };
     if !divisor.is_empty() && divisor != "0" && !allowed.contains(&divisor) {
-        let mut sorted = allowed.to_vec();
-        sorted.sort_unstable();
-        p.invalid(at, resource, format!("only divisor's values {} are supported with the {what} resource", sorted.join(", ")));
+        let listed = allowed.join(if what == "cpu" { " and " } else { ", " });
+        p.invalid(at, resource, format!("only divisor's values {listed} are supported with the {what} resource"));
     }
 }

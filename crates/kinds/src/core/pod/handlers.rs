@@ -1,6 +1,6 @@
 //! Lifecycle hooks and probes of containers.
 
-use crate::field::{Field, NEGATIVE, invalid_each, non_negative, one_of};
+use crate::field::{Field, invalid_each, non_negative, one_of};
 use crate::formats;
 use keles_api::{Path, Problems};
 use serde_json::Value;
@@ -95,13 +95,6 @@ pub fn port(at: &Path, port: &Value, p: &mut Problems) {
 
 fn sleep(action: &Field, grace_seconds: i64, p: &mut Problems) {
     let seconds = action.int("seconds");
-    if grace_seconds < 0 {
-        // Upstream refuses nothing here: such a pod is killed after one second in any case.
-        if seconds < 0 {
-            p.invalid(action.path(), seconds, NEGATIVE);
-        }
-        return;
-    }
     if seconds < 0 || seconds > grace_seconds {
         p.invalid(action.path(), seconds, format!("must be non-negative and less than terminationGracePeriodSeconds ({grace_seconds})"));
     }

@@ -3,6 +3,7 @@
 //! The rules stand in one file a topic; [`spec`] is shared with every kind that holds a pod template (through [`template`]).
 
 pub mod affinity;
+mod annotations;
 mod columns;
 mod containers;
 mod defaults;
@@ -18,6 +19,7 @@ pub mod template;
 mod update;
 pub mod volumes;
 pub mod warnings;
+mod windows;
 
 use crate::field::Field;
 use crate::selectable;
@@ -117,7 +119,7 @@ impl Kind for Pod {
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         if old.is_none() {
             crate::apps::workload::name_warning(new, old, "the Pod's hostname", w);
-            warnings::pod(new, w);
+            warnings::pod(&Field::root(new), false, w);
         }
     }
 

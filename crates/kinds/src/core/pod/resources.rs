@@ -2,7 +2,7 @@
 
 use crate::field::{Field, NEGATIVE, invalid_each};
 use keles_api::quantity::Quantity;
-use keles_api::{Path, Problems, names};
+use keles_api::{Path, Problem, ProblemKind, Problems, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ pub fn is_extended(name: &str) -> bool {
 }
 
 /// Resources that a container may have more of than it asked for.
-fn may_overcommit(name: &str) -> bool {
+pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
@@ -99,8 +99,14 @@ fn of_value(v: &Value) -> Quantity {
     Quantity::parse(v.as_str().unwrap_or("")).unwrap_or(Quantity::ZERO)
 }
 
-/// `resources` of a container (or of a pod, see [`pod_level`]).
+/// `resources` of a container.
 pub fn container(r: &Field, claims: &BTreeSet<&str>, p: &mut Problems) {
+    requirements(r, container_name, p);
+    claimed(r, claims, p);
+}
+
+/// Limits and requests; `check` knows which resources may be asked for here.
+fn requirements(r: &Field, check: fn(&mut Problems, &Path, &str), p: &mut Problems) {
     let (limits, requests) = (r.get("limits"), r.get("requests"));
     let (mut has_base, mut has_huge) = (false, false);
     for (name, _) in r.map("limits").chain(r.map("requests")) {
@@ -109,19 +115,30 @@ pub fn container(r: &Field, claims: &BTreeSet<&str>, p: &mut Problems) {
     }
     for (name, value) in r.map("limits") {
         let at = limits.path().key(name);
-        container_name(p, &at, name);
+        check(p, &at, name);
         amount(p, &at, name, value);
+        whole_pages(p, &at, name, value);
     }
     for (name, value) in r.map("requests") {
         let at = requests.path().key(name);
-        container_name(p, &at, name);
+        check(p, &at, name);
         amount(p, &at, name, value);
         against_limit(name, value, &limits, &requests, p);
+        whole_pages(p, &at, name, value);
     }
     if has_huge && !has_base {
         p.forbidden(r.path(), "HugePages require cpu or memory");
     }
-    claimed(r, claims, p);
+}
+
+/// `hugepages-2Mi: 3Mi` is a page and a half.
+fn whole_pages(p: &mut Problems, at: &Path, name: &str, value: &Value) {
+    let Some(size) = name.strip_prefix("hugepages-") else { return };
+    let (amount, page) = (of_value(value).units(), Quantity::parse(size).map_or(0, |q| q.units()));
+    if amount < 0 || page <= 0 || amount % page != 0 {
+        let shown = value.as_str().unwrap_or("");
+        p.invalid(at, shown, format!("{shown} is not positive integer multiple of {name}"));
+    }
 }
 
 fn against_limit(name: &str, request: &Value, limits: &Field, requests: &Field, p: &mut Problems) {
@@ -141,17 +158,34 @@ fn against_limit(name: &str, request: &Value, limits: &Field, requests: &Field, 
     }
 }
 
-/// Devices a container uses, by the names of the pod's claims.
+/// Devices a container uses, by the names of the pod's claims: a claim as a whole, or requests of it.
 fn claimed(r: &Field, claims: &BTreeSet<&str>, p: &mut Problems) {
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     for claim in r.items("claims") {
-        let name = claim.str("name");
-        let key = (name, claim.str("request"));
-        match () {
-            _ if name.is_empty() => p.required(&claim.at("name"), ""),
-            _ if !seen.insert(key) => p.duplicate(claim.path(), name),
-            _ if !claims.contains(name) => p.not_found(&claim.at("name"), name),
-            _ => {}
+        let (name, request) = (claim.str("name"), claim.str("request"));
+        if name.is_empty() {
+            p.required(claim.path(), "");
+            continue;
+        }
+        if seen.contains(name) {
+            p.duplicate(claim.path(), name);
+        } else {
+            let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
+            if !request.is_empty() {
+                invalid_each(p, &claim.at("request"), request, names::dns_label(request, false));
+            }
+            if seen.contains(&key) {
+                p.duplicate(claim.path(), key.as_str());
+            } else if request.is_empty() {
+                seen.iter().filter(|k| k.split('/').next() == Some(name)).for_each(|_| p.duplicate(claim.path(), name));
+            }
+            seen.insert(key);
+        }
+        if !claims.contains(name) {
+            let known: Vec<&str> = claims.iter().copied().filter(|c| !c.is_empty()).collect();
+            let of = if known.is_empty() { " which is empty".to_owned() } else { format!(": {}", known.join(", ")) };
+            let detail = format!("must be one of the names in pod.spec.resourceClaims{of}");
+            p.push(Problem { kind: ProblemKind::NotFound, field: claim.path().as_str().into(), value: Some(name.into()), detail });
         }
     }
 }
@@ -186,31 +220,31 @@ pub fn pod_level(spec: &Field, p: &mut Problems) {
     if !r.is_set() {
         return;
     }
-    for list in ["limits", "requests"] {
-        for (name, value) in r.map(list) {
-            let at = r.at(list).key(name);
-            if !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
-                p.not_supported(&at, name, &["cpu", "hugepages-", "memory"]);
-                continue;
-            }
-            amount(p, &at, name, value);
+    if !r.list("claims").is_empty() {
+        p.forbidden(&r.at("claims"), "claims cannot be set for Resources at pod-level");
+    }
+    requirements(&r, pod_name, p);
+    for (name, used) in keles_rules::requests::of_containers(spec.value()) {
+        let Some(asked) = r.get("requests").opt_str(&name) else { continue };
+        if used > Quantity::parse(asked).unwrap_or(Quantity::ZERO) {
+            p.invalid(&r.at("requests").key(&name), asked, format!("must be greater than or equal to aggregate container requests of {used}"));
         }
     }
-    for (name, value) in r.map("requests") {
-        against_limit(name, value, &r.get("limits"), &r.get("requests"), p);
-        let used = keles_rules::requests::of_containers(spec.value()).get(name).copied().unwrap_or(Quantity::ZERO);
-        if used > of_value(value) {
-            p.invalid(&r.at("requests").key(name), value.as_str().unwrap_or(""), format!("must be greater than or equal to aggregate container requests of {used}"));
-        }
-    }
-    for (name, value) in r.map("limits") {
-        for c in spec.items("containers") {
-            let limit = &c.get("resources").get("limits").value()[name];
-            if of_value(limit) > of_value(value) {
-                let at = c.get("resources").at("limits").key(name);
-                p.invalid(&at, limit.as_str().unwrap_or(""), format!("must be less than or equal to pod limits of {}", value.as_str().unwrap_or("")));
+    for (i, c) in spec.items("containers").iter().enumerate() {
+        for (name, limit) in c.get("resources").map("limits") {
+            let Some(of_pod) = r.get("limits").opt_str(name) else { continue };
+            if of_value(limit) > Quantity::parse(of_pod).unwrap_or(Quantity::ZERO) {
+                let at = r.at("containers").index(i).key(name).child("limits");
+                p.invalid(&at, limit.as_str().unwrap_or(""), format!("must be less than or equal to pod limits of {of_pod}"));
             }
         }
+    }
+}
+
+/// A resource that a pod as a whole may ask for.
+fn pod_name(p: &mut Problems, at: &Path, resource: &str) {
+    if name(p, at, resource) && !matches!(resource, "cpu" | "memory") && !is_huge_page(resource) {
+        p.not_supported(at, resource, &["cpu", "hugepages-", "memory"]);
     }
 }
 

@@ -30,7 +30,7 @@ pub fn tolerations(all: &[Field], p: &mut Problems) {
                     p.invalid(&t.at("operator"), value, bad.join(";"));
                 }
             }
-            "Exists" if !value.is_empty() => p.invalid(&t.at("operator"), t.value().clone(), "value must be empty when `operator` is 'Exists'"),
+            "Exists" if !value.is_empty() => p.invalid(&t.at("operator"), value, "value must be empty when `operator` is 'Exists'"),
             "Exists" => {}
             other => p.not_supported(&t.at("operator"), other, &["Equal", "Exists"]),
         }
@@ -41,27 +41,27 @@ pub fn tolerations(all: &[Field], p: &mut Problems) {
 }
 
 pub fn topology_spread(spec: &Field, p: &mut Problems) {
-    let mut seen = BTreeSet::new();
-    for c in spec.items("topologySpreadConstraints") {
+    let all = spec.items("topologySpreadConstraints");
+    for (i, c) in all.iter().enumerate() {
         if c.int("maxSkew") <= 0 {
             p.invalid(&c.at("maxSkew"), c.int("maxSkew"), NOT_POSITIVE);
         }
         let (key, action) = (c.str("topologyKey"), c.str("whenUnsatisfiable"));
-        match key {
-            "" => p.required(&c.at("topologyKey"), "can not be empty"),
-            _ => labels::key(p, &c.at("topologyKey"), key),
+        if key.is_empty() {
+            p.required(&c.at("topologyKey"), "can not be empty");
         }
         one_of(p, &c.at("whenUnsatisfiable"), action, &["DoNotSchedule", "ScheduleAnyway"]);
-        if !seen.insert((key, action)) {
+        // Of two equal ones the first is named.
+        if all[i + 1..].iter().any(|later| (later.str("topologyKey"), later.str("whenUnsatisfiable")) == (key, action)) {
             p.duplicate(&c.at("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
         }
-        min_domains(&c, action, p);
+        min_domains(c, action, p);
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             if let Some(value) = c.opt_str(policy) {
                 one_of(p, &c.at(policy), value, &["Honor", "Ignore"]);
             }
         }
-        spread_label_keys(&c, p);
+        spread_label_keys(c, p);
         labels::selector(p, &c.get("labelSelector"));
     }
 }
@@ -163,9 +163,5 @@ fn search_path(p: &mut Problems, at: &Path, search: &str) {
         return;
     }
     let domain = search.strip_suffix('.').unwrap_or(search);
-    let relaxed = domain.replace('_', "a");
-    if names::dns_subdomain(&relaxed, false).is_empty() {
-        return;
-    }
-    invalid_each(p, at, search, names::dns_subdomain(domain, false));
+    invalid_each(p, at, domain, formats::dns_subdomain_with_underscores(domain));
 }

@@ -1,31 +1,32 @@
 //! Security contexts of pods and containers.
 
 use super::volumes::local_descending;
+use super::windows;
 use crate::field::{Field, one_of};
 use crate::formats;
 use keles_api::Problems;
 use std::collections::BTreeSet;
 
 const PROFILE_TYPES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+/// A path of the kernel, without its end.
+const LOCALHOST_PROFILE_MAX_BYTES: usize = 4095;
 
 pub fn pod(spec: &Field, p: &mut Problems) {
     let sc = spec.get("securityContext");
-    if !sc.is_set() {
-        return;
-    }
     ids(&sc, &["fsGroup", "runAsUser", "runAsGroup"], p);
     for (i, id) in sc.list("supplementalGroups").iter().enumerate() {
         let id = id.as_i64().unwrap_or(0);
         formats::user_id(id).into_iter().for_each(|m| p.invalid(&sc.at("supplementalGroups").index(i), id, m));
     }
-    enum_field(&sc, "supplementalGroupsPolicy", &["Merge", "Strict"], p);
     if spec.bool("hostPID") && spec.bool("shareProcessNamespace") {
         p.invalid(&sc.at("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
     }
-    sysctls(&sc, p);
+    sysctls(spec, &sc, p);
     enum_field(&sc, "fsGroupChangePolicy", &["Always", "OnRootMismatch"], p);
     seccomp(&sc, p);
+    windows::options(&sc, p);
     app_armor(&sc, p);
+    enum_field(&sc, "supplementalGroupsPolicy", &["Merge", "Strict"], p);
     enum_field(&sc, "seLinuxChangePolicy", &["MountOption", "Recursive"], p);
 }
 
@@ -43,44 +44,73 @@ fn ids(of: &Field, names: &[&str], p: &mut Problems) {
     }
 }
 
-fn sysctls(sc: &Field, p: &mut Problems) {
+fn sysctls(spec: &Field, sc: &Field, p: &mut Problems) {
     let mut seen = BTreeSet::new();
     for s in sc.items("sysctls") {
-        let name = s.str("name");
+        let (name, at) = (s.str("name"), s.at("name"));
         let bad = formats::sysctl_name(name);
         match () {
-            _ if name.is_empty() => p.required(&s.at("name"), ""),
-            _ if !bad.is_empty() => bad.into_iter().for_each(|m| p.invalid(&s.at("name"), name, m)),
-            _ if !seen.insert(name.replace('/', ".")) => p.duplicate(&s.at("name"), name),
+            _ if name.is_empty() => p.required(&at, ""),
+            _ if !bad.is_empty() => bad.into_iter().for_each(|m| p.invalid(&at, name, m)),
+            _ if seen.contains(name) => p.duplicate(&at, name),
             _ => {}
         }
+        let dotted = name.replace('/', ".");
+        for (host, namespace) in [("hostNetwork", NETWORK_SYSCTLS), ("hostIPC", IPC_SYSCTLS)] {
+            if spec.bool(host) && namespace.iter().any(|n| n.strip_suffix('*').map_or(dotted == *n, |prefix| dotted.starts_with(prefix))) {
+                p.invalid(&at, name, format!("may not be specified when '{host}' is true"));
+            }
+        }
+        seen.insert(name);
     }
 }
 
+const NETWORK_SYSCTLS: &[&str] = &["net.*"];
+/// What the kernel keeps for each IPC namespace.
+const IPC_SYSCTLS: &[&str] =
+    &["kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "fs.mqueue.*"];
+
+/// A seccomp profile by type; only `Localhost` has a path beside.
 fn seccomp(sc: &Field, p: &mut Problems) {
-    profile(&sc.get("seccompProfile"), "type is required when seccompProfile is set", "seccomp", p);
-}
-
-fn app_armor(sc: &Field, p: &mut Problems) {
-    profile(&sc.get("appArmorProfile"), "type is required when appArmorProfile is set", "AppArmor", p);
-}
-
-/// A profile by type; only `Localhost` has a name beside.
-fn profile(profile: &Field, missing: &str, what: &str, p: &mut Problems) {
+    let profile = sc.get("seccompProfile");
     if !profile.is_set() {
         return;
     }
     match profile.str("type") {
-        "" => p.required(&profile.at("type"), missing),
+        "" => p.required(&profile.at("type"), "type is required when seccompProfile is set"),
         kind => one_of(p, &profile.at("type"), kind, PROFILE_TYPES),
     }
     let at = profile.at("localhostProfile");
     match (profile.str("type") == "Localhost", profile.opt_str("localhostProfile")) {
-        (true, None) => p.required(&at, format!("must be set when {what} type is Localhost")),
-        (true, Some(path)) if what == "seccomp" => local_descending(p, &at, path),
-        (true, Some(path)) if path.trim().is_empty() => p.required(&at, format!("must be set when {what} type is Localhost")),
-        (false, Some(_)) => p.invalid(&at, profile.value().clone(), format!("can only be set when {what} type is Localhost")),
-        _ => {}
+        (true, None) => p.required(&at, "must be set when seccomp type is Localhost"),
+        (true, Some(path)) => local_descending(p, &at, path),
+        (false, Some(_)) => p.invalid(&at, profile.value().clone(), "can only be set when seccomp type is Localhost"),
+        (false, None) => {}
+    }
+}
+
+/// An AppArmor profile by type; only `Localhost` has a name beside.
+fn app_armor(sc: &Field, p: &mut Problems) {
+    let profile = sc.get("appArmorProfile");
+    if !profile.is_set() {
+        return;
+    }
+    let at = profile.at("localhostProfile");
+    match (profile.str("type"), profile.opt_str("localhostProfile")) {
+        ("", _) => p.required(&profile.at("type"), "type is required when appArmorProfile is set"),
+        ("Localhost", None) => p.required(&at, "must be set when AppArmor type is Localhost"),
+        ("Localhost", Some(name)) => {
+            if name.trim() != name {
+                p.invalid(&at, name, "must not be padded with whitespace");
+            } else if name.is_empty() {
+                p.required(&at, "must be set when AppArmor type is Localhost");
+            }
+            if name.len() > LOCALHOST_PROFILE_MAX_BYTES {
+                p.too_long(&at, LOCALHOST_PROFILE_MAX_BYTES);
+            }
+        }
+        ("RuntimeDefault" | "Unconfined", Some(name)) => p.invalid(&at, name, "can only be set when AppArmor type is Localhost"),
+        (kind, _) => one_of(p, &profile.at("type"), kind, PROFILE_TYPES),
     }
 }
 
@@ -104,6 +134,7 @@ pub fn container(sc: &Field, host_users: bool, p: &mut Problems) {
             p.invalid(sc.path(), sc.value().clone(), "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
+    windows::options(sc, p);
     app_armor(sc, p);
 }
 

@@ -1,6 +1,6 @@
 //! A pod spec: the order of its checks. Each check stands in the file of its topic.
 
-use super::{affinity, containers, resources, scheduling, security, volumes};
+use super::{affinity, annotations, containers, resources, scheduling, security, volumes, windows};
 use crate::field::{Field, invalid_each, required_one_of};
 use crate::formats;
 use crate::labels;
@@ -11,6 +11,7 @@ pub fn create(o: &Object, p: &mut Problems) {
     let root = Field::root(o);
     let spec = root.get("spec");
     pod(&root, p);
+    annotations::match_fields(&root, p);
     if !spec.list("ephemeralContainers").is_empty() {
         p.forbidden(&spec.at("ephemeralContainers"), "cannot be set on create");
     }
@@ -22,6 +23,7 @@ pub fn create(o: &Object, p: &mut Problems) {
 /// What create and update check alike; metadata is the pipeline's.
 pub fn pod(root: &Field, p: &mut Problems) {
     let spec = root.get("spec");
+    annotations::validate(&root.get("metadata").get("annotations"), &spec, p);
     validate(&spec, Some(root.get("metadata").str("name")), p);
     if spec.str("serviceAccountName").is_empty() {
         no_token_without_account(&spec, p);
@@ -55,7 +57,7 @@ pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
     containers::init(spec, &scope, p);
     containers::ephemeral(spec, &scope, p);
     resources::pod_level(spec, p);
-    containers::host_network_ports(spec, p);
+    containers::host_network_ports(spec, pod_name.is_some(), p);
     required_one_of(p, &spec.at("restartPolicy"), spec.str("restartPolicy"), &["Always", "OnFailure", "Never"]);
     required_one_of(p, &spec.at("dnsPolicy"), spec.str("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     labels::labels(p, &spec.get("nodeSelector"));
@@ -65,6 +67,7 @@ pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
     scheduling::readiness_gates(spec, p);
     scheduling::gates(spec, p);
     scheduling::topology_spread(spec, p);
+    windows::host_process(spec, p);
     security::host_users(spec, p);
     identity(spec, p);
     scheduling::tolerations(&spec.items("tolerations"), p);
@@ -107,8 +110,9 @@ fn classes(spec: &Field, p: &mut Problems) {
         let os = spec.get("os");
         match os.str("name") {
             "" => p.required(&os.at("name"), "cannot be empty"),
-            "linux" | "windows" => {}
-            other => p.not_supported(&os.at("name"), other, &["linux", "windows"]),
+            "linux" => windows::linux_pod(spec, p),
+            "windows" => windows::windows_pod(spec, p),
+            other => p.not_supported(os.path(), other, &["linux", "windows"]),
         }
     }
 }

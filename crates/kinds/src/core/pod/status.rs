@@ -1,6 +1,7 @@
 //! The status of a pod: how it begins, and what `/status` may change.
 
-use crate::field::{Field, invalid_each, remove, restore, set};
+use super::annotations;
+use crate::field::{Field, immutable, invalid_each, one_of, remove, restore, set};
 use crate::formats;
 use keles_api::{Object, Problems, names};
 use keles_rules::qos;
@@ -86,44 +87,128 @@ pub fn prepare(new: &mut Object, old: &Object) {
 pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     let (root, before) = (Field::root(new), Field::root(old));
     let (status, old_status) = (root.get("status"), before.get("status"));
+    annotations::update(&root, &before, p);
+    for (i, condition) in status.items("conditions").iter().enumerate() {
+        let kind = condition.str("type");
+        if !["PodScheduled", "Ready", "Initialized"].contains(&kind) {
+            // Upstream places conditions among the metadata.
+            let at = root.get("metadata").at("conditions").index(i).child("Type");
+            invalid_each(p, &at, kind, names::qualified_name(kind));
+        }
+    }
     let nominated = status.str("nominatedNodeName");
-    if !nominated.is_empty() {
+    if !nominated.is_empty() && nominated != old_status.str("nominatedNodeName") {
         invalid_each(p, &status.at("nominatedNodeName"), nominated, names::dns_subdomain(nominated, false));
     }
     if status.int("observedGeneration") < 0 {
         p.invalid(&status.at("observedGeneration"), status.int("observedGeneration"), crate::field::NEGATIVE);
     }
-    for condition in status.items("conditions") {
-        let kind = condition.str("type");
-        if !kind.contains('/') {
-            continue;
-        }
-        invalid_each(p, &condition.at("type"), kind, names::qualified_name(kind));
-    }
+    immutable(p, &status.get("qosClass"), &old_status.get("qosClass"));
     let spec = before.get("spec");
-    for list in ["containerStatuses", "initContainerStatuses"] {
+    for list in STATUSES {
         transitions(&status, &old_status, list, &spec, p);
     }
+    claim_statuses(&root, p);
     addresses(&status, "podIPs", p);
+    let first = status.items("hostIPs").into_iter().next();
+    if let Some(first) = first.filter(|f| f.str("ip") != status.str("hostIP")) {
+        p.invalid(&first.at("ip"), first.str("ip"), "must be equal to `hostIP`");
+    }
     addresses(&status, "hostIPs", p);
+    for (list, of) in STATUSES.iter().zip(["containers", "initContainers", ""]) {
+        container_statuses(&status, list, &root.get("spec"), of, p);
+    }
+}
+
+const STATUSES: &[&str] = &["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+
+/// Each claim of the pod has at most one status.
+fn claim_statuses(root: &Field, p: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for claim in root.get("status").items("resourceClaimStatuses") {
+        let name = claim.str("name");
+        if !root.get("spec").list("resourceClaims").iter().any(|c| c["name"].as_str() == Some(name)) {
+            p.invalid(&claim.at("name"), name, "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if !seen.insert(name) {
+            p.duplicate(&claim.at("name"), name);
+        }
+        if let Some(made) = claim.opt_str("resourceClaimName") {
+            invalid_each(p, &claim.at("name"), made, names::dns_subdomain(made, false));
+        }
+    }
+}
+
+/// The user that a container runs as, and the health of its devices.
+fn container_statuses(status: &Field, list: &str, spec: &Field, of: &str, p: &mut Problems) {
+    let os = spec.get("os").str("name");
+    for s in status.items(list) {
+        let linux = Field::new(s.get("user").get("linux").value(), s.at("linux"));
+        if os == "windows" && linux.is_set() {
+            p.forbidden(linux.path(), "cannot be set for a windows pod");
+        } else if os != "windows" && linux.is_set() {
+            for id in ["uid", "gid"] {
+                formats::user_id(linux.int(id)).into_iter().for_each(|m| p.invalid(&linux.at(id), linux.int(id), m));
+            }
+            for group in linux.items("supplementalGroups") {
+                let id = group.value().as_i64().unwrap_or(0);
+                formats::user_id(id).into_iter().for_each(|m| p.invalid(group.path(), id, m));
+            }
+        }
+        if of.is_empty() && !s.list("allocatedResourcesStatus").is_empty() {
+            p.forbidden(&s.at("allocatedResourcesStatus"), "must not be specified in container status");
+            continue;
+        }
+        let container = spec.list(of).iter().find(|c| c["name"] == s.value()["name"]);
+        for allocated in s.items("allocatedResourcesStatus") {
+            allocated_resource(&allocated, container, p);
+        }
+    }
+}
+
+fn allocated_resource(allocated: &Field, container: Option<&Value>, p: &mut Problems) {
+    const NO_CLAIM: &str = "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty";
+    let name = allocated.str("name");
+    if let Some(c) = container {
+        let claims = c["resources"]["claims"].as_array().into_iter().flatten();
+        let shown = |c: &Value| match c["request"].as_str().unwrap_or("") {
+            "" => format!("claim:{}", c["name"].as_str().unwrap_or("")),
+            request => format!("claim:{}/{request}", c["name"].as_str().unwrap_or("")),
+        };
+        let (found, text) = match name.starts_with("claim:") {
+            true => (claims.map(shown).any(|c| c == name), NO_CLAIM),
+            false => (c["resources"]["requests"].get(name).is_some(), "must match one of the container's resource requests"),
+        };
+        if !found {
+            p.invalid(&allocated.at("name"), name, text);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for resource in allocated.items("resources") {
+        one_of(p, &resource.at("health"), resource.str("health"), &["Healthy", "Unhealthy", "Unknown"]);
+        if !seen.insert(resource.str("resourceID")) {
+            p.duplicate(&resource.at("resourceID"), resource.str("resourceID"));
+        }
+    }
 }
 
 /// What has ended stays ended where the pod's policy says so; sidecars restart whatever it says.
 fn transitions(status: &Field, old: &Field, list: &str, spec: &Field, p: &mut Problems) {
     let sidecar = |name: &str| spec.list("initContainers").iter().any(|c| c["name"].as_str() == Some(name) && c["restartPolicy"] == "Always");
-    for now in status.items(list) {
-        let name = now.str("name");
-        let Some(before) = old.list(list).iter().find(|s| s["name"].as_str() == Some(name)) else { continue };
+    // The kubelet never restarts ephemeral containers.
+    let policy = if list == "ephemeralContainerStatuses" { "Never" } else { spec.str("restartPolicy") };
+    for (i, before) in old.list(list).iter().enumerate() {
+        let name = before["name"].as_str().unwrap_or("");
         let ended = &before["state"]["terminated"];
         let failed = ended["exitCode"].as_i64().unwrap_or(0) != 0;
-        let stays = match spec.str("restartPolicy") {
+        let stays = match policy {
             _ if ended.is_null() || list == "initContainerStatuses" && sidecar(name) => false,
-            "Never" => true,
+            "Always" => false,
             "OnFailure" => !failed,
-            _ => false,
+            _ => true,
         };
-        if stays && !now.get("state").has("terminated") {
-            p.forbidden(&now.at("state"), "may not be transitioned to non-terminated state");
+        for _ in status.items(list).iter().filter(|now| stays && now.str("name") == name && !now.get("state").has("terminated")) {
+            p.forbidden(&status.at(list).index(i).child("state"), "may not be transitioned to non-terminated state");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A pod template, as every workload kind holds one.
 
-use super::{defaults, spec};
+use super::{annotations, defaults, spec};
 use crate::field::{Field, child_mut};
 use crate::labels;
 use keles_api::Problems;
@@ -17,9 +17,12 @@ pub fn set_defaults(owner: &mut Value) {
 pub fn validate(template: &Field, p: &mut Problems) {
     let meta = template.get("metadata");
     labels::labels(p, &meta_field(template, &meta, "labels"));
-    labels::annotations(p, &meta_field(template, &meta, "annotations"));
+    let notes = meta_field(template, &meta, "annotations");
+    labels::annotations(p, &notes);
     let pod_spec = template.get("spec");
+    annotations::validate(&notes, &pod_spec, p);
     spec::validate(&pod_spec, None, p);
+    annotations::match_fields(template, p);
     if !pod_spec.list("ephemeralContainers").is_empty() {
         p.forbidden(&pod_spec.at("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
@@ -30,7 +33,7 @@ fn meta_field<'a>(template: &Field<'a>, meta: &Field<'a>, name: &str) -> Field<'
     Field::new(meta.get(name).value(), template.at(name))
 }
 
-/// Warnings about the template's pod spec.
+/// Warnings about the template's annotations and pod spec.
 pub fn warnings(template: &Field, w: &mut Vec<String>) {
-    super::warnings::spec(&template.get("spec"), w);
+    super::warnings::pod(template, true, w);
 }

@@ -1,9 +1,9 @@
 //! Updates of a pod: hardly anything of its spec may change.
 
-use super::{scheduling, spec};
+use super::{annotations, scheduling, spec};
 use crate::field::{Field, remove, same, set};
 use crate::formats;
-use keles_api::{Object, Problems};
+use keles_api::{Object, Path, Problems};
 use serde_json::Value;
 
 const MUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -14,6 +14,7 @@ const DIFF_MAX_LINES: usize = 20;
 pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     let (new, old) = (Field::root(new), Field::root(old));
     spec::pod(&new, p);
+    annotations::update(&new, &old, p);
     let (new, old) = (new.get("spec"), old.get("spec"));
     for list in ["containers", "initContainers"] {
         if !same_containers(&new, &old, list, p) {
@@ -89,7 +90,7 @@ fn only_added_tolerations(new: &Field, old: &Field, p: &mut Problems) {
 fn only_deleted_gates(new: &Field, old: &Field, p: &mut Problems) {
     for gate in new.items("schedulingGates") {
         if !old.list("schedulingGates").iter().any(|g| g["name"] == gate.value()["name"]) {
-            p.forbidden(gate.path(), "only deletion is allowed, but found new scheduling gate '".to_owned() + gate.str("name") + "'");
+            p.forbidden(&gate.at("name"), "only deletion is allowed, but found new scheduling gate '".to_owned() + gate.str("name") + "'");
         }
     }
 }
@@ -122,27 +123,45 @@ fn put_back(new: &mut Value, old: &Value, name: &str) {
 
 /// Until its gates are gone a pod's node selection may be narrowed.
 fn gated_selectors(mut munged: Value, old: &Field, p: &mut Problems) -> Value {
-    let kept = old.map("nodeSelector").all(|(k, v)| munged["nodeSelector"].get(k) == Some(v));
-    if kept {
+    let spec = Path::new("spec");
+    if !same(&munged["nodeSelector"], old.get("nodeSelector").value()) {
+        if !old.map("nodeSelector").all(|(k, v)| munged["nodeSelector"].get(k) == Some(v)) {
+            p.invalid(&spec.child("nodeSelector"), munged["nodeSelector"].clone(), "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+        }
         put_back(&mut munged, old.value(), "nodeSelector");
     }
-    let path = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-    let before = old.value().pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);
-    let now = munged.pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[]);
-    if !before.is_empty() && before.len() != now.len() {
-        p.invalid(&old.at("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"), Value::from(now.to_vec()), GATED_AFFINITY);
-        return munged;
-    }
-    let narrowed = |now: &Value, before: &Value| {
-        ["matchExpressions", "matchFields"].iter().all(|f| {
-            let of = |v: &Value| v[*f].as_array().cloned().unwrap_or_default();
-            of(before).iter().enumerate().all(|(i, e)| of(now).get(i) == Some(e))
-        })
-    };
-    if now.iter().zip(before).all(|(n, b)| narrowed(n, b)) {
-        put_back(&mut munged, old.value(), "affinity");
+    let before = old.get("affinity").get("nodeAffinity").value().clone();
+    let now = munged.pointer("/affinity/nodeAffinity").cloned().unwrap_or(Value::Null);
+    if !same(&now, &before) {
+        narrowed_affinity(&now, &before, &spec.child("affinity").child("nodeAffinity"), p);
+        // From here on the affinity to nodes counts as unchanged.
+        let others = ["podAffinity", "podAntiAffinity"].iter().any(|f| !munged["affinity"][*f].is_null());
+        match (&before, others || !old.get("affinity").value().is_null()) {
+            (Value::Null, false) => remove(&mut munged, "affinity"),
+            (Value::Null, true) => munged.get_mut("affinity").into_iter().for_each(|a| remove(a, "nodeAffinity")),
+            _ => crate::field::child_mut(&mut munged, "affinity").into_iter().for_each(|a| set(a, "nodeAffinity", before.clone())),
+        }
     }
     munged
+}
+
+/// Terms stay in number; each only gains requirements, at its end.
+fn narrowed_affinity(now: &Value, before: &Value, at: &Path, p: &mut Problems) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let list = |v: &Value, f: &str| v[f].as_array().cloned().unwrap_or_default();
+    let (now, before) = (list(&now[REQUIRED], "nodeSelectorTerms"), list(&before[REQUIRED], "nodeSelectorTerms"));
+    let at = at.child(REQUIRED).child("nodeSelectorTerms");
+    if !before.is_empty() && before.len() != now.len() {
+        return p.invalid(&at, now, GATED_AFFINITY);
+    }
+    for (i, (now, before)) in now.iter().zip(&before).enumerate() {
+        let grown = ["matchExpressions", "matchFields"].iter().all(|f| list(now, f).starts_with(&list(before, f)));
+        let was_empty = ["matchExpressions", "matchFields"].iter().all(|f| list(before, f).is_empty());
+        let is_empty = ["matchExpressions", "matchFields"].iter().all(|f| list(now, f).is_empty());
+        if !grown || was_empty && !is_empty {
+            p.invalid(&at.index(i), now.clone(), "only additions are allowed (no mutations or deletions)");
+        }
+    }
 }
 
 /// The changed fields, one a line; upstream prints a Go diff here, which nobody parses.

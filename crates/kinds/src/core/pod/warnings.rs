@@ -1,15 +1,15 @@
 //! Warnings about pods and pod templates: accepted, but probably not meant.
 
+use super::annotations::{APP_ARMOR, SECCOMP_CONTAINER, SECCOMP_POD};
+use super::containers;
 use super::resources::is_whole;
+use crate::core::persistent_volume_claim;
 use crate::field::Field;
-use keles_api::Object;
+use crate::ip;
 use keles_api::quantity::Quantity;
+use keles_api::{Path, names};
 use serde_json::Value;
-use std::collections::BTreeSet;
-
-pub fn pod(o: &Object, w: &mut Vec<String>) {
-    spec(&Field::root(o).get("spec"), w);
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels of nodes that have newer names.
 const DEPRECATED_NODE_LABELS: &[(&str, &str)] = &[
@@ -36,51 +36,217 @@ const DEPRECATED_VOLUMES: &[(&str, &str)] = &[
 /// Warnings about what a PersistentVolume is made of.
 pub fn persistent(spec: &Field, w: &mut Vec<String>) {
     for (name, text) in DEPRECATED_VOLUMES.iter().filter(|(name, _)| spec.has(name)) {
-        w.push(format!("{}: {text}", spec.at(name)));
+        w.push(format!("{}: {text}", spec.at(shown(name))));
     }
 }
 
-/// Warnings of a pod spec, in a pod or in a template.
-pub fn spec(s: &Field, w: &mut Vec<String>) {
-    node_labels(s, w);
-    host_aliases(s, w);
-    topology_keys(s, w);
+/// Upstream's name of a source in warnings.
+fn shown(source: &str) -> &str {
+    if source == "storageos" { "storageOS" } else { source }
+}
+
+/// Annotations that fields replaced long ago.
+const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
+    ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
+    ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+];
+const NO_SELECTOR: &str = "a null labelSelector results in matching no pod";
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+/// Warnings of a pod, or of a template (`is_template`), in upstream's order.
+pub fn pod(owner: &Field, is_template: bool, w: &mut Vec<String>) {
+    let (s, annotations) = (owner.get("spec"), owner.get("metadata").get("annotations"));
+    node_labels(&s, w);
+    spread(&s, w);
+    for (key, text) in DEPRECATED_ANNOTATIONS.iter().filter(|(key, _)| annotations.has(key)) {
+        w.push(format!("{}: {text}", annotations.path().key(key)));
+    }
     for v in s.items("volumes") {
-        volume(&v, w);
+        deprecated_volume(&v, w);
     }
-    if !s.str("serviceAccount").is_empty() && s.str("serviceAccountName") != s.str("serviceAccount") {
-        w.push(format!("{}: deprecated in v1.1, use serviceAccountName instead", s.at("serviceAccount")));
+    for v in s.items("volumes") {
+        overlapping_paths(&v, w);
     }
-    duplicate_secrets(s, w);
-    dns(s, w);
-    containers(s, w);
+    host_aliases(&s, w);
+    pull_secrets(&s, w);
+    fractions(&s.get("overhead"), w);
+    let profile = |of: &Field, field: &str| of.get("securityContext").has(field);
+    if !profile(&s, "seccompProfile") && annotations.has(SECCOMP_POD) {
+        w.push(format!("{}: {OLD_SECCOMP}", annotations.path().key(SECCOMP_POD)));
+    }
+    for c in containers::all(&s) {
+        let key = format!("{SECCOMP_CONTAINER}{}", c.str("name"));
+        if !profile(&c, "seccompProfile") && annotations.has(&key) {
+            w.push(format!("{}: {OLD_SECCOMP}", annotations.path().key(&key)));
+        }
+        let key = format!("{APP_ARMOR}{}", c.str("name"));
+        if is_template && !profile(&s, "appArmorProfile") && !profile(&c, "appArmorProfile") && annotations.has(&key) {
+            w.push(format!("{}: deprecated since v1.30; use the \"appArmorProfile\" field instead", annotations.path().key(&key)));
+        }
+        fractions(&c.get("resources").get("limits"), w);
+        fractions(&c.get("resources").get("requests"), w);
+        hidden_variables(&c, w);
+    }
+    ports(&s, w);
     if s.int("terminationGracePeriodSeconds") < 0 {
         w.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", s.at("terminationGracePeriodSeconds")));
     }
-    duplicate_host_ports(s, w);
+    affinity(&s, w);
+    for server in s.get("dnsConfig").items("nameservers") {
+        ip::warn(w, server.path(), server.text());
+    }
+    for alias in s.items("hostAliases") {
+        ip::warn(w, &alias.at("ip"), alias.str("ip"));
+    }
 }
 
-fn node_labels(s: &Field, w: &mut Vec<String>) {
-    for (old, new) in DEPRECATED_NODE_LABELS {
-        if s.get("nodeSelector").has(old) {
-            w.push(format!("{}: deprecated since {}; use \"{new}\" instead", s.at("nodeSelector").key(old), since(old)));
-        }
-    }
+const OLD_SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+
+/// What is said of a node label that has a newer name.
+fn deprecated_label(label: &str) -> Option<String> {
+    let (_, new) = DEPRECATED_NODE_LABELS.iter().find(|(old, _)| *old == label)?;
+    Some(format!("deprecated since {}; use \"{new}\" instead", since(label)))
 }
 
 fn since(label: &str) -> &'static str {
     if label.starts_with("beta.kubernetes.io/arch") || label.starts_with("beta.kubernetes.io/os") { "v1.14" } else { "v1.17" }
 }
 
-fn topology_keys(s: &Field, w: &mut Vec<String>) {
-    for c in s.items("topologySpreadConstraints") {
-        for (old, new) in DEPRECATED_NODE_LABELS.iter().filter(|(old, _)| c.str("topologyKey") == *old) {
-            w.push(format!("{}: {old} is deprecated since {}; use \"{new}\" instead", c.at("topologyKey"), since(old)));
-        }
-        if !c.has("labelSelector") {
-            w.push(format!("{}: a null labelSelector results in matching no pod", c.at("labelSelector")));
+fn node_labels(s: &Field, w: &mut Vec<String>) {
+    let selector = s.get("nodeSelector");
+    for (label, _) in s.map("nodeSelector") {
+        if let Some(text) = deprecated_label(label) {
+            w.push(format!("{}: {text}", selector.path().key(label)));
         }
     }
+    let affinity = s.get("affinity").get("nodeAffinity");
+    for term in affinity.get(REQUIRED).items("nodeSelectorTerms") {
+        node_term(&term, false, w);
+    }
+    for term in affinity.items(PREFERRED) {
+        node_term(&term.get("preference"), true, w);
+    }
+}
+
+/// A term of a mere preference may hold label values that no node can have.
+fn node_term(term: &Field, is_preference: bool, w: &mut Vec<String>) {
+    for e in term.items("matchExpressions") {
+        if let Some(text) = deprecated_label(e.str("key")) {
+            w.push(format!("{}: {} is {text}", e.at("key"), e.str("key")));
+        }
+        for v in e.items("values").iter().filter(|_| is_preference) {
+            for message in names::label_value(v.text()) {
+                w.push(format!("{}: {} is invalid, {message}", v.path(), v.text()));
+            }
+        }
+    }
+}
+
+fn spread(s: &Field, w: &mut Vec<String>) {
+    for c in s.items("topologySpreadConstraints") {
+        let key = c.str("topologyKey");
+        if let Some(text) = deprecated_label(key) {
+            w.push(format!("{}: {key} is {text}", c.at("topologyKey")));
+        }
+        if !c.has("labelSelector") {
+            w.push(format!("{}: {NO_SELECTOR}", c.at("labelSelector")));
+        }
+    }
+}
+
+fn affinity(s: &Field, w: &mut Vec<String>) {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let affinity = s.get("affinity").get(kind);
+        let preferred = affinity.items(PREFERRED).into_iter().map(|t| t.get("podAffinityTerm"));
+        for term in affinity.items(REQUIRED).into_iter().chain(preferred).filter(|t| !t.has("labelSelector")) {
+            w.push(format!("{}: {NO_SELECTOR}", term.at("labelSelector")));
+        }
+    }
+}
+
+fn deprecated_volume(v: &Field, w: &mut Vec<String>) {
+    for (source, text) in DEPRECATED_VOLUMES {
+        if *source == "cephfs" && v.get("ephemeral").has("volumeClaimTemplate") {
+            persistent_volume_claim::spec_warnings(&v.get("ephemeral").get("volumeClaimTemplate").get("spec"), w);
+        }
+        if v.has(source) {
+            w.push(format!("{}: {text}", v.at(shown(source))));
+        }
+    }
+}
+
+/// A file of a volume, and the source it comes from (empty where there is one only).
+struct File {
+    path: String,
+    from: String,
+}
+
+impl File {
+    fn new(path: &str, from: &str) -> Self {
+        File { path: path.trim_end_matches('/').to_owned(), from: from.to_owned() }
+    }
+    /// The same file, or one is a folder above the other.
+    fn overlaps(&self, other: &File) -> bool {
+        let below = |a: &str, b: &str| format!("{a}/").starts_with(&format!("{b}/"));
+        !self.path.is_empty() && !other.path.is_empty() && (below(&self.path, &other.path) || below(&other.path, &self.path))
+    }
+    fn shown(&self) -> String {
+        if self.from.is_empty() { format!("{:?}", self.path) } else { format!("{:?} ({})", self.path, self.from) }
+    }
+}
+
+/// Two entries of one volume that write the same file, or one below the other.
+fn overlapping_paths(v: &Field, w: &mut Vec<String>) {
+    let name = v.str("name");
+    let items = |source: &Field, from: &str| source.list("items").iter().map(|i| File::new(i["path"].as_str().unwrap_or(""), from)).collect::<Vec<_>>();
+    overlaps(&mut Vec::new(), &format!("ConfigMap {:?}", v.get("configMap").str("name")), items(&v.get("configMap"), ""), name, w);
+    overlaps(&mut Vec::new(), &format!("Secret {:?}", v.get("secret").str("secretName")), items(&v.get("secret"), ""), name, w);
+    overlaps(&mut Vec::new(), "DownwardAPI", items(&v.get("downwardAPI"), ""), name, w);
+    let mut known = Vec::new();
+    for source in v.get("projected").items("sources") {
+        if source.value().as_object().is_none_or(|m| m.values().all(Value::is_null)) {
+            w.push(format!("volume \"{name}\" (Projected) has no sources provided"));
+        } else {
+            overlaps(&mut known, "Projected", projected_files(&source), name, w);
+        }
+    }
+}
+
+/// Adds files to those known of a volume, and says which of them collide.
+fn overlaps(known: &mut Vec<File>, what: &str, files: Vec<File>, volume: &str, w: &mut Vec<String>) {
+    for file in files {
+        for earlier in known.iter().filter(|e| e.overlaps(&file)) {
+            w.push(format!("volume \"{volume}\" ({what}): overlapping paths: {} with {}", file.shown(), earlier.shown()));
+        }
+        known.push(file);
+    }
+}
+
+/// The files of one source of a projected volume.
+fn projected_files(source: &Field) -> Vec<File> {
+    let items = |kind: &str, from: String| source.get(kind).list("items").iter().map(|i| File::new(i["path"].as_str().unwrap_or(""), &from)).collect::<Vec<_>>();
+    let named = |kind: &str, shown: &str| items(kind, format!("{shown} {:?}", source.get(kind).str("name")));
+    for (kind, shown) in [("configMap", "ConfigMap"), ("secret", "Secret")] {
+        if !source.get(kind).list("items").is_empty() {
+            return named(kind, shown);
+        }
+    }
+    if source.has("downwardAPI") {
+        return items("downwardAPI", "DownwardAPI".into());
+    }
+    if source.has("serviceAccountToken") {
+        return vec![File::new(source.get("serviceAccountToken").str("path"), "ServiceAccountToken")];
+    }
+    let bundle = source.get("clusterTrustBundle");
+    if bundle.is_set() {
+        let name = if bundle.has("name") { bundle.str("name") } else { bundle.str("signerName") };
+        return vec![File::new(bundle.str("path"), &format!("ClusterTrustBundle {name:?}"))];
+    }
+    let certificate = source.get("podCertificate");
+    let paths = [("certificateChainPath", "PodCertificate chain"), ("keyPath", "PodCertificate key"), ("credentialBundlePath", "PodCertificate credential bundle")];
+    paths.iter().filter(|(field, _)| !certificate.str(field).is_empty()).map(|(field, from)| File::new(certificate.str(field), from)).collect()
 }
 
 fn host_aliases(s: &Field, w: &mut Vec<String>) {
@@ -92,106 +258,73 @@ fn host_aliases(s: &Field, w: &mut Vec<String>) {
     }
 }
 
-fn volume(v: &Field, w: &mut Vec<String>) {
-    for (source, text) in DEPRECATED_VOLUMES.iter().filter(|(source, _)| v.has(source)) {
-        w.push(format!("{}: {text}", v.at(source)));
-    }
-    let says_nothing = |s: &Value| s.as_object().is_none_or(|m| m.values().all(Value::is_null));
-    for _ in v.get("projected").list("sources").iter().filter(|s| says_nothing(s)) {
-        w.push(format!("volume \"{}\" (Projected) has no sources provided", v.str("name")));
-    }
-    overlapping_paths(v, w);
-}
-
-/// Two entries of one volume that write the same file, or one below the other.
-fn overlapping_paths(v: &Field, w: &mut Vec<String>) {
-    for (source, called) in [("configMap", "ConfigMap"), ("secret", "Secret"), ("downwardAPI", "DownwardAPI")] {
-        let items = v.get(source);
-        let paths: Vec<&str> = items.list("items").iter().filter_map(|i| i["path"].as_str()).map(|p| p.trim_end_matches('/')).collect();
-        for (i, path) in paths.iter().enumerate() {
-            let earlier = paths[..i].iter().any(|p| p == path);
-            if earlier {
-                let owner = if source == "secret" { items.str("secretName") } else { items.str("name") };
-                w.push(format!("volume \"{}\" ({called} \"{owner}\"): overlapping path \"{path}\"", v.str("name")));
-            }
-        }
-    }
-}
-
-fn duplicate_secrets(s: &Field, w: &mut Vec<String>) {
+fn pull_secrets(s: &Field, w: &mut Vec<String>) {
+    let all = s.items("imagePullSecrets");
     let mut seen = BTreeSet::new();
-    for (i, secret) in s.items("imagePullSecrets").iter().enumerate() {
-        let name = secret.str("name");
-        if name.is_empty() {
-            w.push(format!("{}: invalid empty name \"\"", s.at("imagePullSecrets").index(i)));
-        } else if !seen.insert(name) {
-            w.push(format!("{}: duplicate name \"{name}\"", s.at("imagePullSecrets").index(i)));
+    for secret in all.iter().filter(|secret| !seen.insert(secret.str("name"))) {
+        w.push(format!("{}: duplicate name \"{}\"", secret.at("name"), secret.str("name")));
+    }
+    for secret in all.iter().filter(|secret| secret.str("name").is_empty()) {
+        w.push(format!("{}: invalid empty name \"\"", secret.at("name")));
+    }
+}
+
+/// Bytes come whole.
+fn fractions(amounts: &Field, w: &mut Vec<String>) {
+    for name in ["memory", "ephemeral-storage"] {
+        let text = amounts.str(name);
+        if Quantity::parse(text).is_ok_and(|q| !is_whole(q)) {
+            w.push(format!("{}: fractional byte value \"{text}\" is invalid, must be an integer", amounts.path().key(name)));
         }
     }
 }
 
-fn dns(s: &Field, w: &mut Vec<String>) {
+fn hidden_variables(c: &Field, w: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
-    for option in s.get("dnsConfig").items("options") {
-        if !seen.insert(option.str("name")) {
-            w.push(format!("{}: duplicate option name \"{}\"", option.path(), option.str("name")));
+    for e in c.items("env") {
+        // `PATH=$(PATH):/x` builds on the earlier value and is meant.
+        let earlier = format!("$({})", e.str("name"));
+        let builds_on = e.str("value").contains(&earlier) && e.str("value") != earlier && !e.has("valueFrom");
+        if !seen.insert(e.str("name")) && !builds_on {
+            w.push(format!("{}: hides previous definition of \"{}\", which may be dropped when using apply", e.path(), e.str("name")));
         }
     }
 }
 
-fn containers(s: &Field, w: &mut Vec<String>) {
-    for c in ["initContainers", "containers"].iter().flat_map(|l| s.items(l)) {
-        let mut seen = BTreeSet::new();
-        for e in c.items("env") {
-            if !seen.insert(e.str("name")) && !refers_to_earlier(e.str("name"), e.str("value")) {
-                w.push(format!("{}: hides previous definition of \"{}\", which may be dropped when using apply", e.path(), e.str("name")));
-            }
+/// The same port twice, by number or by name.
+fn ports(s: &Field, w: &mut Vec<String>) {
+    let all: Vec<Field> = containers::all(s).iter().flat_map(|c| c.items("ports")).collect();
+    for (i, port) in all.iter().enumerate() {
+        let (ip, host) = (port.str("hostIP"), port.int("hostPort"));
+        if !ip.is_empty() && host == 0 {
+            let shown = format!("{{Name:{} HostPort:0 ContainerPort:{} Protocol:{} HostIP:{ip}}}", port.str("name"), port.int("containerPort"), port.str("protocol"));
+            w.push(format!("{}: hostIP set without hostPort: {shown}", port.path()));
         }
-        for list in ["limits", "requests"] {
-            for (name, value) in c.get("resources").map(list) {
-                let Ok(amount) = Quantity::parse(value.as_str().unwrap_or("")) else { continue };
-                if (name == "memory" || name == "ephemeral-storage") && !is_whole(amount) {
-                    let at = c.get("resources").at(list).key(name);
-                    w.push(format!("{at}: fractional byte value \"{}\" is invalid, must be an integer", value.as_str().unwrap_or("")));
-                }
-            }
-        }
-        duplicate_ports(&c, w);
-    }
-}
-
-/// `PATH=$(PATH):/x` builds on the earlier value and is meant.
-fn refers_to_earlier(name: &str, value: &str) -> bool {
-    value.contains(&format!("$({name})"))
-}
-
-/// The same port twice in one container.
-fn duplicate_ports(c: &Field, w: &mut Vec<String>) {
-    let ports = c.items("ports");
-    for (i, port) in ports.iter().enumerate() {
         let same = |o: &&Field| o.int("containerPort") == port.int("containerPort") && o.str("protocol") == port.str("protocol");
-        let same_host = |o: &&Field| o.int("hostPort") == port.int("hostPort") && o.str("hostIP") == port.str("hostIP");
-        if let Some(earlier) = ports[..i].iter().filter(same).find(same_host) {
-            w.push(format!("{}: duplicate port definition with {}", port.path(), earlier.path()));
+        for other in all[..i].iter().filter(same) {
+            let (other_ip, other_host) = (other.str("hostIP"), other.int("hostPort"));
+            let what = match () {
+                _ if ip == other_ip && host == other_host => "duplicate",
+                _ if host == 0 || other_host == 0 => "overlapping",
+                _ if host == other_host && ip.is_empty() != other_ip.is_empty() => "dangerously ambiguous",
+                _ => continue,
+            };
+            w.push(format!("{}: {what} port definition with {}", port.path(), other.path()));
         }
     }
+    port_names(s, w);
 }
 
-/// The same port of the host in two containers is refused; across init containers it is only said.
-fn duplicate_host_ports(s: &Field, w: &mut Vec<String>) {
-    let mut seen: Vec<(String, String)> = Vec::new();
-    for c in s.items("containers") {
-        for port in c.items("ports") {
-            let key = format!("{}/{}", port.int("containerPort"), port.str("protocol"));
-            match seen.iter().find(|(k, owner)| *k == key && *owner != c.path().as_str()) {
-                Some(_) => {
-                    let earlier = s.items("containers").into_iter().flat_map(|c| c.items("ports")).find(|p| format!("{}/{}", p.int("containerPort"), p.str("protocol")) == key);
-                    if let Some(earlier) = earlier {
-                        w.push(format!("{}: duplicate port definition with {}", port.path(), earlier.path()));
-                    }
-                }
-                None => seen.push((key, c.path().as_str().to_owned())),
-            }
+/// Services and probes find a port by name in the first container that has it.
+fn port_names(s: &Field, w: &mut Vec<String>) {
+    let runs_on = |c: &Field| !c.path().as_str().contains("initContainers[") || c.str("restartPolicy") == "Always";
+    let mut seen: BTreeMap<&str, Path> = BTreeMap::new();
+    for port in containers::all(s).iter().filter(|c| runs_on(c)).flat_map(|c| c.items("ports")) {
+        let name = port.str("name");
+        match seen.get(name) {
+            _ if name.is_empty() => {}
+            Some(first) => w.push(format!("{}: duplicate port name {name:?} with {first}, services and probes that select ports by name will use {first}", port.path())),
+            None => drop(seen.insert(name, port.path().clone())),
         }
     }
 }

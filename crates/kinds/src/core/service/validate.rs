@@ -336,7 +336,7 @@ fn fixed_list(spec: &Field, before: &Field, list: &str, what: &str, p: &mut Prob
 pub fn status(new: &Object, old: &Object, p: &mut Problems) {
     let (balancer, before) = (Field::root(new).get("status").get("loadBalancer"), Field::root(old).get("status").get("loadBalancer"));
     if !balancer.list("ingress").is_empty() && new.str_at(&["spec", "type"]) != "LoadBalancer" {
-        p.forbidden(&balancer.at("ingress"), "may only be used when `spec.type` is \"LoadBalancer\"");
+        p.forbidden(&balancer.at("ingress"), "may only be used when `spec.type` is 'LoadBalancer'");
         return;
     }
     let known: Vec<&str> = before.list("ingress").iter().filter_map(|i| i["ip"].as_str()).collect();

@@ -4,6 +4,7 @@
 //! joins two kinds (namespaces and what is in them, `scale`, `binding`) and in the table of [`facts`].
 
 pub mod admission;
+pub mod annotations;
 pub mod cache;
 pub mod call;
 mod create;

@@ -20,15 +20,16 @@ impl Exchange<'_> {
     /// POST pods/NAME/binding, and POST bindings with the name in the body.
     pub async fn bind(mut self) -> Result<Answer, Status> {
         let options = WriteOptions::parse(&self.call.query, "CreateOptions")?;
-        let (b, mut warnings) = self.decode_as(BINDING_SCHEMA, "Binding", options.field_validation)?;
+        let (mut b, mut warnings) = self.decode_as(BINDING_SCHEMA, "Binding", options.field_validation)?;
         if self.request.name.is_empty() {
             self.request.name = b.name().to_owned();
         }
         if b.name() != self.request.name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
-        check_binding(&b)?;
         self.request.dry_run = options.dry_run;
+        warnings.extend(self.registry.admit_posted(&self.request, &mut b).await?);
+        check_binding(&b)?;
         let now = self.request.now.clone();
         self.modify(Part::Own, &mut warnings, &mut |old| assign(old, &b, &now)).await?;
         let mut done = Status::failure(201, "", "");

@@ -27,6 +27,7 @@ mod serviceaccount_token;
 mod slices;
 mod slim;
 mod taint_eviction;
+mod validating_policy_status;
 
 use keles_client::{Informers, Watched};
 use keles_pki::{Authority, SigningKey};
@@ -96,6 +97,9 @@ pub const ALL: &[Row] = &[
     row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
     row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),
     row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
+    row("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", |s, set| {
+        s.run(set, validating_policy_status::ValidatingPolicyStatusController::new(&s))
+    }),
 ];
 
 const fn row(name: &'static str, account: &'static str, start: fn(Start, &mut JoinSet<()>)) -> Row {

@@ -77,6 +77,7 @@ fn object(map: &mut Map<String, Value>, o: ObjectRef, empty: Empty) {
                 match (f.presence(), &*v) {
                     (_, Value::Array(_) | Value::Object(_)) if empty == Empty::Kept => true,
                     (Presence::OmitEmpty, v) => !is_zero(v),
+                    (Presence::Always, Value::Object(m)) => !(m.is_empty() && matches!(f.ty().shape(), Shape::Map(_))),
                     (Presence::Always, v) => !v.as_array().is_some_and(Vec::is_empty),
                     (Presence::Pointer | Presence::Nullable, _) => true,
                 }

@@ -118,6 +118,10 @@ fn settle(mut value: Value, context: Context, ty: TypeRef, validation: FieldVali
     if validation == FieldValidation::Strict && !context.strict.is_empty() {
         return Err(DecodeError::Strict(context.strict));
     }
+    // To Go, null is an object with nothing in it.
+    if value.is_null() {
+        value = Value::Object(Default::default());
+    }
     as_decoded(&mut value, ty);
     let warnings = if validation == FieldValidation::Warn { context.strict } else { Vec::new() };
     Ok(Decoded { object: Object(value), warnings })

@@ -39,7 +39,8 @@ pub fn form_error(text: &str, form: &str, examples: &[&str]) -> String {
 
 /// A trailing dash of a generateName is followed by more in the end.
 fn unmask(name: &str, prefix: bool) -> std::borrow::Cow<'_, str> {
-    if prefix && name.len() > 1 && name.ends_with('-') { format!("{}a", &name[..name.len() - 2]).into() } else { name.into() }
+    // Upstream cuts bytes, be they half a character.
+    if prefix && name.len() > 1 && name.ends_with('-') { format!("{}a", String::from_utf8_lossy(&name.as_bytes()[..name.len() - 2])).into() } else { name.into() }
 }
 
 fn is_label(s: &str) -> bool {
@@ -161,6 +162,7 @@ mod tests {
         assert_eq!(label_value(&"x".repeat(64)), ["must be no more than 63 bytes"]);
         assert_eq!(path_segment("a/b", false), ["may not contain '/'"]);
         assert_eq!(path_segment("..", false), ["may not be '..'"]);
+        assert!(!dns_subdomain("é-", true).is_empty() && !dns_label("😀-", true).is_empty(), "the cut goes through a character");
         assert_eq!(qualified_name("/a"), ["prefix part must be non-empty"]);
         assert!(qualified_name("a/b/c")[0].starts_with("a qualified name must consist of"));
         assert_eq!(qualified_name("").len(), 2);

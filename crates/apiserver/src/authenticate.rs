@@ -1,5 +1,6 @@
 //! Who asks: what the connection, the headers of a proxy and the token say, first come first served; and impersonation.
 
+use crate::metrics;
 use crate::server::Inner;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -13,6 +14,7 @@ use keles_serve::tls::{ClientVerifier, verify_client};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What the connection says about the caller, worked out once.
 #[derive(Clone)]
@@ -85,7 +87,10 @@ fn websocket_bearer(headers: &HeaderMap) -> Option<String> {
 impl Inner {
     /// The caller's user; 401 for credentials that are not good, anonymous for none where `path` allows it. Credentials are taken off.
     pub async fn authenticate(&self, caller: &Caller, headers: &mut HeaderMap, path: &str) -> Result<Arc<User>, Status> {
-        let user = self.find_user(caller, headers, path).await?;
+        let started = Instant::now();
+        let found = self.find_user(caller, headers, path).await;
+        metrics::authenticated(&found, started.elapsed());
+        let user = found?;
         headers.remove(AUTHORIZATION);
         self.config.authentication.request_header.strip(headers);
         Ok(user)

@@ -37,10 +37,12 @@ pub struct Trust {
 pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     let first: Vec<Wanted> = NAMESPACES.iter().map(|n| wanted("", "v1", "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}}))).collect();
     make_all(&server.registry, first).await?;
+    crate::addresses::default_range::make(server).await?;
     let mut rest: Vec<Wanted> = keles_auth::bootstrap::policy().into_iter().map(policy_row).collect();
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
     rest.extend(own_service(&server.config));
+    rest.push(token_tracking());
     rest.push(authentication(trust, &server.config.authentication.request_header));
     make_all(&server.registry, rest).await
 }
@@ -78,17 +80,16 @@ fn priority_and_fairness() -> Vec<Wanted> {
     levels.chain(flowcontrol::schemas().into_iter().map(row("flowschemas"))).collect()
 }
 
-/// The Service `default/kubernetes` with its endpoints, and the range its address comes from.
+/// The Service `default/kubernetes` with its endpoints.
 fn own_service(c: &Config) -> Vec<Wanted> {
-    let ip = c.service_cidr.address(0);
-    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [c.service_cidr.to_string()]}});
+    let ip = c.service_cidrs.first.address(0);
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"type": "ClusterIP", "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "sessionAffinity": "None",
                  "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": c.port}]},
     });
-    let mut all = vec![wanted("networking.k8s.io", "v1", "servicecidrs", cidr), wanted("", "v1", "services", service)];
+    let mut all = vec![wanted("", "v1", "services", service)];
     if c.advertise_address.is_loopback() {
         // Endpoints may not lead to a loopback address: pods have one of their own.
         tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
@@ -131,6 +132,17 @@ fn authentication(trust: &Trust, front: &RequestHeader) -> Wanted {
     Wanted { keep_up: true, ..wanted("", "v1", "configmaps", o) }
 }
 
+/// Since when the last use of tokens in Secrets is noted: the clean-up of old ones counts from there.
+fn token_tracking() -> Wanted {
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let o = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": today},
+    });
+    wanted("", "v1", "configmaps", o)
+}
+
 async fn make_all(registry: &Registry, all: Vec<Wanted>) -> Result<(), StartError> {
     let results: Vec<_> = futures::stream::iter(all.into_iter().map(|w| make(registry, w))).buffer_unordered(AT_ONCE).collect().await;
     results.into_iter().collect()
@@ -149,6 +161,21 @@ async fn make(registry: &Registry, w: Wanted) -> Result<(), StartError> {
         // Another server on the same store was quicker.
         Err(s) if s.code == 409 => Ok(()),
         Err(status) => Err(StartError::Bootstrap { what, status }),
+    }
+}
+
+/// Makes an object that is missing; one that is there and `follows` gets the wanted spec back.
+pub async fn keep(registry: &Registry, group: &'static str, plural: &'static str, object: Object, follows: bool) -> Result<(), StartError> {
+    let wanted = wanted(group, "v1", plural, object.0);
+    let Some(mut there) = registry.read(group, plural, "", wanted.object.name()) else { return make(registry, wanted).await };
+    if !follows || holds(there.at(&["spec"]), wanted.object.at(&["spec"])) {
+        return Ok(());
+    }
+    there.0["spec"] = wanted.object.0["spec"].clone();
+    let what = format!("{plural} {}", there.name());
+    match write(registry, Verb::Update, &Wanted { object: there, ..wanted }).await {
+        Err(status) if status.code != 409 => Err(StartError::Bootstrap { what, status }),
+        _ => Ok(()),
     }
 }
 

@@ -1,33 +1,43 @@
-//! The ordered chain: request info, authenticate, limit, impersonate, authorize, dispatch.
+//! The ordered chain: request info, time limit, authenticate, impersonate, priority and fairness, authorize, dispatch.
 
 use crate::aggregation;
 use crate::audit::Record;
 use crate::authenticate::Caller;
-use crate::metrics::Metrics;
-use crate::negotiate::{self, Accepted, Forms};
+use crate::fairness::{self, Flow, Question};
+use crate::features::Feature;
+use crate::metrics::requests::{Open, Series};
+use crate::negotiate::{self, Accepted, Forms, Media};
 use crate::path::RequestInfo;
 use crate::respond::{self, AUDIT_ID, Style};
 use crate::server::Inner;
-use crate::{notices, paths, reviews, token_request};
+use crate::{health, lifecycle, metrics, notices, paths, reviews, token_request};
 use futures::FutureExt;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keles_api::Status;
 use keles_api::status::Details;
+use keles_observe::{current, trace};
 use keles_auth::{Attributes, Selectors, User};
-use keles_registry::{Call, Form, Query, Request as About, Verb};
+use keles_registry::{AnyKind, annotations, Call, Form, Query, Request as About, Verb};
 use keles_serve::body::{self, ReadError};
 use keles_serve::{Body, BoxError};
 use rand::Rng;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Upstream's limit of a request body.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
-/// For requests that are not long-running.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What stays the same of a request on its way down.
+struct Way<'a> {
+    caller: &'a Caller,
+    audit_id: &'a HeaderValue,
+    is_long_running: bool,
+    came: Instant,
+    /// When it must be answered; a long-running one, when it must have begun.
+    deadline: Instant,
+}
 
 /// One request on its way down.
 pub struct Asked {
@@ -40,20 +50,50 @@ pub struct Asked {
 impl Inner {
     /// Answers any request; never fails.
     pub async fn handle(&self, caller: Caller, request: Request<Body>) -> Response<Body> {
-        let started = Instant::now();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let audit_id = request.headers().get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
         // A refusal goes out as the client asked for objects; who accepts nothing that we have gets JSON.
-        let style = Style::new(negotiate::accept(request.headers(), Forms::All).map(|a| Accepted { form: Form::Object, ..a }).unwrap_or_default(), request.headers(), &query);
-        let (verb, long, notice) = (info.verb, is_long_running(&info), self.deprecation(&info));
-        let resource = if info.is_resource { info.resource.clone() } else { String::new() };
-        let flying = Flying::new(self.metrics.clone(), long);
+        let style = Style::new(self.media().accept(request.headers(), Forms::All).map(|a| Accepted { form: Form::Object, ..a }).unwrap_or_default(), request.headers(), &query);
+        let kind = if info.is_resource { self.registry.kind(&info.group, &info.version, &info.resource) } else { None };
+        let (long, notice) = (is_long_running(&info), deprecation(&info, kind.as_deref()));
+        let served = kind.is_some() || info.is_resource && virtual_kind(&info).is_some();
+        let series = match health::path(request.uri().path()) {
+            Some(path) => Series::of_path(info.verb, path),
+            None => Series::of(&info, &query, request.headers(), served),
+        };
+        if notice.is_some() {
+            metrics::requests::DEPRECATED.with([&info.group, "", &info.resource, &info.subresource, &info.version]).set(1.0);
+        }
+        let mut open = Open::new(series, long);
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let mut record = None;
+        let (mut record, mut under) = (None, None);
+        let time = if long { Ok(self.config.lifecycle.request_timeout) } else { self.config.lifecycle.time_of(&query) };
         // A request that panics is answered and written down, and takes nobody with it.
-        let answered = AssertUnwindSafe(self.answer(&caller, info, query, request, long, &audit_id, &mut record)).catch_unwind().await;
+        let answering = async {
+            let came = Instant::now();
+            let way = Way { caller: &caller, audit_id: &audit_id, is_long_running: long, came, deadline: came + time? };
+            let answering = self.answer(&way, info, query, request, &mut record, &mut under);
+            match long {
+                true => answering.await,
+                false => tokio::time::timeout_at(way.deadline.into(), answering).await.unwrap_or_else(|_| Err(lifecycle::timed_out())),
+            }
+        };
+        // Nobody reads what admission notes where nothing is audited.
+        let answering = current::scope(async {
+            let answered = answering.await;
+            current::end(answered.as_ref().map_or_else(|s: &Status| s.code, |r| r.status().as_u16()));
+            answered
+        });
+        let (answered, notes) = match self.auditor {
+            Some(_) => annotations::collected(AssertUnwindSafe(answering).catch_unwind()).await,
+            None => (AssertUnwindSafe(answering).catch_unwind().await, Default::default()),
+        };
+        let answered = answered.map(|(answered, waited)| {
+            open.waited = waited;
+            answered
+        });
         let mut response = match answered {
             Ok(Ok(r)) => r,
             Ok(Err(s)) => respond::failure(&s, &style),
@@ -65,36 +105,40 @@ impl Inner {
                 respond::text(StatusCode::INTERNAL_SERVER_ERROR, "This request caused apiserver to panic. Look in the logs for details.\n")
             }
         };
-        if let Some(r) = record {
+        if let Some(mut r) = record {
+            notes.iter().for_each(|(key, value)| r.annotate(key, value));
             response = r.finish(response, long).await;
         }
+        open.code = response.status().as_u16();
         if long {
             // A watch is open for as long as its body is sent.
-            response = response.map(|b| body::hold(b, flying));
+            response = response.map(|b| body::hold(b, open));
+        } else {
+            response = series.sized(response);
         }
         if let Some(w) = notice.filter(|_| !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) {
             respond::warn_first(response.headers_mut(), &w);
         }
+        if let Some(flow) = under {
+            flow.mark(response.headers_mut());
+        }
         response.headers_mut().insert(AUDIT_ID, audit_id);
-        self.metrics.observe(verb, &resource, response.status().as_u16(), started.elapsed());
         response
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a fact of its own about the request")]
     async fn answer(
         &self,
-        caller: &Caller,
+        way: &Way<'_>,
         info: RequestInfo,
         query: Query,
         mut request: Request<Body>,
-        long: bool,
-        audit_id: &HeaderValue,
         record: &mut Option<Record>,
+        under: &mut Option<Arc<Flow>>,
     ) -> Result<Response<Body>, Status> {
         let path = request.uri().path().to_owned();
-        let found = self.authenticate(caller, request.headers_mut(), &path).await;
+        let found = self.authenticate(way.caller, request.headers_mut(), &path).await;
         if let Some(auditor) = &self.auditor {
-            *record = auditor.begin(&info, found.as_deref().ok(), caller.peer, audit_id, &request);
+            *record = auditor.begin(&info, found.as_deref().ok(), way.caller.peer, way.audit_id, &request);
         }
         let mut user = found?;
         if let Some(other) = self.impersonate(&user, request.headers_mut()).await? {
@@ -103,32 +147,31 @@ impl Inner {
             }
             user = other;
         }
+        current::begin(trace::request(|| span_name(&info, request.method()), request.headers().get("traceparent").and_then(|v| v.to_str().ok()), is_trusted(&user)));
+        let question =
+            Question { info: &info, query: &query, user: &user, path: &path, came: way.came, deadline: way.deadline, is_long_running: way.is_long_running };
+        let entered = Instant::now();
+        let pass = self.gate.enter(&self.registry, question, under).await;
+        current::waited(entered.elapsed());
+        let pass = match pass {
+            Ok(pass) => pass,
+            Err(seconds) => return Ok(fairness::refusal(seconds)),
+        };
         let selectors = if info.is_collection() { Selectors::parse(query.text("fieldSelector"), query.text("labelSelector")) } else { None };
+        let started = Instant::now();
         let decided = self.authorizers.decide(&Attributes { selectors: selectors.as_ref(), ..attributes(&info, &user, &path) }).await;
+        metrics::authorized(decided.is_ok(), started.elapsed());
         if let Some(r) = record.as_mut() {
             r.decided(&decided);
         }
         decided.map_err(|why| attributes(&info, &user, &path).forbidden(&why))?;
         if let Some(r) = record.as_mut() {
-            request = r.take_body(request, long).await?;
+            request = r.take_body(request, way.is_long_running).await?;
         }
-        let asked = Asked { info, query, user, request };
-        if long {
-            return self.dispatch(asked).await;
-        }
-        let Ok(_slot) = self.in_flight.try_acquire() else {
-            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
-        };
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.dispatch(asked)).await {
-            Ok(r) => r,
-            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
-        }
-    }
-
-    /// The warning of a deprecated API, built in or custom.
-    fn deprecation(&self, info: &RequestInfo) -> Option<std::borrow::Cow<'static, str>> {
-        let fixed = notices::deprecation(info).map(Into::into);
-        fixed.or_else(|| info.is_resource.then(|| self.registry.kind(&info.group, &info.version, &info.resource))??.deprecation(&info.version).map(Into::into))
+        let is_watch = info.verb == "watch";
+        let response = self.dispatch(Asked { info, query, user, request }).await?.map(|b| pass.while_sent(b, is_watch, way.deadline));
+        // A watch ends by itself, with its last events.
+        Ok(if way.is_long_running && !is_watch { response.map(|b| lifecycle::until(b, &self.stops)) } else { response })
     }
 
     async fn dispatch(&self, asked: Asked) -> Result<Response<Body>, Status> {
@@ -174,11 +217,15 @@ impl Inner {
             }
             return (served && known).then_some(Place::Stored);
         }
-        let v = keles_kinds::VIRTUAL.iter().find(|v| v.group == info.group && v.version == info.version && v.plural == info.resource)?;
-        Some(match v.plural {
+        Some(match virtual_kind(info)?.plural {
             "componentstatuses" => Place::Unbuilt("the resource componentstatuses (deprecated since v1.19)"),
             _ => Place::Review,
         })
+    }
+
+    /// Which representations this server speaks.
+    pub fn media(&self) -> Media {
+        Media { cbor: self.config.features.on(Feature::Cbor) }
     }
 
     /// Which forms the objects of a path have: kinds made at run time have none in protobuf.
@@ -196,12 +243,12 @@ impl Inner {
         let (parts, body) = asked.request.into_parts();
         let verb = verb(&asked.info).ok_or_else(method_not_allowed)?;
         let forms = self.forms(&asked.info);
-        let accepted = if verb == Verb::Watch { negotiate::accept_stream(&parts.headers, forms) } else { negotiate::accept(&parts.headers, forms) }?;
+        let accepted = if verb == Verb::Watch { self.media().accept_stream(&parts.headers, forms) } else { self.media().accept(&parts.headers, forms) }?;
         let style = Style::new(accepted, &parts.headers, &asked.query);
-        let patch_type = if verb == Verb::Patch { Some(negotiate::patch_type(&parts.headers)?) } else { None };
+        let patch_type = if verb == Verb::Patch { Some(self.media().patch_type(&parts.headers)?) } else { None };
         let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
         let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
-        let (body, body_format) = if patch_type.is_some() { (body, keles_registry::BodyFormat::Json) } else { negotiate::body(&parts.headers, body)? };
+        let (body, body_format) = if patch_type.is_some() { (negotiate::patch_body(&parts.headers, body)?, keles_registry::BodyFormat::Json) } else { self.media().body(&parts.headers, body)? };
         let notice = notices::orphaning_delete(&asked.info, &asked.query, &body);
         let mut query = asked.query;
         let name = if asked.info.is_collection() { String::new() } else { asked.info.name.clone() };
@@ -235,6 +282,34 @@ impl Inner {
         respond::warn(response.headers_mut(), notice.as_slice());
         Ok(response)
     }
+}
+
+/// The warning of a deprecated API, built in or custom.
+fn deprecation(info: &RequestInfo, kind: Option<&dyn AnyKind>) -> Option<std::borrow::Cow<'static, str>> {
+    let fixed = notices::deprecation(info).map(Into::into);
+    fixed.or_else(|| kind?.deprecation(&info.version).map(Into::into))
+}
+
+/// The kind that is served and not stored.
+fn virtual_kind(info: &RequestInfo) -> Option<&'static keles_kinds::VirtualKind> {
+    keles_kinds::VIRTUAL.iter().find(|v| v.group == info.group && v.version == info.version && v.plural == info.resource)
+}
+
+/// Upstream's name of a request's span: the method and the path's pattern.
+fn span_name(info: &RequestInfo, method: &Method) -> String {
+    if !info.is_resource {
+        return method.to_string();
+    }
+    let group = if info.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", info.group) };
+    let namespace = if info.object_namespace().is_empty() { "" } else { "/namespaces/{:namespace}" };
+    let name = if info.name.is_empty() { "" } else { "/{:name}" };
+    let subresource = if info.subresource.is_empty() { String::new() } else { format!("/{}", info.subresource) };
+    format!("{method} {group}/{}{namespace}/{}{name}{subresource}", info.version, info.resource)
+}
+
+/// Whose traces go on here; anybody else could have all of theirs kept.
+fn is_trusted(user: &User) -> bool {
+    user.groups.iter().any(|g| g == keles_auth::MASTERS || g == "system:monitoring")
 }
 
 enum Place {
@@ -314,27 +389,4 @@ fn new_audit_id() -> HeaderValue {
 /// Whether a request asks for another protocol on its connection.
 pub fn wants_upgrade(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::GET | Method::POST) && header(headers, http::header::CONNECTION).to_ascii_lowercase().contains("upgrade")
-}
-
-/// Counts a request while it is open.
-struct Flying {
-    metrics: Arc<Metrics>,
-    long: bool,
-}
-
-impl Flying {
-    fn new(metrics: Arc<Metrics>, long: bool) -> Self {
-        let f = Flying { metrics, long };
-        f.counter().fetch_add(1, Ordering::Relaxed);
-        f
-    }
-    fn counter(&self) -> &AtomicI64 {
-        if self.long { &self.metrics.long_running } else { &self.metrics.in_flight }
-    }
-}
-
-impl Drop for Flying {
-    fn drop(&mut self) {
-        self.counter().fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -1,58 +1,16 @@
 //! The API server's settings: parsed once, before a port is bound.
 
+use crate::addresses::range::{ServiceCidr, ServiceCidrs};
 use crate::audit::Options as Audit;
+use crate::lifecycle::Options as Lifecycle;
+use crate::features::Features;
 use keles_auth::authenticators::config::Options as Authentication;
 use keles_auth::authorizers::config::Options as Authorization;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// An IPv4 block for service addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceCidr {
-    pub base: Ipv4Addr,
-    pub prefix_bits: u8,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not an IPv4 block like 10.43.0.0/16 with 8 to 30 bits")]
-pub struct BadCidr(String);
-
-impl std::str::FromStr for ServiceCidr {
-    type Err = BadCidr;
-    fn from_str(s: &str) -> Result<Self, BadCidr> {
-        let bad = || BadCidr(s.into());
-        let (base, bits) = s.split_once('/').ok_or_else(bad)?;
-        let (base, prefix_bits): (Ipv4Addr, u8) = (base.parse().map_err(|_| bad())?, bits.parse().map_err(|_| bad())?);
-        if !(8..=30).contains(&prefix_bits) {
-            return Err(bad());
-        }
-        let mask = u32::MAX << (32 - prefix_bits);
-        Ok(ServiceCidr { base: Ipv4Addr::from(u32::from(base) & mask), prefix_bits })
-    }
-}
-
-impl std::fmt::Display for ServiceCidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix_bits)
-    }
-}
-
-impl ServiceCidr {
-    /// How many addresses may be given out: all but the first and the last.
-    pub fn usable(&self) -> u32 {
-        (1u32 << (32 - self.prefix_bits)) - 2
-    }
-    /// The n-th usable address, from 0; the first one belongs to the `kubernetes` Service.
-    pub fn address(&self, n: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.base) + 1 + n)
-    }
-    pub fn contains(&self, ip: Ipv4Addr) -> bool {
-        let offset = u32::from(ip).wrapping_sub(u32::from(self.base));
-        (1..=self.usable()).contains(&offset)
-    }
-}
 
 /// What an API server is started with.
 #[derive(Clone, Debug)]
@@ -66,7 +24,8 @@ pub struct Config {
     /// Further addresses and names for the serving certificate (node name, host addresses, load balancers).
     pub extra_ips: Vec<IpAddr>,
     pub extra_names: Vec<String>,
-    pub service_cidr: ServiceCidr,
+    /// Where addresses of Services come from.
+    pub service_cidrs: ServiceCidrs,
     pub node_ports: RangeInclusive<u16>,
     /// How often history older than this is forgotten; zero: never.
     pub compaction_interval: Duration,
@@ -77,6 +36,13 @@ pub struct Config {
     pub service_accounts: ServiceAccounts,
     /// What is written down of requests; nothing without a policy.
     pub audit: Audit,
+    /// How many requests at once, and how long things take.
+    pub lifecycle: Lifecycle,
+    pub features: Features,
+    /// `/debug/pprof` and `/debug/flags` are served.
+    pub profiling: bool,
+    /// Flags as `/flagz` shows them, secrets already left out.
+    pub flags: BTreeMap<String, String>,
 }
 
 /// `--service-account-*` and `--api-audiences`.
@@ -101,7 +67,7 @@ pub struct ServiceAccounts {
 /// Upstream's default range.
 pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 /// k3s's default block.
-pub const SERVICE_CIDR: ServiceCidr = ServiceCidr { base: Ipv4Addr::new(10, 43, 0, 0), prefix_bits: 16 };
+pub const SERVICE_CIDR: ServiceCidr = ServiceCidr::v4(10, 43, 16);
 
 impl Config {
     /// Defaults over a data folder.
@@ -112,7 +78,7 @@ impl Config {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             extra_ips: Vec::new(),
             extra_names: Vec::new(),
-            service_cidr: SERVICE_CIDR,
+            service_cidrs: ServiceCidrs::one(SERVICE_CIDR),
             node_ports: NODE_PORTS,
             compaction_interval: keles_store::compactor::INTERVAL,
             issuer: keles_auth::tokens::DEFAULT_ISSUER.into(),
@@ -120,20 +86,10 @@ impl Config {
             authorization: Authorization::default(),
             service_accounts: ServiceAccounts::default(),
             audit: Audit::default(),
+            lifecycle: Lifecycle::default(),
+            features: Features::default(),
+            profiling: true,
+            flags: BTreeMap::new(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_block_gives_its_addresses_but_not_its_ends() {
-        let c: ServiceCidr = "10.43.7.9/24".parse().unwrap();
-        assert_eq!(c.to_string(), "10.43.7.0/24");
-        assert_eq!(c.address(0), Ipv4Addr::new(10, 43, 7, 1));
-        assert!(c.contains(c.address(c.usable() - 1)) && !c.contains(c.base) && !c.contains(Ipv4Addr::new(10, 43, 7, 255)));
-        assert!("10.0.0.0/31".parse::<ServiceCidr>().is_err() && "x/16".parse::<ServiceCidr>().is_err());
     }
 }

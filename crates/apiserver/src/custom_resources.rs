@@ -6,6 +6,7 @@
 //! Source: k8s.io/apiextensions-apiserver/pkg/controller/{status,establish,finalizer,apiapproval}.
 
 use crate::chain::now;
+use crate::conversion;
 use crate::server::Inner;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -15,7 +16,7 @@ use keles_custom::{Condition, Custom, Definition, Names};
 use keles_registry::{Call, Registry, Request as About, Verb};
 use keles_store::StoreError;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -67,7 +68,7 @@ impl Controller {
         for (key, o) in &c.registry().peek_all(GROUP, PLURAL) {
             let Ok(d) = Definition::read(&o.object()) else { continue };
             if d.is_true(ESTABLISHED) {
-                let kind = Custom::new(d.clone(), o.object());
+                let kind = Custom::with_webhook(d.clone(), o.object(), conversion::webhook(&c.server, &d));
                 c.registry().add(Arc::new(kind.clone())).await?;
                 // Revision 0: the first pass looks at it all the same.
                 c.known.insert(key.clone(), Known::new(0, &d, Some(kind)));
@@ -101,7 +102,8 @@ impl Controller {
         let all = self.registry().peek_all(GROUP, PLURAL);
         let mut pending = Pending::default();
         self.forget(|key, known| {
-            all.get(key).is_none_or(|o| known.uid != *Definition::read(&o.object()).map(|d| d.metadata.uid).unwrap_or_default() && known.revision != o.revision)
+            let other = |o: &keles_registry::cache::Cached| known.revision != o.revision && known.uid != Definition::read(&o.object()).map(|d| d.metadata.uid).unwrap_or_default();
+            all.get(key).is_none_or(|o| other(o))
         })
         .await;
         for (key, o) in &all {
@@ -152,7 +154,8 @@ impl Controller {
                 _ => {
                     let mut own = d.clone();
                     own.status.accepted_names = names.clone();
-                    let new = Custom::new(own, o.object());
+                    let hook = conversion::webhook(&self.server, &own);
+                    let new = Custom::with_webhook(own, o.object(), hook);
                     self.server.registry.add(Arc::new(new.clone())).await.map_err(Status::internal)?;
                     kind = Some(new);
                 }
@@ -169,6 +172,9 @@ impl Controller {
             None => condition(ESTABLISHED, false, "NotAccepted", "not all names are accepted"),
         });
         wanted.extend(approval(d));
+        if is_described(d, &names, &wanted) {
+            return Ok(());
+        }
         let mut new = o.tree();
         if self.describe(&mut new, &names, &wanted, d) {
             let written = self.write("status", &new).await;
@@ -201,17 +207,18 @@ impl Controller {
 
     /// The names a definition gets, and what there is to say of it.
     fn names(&self, key: &Arc<str>, d: &Definition) -> (Names, Condition) {
-        let (mut resources, mut kinds) = (HashSet::new(), HashSet::new());
-        for k in self.known.iter().filter(|(other, k)| *other != key && k.group == d.spec.group).map(|(_, k)| &k.names) {
-            resources.extend([k.plural.as_str(), k.singular.as_str()].into_iter().chain(k.short_names.iter().map(String::as_str)));
-            kinds.extend([k.kind.as_str(), k.list_kind.as_str()]);
-        }
         let (asked, had) = (&d.spec.names, &d.status.accepted_names);
+        if asked == had {
+            return (had.clone(), condition(NAMES_ACCEPTED, true, "NoConflicts", "no conflicts found"));
+        }
+        let others = || self.known.iter().filter(|(other, k)| *other != key && k.group == d.spec.group).map(|(_, k)| &k.names);
+        let resources = |name: &str| others().any(|k| k.plural == name || k.singular == name || k.short_names.iter().any(|s| s == name));
+        let kinds = |name: &str| others().any(|k| k.kind == name || k.list_kind == name);
         let mut got = had.clone();
         let mut problem = None;
         let used = |name: &str| format!("{name:?} is already in use");
-        let mut one = |asked: &str, had: &str, taken: &HashSet<&str>, reason: &'static str, got: &mut String| {
-            if asked != had && taken.contains(asked) {
+        let mut one = |asked: &str, had: &str, taken: &dyn Fn(&str) -> bool, reason: &'static str, got: &mut String| {
+            if asked != had && taken(asked) {
                 problem = Some((reason, used(asked)));
             } else {
                 *got = asked.to_owned();
@@ -221,7 +228,7 @@ impl Controller {
         one(&asked.singular, &had.singular, &resources, "SingularConflict", &mut got.singular);
         one(&asked.kind, &had.kind, &kinds, "KindConflict", &mut got.kind);
         one(&asked.list_kind, &had.list_kind, &kinds, "ListKindConflict", &mut got.list_kind);
-        let taken: Vec<String> = asked.short_names.iter().filter(|s| !had.short_names.contains(s) && resources.contains(s.as_str())).map(|s| used(s)).collect();
+        let taken: Vec<String> = asked.short_names.iter().filter(|s| !had.short_names.contains(s) && resources(s)).map(|s| used(s)).collect();
         match taken.as_slice() {
             [] => got.short_names = asked.short_names.clone(),
             [only] => problem = problem.or(Some(("ShortNamesConflict", only.clone()))),
@@ -243,7 +250,7 @@ impl Controller {
         let Some(o) = self.server.registry.peek(GROUP, PLURAL, "", &d.metadata.name) else { return Ok(()) };
         let names = &d.status.accepted_names;
         let in_progress = condition(TERMINATING, true, "InstanceDeletionInProgress", "CustomResource deletion is in progress");
-        if d.condition(TERMINATING).is_none_or(|c| c.reason != in_progress.reason) {
+        if d.condition(TERMINATING).is_none_or(|c| !matches!(c.reason.as_str(), "InstanceDeletionInProgress" | "InstanceDeletionFailed")) {
             let mut new = o.tree();
             set_condition(new.root_mut().entry("status").or_insert_with(|| json!({})), &in_progress);
             // The change brings the next pass.
@@ -258,7 +265,21 @@ impl Controller {
                 kind.refresh(o.object());
             }
             let who = About { user: own_user(), now: now(), ..About::default() };
-            if self.server.registry.purge(&d.spec.group, &names.plural, &who).await? > 0 {
+            let left = match self.server.registry.purge(&d.spec.group, &names.plural, &who).await {
+                Ok(left) => left,
+                // Objects that cannot be read (their conversion fails) cannot be deleted: the definition says so and waits.
+                Err(s) => {
+                    pending.retry = true;
+                    let failed = condition(TERMINATING, true, "InstanceDeletionFailed", &format!("could not list instances: {}", s.message));
+                    if d.condition(TERMINATING) == Some(&failed) {
+                        return Ok(());
+                    }
+                    let mut new = o.tree();
+                    set_condition(new.root_mut().entry("status").or_insert_with(|| json!({})), &failed);
+                    return self.write("status", &new).await;
+                }
+            };
+            if left > 0 {
                 pending.leaving.push((d.spec.group.clone(), names.plural.clone()));
                 return Ok(());
             }
@@ -300,6 +321,12 @@ impl Known {
             kind,
         }
     }
+}
+
+/// Whether the status says all this already; told without making a tree of the definition.
+fn is_described(d: &Definition, names: &Names, wanted: &[Condition]) -> bool {
+    let stored = d.storage_version().is_none_or(|v| d.status.stored_versions.contains(&v.name));
+    stored && d.status.accepted_names == *names && wanted.iter().all(|c| d.condition(&c.kind) == Some(c))
 }
 
 fn own_user() -> User {

@@ -145,7 +145,7 @@ fn rows(kinds: &[Arc<dyn AnyKind>]) -> Rows {
                 categories: i.categories.to_vec(),
                 storage_hash: storage_hash(storage.group, upstream_storage_version(i.kind).unwrap_or(storage.version), i.kind),
             });
-            list.extend(i.subresources.iter().map(|sub| Row {
+            list.extend(i.subresources.iter().filter(|sub| k.has_subresource(s, sub.name)).map(|sub| Row {
                 name: format!("{}/{}", i.plural, sub.name),
                 singular: String::new(),
                 namespaced,

@@ -11,6 +11,11 @@ pub struct Check {
     pub failure: Option<String>,
 }
 
+/// The endpoint that a path asks, as metrics name it.
+pub fn path(path: &str) -> Option<&'static str> {
+    ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
 /// Answers for `/<endpoint>` and `/<endpoint>/<check>`. `None`: no such check.
 pub fn answer(endpoint: &str, check: &str, checks: &[Check], query: &Query) -> Option<Response<Body>> {
     if !check.is_empty() {

@@ -3,8 +3,9 @@
 //! Entry points: [`ApiServer::start`], [`ApiServer::serve`] (TLS), [`ApiServer::service_for`] (in process). A request goes through
 //! [`chain`]: request info, authenticate, impersonate, authorize, limit, dispatch. Invariants: every caller has a user, in process too,
 //! and RBAC applies to it; no header can set the user; the truth is in the store alone.
-//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: CBOR, API priority and fairness (docs/STATUS.md).
+//! Deliberately absent: REST semantics (`registry`), rules of kinds (`kinds`). Not built yet, and refused: CBOR (docs/STATUS.md).
 
+mod addresses;
 mod admission;
 mod aggregation;
 pub mod audit;
@@ -13,11 +14,16 @@ mod bootstrap;
 mod chain;
 mod config;
 mod connect;
+mod conversion;
 mod custom_resources;
+mod debug;
 mod discovery;
+mod fairness;
+mod features;
 mod health;
 mod http_proxy;
 mod kubelet;
+pub mod lifecycle;
 mod live;
 mod metrics;
 mod negotiate;
@@ -34,6 +40,8 @@ mod token_request;
 mod upgrade;
 mod verdicts;
 
-pub use config::{Config, NODE_PORTS, SERVICE_CIDR, ServiceCidr};
+pub use features::{Feature, FeatureError, Features};
+pub use addresses::range::{ServiceCidr, ServiceCidrs};
+pub use config::{Config, NODE_PORTS, SERVICE_CIDR};
 pub use paths::GIT_VERSION;
 pub use server::{ApiServer, InProcess, StartError};

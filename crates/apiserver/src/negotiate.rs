@@ -1,7 +1,8 @@
 //! Which representation goes out and which came in: Accept and Content-Type.
 //!
 //! JSON, YAML and protobuf go both ways; watches are streams of JSON or protobuf. Tables have no protobuf form, objects of custom
-//! resources neither (their metadata alone does). CBOR is upstream's alpha, off by default: 406 and 415 here as there.
+//! resources neither (their metadata alone does). CBOR is upstream's alpha, off by default ([`Media`]): 406 and 415 here as there; where
+//! it is on, everything has it.
 //! Source of the rules: k8s.io/apiserver/pkg/endpoints/handlers/negotiation.
 
 use bytes::Bytes;
@@ -9,14 +10,18 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
 use keles_api::openapi::gnostic;
+use keles_api::cbor;
 use keles_api::protobuf::{self, ProtobufError};
 use keles_registry::{BodyFormat, Form, MetaVersion, PatchType, Wire};
 
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
-const MEDIA_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE];
-const STREAM_TYPES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE];
-const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+/// What is known, that of the alpha last.
+const MEDIA_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE, cbor::MEDIA_TYPE];
+const STREAM_TYPES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE, cbor::WATCH_MEDIA_TYPE];
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
+const PATCH_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml", APPLY_CBOR];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
@@ -24,6 +29,7 @@ pub enum Encoding {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
 impl Encoding {
@@ -32,6 +38,7 @@ impl Encoding {
             Encoding::Json => JSON,
             Encoding::Yaml => YAML,
             Encoding::Protobuf => protobuf::MEDIA_TYPE,
+            Encoding::Cbor => cbor::MEDIA_TYPE,
         }
     }
 }
@@ -79,6 +86,7 @@ impl Clause<'_> {
             JSON => &[Encoding::Json],
             YAML => &[Encoding::Yaml],
             protobuf::MEDIA_TYPE => &[Encoding::Protobuf],
+            cbor::MEDIA_TYPE | cbor::WATCH_MEDIA_TYPE => &[Encoding::Cbor],
             _ => &[],
         }
     }
@@ -105,33 +113,85 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
     all
 }
 
-/// The best the client accepts and we can give, or 406.
-pub fn accept(headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
-    negotiate(headers, forms, false).ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
+/// Which representations this server speaks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Media {
+    pub cbor: bool,
 }
 
-/// As [`accept`], for a watch: YAML has no streams.
-pub fn accept_stream(headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
-    negotiate(headers, forms, true).ok_or_else(|| Status::not_acceptable(STREAM_TYPES))
-}
+impl Media {
+    /// Those of a table whose last one is CBOR's.
+    fn of(self, all: &'static [&'static str]) -> &'static [&'static str] {
+        if self.cbor { all } else { &all[..all.len() - 1] }
+    }
 
-fn negotiate(headers: &HeaderMap, forms: Forms, stream: bool) -> Option<Accepted> {
-    let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else {
-        return Some(Accepted::default());
-    };
-    let clauses = clauses(header);
-    let mut offers = clauses.iter().flat_map(|c| c.encodings().iter().map(move |e| (c, *e)));
-    offers.find_map(|(c, encoding)| {
-        let streams = !stream || encoding != Encoding::Yaml;
-        let asks_stream = c.get("stream");
-        let form = form(c, forms)?;
-        let fits = match (encoding, form) {
-            (Encoding::Protobuf, Form::Table(_)) => false,
-            (Encoding::Protobuf, Form::Object) => forms != Forms::Custom,
-            _ => true,
+    /// The best the client accepts and we can give, or 406.
+    pub fn accept(self, headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
+        self.negotiate(headers, forms, false).ok_or_else(|| Status::not_acceptable(self.of(MEDIA_TYPES)))
+    }
+
+    /// As [`Media::accept`], for a watch: YAML has no streams.
+    pub fn accept_stream(self, headers: &HeaderMap, forms: Forms) -> Result<Accepted, Status> {
+        self.negotiate(headers, forms, true).ok_or_else(|| Status::not_acceptable(self.of(STREAM_TYPES)))
+    }
+
+    fn negotiate(self, headers: &HeaderMap, forms: Forms, stream: bool) -> Option<Accepted> {
+        let Some(header) = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.trim().is_empty()) else {
+            return Some(Accepted::default());
         };
-        (streams && fits && (asks_stream.is_empty() || asks_stream == "watch" && encoding != Encoding::Yaml)).then_some(Accepted { encoding, form })
-    })
+        let clauses = clauses(header);
+        let mut offers = clauses.iter().flat_map(|c| c.encodings().iter().map(move |e| (c, *e)));
+        offers.find_map(|(c, encoding)| {
+            let streams = if stream { encoding != Encoding::Yaml } else { c.media != cbor::WATCH_MEDIA_TYPE };
+            let asks_stream = c.get("stream");
+            let form = form(c, forms)?;
+            let fits = match (encoding, form) {
+                (Encoding::Protobuf, Form::Table(_)) => false,
+                (Encoding::Protobuf, Form::Object) => forms != Forms::Custom,
+                (Encoding::Cbor, _) => self.cbor,
+                _ => true,
+            };
+            (streams && fits && (asks_stream.is_empty() || asks_stream == "watch" && encoding != Encoding::Yaml)).then_some(Accepted { encoding, form })
+        })
+    }
+
+    /// A body of POST, PUT or DELETE as the pipelines read it, or 415. Protobuf and CBOR become the JSON of the same object here.
+    pub fn body(self, headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Status> {
+        match media_type(headers) {
+            None | Some("" | JSON) => Ok((body, BodyFormat::Json)),
+            _ if body.is_empty() => Ok((body, BodyFormat::Json)),
+            Some(YAML) => Ok((body, BodyFormat::Yaml)),
+            Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
+                Ok(tree) => Ok((json(&tree), BodyFormat::Json)),
+                Err(e @ ProtobufError::UnknownField { .. }) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
+                Err(e) => Err(Status::bad_request(e.to_string())),
+            },
+            Some(cbor::MEDIA_TYPE) if self.cbor => Ok((from_cbor(&body)?, BodyFormat::Json)),
+            Some(other) => Err(Status::unsupported_media_type(other, self.of(MEDIA_TYPES))),
+        }
+    }
+
+    /// The kind of a PATCH, or 415.
+    pub fn patch_type(self, headers: &HeaderMap) -> Result<PatchType, Status> {
+        let media = media_type(headers).unwrap_or_default();
+        match PatchType::of(media) {
+            None if self.cbor && media == APPLY_CBOR => Ok(PatchType::Apply),
+            known => known.ok_or_else(|| Status::unsupported_media_type(media, self.of(PATCH_TYPES))),
+        }
+    }
+}
+
+/// The body of a PATCH whose type is known: an apply in CBOR becomes the JSON of the same configuration.
+pub fn patch_body(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Status> {
+    if media_type(headers) == Some(APPLY_CBOR) { from_cbor(&body) } else { Ok(body) }
+}
+
+fn from_cbor(body: &[u8]) -> Result<Bytes, Status> {
+    cbor::decode(body).map(|tree| json(&tree)).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+fn json(tree: &serde_json::Value) -> Bytes {
+    serde_json::to_vec(tree).expect("a JSON tree always encodes").into()
 }
 
 fn form(c: &Clause<'_>, forms: Forms) -> Option<Form> {
@@ -157,27 +217,6 @@ fn form(c: &Clause<'_>, forms: Forms) -> Option<Form> {
 fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or_default().trim())
-}
-
-/// A body of POST, PUT or DELETE as the pipelines read it, or 415. Protobuf becomes the JSON of the same object here.
-pub fn body(headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Status> {
-    match media_type(headers) {
-        None | Some("" | JSON) => Ok((body, BodyFormat::Json)),
-        _ if body.is_empty() => Ok((body, BodyFormat::Json)),
-        Some(YAML) => Ok((body, BodyFormat::Yaml)),
-        Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
-            Ok(tree) => Ok((serde_json::to_vec(&tree).expect("a JSON tree always encodes").into(), BodyFormat::Json)),
-            Err(e @ ProtobufError::UnknownField { .. }) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
-            Err(e) => Err(Status::bad_request(e.to_string())),
-        },
-        Some(other) => Err(Status::unsupported_media_type(other, MEDIA_TYPES)),
-    }
-}
-
-/// The kind of a PATCH, or 415.
-pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
-    let media = media_type(headers).unwrap_or_default();
-    PatchType::of(media).ok_or_else(|| Status::unsupported_media_type(media, PATCH_TYPES))
 }
 
 /// Group version of an aggregated discovery document that the client asks for first: `v2` or `v2beta1`.
@@ -212,7 +251,7 @@ mod tests {
         HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
     fn accepted(value: &str, forms: Forms) -> Result<Accepted, u16> {
-        accept(&headers(ACCEPT, value), forms).map_err(|s| s.code)
+        Media::default().accept(&headers(ACCEPT, value), forms).map_err(|s| s.code)
     }
 
     #[test]
@@ -235,11 +274,11 @@ mod tests {
         assert_eq!(accepted("text/*", Forms::All), Err(406));
         assert_eq!(accepted("application/json;as=Table;v=v1;g=meta.k8s.io", Forms::Plain), Err(406), "reviews have no table");
         assert_eq!(accepted("application/json;as=Table;v=v9;g=meta.k8s.io", Forms::All), Err(406));
-        let sent = |media: &str| body(&headers(CONTENT_TYPE, media), Bytes::from_static(b"x"));
+        let sent = |media: &str| Media::default().body(&headers(CONTENT_TYPE, media), Bytes::from_static(b"x"));
         assert_eq!(sent("application/cbor").unwrap_err().code, 415);
         assert_eq!(sent("application/vnd.kubernetes.protobuf").unwrap_err().code, 400, "read, and found not to be one");
         assert_eq!(sent("application/yaml; charset=utf-8").unwrap().1, BodyFormat::Yaml);
-        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
+        assert_eq!(Media::default().patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
     }
 
     #[test]
@@ -250,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_watch_is_a_stream_of_json_or_protobuf() {
-        let streamed = |v: &str| accept_stream(&headers(ACCEPT, v), Forms::All).map(|a| a.encoding).map_err(|s| s.message);
+        let streamed = |v: &str| Media::default().accept_stream(&headers(ACCEPT, v), Forms::All).map(|a| a.encoding).map_err(|s| s.message);
         assert_eq!(streamed("application/vnd.kubernetes.protobuf;stream=watch"), Ok(Encoding::Protobuf));
         assert_eq!(streamed("application/json"), Ok(Encoding::Json));
         assert_eq!(
@@ -261,9 +300,28 @@ mod tests {
     }
 
     #[test]
+    fn cbor_is_there_once_it_is_switched_on() {
+        let on = Media { cbor: true };
+        let accepted = |v: &str, forms| on.accept(&headers(ACCEPT, v), forms).map(|a| a.encoding).map_err(|s| s.message);
+        assert_eq!(accepted("application/cbor, application/json;q=0.9", Forms::Custom), Ok(Encoding::Cbor));
+        assert_eq!(accepted("*/*", Forms::All), Ok(Encoding::Json));
+        let all = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor";
+        assert_eq!(accepted("application/cbor-seq", Forms::All).unwrap_err(), all, "a sequence is a watch's");
+        for v in ["application/cbor", "application/cbor-seq"] {
+            assert_eq!(on.accept_stream(&headers(ACCEPT, v), Forms::All).unwrap().encoding, Encoding::Cbor);
+        }
+        let sent = |media: &str, bytes: &'static [u8]| on.body(&headers(CONTENT_TYPE, media), Bytes::from_static(bytes)).map(|b| b.0).map_err(|s| s.code);
+        assert_eq!(sent("application/cbor", b"\xa1\x41a\x01"), Ok(r#"{"a":1}"#.into()));
+        assert_eq!(sent("application/cbor", b"\xa1"), Err(400));
+        assert_eq!(on.patch_type(&headers(CONTENT_TYPE, "application/apply-patch+cbor")).unwrap(), PatchType::Apply);
+        assert_eq!(Media::default().patch_type(&headers(CONTENT_TYPE, "application/apply-patch+cbor")).unwrap_err().code, 415);
+        assert_eq!(patch_body(&headers(CONTENT_TYPE, "application/apply-patch+cbor"), Bytes::from_static(b"\x80")).unwrap(), "[]");
+    }
+
+    #[test]
     fn apply_is_chosen_by_content_type_only() {
-        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/apply-patch+yaml")).unwrap(), PatchType::Apply);
-        assert_eq!(patch_type(&headers(CONTENT_TYPE, "application/merge-patch+json")).unwrap(), PatchType::Merge);
+        assert_eq!(Media::default().patch_type(&headers(CONTENT_TYPE, "application/apply-patch+yaml")).unwrap(), PatchType::Apply);
+        assert_eq!(Media::default().patch_type(&headers(CONTENT_TYPE, "application/merge-patch+json")).unwrap(), PatchType::Merge);
     }
 
     #[test]

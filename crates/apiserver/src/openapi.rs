@@ -148,6 +148,7 @@ fn resources(kinds: &[Arc<dyn AnyKind>]) -> BTreeMap<String, Vec<Resource>> {
                 subresources: i
                     .subresources
                     .iter()
+                    .filter(|sub| k.has_subresource(s, sub.name))
                     .map(|sub| Subresource {
                         name: sub.name.into(),
                         group: if sub.version.is_empty() { s.group.into() } else { sub.group.into() },

@@ -2,7 +2,10 @@
 
 use crate::aggregation;
 use crate::chain::{Asked, header, method_not_allowed};
+use crate::debug;
+use crate::features::Feature;
 use crate::health::{self, Check};
+use crate::metrics;
 use crate::negotiate::{self, Accepted, Forms, JSON};
 use crate::respond::{self, Style};
 use crate::server::Inner;
@@ -21,6 +24,10 @@ use std::sync::atomic::Ordering;
 pub const GIT_VERSION: &str = "v1.36.0+keles";
 
 pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
+    let debugs = asked.request.uri().path().strip_prefix("/debug/").map(|rest| rest.trim_end_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>());
+    if let Some(parts) = debugs {
+        return debug::serve(server, asked, &parts).await;
+    }
     if !matches!(*asked.request.method(), Method::GET | Method::HEAD) {
         return Err(method_not_allowed());
     }
@@ -28,24 +35,31 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     let path = full.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     match parts.as_slice() {
-        [] => json_answer(&asked, &roots(server)),
+        [] => json_answer(&asked, &json!({"paths": roots(server)})),
         ["version"] => json_answer(&asked, &version()),
         [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             let checks = checks(server, endpoint);
+            metrics::checks::note(endpoint, &checks);
             Ok(health::answer(endpoint, &check.join("/"), &checks, &asked.query).unwrap_or_else(respond::no_route))
         }
-        ["metrics"] => Ok(metrics(server)),
+        [which @ ("statusz" | "flagz")] => debug::page(server, &asked, which).unwrap_or_else(|| Ok(respond::no_route())),
+        ["metrics"] => Ok(metrics::serve(server, &asked)),
+        ["metrics", "slis"] => Ok(metrics::serve_slis(&asked)),
         ["openapi", "v2"] => swagger(server, &asked),
         ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
         ["openapi", "v3", rest @ ..] => match aggregation::documents::owner_of_v3(&server.aggregation.state(), &rest.join("/")) {
             Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
             None => openapi(server, &asked, &rest.join("/")),
         },
+        ["debug", "api_priority_and_fairness", name] => Ok(match server.gate.dump(name, !asked.query.text("includeRequestDetails").is_empty()) {
+            Some(table) => respond::text(StatusCode::OK, table),
+            None => respond::no_route(),
+        }),
         [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),
         ["api" | "apis", ..] => match server.discovery.get(&server.registry).plain(path) {
-            Some(b) => negotiated(&asked, b),
+            Some(b) => negotiated(server, &asked, b),
             None => Ok(respond::no_route()),
         },
         _ => Ok(respond::no_route()),
@@ -63,21 +77,27 @@ fn json_bytes(asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
 }
 
 /// A document that has all encodings.
-fn negotiated(asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
-    let style = Style::new(negotiate::accept(asked.request.headers(), Forms::Plain)?, asked.request.headers(), &asked.query);
+fn negotiated(server: &Inner, asked: &Asked, json: Bytes) -> Result<Response<Body>, Status> {
+    let style = Style::new(server.media().accept(asked.request.headers(), Forms::Plain)?, asked.request.headers(), &asked.query);
     Ok(respond::answer(Answer::ok(json), &style, &Default::default()))
 }
 
-fn roots(server: &Inner) -> Value {
+/// The paths that `/` lists, sorted.
+pub fn roots(server: &Inner) -> Vec<String> {
     let mut paths: Vec<String> =
-        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
             .iter()
             .map(|p| (*p).to_owned())
             .collect();
     paths.extend(server.discovery.get(&server.registry).group_paths().cloned());
     paths.extend(checks(server, "readyz").iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
+    let features = &server.config.features;
+    paths.extend([(Feature::Statusz, "/statusz"), (Feature::Flagz, "/flagz")].into_iter().filter(|(f, _)| features.on(*f)).map(|(_, p)| p.to_owned()));
+    if server.config.profiling {
+        paths.extend(["/debug/pprof", "/debug/flags/v"].map(str::to_owned));
+    }
     paths.sort();
-    json!({"paths": paths})
+    paths
 }
 
 fn version() -> Value {
@@ -99,22 +119,17 @@ fn arch() -> &'static str {
 
 fn checks(server: &Inner, endpoint: &str) -> Vec<Check> {
     let when = |good: bool, why: &str| (!good).then(|| why.to_owned());
+    let in_grace = endpoint == "livez" && server.began.elapsed() < server.config.lifecycle.livez_grace_period;
     let mut all = vec![
         Check { name: "ping", failure: None },
         Check { name: "log", failure: None },
         Check { name: "etcd", failure: when(server.follows.load(Ordering::SeqCst), "the store is no longer followed") },
-        Check { name: "poststarthook/rbac/bootstrap-roles", failure: when(server.ready.load(Ordering::SeqCst), "not finished") },
+        Check { name: "poststarthook/rbac/bootstrap-roles", failure: when(server.ready.load(Ordering::SeqCst) || in_grace, "not finished") },
     ];
     if endpoint == "readyz" {
-        all.push(Check { name: "shutdown", failure: when(!server.stops.is_cancelled(), "process is shutting down") });
+        all.push(Check { name: "shutdown", failure: when(!server.leaving.load(Ordering::SeqCst), "process is shutting down") });
     }
     all
-}
-
-fn metrics(server: &Inner) -> Response<Body> {
-    let mut r = respond::text(StatusCode::OK, server.metrics.text());
-    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    r
 }
 
 fn openapi(server: &Inner, asked: &Asked, path: &str) -> Result<Response<Body>, Status> {

@@ -125,8 +125,8 @@ impl PodReferences for FromRegistry {
 pub fn refers(pod: &Object, resource: &str, name: &str) -> bool {
     match resource {
         "serviceaccounts" => pod.str_at(&["spec", "serviceAccountName"]) == name,
-        "secrets" => names(pod, &SECRETS, name),
-        "configmaps" => names(pod, &CONFIG_MAPS, name),
+        "secrets" => names(pod, &SECRETS, |v| v == name),
+        "configmaps" => names(pod, &CONFIG_MAPS, |v| v == name),
         "persistentvolumeclaims" => list(pod.at(&["spec", "volumes"])).any(|v| {
             let own = || v["ephemeral"].is_object() && format!("{}-{}", pod.name(), v["name"].as_str().unwrap_or_default()) == name;
             v["persistentVolumeClaim"]["claimName"] == name || own()
@@ -137,6 +137,11 @@ pub fn refers(pod: &Object, resource: &str, name: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a pod's spec names any object of the resource (`secrets`, `configmaps`).
+pub fn any_reference(pod: &Object, resource: &str) -> bool {
+    names(pod, if resource == "secrets" { &SECRETS } else { &CONFIG_MAPS }, |v| v.as_str().is_some_and(|name| !name.is_empty()))
 }
 
 /// Where a pod names objects of one resource.
@@ -167,16 +172,16 @@ fn list(v: &Value) -> impl Iterator<Item = &Value> {
     v.as_array().into_iter().flatten()
 }
 
-fn names(pod: &Object, places: &Places, name: &str) -> bool {
+fn names(pod: &Object, places: &Places, is: impl Fn(&Value) -> bool) -> bool {
     let spec = pod.at(&["spec"]);
     let containers = ["containers", "initContainers", "ephemeralContainers"].into_iter().flat_map(|f| list(&spec[f]));
-    let in_container = |c: &Value| list(&c["envFrom"]).any(|e| e[places.env_from]["name"] == name) || list(&c["env"]).any(|e| e["valueFrom"][places.env]["name"] == name);
+    let in_container = |c: &Value| list(&c["envFrom"]).any(|e| is(&e[places.env_from]["name"])) || list(&c["env"]).any(|e| is(&e["valueFrom"][places.env]["name"]));
     let in_volume = |v: &Value| {
-        places.volumes.iter().any(|(kind, field)| v[*kind][*field] == name)
-            || list(&v["projected"]["sources"]).any(|s| s[places.projected]["name"] == name)
-            || (places.pull_secrets && SECRET_REFS.iter().any(|(kind, field)| v[*kind][*field]["name"] == name || v[*kind]["secretName"] == name))
+        places.volumes.iter().any(|(kind, field)| is(&v[*kind][*field]))
+            || list(&v["projected"]["sources"]).any(|s| is(&s[places.projected]["name"]))
+            || (places.pull_secrets && SECRET_REFS.iter().any(|(kind, field)| is(&v[*kind][*field]["name"]) || is(&v[*kind]["secretName"])))
     };
-    containers.into_iter().any(in_container) || list(&spec["volumes"]).any(in_volume) || (places.pull_secrets && list(&spec["imagePullSecrets"]).any(|s| s["name"] == name))
+    containers.into_iter().any(in_container) || list(&spec["volumes"]).any(in_volume) || (places.pull_secrets && list(&spec["imagePullSecrets"]).any(|s| is(&s["name"])))
 }
 
 #[cfg(test)]
@@ -196,5 +201,7 @@ mod tests {
         }
         assert!(!refers(&pod, "secrets", "cm") && refers(&pod, "configmaps", "cm"));
         assert!(refers(&pod, "persistentvolumeclaims", "p-d"));
+        let bare = Object(json!({"spec": {"containers": [{}], "volumes": [{"emptyDir": {}}]}}));
+        assert!(any_reference(&pod, "secrets") && any_reference(&pod, "configmaps") && !any_reference(&bare, "secrets") && !any_reference(&bare, "configmaps"));
     }
 }

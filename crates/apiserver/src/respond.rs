@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use futures::StreamExt;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, VARY, WARNING};
 use http::{HeaderMap, Response, StatusCode};
-use keles_api::{Status, protobuf};
+use keles_api::{Status, cbor, protobuf};
 use keles_registry::{Answer, Body as Made, Query};
 use keles_serve::body::{self, Body};
 use std::io::Write;
@@ -52,8 +52,12 @@ pub fn answer(a: Answer, style: &Style, stops: &CancellationToken) -> Response<B
         Made::Protobuf(c) => chunks(c, style.gzip, media),
         Made::Watch(s) => {
             let stops = stops.clone();
-            let media = if style.accepted.encoding == Encoding::Protobuf { protobuf::WATCH_MEDIA_TYPE } else { media };
-            with_type(Response::new(body::stream(s.take_until(stops.cancelled_owned()))), media)
+            let s = s.take_until(stops.cancelled_owned());
+            match style.accepted.encoding {
+                Encoding::Protobuf => with_type(Response::new(body::stream(s)), protobuf::WATCH_MEDIA_TYPE),
+                Encoding::Cbor => with_type(Response::new(body::stream(s.map(|lines| cbor::watch_events(&lines).into()))), cbor::WATCH_MEDIA_TYPE),
+                _ => with_type(Response::new(body::stream(s)), media),
+            }
         }
     };
     *r.status_mut() = code;
@@ -95,6 +99,7 @@ fn encoded(json: Bytes, style: &Style) -> Result<Bytes, Status> {
         Encoding::Yaml => to_yaml(&json),
         Encoding::Json if style.pretty => to_pretty(&json),
         Encoding::Json => json,
+        Encoding::Cbor => cbor::encode(&serde_json::from_slice(&json).map_err(Status::internal)?).into(),
         Encoding::Protobuf => protobuf::encode(&json).map_err(|e| Status::failure(406, "NotAcceptable", e.to_string()))?.into(),
     })
 }

@@ -1,7 +1,7 @@
 //! Questions to the authorizer and authenticator: access reviews, rules reviews, token reviews, self reviews; and `bindings`.
 
 use crate::chain::{Asked, method_not_allowed};
-use crate::negotiate::{self, Forms};
+use crate::negotiate::Forms;
 use crate::respond::{self, Style};
 use crate::server::Inner;
 use crate::token_request::body_tree;
@@ -22,8 +22,8 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         return Err(method_not_allowed());
     }
     let (parts, body) = asked.request.into_parts();
-    let style = Style::new(negotiate::accept(&parts.headers, Forms::Plain)?, &parts.headers, &asked.query);
-    let mut review = body_tree(&parts.headers, body).await?;
+    let style = Style::new(server.media().accept(&parts.headers, Forms::Plain)?, &parts.headers, &asked.query);
+    let mut review = body_tree(server.media(), &parts.headers, body).await?;
     if !review.is_object() {
         return Err(Status::bad_request("the body is not an object"));
     }

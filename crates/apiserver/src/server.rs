@@ -1,5 +1,6 @@
 //! [`ApiServer`]: the parts put together, the listener, and the door for parts of the same process.
 
+use crate::addresses::{default_range, repair};
 use crate::admission;
 use crate::aggregation::Aggregation;
 use crate::audit::{AuditError, Auditor};
@@ -9,13 +10,14 @@ use crate::config::Config;
 use crate::custom_resources;
 use crate::verdicts;
 use crate::discovery::Discovery;
+use crate::fairness::{self, Gate};
 use crate::kubelet::Kubelets;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::metrics;
 use crate::openapi::OpenApi;
 use crate::policy::FromRegistry;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use keles_auth::User;
 use keles_auth::authenticators::config::{Authentication, AuthenticationError};
@@ -35,8 +37,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +65,6 @@ pub enum StartError {
     Certificate,
 }
 
-/// Requests answered at once, watches and streams aside; more wait in TCP, then get 429.
-const IN_FLIGHT_MAX: usize = 1000;
-
 /// What every request sees.
 pub struct Inner {
     pub config: Config,
@@ -78,16 +77,20 @@ pub struct Inner {
     pub authentication: Authentication,
     /// Absent: nothing is written down.
     pub auditor: Option<Arc<Auditor>>,
-    pub metrics: Arc<Metrics>,
     pub discovery: Live<Discovery>,
     pub openapi: Live<OpenApi>,
     pub kubelets: Kubelets,
     /// Group-versions that other servers serve.
     pub aggregation: Arc<Aggregation>,
     pub anonymous: Arc<User>,
-    pub in_flight: Semaphore,
+    /// How many requests run at once, and whose turn it is.
+    pub gate: Gate,
+    /// For `--livez-grace-period`.
+    pub began: Instant,
     /// Bootstrap objects are there.
     pub ready: AtomicBool,
+    /// The server was told to stop: it says that it is not ready, and goes on for `--shutdown-delay-duration`.
+    pub leaving: AtomicBool,
     /// Ends watches when the server stops.
     pub stops: CancellationToken,
     /// Ends when the registry no longer follows the store.
@@ -105,6 +108,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Opens certificates, loads the store into the watch caches and makes what a cluster must have.
     pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<ApiServer, StartError> {
+        metrics::start();
         let pki = Pki::open(&config.data_dir)?;
         let key = match &config.service_accounts.signing_key_file {
             Some(path) => SigningKey::read(path)?,
@@ -112,7 +116,7 @@ impl ApiServer {
         };
         let mut names = Names { dns: config.extra_names.clone(), ips: config.extra_ips.clone() };
         names.ips.push(config.advertise_address);
-        let serving = pki.apiserver(&names, config.service_cidr.address(0).into())?;
+        let serving = pki.apiserver(&names, config.service_cidrs.first.address(0))?;
         let verifiers = verifiers(&config, &pki)?;
         let (Some(chain), Some(key_der)) = (serving.certificate_der(), serving.key_der()) else { return Err(StartError::Certificate) };
         let tls = tls::server_config(chain, key_der, Some(verifiers.clients.clone()))?;
@@ -122,7 +126,7 @@ impl ApiServer {
         let kinds = keles_kinds::shared();
         let later = admission::Later::default();
         let for_compaction = Arc::downgrade(&store);
-        let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()), lifetimes: Default::default() }).await?;
+        let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()), lifetimes: config.lifecycle.lifetimes() }).await?;
         let objects = Arc::new(FromRegistry::new(registry.clone()));
         let authorizer = Arc::new(Authorizer::new(objects.clone()));
         let built = Built { rbac: authorizer.clone(), node: Arc::new(NodeAuthorizer::new(objects.clone())) };
@@ -138,7 +142,6 @@ impl ApiServer {
             authentication: config.authentication.build(tokens.clone(), objects)?,
             auditor: Auditor::open(&config.audit)?,
             tokens,
-            metrics: Arc::default(),
             discovery: Live::new({
                 let address = format!("{}:{}", config.advertise_address, config.port);
                 let aggregation = aggregation.clone();
@@ -151,7 +154,9 @@ impl ApiServer {
             kubelets,
             aggregation,
             anonymous: Arc::new(keles_auth::anonymous()),
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            gate: Gate::new(&config.lifecycle),
+            began: Instant::now(),
+            leaving: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             stops: CancellationToken::new(),
             follows: AtomicBool::new(true),
@@ -172,27 +177,44 @@ impl ApiServer {
             front_proxy_ca_pem: bundle(&server.inner.config.authentication.request_header.ca_file, pki.front_proxy_ca_pem(), false)?,
         };
         bootstrap::run(&server.inner, &trust).await?;
+        server.inner.gate.load(&server.inner.registry);
+        tokio::spawn(fairness::run(server.inner.clone()));
         tokio::spawn(Aggregation::run(server.inner.clone()));
+        tokio::spawn(default_range::run(server.inner.clone()));
+        let mut repair = repair::Repair::new();
+        repair.pass(&server.inner).await;
+        tokio::spawn(repair::run(server.inner.clone(), repair));
         server.inner.ready.store(true, Ordering::SeqCst);
         Ok(server)
     }
 
-    /// Serves over TLS until `shutdown`, then drains.
+    /// Serves over TLS until `shutdown`. Then it says that it is not ready, goes on for the shutdown delay, takes no more connections, ends
+    /// watches, sends clients away and answers what is open for as long as a request may take.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let (inner, verifiers, stops) = (self.inner.clone(), self.verifiers.clone(), self.inner.stops.clone());
+        let (inner, verifiers) = (self.inner.clone(), self.verifiers.clone());
+        let drain = CancellationToken::new();
+        let options = self.inner.config.lifecycle.clone();
+        let goaway_chance = options.goaway_chance;
         let connect = move |info: keles_serve::ConnInfo| {
             let caller = Caller::of(&info, &verifiers, &inner.config.authentication.request_header);
-            let inner = inner.clone();
+            let (inner, away) = (inner.clone(), info.away);
             move |request: Request<hyper::body::Incoming>| {
+                if goaway_chance > 0.0 && request.version() == Version::HTTP_2 && rand::random_bool(goaway_chance) {
+                    away.cancel();
+                }
                 let (inner, caller) = (inner.clone(), caller.clone());
                 async move { inner.handle(caller, request.map(|b| b.map_err(BoxError::from).boxed_unsync())).await }
             }
         };
-        let server = Server { listener, tls: self.tls.clone(), limits: Limits::default() };
-        tokio::select! {
-            () = server.run(connect, shutdown.clone()) => {}
-            () = async { shutdown.cancelled().await; stops.cancel(); std::future::pending::<()>().await } => {}
-        }
+        let server = Server { listener, tls: self.tls.clone(), limits: Limits { drain: options.request_timeout, ..Limits::default() } };
+        let leaving = async {
+            shutdown.cancelled().await;
+            self.inner.leaving.store(true, Ordering::SeqCst);
+            tokio::time::sleep(options.shutdown_delay).await;
+            self.inner.stops.cancel();
+            drain.cancel();
+        };
+        tokio::join!(server.run(connect, drain.clone()), leaving);
     }
 
     /// A transport for a client of this process that speaks as `user`: `kube::Client::new(server.service_for(user), "default")`.

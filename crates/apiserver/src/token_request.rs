@@ -3,13 +3,13 @@
 //! Rules and texts: kubernetes pkg/registry/core/serviceaccount/storage/token.go and pkg/apis/authentication/validation.
 
 use crate::chain::{Asked, method_not_allowed, read};
-use crate::negotiate::{self, Forms};
+use crate::negotiate::{Forms, Media};
 use crate::respond::{self, Style};
 use crate::server::Inner;
 use http::Response;
 use keles_api::{Object, Path, Problems, Status};
 use keles_auth::tokens::{Bindings, Claims, Reference};
-use keles_registry::{Answer, BodyFormat};
+use keles_registry::{Answer, BodyFormat, Request as About};
 use keles_serve::Body;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,8 +39,8 @@ struct Bound {
 }
 
 /// The body of a request as a tree.
-pub async fn body_tree(headers: &http::HeaderMap, body: Body) -> Result<Value, Status> {
-    let (bytes, format) = negotiate::body(headers, read(body).await?)?;
+pub async fn body_tree(media: Media, headers: &http::HeaderMap, body: Body) -> Result<Value, Status> {
+    let (bytes, format) = media.body(headers, read(body).await?)?;
     match format {
         BodyFormat::Json => keles_api::decode::parse_json(&bytes),
         BodyFormat::Yaml => keles_api::decode::parse_yaml(&bytes),
@@ -52,8 +52,20 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         return Err(method_not_allowed());
     }
     let (parts, body) = asked.request.into_parts();
-    let style = Style::new(negotiate::accept(&parts.headers, Forms::Plain)?, &parts.headers, &asked.query);
-    let tree = body_tree(&parts.headers, body).await?;
+    let style = Style::new(server.media().accept(&parts.headers, Forms::Plain)?, &parts.headers, &asked.query);
+    let mut posted = Object(body_tree(server.media(), &parts.headers, body).await?);
+    let about = About {
+        user: (*asked.user).clone(),
+        version: "v1".into(),
+        plural: asked.info.resource.clone(),
+        subresource: asked.info.subresource.clone(),
+        namespace: asked.info.namespace.clone(),
+        name: asked.info.name.clone(),
+        now: crate::chain::now(),
+        ..About::default()
+    };
+    let mut warnings = server.registry.admit_posted(&about, &mut posted).await?;
+    let tree = posted.0;
     let spec: Spec = Option::deserialize(&tree["spec"])
         .map_err(|e| Status::bad_request(format!("TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {e}")))?
         .unwrap_or_default();
@@ -96,8 +108,8 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     answer["spec"]["expirationSeconds"] = json!(seconds);
     answer["spec"]["boundObjectRef"] = answer["spec"]["boundObjectRef"].take();
     answer["status"] = json!({"token": token, "expirationTimestamp": expires});
-    let shortened = (seconds < asked_seconds).then(|| format!("requested expiration of {asked_seconds} seconds shortened to {seconds} seconds"));
-    let made = Answer { code: 201, warnings: shortened.into_iter().collect(), ..Answer::ok(serde_json::to_vec(&answer).expect("a JSON tree always encodes")) };
+    warnings.extend((seconds < asked_seconds).then(|| format!("requested expiration of {asked_seconds} seconds shortened to {seconds} seconds")));
+    let made = Answer { code: 201, warnings, ..Answer::ok(serde_json::to_vec(&answer).expect("a JSON tree always encodes")) };
     Ok(respond::answer(made, &style, &server.stops))
 }
 

@@ -310,6 +310,9 @@ impl Endpoint {
         let h = request.headers_mut();
         h.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         h.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(trace) = keles_observe::trace::traceparent().and_then(|t| HeaderValue::from_str(&t).ok()) {
+            h.insert("traceparent", trace);
+        }
         let of_file = || std::fs::read_to_string(self.token_file.as_ref()?).ok().and_then(|t| HeaderValue::from_str(&format!("Bearer {}", t.trim())).ok());
         if let Some(host) = &self.host {
             h.insert(HOST, host.clone());

@@ -15,12 +15,14 @@ mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
 mod garbage;
+mod legacy_token_cleaner;
 mod namespace;
 mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
 mod resource_quota;
 mod root_ca;
+mod service_cidr;
 mod service_ports;
 mod serviceaccount;
 mod serviceaccount_token;
@@ -87,12 +89,14 @@ pub const ALL: &[Row] = &[
     row("namespace-controller", "namespace-controller", |s, set| s.run(set, namespace::NamespaceController::new(&s))),
     row("serviceaccount-controller", "service-account-controller", |s, set| s.run(set, serviceaccount::ServiceAccountController::new(&s))),
     row("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |s, set| s.run(set, root_ca::RootCaPublisher::new(&s))),
+    row("service-cidr-controller", "service-cidrs-controller", |s, set| s.run(set, service_cidr::ServiceCidrController::new(&s))),
     row("resourcequota-controller", "resourcequota-controller", |s, set| s.run(set, resource_quota::ResourceQuotaController::new(&s))),
     row("garbage-collector-controller", "generic-garbage-collector", |s, set| s.run(set, garbage::GarbageCollector::new(&s))),
     row("node-lifecycle-controller", "node-controller", |s, set| s.run(set, node_lifecycle::NodeLifecycleController::new(&s))),
     row("taint-eviction-controller", "node-controller", |s, set| s.run(set, taint_eviction::TaintEvictionController::new(&s))),
     // It writes Secrets of every namespace, which no account of a controller may: upstream runs it as the manager itself.
     row("serviceaccount-token-controller", "", |s, set| s.run(set, serviceaccount_token::ServiceAccountTokenController::new(&s))),
+    row("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", |s, set| s.run(set, legacy_token_cleaner::LegacyTokenCleaner::new(&s))),
     row("certificatesigningrequest-approving-controller", "certificate-controller", |s, set| s.run(set, csr_approving::CsrApprovingController::new(&s))),
     row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
     row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),

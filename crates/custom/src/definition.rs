@@ -124,7 +124,7 @@ pub struct Status {
     pub stored_versions: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
     #[serde(deserialize_with = "or_default")]

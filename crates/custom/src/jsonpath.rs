@@ -40,10 +40,16 @@ enum Operator {
 
 /// Values found at most; a recursive path over a large object stops there.
 const FOUND_MAX: usize = 10_000;
+/// Brackets in brackets of a path: filters in filters cost their product.
+const NESTED_MAX: usize = 4;
 
 impl JsonPath {
     /// `.spec.x`, with or without braces around it; `None` when it is not one.
     pub fn parse(text: &str) -> Option<Self> {
+        if brackets_deep(text) > NESTED_MAX { None } else { Self::read(text) }
+    }
+
+    fn read(text: &str) -> Option<Self> {
         let t = text.trim();
         let t = t.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(t);
         let t = t.strip_prefix(['$', '@']).unwrap_or(t);
@@ -70,6 +76,20 @@ impl JsonPath {
     pub fn fields(&self) -> Option<Vec<String>> {
         self.0.iter().map(|s| if let Step::Field(f) = s { Some(f.clone()) } else { None }).collect()
     }
+}
+
+/// How deep brackets stand in each other, wherever they stand.
+fn brackets_deep(text: &str) -> usize {
+    let (mut depth, mut most) = (0usize, 0);
+    for c in text.bytes() {
+        match c {
+            b'[' => depth += 1,
+            b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(depth);
+    }
+    most
 }
 
 fn step<'t>(t: &'t str, out: &mut Vec<Step>) -> Option<&'t str> {
@@ -199,7 +219,7 @@ fn filter(t: &str) -> Option<Step> {
 
 fn operand(t: &str) -> Option<Operand> {
     if t.starts_with(['@', '$']) {
-        return JsonPath::parse(t).map(Operand::Path);
+        return JsonPath::read(t).map(Operand::Path);
     }
     if t.starts_with(['\'', '"']) {
         return unquote(t).map(|s| Operand::Value(s.into()));
@@ -316,6 +336,7 @@ mod tests {
             assert_eq!(json!(p.find(&o)), want, "{path}");
         }
         assert_eq!(JsonPath::parse(".spec.l["), None);
+        assert_eq!(JsonPath::parse(&format!("{}1{}", "[?(@".repeat(100_000), ")]".repeat(100_000))), None);
         assert_eq!(JsonPath::parse(".spec.replicas").unwrap().fields(), Some(vec!["spec".into(), "replicas".into()]));
     }
 }

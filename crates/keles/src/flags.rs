@@ -2,12 +2,13 @@
 //!
 //! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
+use crate::lifecycle_flags::LifecycleFlags;
+use crate::observe_flags::{LogFlags, ObserveFlags};
 use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
-use keles_apiserver::ServiceCidr;
+use keles_apiserver::ServiceCidrs;
 use keles_auth::durations::GoDuration;
 use keles_network::Cidr;
-use keles_observe::LogFormat;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -19,15 +20,8 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/keles";
 pub struct Cli {
     #[command(subcommand)]
     pub role: Role,
-    /// Write logs as JSON lines.
-    #[arg(long, global = true, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub log_json: bool,
-}
-
-impl Cli {
-    pub fn log_format(&self) -> LogFormat {
-        if self.log_json { LogFormat::Json } else { LogFormat::Text }
-    }
+    #[command(flatten)]
+    pub logs: LogFlags,
 }
 
 #[derive(Subcommand)]
@@ -73,9 +67,9 @@ pub struct ApiFlags {
     pub https_listen_port: u16,
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
-    /// Range of service addresses.
-    #[arg(long, default_value = "10.43.0.0/16")]
-    pub service_cidr: ServiceCidr,
+    /// Range of service addresses: one block, or one of each family, that of Services which name none first.
+    #[arg(long, alias = "service-cluster-ip-range", default_value = "10.43.0.0/16")]
+    pub service_cidr: ServiceCidrs,
     /// Further names and addresses of the serving certificate.
     #[arg(long, value_delimiter = ',')]
     pub tls_san: Vec<String>,
@@ -91,6 +85,10 @@ pub struct ApiFlags {
     pub authorization: AuthorizationFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
+    #[command(flatten)]
+    pub observe: ObserveFlags,
+    #[command(flatten)]
+    pub lifecycle: LifecycleFlags,
 }
 
 impl ApiFlags {

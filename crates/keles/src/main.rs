@@ -8,8 +8,10 @@ mod config_file;
 mod controller_accounts;
 mod credentials;
 mod flags;
+mod lifecycle_flags;
 mod images;
 mod node;
+mod observe_flags;
 mod parts;
 mod security_flags;
 mod server;
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
         Err(e) => return fail(&e),
     };
     let cli = Cli::parse_from(args);
-    keles_observe::init_logs(cli.log_format());
+    keles_observe::init_logs(cli.logs.options());
     match run(cli.role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&*e),

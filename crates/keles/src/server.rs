@@ -1,6 +1,6 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
-use crate::{addons, flags, node, security_flags, users};
+use crate::{addons, flags, lifecycle_flags, node, security_flags, users};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
 use keles_dns as dns;
@@ -13,6 +13,7 @@ use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -29,10 +30,14 @@ pub enum ServerError {
     NoNodeName,
     #[error("the service range {0} has no tenth address for cluster DNS; give a larger --service-cidr or a --cluster-dns")]
     NoDnsAddress(Cidr),
+    #[error("nodes give services only IPv4 addresses yet, see docs/STATUS.md; add an IPv4 range to --service-cidr")]
+    NoIpv4Services,
 }
 
 const KNOWN: [&str; 4] = ["dns", "proxy", "scheduler", "controllers"];
 const API: &str = "apiserver";
+/// For what the API server does after its last request: it closes the store.
+const API_STOP: Duration = Duration::from_secs(10);
 const NETWORK: &str = "network";
 const PROXY: &str = "proxy";
 
@@ -67,7 +72,7 @@ impl Shared {
 pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
     refuse_unbuilt(&f)?;
     let stop = stop_signal()?;
-    let services: Cidr = f.api.service_cidr.to_string().parse()?;
+    let services: Cidr = f.api.service_cidr.of("IPv4").ok_or(ServerError::NoIpv4Services)?.to_string().parse()?;
     let dns_address = f.cluster_dns.or_else(|| services.nth(10)).ok_or(ServerError::NoDnsAddress(services))?;
     let shared = Arc::new(Shared {
         node_name: f.node_name.clone().or_else(node::host_name).ok_or(ServerError::NoNodeName)?,
@@ -81,6 +86,9 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
         flags: *f,
     });
     let mut s = Supervisor::new();
+    // Requests that are open when it stops may take their time.
+    let lifecycle = &shared.flags.api.lifecycle;
+    s.wait_for(API, lifecycle.shutdown_delay_duration.0 + lifecycle.request_timeout.0 + API_STOP);
     let mut add = |name, needs, on: bool, run: fn(Arc<Shared>, Handle) -> Service| {
         if on {
             let shared = shared.clone();
@@ -163,11 +171,13 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     let mut config = Config::new(&f.data_dir);
     config.port = port;
     config.advertise_address = at.ip;
-    config.service_cidr = f.service_cidr;
+    config.service_cidrs = f.service_cidr;
     config.compaction_interval = f.etcd_compaction_interval.0;
     config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
     config.extra_names = names.into_iter().cloned().chain(at.names).collect();
     security_flags::apply(&mut config, &f.authentication, &f.authorization, &f.audit)?;
+    lifecycle_flags::apply(&mut config, &f.lifecycle);
+    f.observe.apply(&mut config)?;
     let server = ApiServer::start(config, store.clone()).await?;
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());

@@ -436,12 +436,28 @@ impl Walk<'_> {
                 // Items that share their key are compared as one.
                 ([], _) => self.found.added.put(&self.at, Node::member()),
                 (_, []) => self.found.removed.put(&self.at, Node::member()),
-                _ => self.found.modified.put(&self.at, Node::member()),
+                (x, y) => {
+                    self.found.modified.put(&self.at, Node::member());
+                    // What an item with a key of its own held in detail goes, or comes, as it begins or ends to share the key.
+                    if let [alone] = x {
+                        self.found.removed.put(&self.at, details(alone, item, self.go)?);
+                    }
+                    if let [alone] = y {
+                        self.found.added.put(&self.at, details(alone, item, self.go)?);
+                    }
+                }
             }
             self.at.pop();
         }
         Ok(())
     }
+}
+
+/// What stands below an item, without the item itself.
+fn details(item: &Value, ty: Ty, go: bool) -> Result<Node, String> {
+    let mut node = FieldSet::tree(item, ty, go, 0)?;
+    node.member = false;
+    Ok(node)
 }
 
 /// Whether Go would write the same of two leaves: atomic structs and lists may differ in what it leaves out.

@@ -122,6 +122,11 @@ where
         let request = self.request(&key.namespace).patch_subresource("status", &key.name, &PatchParams::default(), patch);
         self.send("patch", key, request, true).await
     }
+    /// Applies the status (server-side apply, forced) as `manager`.
+    pub async fn apply_status(&self, key: &ObjectKey, manager: &str, object: serde_json::Value) -> Result<K, WriteError> {
+        let request = self.request(&key.namespace).patch_subresource("status", &key.name, &PatchParams::apply(manager).force(), &Patch::Apply(object));
+        self.send("apply", key, request, true).await
+    }
     /// Deletes this very object (by uid), dependents in the background. `Ok` also when it is gone already.
     pub async fn delete(&self, object: &K) -> Result<(), WriteError> {
         self.delete_with(object, None).await

@@ -88,7 +88,10 @@ impl Exchange<'_> {
     async fn delete_once(&self, key: &str, current: &Arc<Cached>, options: &DeleteOptions, w: &mut Vec<String>) -> Result<Deleted, Refused> {
         let old = self.working_tree(current).await.map_err(Refused::Failed)?;
         self.check_delete(&old, current, options).map_err(Refused::Failed)?;
-        self.admit(Operation::Delete, None, Some(&old), w).await.map_err(Refused::Failed)?;
+        // An eviction was admitted as such.
+        if self.request.subresource.is_empty() {
+            self.admit(Operation::Delete, None, Some(&old), w).await.map_err(Refused::Failed)?;
+        }
         let step = self.step(&old, options).map_err(Refused::Failed)?;
         let dry = self.request.dry_run;
         match step {

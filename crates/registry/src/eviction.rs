@@ -32,10 +32,12 @@ fn refused(why: String, retry_after_seconds: i64) -> Status {
 impl Exchange<'_> {
     pub async fn evict(mut self) -> Result<Answer, Status> {
         let options = WriteOptions::parse(&self.call.query, "CreateOptions")?;
-        let (e, mut warnings) = self.decode_as(EVICTION_SCHEMA, "Eviction", options.field_validation)?;
+        let (mut e, mut warnings) = self.decode_as(EVICTION_SCHEMA, "Eviction", options.field_validation)?;
         if !e.name().is_empty() && e.name() != self.request.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        self.request.dry_run = options.dry_run;
+        warnings.extend(self.registry.admit_posted(&self.request, &mut e).await?);
         let asked = e.at(&["deleteOptions"]);
         let mut delete = DeleteOptions::parse((!asked.is_null()).then(|| Object(asked.clone())).as_ref(), &self.call.query)?;
         delete.dry_run |= options.dry_run;

@@ -2,6 +2,7 @@
 
 use crate::admission::{Admission, Attributes, Ending, Operation, Taken};
 use crate::call::{Answer, BodyFormat, Call, Verb};
+use crate::metrics;
 use crate::kind::{NameRule, Request, Scope, Served};
 use crate::registry::Registry;
 use crate::represent::View;
@@ -9,8 +10,10 @@ use crate::resource::{Resource, api_version};
 use crate::update::Part;
 use crate::versions::Conversions;
 use keles_api::decode::{FieldValidation, Format};
+use keles_api::problems::go_quote;
 use keles_api::{Object, Status, names};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 pub struct Exchange<'a> {
     pub registry: &'a Registry,
@@ -68,6 +71,11 @@ impl Exchange<'_> {
 
     async fn dispatch(self, verb: Verb) -> Result<Answer, Status> {
         self.served_here(verb)?;
+        let name = self.request.name.as_str();
+        let bad = names::path_segment(name, false);
+        if !name.is_empty() && !bad.is_empty() {
+            return Err(Status::bad_request(format!("Name parameter invalid: {}: {}", go_quote(name), bad.join(";"))));
+        }
         match (self.request.subresource.as_str(), verb) {
             ("", Verb::Get) | ("status", Verb::Get) => self.get().await,
             ("", Verb::List) => self.list().await,
@@ -199,9 +207,20 @@ impl Exchange<'_> {
         if mutates {
             self.resource.kind.set_defaults(o)?;
         }
+        let step = Instant::now();
         for p in self.plugins(&a) {
-            p.mutate(&a, o, w).await?;
+            let started = Instant::now();
+            let done = p.mutate(&a, o, w).await;
+            let (operation, rejected) = (metrics::operation(operation), metrics::rejected(&done));
+            if p.mutates() {
+                metrics::PLUGIN_SECONDS.with([p.name(), operation, rejected, "admit"]).observe_seconds(started.elapsed());
+            }
+            if done.is_err() {
+                metrics::STEP_SECONDS.with([operation, rejected, "admit"]).observe_seconds(step.elapsed());
+            }
+            done?;
         }
+        metrics::STEP_SECONDS.with([metrics::operation(operation), "false", "admit"]).observe_seconds(step.elapsed());
         if mutates {
             self.resource.kind.readmit(&self.working, o);
         }
@@ -219,9 +238,17 @@ impl Exchange<'_> {
     /// Runs the validating phase.
     pub async fn admit(&self, operation: Operation, o: Option<&Object>, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
         let a = self.attributes(operation, old);
+        let step = Instant::now();
+        let mut done = Ok(());
         for p in self.plugins(&a) {
-            p.validate(&a, o, w).await?;
+            let started = Instant::now();
+            done = p.validate(&a, o, w).await;
+            metrics::PLUGIN_SECONDS.with([p.name(), metrics::operation(operation), metrics::rejected(&done), "validate"]).observe_seconds(started.elapsed());
+            if done.is_err() {
+                break;
+            }
         }
-        Ok(())
+        metrics::STEP_SECONDS.with([metrics::operation(operation), metrics::rejected(&done), "validate"]).observe_seconds(step.elapsed());
+        done
     }
 }

@@ -16,6 +16,7 @@ pub mod facts;
 pub mod kind;
 mod lifetimes;
 mod managed_fields;
+mod metrics;
 mod options;
 mod patch;
 mod pods;

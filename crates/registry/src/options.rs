@@ -36,7 +36,11 @@ const NOT_OLDER_THAN: &str = "NotOlderThan";
 fn integer(q: &Query, name: &str) -> Result<Option<i64>, Status> {
     match q.get(name) {
         None | Some("") => Ok(None),
-        Some(v) => v.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
+        Some(v) => v.parse().map(Some).map_err(|e: std::num::ParseIntError| {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = if matches!(e.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
+            Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", keles_api::problems::go_quote(v)))
+        }),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::cache::{Cached, Map};
 use crate::call::Answer;
 use crate::exchange::Exchange;
+use crate::metrics;
 use crate::kind::{AnyKind, Served, UnknownSelector};
 use crate::options::{ListOptions, VersionMatch};
 use crate::resource::api_version;
@@ -184,6 +185,10 @@ impl Exchange<'_> {
         let (map, revision, start, limit) = self.state(o).await?;
         let map = self.resource.map_in(map, &filter.prefix, &self.served).await?;
         let picked = filter.pick(&map, &start, limit, &*self.resource.kind);
+        let (group, plural) = (self.resource.group(), self.resource.info().plural);
+        metrics::CACHE_LISTS.with([group, "", plural]).increment();
+        metrics::CACHE_LIST_FETCHED.with([group, "", plural]).add(map.len() as u64);
+        metrics::CACHE_LIST_RETURNED.with([group, plural]).add(picked.items.len() as u64);
         let mut meta = ListMeta { resource_version: revision.to_string(), ..ListMeta::default() };
         if let Some(next) = picked.next {
             meta.continue_ = Token::encode(revision as i64, &next);

@@ -50,6 +50,7 @@ pub struct Registry {
 impl Registry {
     /// Reads everything stored into the watch caches. The caches then follow through [`Registry::run`].
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StoreError> {
+        crate::metrics::start();
         let table = Table::new(settings.kinds.into_iter().map(|k| Arc::new(Resource::new(k))).collect());
         let registry = Registry {
             store: settings.store,
@@ -308,6 +309,21 @@ impl Registry {
         let a = Attributes { operation: Operation::Connect, request, info, old: None, registry: self, taken: &taken };
         for p in self.admission.iter().filter(|p| p.handles(&a)) {
             p.validate(&a, Some(&options), &mut warnings).await?;
+        }
+        Ok(warnings)
+    }
+
+    /// Admission of what is posted below an object to be acted upon or answered, not to be stored: evictions, requests for tokens. Plugins may
+    /// change it. Their warnings.
+    pub async fn admit_posted(&self, request: &Request, posted: &mut Object) -> Result<Vec<String>, Status> {
+        let kind = self.kind(&request.group, &request.version, &request.plural).ok_or_else(Status::no_such_path)?;
+        let (taken, mut warnings) = (Taken::default(), Vec::new());
+        let a = Attributes { operation: Operation::Create, request, info: kind.info(), old: None, registry: self, taken: &taken };
+        for p in self.admission.iter().filter(|p| p.handles(&a)) {
+            p.mutate(&a, posted, &mut warnings).await?;
+        }
+        for p in self.admission.iter().filter(|p| p.handles(&a)) {
+            p.validate(&a, Some(posted), &mut warnings).await?;
         }
         Ok(warnings)
     }

@@ -8,6 +8,7 @@ use crate::cache::{Cached, Event, EventType, News, WatchCache};
 use crate::call::{Answer, Body};
 use crate::encode;
 use crate::exchange::Exchange;
+use crate::metrics;
 use crate::options::ListOptions;
 use crate::read::Filter;
 use crate::represent::View;
@@ -156,10 +157,12 @@ struct Watcher {
 struct Piece {
     one: Option<Bytes>,
     many: BytesMut,
+    lines: u64,
 }
 
 impl Piece {
     fn push(&mut self, line: Bytes) {
+        self.lines += 1;
         if let Some(one) = self.one.take() {
             self.many.extend_from_slice(&one);
         } else if self.many.is_empty() {
@@ -230,7 +233,18 @@ impl Watcher {
             piece.push(line);
         }
         self.phase = Phase::Initial;
+        self.count(&piece);
         piece.take()
+    }
+
+    /// Counts what goes out.
+    fn count(&self, piece: &Piece) {
+        if piece.lines > 0 {
+            let served = &self.view.served;
+            let labels = [served.group, self.view.resource.info().plural, served.version];
+            metrics::WATCH_EVENTS.with(labels).add(piece.lines);
+            metrics::WATCH_EVENT_SIZES.with(labels).observe((piece.len() as u64 / piece.lines) as f64);
+        }
     }
 
     fn first_table(&mut self) -> bool {
@@ -273,6 +287,7 @@ impl Watcher {
                 }
             }
         }
+        self.count(&piece);
         let piece = piece.take();
         if piece.is_some() {
             self.sent = Instant::now();

@@ -3,10 +3,13 @@
 use crate::cache::Cached;
 use crate::encode;
 use crate::exchange::Exchange;
+use crate::metrics;
 use bytes::Bytes;
-use keles_api::{Object, Status};
+use keles_api::{Object, Status, depth};
 use keles_store::{Entry, Expect, StoreError, Write};
+use keles_observe::trace;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a write left behind.
 pub enum Outcome {
@@ -66,6 +69,10 @@ impl Exchange<'_> {
 
     /// The bytes to store of an object in canonical form.
     pub async fn lay_out(&self, o: &Object) -> Result<Bytes, Status> {
+        // What admission made of it too must be readable again.
+        if !depth::fits(&o.0, 0) {
+            return Err(Status::bad_request(depth::TOO_DEEP));
+        }
         let storage = self.resource.storage();
         if self.working == storage {
             return Ok(encode::stored(o, &self.resource.cache.head));
@@ -85,7 +92,23 @@ impl Exchange<'_> {
     }
 
     async fn store_write(&self, w: Write) -> Result<u64, Refused> {
-        let written = self.registry.store().write(w).await.map_err(|e| match e {
+        let operation = match &w {
+            Write::Put { expect: Expect::Absent, .. } => "create",
+            Write::Put { .. } => "update",
+            Write::Delete { .. } => "delete",
+        };
+        let labels = [self.resource.group(), operation, self.resource.info().plural];
+        let span = trace::child(|| format!("{operation} {}", labels[2]), trace::Kind::Client);
+        let started = Instant::now();
+        let written = self.registry.store().write(w).await;
+        drop(span);
+        metrics::STORE_SECONDS_TAKEN.with(labels).observe_seconds(started.elapsed());
+        metrics::STORE_REQUESTS.with(labels).increment();
+        // Somebody was faster: that is an answer, not a failure.
+        if written.as_ref().is_err_and(|e| !matches!(e, StoreError::Conflict { .. })) {
+            metrics::STORE_ERRORS.with(labels).increment();
+        }
+        let written = written.map_err(|e| match e {
             StoreError::Conflict { current } => Refused::Conflict(current),
             e => Refused::Failed(store_error(e)),
         });

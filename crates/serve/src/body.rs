@@ -2,8 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -20,7 +23,7 @@ pub fn empty() -> Body {
 
 /// A body of pieces, each sent as soon as it is there. Empty pieces are skipped: an empty chunk ends an HTTP/1.1 body.
 pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
-    StreamBody::new(pieces.filter(|b| futures::future::ready(!b.is_empty())).map(|b| Ok(Frame::data(b)))).boxed_unsync()
+    stream_of(pieces.filter(|b| futures::future::ready(!b.is_empty())).map(|b| Ok(Frame::data(b))))
 }
 
 /// The same body, keeping `guard` until it has been sent or given up.
@@ -30,6 +33,44 @@ pub fn hold<T: Send + 'static>(b: Body, guard: T) -> Body {
         frame
     })
     .boxed_unsync()
+}
+
+/// The same body, ended when `stop` is cancelled.
+pub fn until(b: Body, stop: CancellationToken) -> Body {
+    stream_of(BodyStream::new(b).take_until(stop.cancelled_owned()))
+}
+
+fn stream_of(frames: impl Stream<Item = Result<Frame<Bytes>, BoxError>> + Send + 'static) -> Body {
+    StreamBody::new(frames).boxed_unsync()
+}
+
+/// The same body, keeping `guard` until it has first nothing to send, has been sent or given up: what it had ready when it began.
+pub fn hold_while_ready<T: Send + Unpin + 'static>(b: Body, guard: T) -> Body {
+    Ready { body: b, guard: Some(guard) }.boxed_unsync()
+}
+
+struct Ready<T> {
+    body: Body,
+    guard: Option<T>,
+}
+
+impl<T: Unpin> http_body::Body for Ready<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.guard = None;
+        }
+        polled
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +115,33 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_held_while_a_body_is_ready_goes_when_it_waits() {
+        let (send, pieces) = futures::channel::mpsc::unbounded();
+        let held = std::sync::Arc::new(());
+        let mut b = hold_while_ready(stream(pieces), held.clone());
+        for piece in ["a", "b"] {
+            send.unbounded_send(Bytes::from(piece)).unwrap();
+        }
+        for piece in ["a", "b"] {
+            assert_eq!(b.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+            assert_eq!(std::sync::Arc::strong_count(&held), 2, "still at it");
+        }
+        assert!(futures::poll!(b.frame()).is_pending());
+        assert_eq!(std::sync::Arc::strong_count(&held), 1, "it waits for news now");
+        send.unbounded_send(Bytes::from("c")).unwrap();
+        assert_eq!(b.frame().await.unwrap().unwrap().into_data().unwrap(), "c");
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_when_told() {
+        let stop = CancellationToken::new();
+        let mut b = until(stream(futures::stream::pending()), stop.clone());
+        assert!(futures::poll!(b.frame()).is_pending());
+        stop.cancel();
+        assert!(b.frame().await.is_none());
+    }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {

@@ -6,7 +6,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::convert::Infallible;
@@ -18,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// The certificates the client showed, leaf first, not yet verified (see [`crate::tls::verify_client`]); empty when none.
     pub certificates: Arc<Vec<CertificateDer<'static>>>,
+    /// Cancelled, it sends the other end away once its open requests are answered: GOAWAY over HTTP/2, the last answer over HTTP/1.1.
+    pub away: CancellationToken,
 }
 
 /// Limits of a server.
@@ -43,7 +45,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 10_000, handshake: Duration::from_secs(10), headers: Duration::from_secs(30), header_bytes: 1 << 20, drain: Duration::from_secs(5), ping_every: Duration::from_secs(30) }
+        Limits {
+            connections: 10_000,
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(30),
+            header_bytes: 1 << 20,
+            drain: Duration::from_secs(5),
+            ping_every: Duration::from_secs(30),
+        }
     }
 }
 
@@ -74,7 +83,8 @@ impl Server {
         let acceptor = TlsAcceptor::from(self.tls);
         let http = Arc::new(protocol(&self.limits));
         let slots = Arc::new(Semaphore::new(self.limits.connections));
-        let graceful = GracefulShutdown::new();
+        let open = TaskTracker::new();
+        let leave = CancellationToken::new();
         let gone = CancellationToken::new();
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { break };
@@ -91,18 +101,25 @@ impl Server {
                 }
             };
             let (acceptor, http, connect, gone, handshake) = (acceptor.clone(), http.clone(), connect.clone(), gone.clone(), self.limits.handshake);
-            let watcher = graceful.watcher();
-            tokio::spawn(async move {
+            let away = leave.child_token();
+            open.spawn(async move {
                 let _slot = slot;
                 let serve = async {
-                    let Some((io, info)) = shake_hands(acceptor, tcp, peer, handshake).await else { return };
+                    let Some((io, info)) = shake_hands(acceptor, tcp, peer, handshake, away.clone()).await else { return };
                     let handler = connect(info);
                     let service = service_fn(move |r| {
                         let answer = handler(r);
                         async move { Ok::<_, Infallible>(answer.await) }
                     });
-                    let connection = http.serve_connection_with_upgrades(io, service).into_owned();
-                    if let Err(error) = watcher.watch(connection).await {
+                    let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(io, service));
+                    let ended = tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = away.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(%peer, error, "connection ended");
                     }
                 };
@@ -110,17 +127,25 @@ impl Server {
             });
         }
         drop(self.listener);
-        let _ = tokio::time::timeout(self.limits.drain, graceful.shutdown()).await;
+        leave.cancel();
+        open.close();
+        let _ = tokio::time::timeout(self.limits.drain, open.wait()).await;
         gone.cancel();
     }
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream, peer: SocketAddr, limit: Duration) -> Option<(TokioIo<tokio_rustls::server::TlsStream<TcpStream>>, ConnInfo)> {
+async fn shake_hands(
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    limit: Duration,
+    away: CancellationToken,
+) -> Option<(TokioIo<tokio_rustls::server::TlsStream<TcpStream>>, ConnInfo)> {
     let _ = tcp.set_nodelay(true);
     match tokio::time::timeout(limit, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => {
             let certificates = tls.get_ref().1.peer_certificates().map(|c| c.iter().map(|c| c.clone().into_owned()).collect()).unwrap_or_default();
-            Some((TokioIo::new(tls), ConnInfo { peer, certificates: Arc::new(certificates) }))
+            Some((TokioIo::new(tls), ConnInfo { peer, certificates: Arc::new(certificates), away }))
         }
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -181,8 +206,11 @@ mod tests {
         let limits = Limits { ping_every: Duration::from_millis(20), ..Limits::default() };
         let server = Server { listener, tls, limits }.run(|_| |_| async { Response::new(crate::body::empty()) }, shutdown.clone());
         let client = async {
-            let mut config =
-                rustls::ClientConfig::builder_with_provider(crate::tls::provider()).with_safe_default_protocol_versions().expect("versions").with_root_certificates(roots).with_no_client_auth();
+            let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
             config.alpn_protocols = vec![b"h2".to_vec()];
             let tcp = TcpStream::connect(address).await.expect("a connection");
             let mut io = tokio_rustls::TlsConnector::from(Arc::new(config)).connect("localhost".try_into().expect("a name"), tcp).await.expect("a handshake");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// How long a service may take to stop before it is ended.
+/// How long a service may take to stop before it is ended, unless it asks for more.
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,6 +58,7 @@ struct Service {
 #[derive(Default)]
 pub struct Supervisor {
     services: Vec<Service>,
+    patience: BTreeMap<&'static str, Duration>,
 }
 
 impl Supervisor {
@@ -72,9 +73,15 @@ impl Supervisor {
         self.services.push(Service { name, needs, run: Box::new(move |h| Box::pin(run(h))) });
     }
 
+    /// Gives a service a time of its own to stop.
+    pub fn wait_for(&mut self, name: &'static str, longest: Duration) {
+        self.patience.insert(name, longest);
+    }
+
     /// Runs everything until `stop`, or until a service fails; returns when all have ended.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SuperviseError> {
         let mut running = Running::start(self.services)?;
+        running.patience = self.patience;
         let first = tokio::select! {
             () = stop.cancelled() => Ok(()),
             e = running.first_end() => Err(e),
@@ -89,13 +96,14 @@ struct Running {
     names: BTreeMap<Id, &'static str>,
     handles: BTreeMap<&'static str, Handle>,
     needs: BTreeMap<&'static str, &'static [&'static str]>,
+    patience: BTreeMap<&'static str, Duration>,
 }
 
 impl Running {
     fn start(services: Vec<Service>) -> Result<Self, SuperviseError> {
         let handles: BTreeMap<_, _> = services.iter().map(|s| (s.name, Handle { stop: CancellationToken::new(), ready: watch::Sender::new(false) })).collect();
         let needs = services.iter().map(|s| (s.name, s.needs)).collect();
-        let mut running = Running { tasks: JoinSet::new(), names: BTreeMap::new(), handles, needs };
+        let mut running = Running { tasks: JoinSet::new(), names: BTreeMap::new(), handles, needs, patience: BTreeMap::new() };
         for service in services {
             running.spawn(service)?;
         }
@@ -151,12 +159,14 @@ impl Running {
         while !self.names.is_empty() {
             let alive: BTreeSet<&str> = self.names.values().copied().collect();
             let needed: BTreeSet<&str> = alive.iter().flat_map(|n| self.needs[n]).copied().collect();
-            alive.iter().filter(|n| !needed.contains(*n)).for_each(|n| self.handles[n].stop.cancel());
-            match tokio::time::timeout(DRAIN, self.next()).await {
+            let leaving = || alive.iter().filter(|n| !needed.contains(*n));
+            leaving().for_each(|n| self.handles[n].stop.cancel());
+            let longest = leaving().map(|n| self.patience.get(n).copied().unwrap_or(DRAIN)).max().unwrap_or(DRAIN);
+            match tokio::time::timeout(longest, self.next()).await {
                 Ok(Some((_, Err(e)))) => tracing::warn!("while stopping: {e}"),
                 Ok(_) => {}
                 Err(_) => {
-                    tracing::warn!("ended without draining after {DRAIN:?}: {alive:?}");
+                    tracing::warn!("ended without draining after {longest:?}: {alive:?}");
                     self.tasks.shutdown().await;
                     return;
                 }
@@ -217,6 +227,20 @@ mod tests {
             assert!(e.starts_with(if panics { "bad panicked" } else { "bad: disk on fire" }), "{e}");
             assert_eq!(*log.lock().expect("free"), ["+api", "-api"]);
         }
+    }
+
+    #[tokio::test]
+    async fn one_who_never_stops_is_cut_after_its_own_time() {
+        let (log, mut s, stop) = (Log::default(), Supervisor::new(), CancellationToken::new());
+        add(&mut s, "api", &[], &log);
+        let all = stop.clone();
+        s.add("stuck", &["api"], move |_| async move {
+            all.cancel();
+            std::future::pending().await
+        });
+        s.wait_for("stuck", Duration::from_millis(10));
+        s.run(stop).await.expect("an orderly stop");
+        assert_eq!(*log.lock().expect("free"), ["+api"], "who is needed by one that does not stop is cut with it");
     }
 
     #[tokio::test]

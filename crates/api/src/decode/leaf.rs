@@ -24,14 +24,20 @@ pub(super) fn integer(n: i128, scalar: Scalar) -> Result<Value, Option<String>> 
     match scalar {
         Scalar::Int32 | Scalar::IntOrString => i32::try_from(n).map(Value::from).map_err(|_| None),
         Scalar::Int64 => as_i64.map(Value::from).map_err(|_| None),
-        Scalar::Double | Scalar::Any => as_i64.map(Value::from).or_else(|_| u64::try_from(n).map(Value::from)).map_err(|_| None),
+        // Go reads what is no int64 as floating point.
+        Scalar::Double | Scalar::Any => Ok(as_i64.map_or_else(|_| Value::from(n as f64), Value::from)),
         Scalar::Quantity => Quantity::canonical(&n.to_string()).map(Value::from).map_err(|e| Some(e.to_string())),
         _ => Err(None),
     }
 }
 
+/// Whole numbers below are the same as floating point.
+const WHOLE_MAX: f64 = 9e15;
+
 pub(super) fn float(n: f64, scalar: Scalar) -> Result<Value, Option<String>> {
     match scalar {
+        // Go writes a whole number without a fraction, whatever it read.
+        Scalar::Double | Scalar::Any if n.fract() == 0.0 && n.abs() < WHOLE_MAX => Ok((n as i64).into()),
         Scalar::Double | Scalar::Any => Ok(n.into()),
         Scalar::Quantity => Quantity::canonical(&n.to_string()).map(Value::from).map_err(|e| Some(e.to_string())),
         _ => Err(None),

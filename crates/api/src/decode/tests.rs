@@ -132,3 +132,24 @@ fn what_is_neither_schema_nor_list_is_an_empty_one_and_what_is_no_boolean_is_ref
         assert!(read(wrong).unwrap_err().message.ends_with("boolean or JSON schema expected"), "{wrong}");
     }
 }
+
+#[test]
+fn null_is_an_object_with_nothing_in_it_and_other_roots_are_refused() {
+    let ty = builtin().get("io.k8s.api.core.v1.ConfigMap").unwrap();
+    for (body, format) in [("null", Format::Json), ("", Format::Yaml), ("~", Format::Yaml)] {
+        let read = decode(body.as_bytes(), format, ty, "ConfigMap", FieldValidation::Strict).unwrap();
+        assert_eq!(read.object.0, decode(b"{}", Format::Json, ty, "ConfigMap", FieldValidation::Strict).unwrap().object.0);
+    }
+    for body in ["[]", "[{}]", "\"x\"", "1", "true", "1e400", ""] {
+        let s = decode(body.as_bytes(), Format::Json, ty, "ConfigMap", FieldValidation::Ignore).unwrap_err();
+        assert!(s.code == 400 && s.message.starts_with("the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: "), "{body}: {}", s.message);
+    }
+}
+
+#[test]
+fn any_number_becomes_what_go_makes_of_it() {
+    for (given, want) in [("9.0", "9"), ("1.50", "1.5"), ("-3.0e2", "-300"), ("9223372036854775807", "9223372036854775807"), ("0.1", "0.1")] {
+        assert_eq!(parse_json(given.as_bytes()).unwrap().to_string(), want);
+    }
+    assert!(parse_json(b"18446744073709551615").unwrap().is_f64());
+}

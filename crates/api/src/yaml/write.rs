@@ -6,6 +6,9 @@
 use super::read::{self, Node};
 use serde_json::Value;
 
+/// Longer keys stand behind a `?`, as upstream's writer has it: readers look for the colon of a plain one so far only (YAML 1.1, 9.1.3).
+const SIMPLE_KEY_BYTES_MAX: usize = 128;
+
 /// One document, with a line break at its end.
 pub fn document(v: &Value) -> String {
     let mut out = String::new();
@@ -30,6 +33,15 @@ fn map(o: &serde_json::Map<String, Value>, column: usize, out: &mut String) {
     for (i, key) in keys.into_iter().enumerate() {
         if i > 0 {
             indent(column, out);
+        }
+        if key.len() > SIMPLE_KEY_BYTES_MAX {
+            out.push_str("? ");
+            text(key, None, out);
+            out.push('\n');
+            indent(column, out);
+            out.push_str(": ");
+            item(&o[key], column, out);
+            continue;
         }
         text(key, None, out);
         out.push(':');
@@ -64,13 +76,18 @@ fn list(a: &[Value], column: usize, out: &mut String) {
             indent(column, out);
         }
         out.push_str("- ");
-        match v {
-            Value::Object(o) if !o.is_empty() => map(o, column + 2, out),
-            Value::Array(a) if !a.is_empty() => list(a, column + 2, out),
-            leaf => {
-                scalar(leaf, column + 2, out);
-                out.push('\n');
-            }
+        item(v, column, out);
+    }
+}
+
+/// What follows a sign of two columns.
+fn item(v: &Value, column: usize, out: &mut String) {
+    match v {
+        Value::Object(o) if !o.is_empty() => map(o, column + 2, out),
+        Value::Array(a) if !a.is_empty() => list(a, column + 2, out),
+        leaf => {
+            scalar(leaf, column + 2, out);
+            out.push('\n');
         }
     }
 }
@@ -183,6 +200,22 @@ mod tests {
         let want = "l:\n- 1\n- a: []\n  b:\n    c:\n    - - 1\n      - 2\n    - {}\nm:\n  t: |\n    a\n     b\n  u: |-\n    a\n\n    b\n  v: |+\n    a\n\n  w: \" a\\nb\"\n";
         assert_eq!(document(&v), want);
         assert_eq!(Value::deserialize(read::document(want).unwrap()).unwrap(), v);
+    }
+
+    #[test]
+    fn floating_point_is_read_as_it_was() {
+        for (n, want) in [(1e300, "1e+300\n"), (-2.5e-9, "-2.5e-9\n"), (0.5, "0.5\n")] {
+            assert_eq!(document(&json!(n)), want);
+            assert_eq!(Value::deserialize(read::document(want).unwrap()).unwrap(), json!(n));
+        }
+    }
+    #[test]
+    fn long_keys_stand_behind_a_question_mark() {
+        let (long, short) = ("k".repeat(129), "k".repeat(128));
+        let v = json!({&long: {"a": 1, "b": [2]}, &short: {"c": 3}, "l": [{&long: []}]});
+        let want = format!("{short}:\n  c: 3\n? {long}\n: a: 1\n  b:\n  - 2\nl:\n- ? {long}\n  : []\n");
+        assert_eq!(document(&v), want);
+        assert_eq!(Value::deserialize(read::document(&want).unwrap()).unwrap(), v);
     }
 
     /// Upstream's own test data, where it is at hand.

@@ -1,6 +1,6 @@
 //! Admission plugins, one file and one row each, in upstream's order.
 //!
-//! Entry point: [`rows`]. Not built: NodeRestriction's label rules (docs/STATUS.md).
+//! Entry point: [`rows`].
 
 mod certificate_subject;
 mod certificates;
@@ -14,6 +14,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod pod_topology_labels;
 mod policies;
 mod priority;
 mod resource_quota;
@@ -26,6 +27,7 @@ mod webhooks;
 
 use crate::config::Config;
 pub use escalation::Later;
+pub use webhooks::Client;
 use keles_registry::{Admission, Attributes};
 use serde_json::Value;
 use std::sync::Arc;
@@ -36,7 +38,7 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
-        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(node_restriction::NodeRestriction { server: server.clone() }),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
@@ -49,6 +51,7 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::SignerRight::signing(server.clone())),
         Arc::new(certificate_subject::CertificateSubjectRestriction),
         Arc::new(defaults_by_class::INGRESS),
+        Arc::new(pod_topology_labels::PodTopologyLabels),
         Arc::new(create_right::CreateRight { server: server.clone() }),
         Arc::new(escalation::Escalation { server: server.clone() }),
         Arc::new(policies::MutatingPolicies::new(server.clone())),

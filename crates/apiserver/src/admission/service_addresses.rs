@@ -1,34 +1,33 @@
 //! ServiceAddresses: cluster addresses and node ports of Services (upstream does this in the Service's storage, with the same texts).
 //!
-//! What is in use is a table of holders, seeded from the stored Services. Nothing is given back by an event that could be missed: when
-//! an asked-for value is held, its holder is looked at, and a holder that no longer has it loses it (lessons.md 69).
+//! Addresses are objects ([`crate::addresses`]). Which node ports are in use is a table of holders, seeded from the stored Services. Nothing
+//! of it is given back by an event that could be missed: when an asked-for port is held, its holder is looked at, and a holder that no
+//! longer has it loses it (lessons.md 69).
 
 use super::{is, list};
-use crate::config::{Config, ServiceCidr};
+use crate::addresses::allocate::{self, For, Refusal};
+use crate::addresses::of_service;
+use crate::addresses::range::ServiceCidrs;
+use crate::config::Config;
 use async_trait::async_trait;
 use keles_api::{Object, Path, Problems, Status};
 use keles_kinds::core::service::prepare::settle;
-use keles_registry::{Admission, Attributes, Operation, Registry};
+use keles_registry::{Admission, Attributes, Ending, Operation, Registry};
 use rand::Rng;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long a write may be under way before its claim is doubted.
 const CLAIM: Duration = Duration::from_secs(5);
-/// The low end of both ranges is left to values that people choose (KEP-3070, KEP-3668).
-const STATIC_PORTS: u16 = 86;
+/// The low end of the range is left to ports that people choose (KEP-3668): one in so many, within these bounds.
+const RESERVED_PART: u32 = 32;
+const RESERVED_MIN: u32 = 16;
+const RESERVED_MAX: u32 = 128;
 const TRIES: u32 = 64;
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Key {
-    Ip(Ipv4Addr),
-    /// Protocol as an index, so that keys stay small: TCP, UDP, SCTP.
-    Port(u16, u8),
-}
 
 struct Holder {
     service: String,
@@ -38,17 +37,17 @@ struct Holder {
 #[derive(Default)]
 struct Held {
     seeded: bool,
-    by: HashMap<Key, Holder>,
+    by: HashMap<u16, Holder>,
 }
 
 pub struct ServiceAddresses {
-    cidr: ServiceCidr,
+    cidrs: ServiceCidrs,
     ports: RangeInclusive<u16>,
     held: Mutex<Held>,
 }
 
-/// Why a value cannot be had; texts are upstream's.
-enum Refusal {
+/// Why a port cannot be had.
+enum NoPort {
     Taken,
     OutOfRange,
     Full,
@@ -56,7 +55,7 @@ enum Refusal {
 
 impl ServiceAddresses {
     pub fn new(config: &Config) -> Self {
-        ServiceAddresses { cidr: config.service_cidr, ports: config.node_ports.clone(), held: Mutex::default() }
+        ServiceAddresses { cidrs: config.service_cidrs, ports: config.node_ports.clone(), held: Mutex::default() }
     }
 
     fn with_held<T>(&self, registry: &Registry, f: impl FnOnce(&mut Held) -> T) -> T {
@@ -66,63 +65,66 @@ impl ServiceAddresses {
             let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
             for s in registry.read_all("", "services", "") {
                 let service = full_name(s.namespace(), s.name());
-                held.by.extend(keys(&s).into_iter().map(|k| (k, Holder { service: service.clone(), since: long_ago })));
+                held.by.extend(node_ports(&s).into_iter().map(|k| (k, Holder { service: service.clone(), since: long_ago })));
             }
         }
         f(&mut held)
     }
 
-    /// Takes `key` for `service`; a holder that no longer has it loses it.
-    fn claim(&self, a: &Attributes<'_>, held: &mut Held, key: Key, service: &str) -> Result<(), Refusal> {
-        let in_range = match key {
-            Key::Ip(ip) => self.cidr.contains(ip),
-            Key::Port(p, _) => self.ports.contains(&p),
-        };
-        if !in_range {
-            return Err(Refusal::OutOfRange);
+    /// Takes a port for `service`, which may have it already (under another protocol); a holder that no longer has it loses it.
+    fn claim(&self, a: &Attributes<'_>, held: &mut Held, port: u16, service: &str) -> Result<(), NoPort> {
+        if !self.ports.contains(&port) {
+            return Err(NoPort::OutOfRange);
         }
-        if let Some(h) = held.by.get(&key)
+        if let Some(h) = held.by.get(&port)
             && h.service != service
-            && (h.since.elapsed() < CLAIM || still_has(a.registry, &h.service, key))
+            && (h.since.elapsed() < CLAIM || still_has(a.registry, &h.service, port))
         {
-            return Err(Refusal::Taken);
+            return Err(NoPort::Taken);
         }
         if !a.request.dry_run {
-            held.by.insert(key, Holder { service: service.into(), since: Instant::now() });
+            held.by.insert(port, Holder { service: service.into(), since: Instant::now() });
         }
         Ok(())
     }
 
-    fn allocate(&self, a: &Attributes<'_>, held: &mut Held, service: &str, candidate: impl Fn(u32, u32) -> Key, total: u32, reserved: u32) -> Result<Key, Refusal> {
-        let mut rng = rand::rng();
-        let dynamic = total.saturating_sub(reserved).max(1);
-        for _ in 0..TRIES {
-            let key = candidate(reserved.min(total - 1), rng.random_range(0..dynamic));
-            if self.claim(a, held, key, service).is_ok() {
-                return Ok(key);
-            }
-        }
-        // Nearly full: look at every value once, the reserved ones last.
-        let mut every = (0..dynamic).map(|n| (reserved.min(total - 1), n)).chain((0..reserved.min(total)).map(|n| (0, n)));
-        every.find_map(|(base, n)| Some(candidate(base, n)).filter(|k| self.claim(a, held, *k, service).is_ok())).ok_or(Refusal::Full)
-    }
-
-    fn cluster_ip(&self, a: &Attributes<'_>, held: &mut Held, service: &str) -> Result<Ipv4Addr, Refusal> {
-        let total = self.cidr.usable();
-        let reserved = (total / 16).clamp(16, 256).min(total / 2);
-        match self.allocate(a, held, service, |base, n| Key::Ip(self.cidr.address(base + n)), total, reserved)? {
-            Key::Ip(ip) => Ok(ip),
-            Key::Port(..) => Err(Refusal::Full),
-        }
-    }
-
-    fn node_port(&self, a: &Attributes<'_>, held: &mut Held, service: &str, protocol: u8) -> Result<u16, Refusal> {
+    /// Any free port that the Service does not have yet; `own` are those that it has.
+    fn any_port(&self, a: &Attributes<'_>, held: &mut Held, service: &str, own: &[u16]) -> Result<u16, NoPort> {
         let (first, total) = (*self.ports.start(), u32::from(*self.ports.end() - *self.ports.start()) + 1);
-        let reserved = u32::from(STATIC_PORTS).min(total / 2);
-        match self.allocate(a, held, service, |base, n| Key::Port(first + (base + n) as u16, protocol), total, reserved)? {
-            Key::Port(p, _) => Ok(p),
-            Key::Ip(_) => Err(Refusal::Full),
+        let reserved = if total <= RESERVED_MIN { 0 } else { (total / RESERVED_PART).clamp(RESERVED_MIN, RESERVED_MAX) };
+        let mut rng = rand::rng();
+        let mut take = |n: u32| {
+            let port = first + n as u16;
+            (!own.contains(&port) && self.claim(a, held, port, service).is_ok()).then_some(port)
+        };
+        let found = (0..TRIES).find_map(|_| take(rng.random_range(reserved..total)));
+        // Nearly full: look at every port once, the reserved ones last.
+        found.or_else(|| (reserved..total).chain(0..reserved).find_map(&mut take)).ok_or(NoPort::Full)
+    }
+
+    /// An address of each family that the Service has and no address of.
+    async fn allocate_addresses(&self, a: &Attributes<'_>, s: &mut Object) -> Result<(), Refusal> {
+        let families: Vec<String> = list(s.at(&["spec", "ipFamilies"])).filter_map(|f| f.as_str().map(str::to_owned)).collect();
+        let mut ips: Vec<String> = list(s.at(&["spec", "clusterIPs"])).filter_map(|f| f.as_str().map(str::to_owned)).collect();
+        if ips.is_empty() && !s.str_at(&["spec", "clusterIP"]).is_empty() {
+            ips.push(s.str_at(&["spec", "clusterIP"]).to_owned());
         }
+        if ips.first().is_some_and(|ip| ip == "None") || ips.len() >= families.len().max(1) {
+            return Ok(());
+        }
+        let name = s.name().to_owned();
+        let service = For { namespace: &a.request.namespace, name: &name };
+        let default = self.cidrs.first.family();
+        for family in families.iter().map(String::as_str).chain(families.is_empty().then_some(default)).skip(ips.len()) {
+            let ip = allocate::take_any(a.registry, family, service, a.request.dry_run).await?.to_string();
+            if !a.request.dry_run {
+                a.taken.note(ip.clone());
+            }
+            ips.push(ip);
+        }
+        s.0["spec"]["clusterIP"] = ips[0].clone().into();
+        s.0["spec"]["clusterIPs"] = json!(ips);
+        Ok(())
     }
 }
 
@@ -130,32 +132,19 @@ fn full_name(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
-fn still_has(registry: &Registry, service: &str, key: Key) -> bool {
+fn still_has(registry: &Registry, service: &str, port: u16) -> bool {
     let Some((namespace, name)) = service.split_once('/') else { return true };
-    registry.read("", "services", namespace, name).is_some_and(|s| keys(&s).contains(&key))
-}
-
-fn protocol(p: &Value) -> u8 {
-    match p["protocol"].as_str() {
-        Some("UDP") => 1,
-        Some("SCTP") => 2,
-        _ => 0,
-    }
+    registry.read("", "services", namespace, name).is_some_and(|s| node_ports(&s).contains(&port))
 }
 
 fn port(v: &Value) -> Option<u16> {
     v.as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)
 }
 
-/// Every address and port a Service has.
-fn keys(s: &Object) -> Vec<Key> {
-    let mut ips: Vec<&str> = list(s.at(&["spec", "clusterIPs"])).filter_map(Value::as_str).collect();
-    if ips.is_empty() {
-        ips.push(s.str_at(&["spec", "clusterIP"]));
-    }
-    let mut all: Vec<Key> = ips.iter().filter_map(|ip| ip.parse().ok()).map(Key::Ip).collect();
-    all.extend(list(s.at(&["spec", "ports"])).filter_map(|p| Some(Key::Port(port(&p["nodePort"])?, protocol(p)))));
-    all.extend(port(s.at(&["spec", "healthCheckNodePort"])).map(|p| Key::Port(p, 0)));
+/// Every node port a Service has.
+fn node_ports(s: &Object) -> Vec<u16> {
+    let mut all: Vec<u16> = list(s.at(&["spec", "ports"])).filter_map(|p| port(&p["nodePort"])).collect();
+    all.extend(port(s.at(&["spec", "healthCheckNodePort"])));
     all
 }
 
@@ -181,6 +170,7 @@ fn needs_health_port(s: &Object) -> bool {
 fn ports_mut(s: &mut Object) -> impl Iterator<Item = &mut Value> {
     s.0["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().filter(|p| p.is_object())
 }
+
 #[async_trait]
 impl Admission for ServiceAddresses {
     fn name(&self) -> &'static str {
@@ -192,6 +182,9 @@ impl Admission for ServiceAddresses {
     fn mutates(&self) -> bool {
         true
     }
+    fn keeps_books(&self) -> bool {
+        true
+    }
 
     /// Keeps, drops and allocates; what people chose themselves is claimed after validation.
     async fn mutate(&self, a: &Attributes<'_>, s: &mut Object, _: &mut Vec<String>) -> Result<(), Status> {
@@ -199,23 +192,21 @@ impl Admission for ServiceAddresses {
             return Ok(());
         }
         let mut p = Problems::new();
-        settle(s, a.old, &mut p);
+        settle(s, a.old, &self.cidrs.families(), &mut p);
         if !p.is_empty() {
             return Err(Status::invalid("", "Service", s.name(), &p));
         }
-        let service = full_name(&a.request.namespace, s.name());
         let full = |what: &str, why: &str| Status::internal(format!("failed to allocate a {what}: {why}"));
+        if needs_cluster_ip(s) {
+            self.allocate_addresses(a, s).await.map_err(|e| full("serviceIP", &e.to_string()))?;
+        }
+        let service = full_name(&a.request.namespace, s.name());
         self.with_held(a.registry, |held| {
-            if needs_cluster_ip(s) && s.str_at(&["spec", "clusterIP"]).is_empty() {
-                let ip = self.cluster_ip(a, held, &service).map_err(|_| full("serviceIP", "range is full"))?.to_string();
-                s.0["spec"]["clusterIPs"] = json!([ip]);
-                s.0["spec"]["clusterIP"] = ip.into();
-            }
             if needs_node_ports(s) {
                 self.allocate_node_ports(a, held, s, &service).map_err(|_| full("nodePort", "range is full"))?;
             }
             if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
-                let p = self.node_port(a, held, &service, 0).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
+                let p = self.any_port(a, held, &service, &node_ports(s)).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
                 s.0["spec"]["healthCheckNodePort"] = p.into();
             }
             Ok(())
@@ -227,18 +218,66 @@ impl Admission for ServiceAddresses {
         self.doubt(a);
         let Some(s) = s else { return Ok(()) };
         self.no_port_numbers(s)?;
+        self.claim_addresses(a, s).await?;
         let service = full_name(&a.request.namespace, s.name());
-        let known = a.old.map(keys).unwrap_or_default();
-        let refused = self.with_held(a.registry, |held| keys(s).into_iter().filter(|k| !known.contains(k)).find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
-        let Some((key, refusal)) = refused else { return Ok(()) };
+        let known = a.old.map(node_ports).unwrap_or_default();
+        let new = node_ports(s).into_iter().filter(|k| !known.contains(k));
+        let refused = self.with_held(a.registry, |held| new.into_iter().find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
+        let Some((port, refusal)) = refused else { return Ok(()) };
         let mut p = Problems::new();
-        self.explain(s, key, &refusal, &mut p);
+        self.explain(s, port, &refusal, &mut p);
         Err(Status::invalid("", "Service", s.name(), &p))
+    }
+
+    async fn ended(&self, a: &Attributes<'_>, s: Option<&Object>, ending: Ending) {
+        let had = || a.old.map(of_service).unwrap_or_default().into_iter();
+        let has = || s.map(of_service).unwrap_or_default();
+        let noted = a.taken.drain();
+        let free: Vec<String> = match ending {
+            Ending::Nothing => noted,
+            Ending::Stored => had().filter(|ip| !has().contains(ip)).map(|ip| ip.to_string()).collect(),
+            Ending::Gone => had().chain(has()).map(|ip| ip.to_string()).collect(),
+        };
+        let name = s.or(a.old).map(Object::name).unwrap_or_default();
+        for ip in free {
+            if let Err(status) = allocate::give_back_of(a.registry, &ip, For { namespace: &a.request.namespace, name }).await {
+                tracing::warn!(%status, ip, "an address of a Service was not given back; the repair will");
+            }
+        }
     }
 }
 
 impl ServiceAddresses {
-    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str) -> Result<(), Refusal> {
+    /// Takes the addresses that somebody chose.
+    async fn claim_addresses(&self, a: &Attributes<'_>, s: &Object) -> Result<(), Status> {
+        let known = a.old.map(of_service).unwrap_or_default();
+        let service = For { namespace: &a.request.namespace, name: s.name() };
+        for ip in of_service(s).into_iter().filter(|ip| !known.contains(ip)) {
+            let text = ip.to_string();
+            // In a dry run nothing was noted of what was allocated, which is no address that anybody could choose.
+            let own = a.taken.has(&text) || (a.request.dry_run && self.is_no_ones(a.registry, ip));
+            if own {
+                continue;
+            }
+            match allocate::take(a.registry, ip, service, a.request.dry_run).await {
+                Ok(()) if a.request.dry_run => {}
+                Ok(()) => a.taken.note(text),
+                Err(refusal) => {
+                    let mut p = Problems::new();
+                    p.invalid(&Path::new("spec").child("clusterIPs"), s.at(&["spec", "clusterIPs"]).clone(), format!("failed to allocate IP {ip}: {refusal}"));
+                    return Err(Status::invalid("", "Service", s.name(), &p));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What [`allocate::take_any`] answers in a dry run.
+    fn is_no_ones(&self, registry: &Registry, ip: IpAddr) -> bool {
+        allocate::ready(registry).iter().any(|c| c.network() == ip)
+    }
+
+    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str) -> Result<(), NoPort> {
         // One service port under two protocols gets one node port where that is free, as upstream does for DNS.
         let mut given: HashMap<u64, u16> = HashMap::new();
         for p in list(s.at(&["spec", "ports"])) {
@@ -246,14 +285,16 @@ impl ServiceAddresses {
                 given.insert(number, node);
             }
         }
+        let mut own = node_ports(s);
         for p in ports_mut(s).filter(|p| p["nodePort"].as_i64().unwrap_or(0) == 0) {
-            let (number, proto) = (p["port"].as_u64().unwrap_or(0), protocol(p));
-            let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, Key::Port(*n, proto), service).is_ok());
+            let number = p["port"].as_u64().unwrap_or(0);
+            let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, *n, service).is_ok());
             let node = match twin {
                 Some(n) => n,
-                None => self.node_port(a, held, service, proto)?,
+                None => self.any_port(a, held, service, &own)?,
             };
             given.insert(number, node);
+            own.push(node);
             p["nodePort"] = node.into();
         }
         Ok(())
@@ -279,33 +320,22 @@ impl ServiceAddresses {
         let service = full_name(&a.request.namespace, &a.request.name);
         let Some(long_ago) = Instant::now().checked_sub(CLAIM) else { return };
         self.with_held(a.registry, |held| {
-            for key in a.old.map(keys).unwrap_or_default() {
-                if let Some(h) = held.by.get_mut(&key).filter(|h| h.service == service) {
+            for port in a.old.map(node_ports).unwrap_or_default() {
+                if let Some(h) = held.by.get_mut(&port).filter(|h| h.service == service) {
                     h.since = long_ago;
                 }
             }
         });
     }
 
-    fn explain(&self, s: &Object, key: Key, refusal: &Refusal, p: &mut Problems) {
+    fn explain(&self, s: &Object, n: u16, refusal: &NoPort, p: &mut Problems) {
+        let why = match refusal {
+            NoPort::OutOfRange => self.out_of_range(),
+            NoPort::Taken | NoPort::Full => "provided port is already allocated".to_owned(),
+        };
         let spec = Path::new("spec");
-        match key {
-            Key::Ip(ip) => {
-                let why = match refusal {
-                    Refusal::OutOfRange => format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", self.cidr),
-                    _ => "provided IP is already allocated".to_owned(),
-                };
-                p.invalid(&spec.child("clusterIPs"), s.at(&["spec", "clusterIPs"]).clone(), format!("failed to allocate IP {ip}: {why}"));
-            }
-            Key::Port(n, _) => {
-                let why = match refusal {
-                    Refusal::OutOfRange => self.out_of_range(),
-                    _ => "provided port is already allocated".to_owned(),
-                };
-                let index = list(s.at(&["spec", "ports"])).position(|p| port(&p["nodePort"]) == Some(n));
-                let at = index.map_or_else(|| spec.child("healthCheckNodePort"), |i| spec.child("ports").index(i).child("nodePort"));
-                p.invalid(&at, n, why);
-            }
-        }
+        let index = list(s.at(&["spec", "ports"])).position(|p| port(&p["nodePort"]) == Some(n));
+        let at = index.map_or_else(|| spec.child("healthCheckNodePort"), |i| spec.child("ports").index(i).child("nodePort"));
+        p.invalid(&at, n, why);
     }
 }

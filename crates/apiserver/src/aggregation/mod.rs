@@ -20,7 +20,6 @@ use keles_pki::{Certified, PkiError};
 use registration::Registrar;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,8 +36,6 @@ pub type GroupVersion = (String, String);
 pub struct Aggregation {
     pub identity: backend::Identity,
     state: RwLock<Arc<State>>,
-    /// Every APIService of this server's own exists.
-    registered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -58,14 +55,11 @@ struct Known {
 impl Aggregation {
     /// `identity` is shown to other servers.
     pub fn open(identity: &Certified) -> Result<Arc<Aggregation>, PkiError> {
-        Ok(Arc::new(Aggregation { identity: backend::Identity::new(identity), state: RwLock::default(), registered: AtomicBool::new(false) }))
+        Ok(Arc::new(Aggregation { identity: backend::Identity::new(identity), state: RwLock::default() }))
     }
 
     pub fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-    pub fn is_registered(&self) -> bool {
-        self.registered.load(Ordering::SeqCst)
     }
 
     /// Who serves a path below `/apis/GROUP/VERSION`, when it is not this server.
@@ -98,9 +92,6 @@ impl Aggregation {
             }
             server.aggregation.follow(&server, &known, &followers);
             let done = registrar.pass(&server, known.values().map(|k| k.object.as_ref())).await;
-            if done {
-                server.aggregation.registered.store(true, Ordering::SeqCst);
-            }
             tokio::select! {
                 () = server.stops.cancelled() => return,
                 changed = objects.changed() => if changed.is_err() { return },

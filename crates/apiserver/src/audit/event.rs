@@ -242,7 +242,7 @@ fn tree(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
     if media.contains("yaml") {
         return serde_yaml_ng::from_slice(bytes).ok();
     }
-    match negotiate::body(headers, bytes.clone()).ok()? {
+    match (negotiate::Media { cbor: true }).body(headers, bytes.clone()).ok()? {
         (b, BodyFormat::Json) => serde_json::from_slice(&b).ok(),
         (b, BodyFormat::Yaml) => serde_yaml_ng::from_slice(&b).ok(),
         #[expect(unreachable_patterns, reason = "formats that come later are no documents here")]

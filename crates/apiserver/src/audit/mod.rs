@@ -110,6 +110,7 @@ impl Auditor {
         let nobody = User::default();
         let path = request.uri().path();
         let wanted = self.policy.decide(&Question::of(info, user.unwrap_or(&nobody), path))?;
+        crate::metrics::AUDIT_LEVELS.with([wanted.level.name()]).increment();
         let mut record = Record::new(self.clone(), wanted, info, user, peer, audit_id, request);
         if user.is_some() {
             record.stage(event::RECEIVED);
@@ -119,6 +120,7 @@ impl Auditor {
 
     fn send(&self, event: Value) {
         let event = Arc::new(event);
+        crate::metrics::AUDIT_EVENTS.with([]).increment();
         for s in &self.sinks {
             s.take(&event);
         }

@@ -57,6 +57,10 @@ impl World {
     pub async fn restart(self) -> World {
         Self::open(self.stop().await).await
     }
+    /// Tells the server to stop, and does not wait for it.
+    pub fn begin_stop(&self) {
+        self.shutdown.cancel();
+    }
     /// Ends the server and gives its folder back.
     pub async fn stop(self) -> tempfile::TempDir {
         self.shutdown.cancel();
@@ -147,7 +151,7 @@ impl Client {
         self.headers.insert(name, value.parse().expect("a header value"));
         self
     }
-    async fn connect(&self, alpn: &[u8]) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
+    pub async fn connect(&self, alpn: &[u8]) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut tls = (*self.tls).clone();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let tcp = TcpStream::connect(self.address).await.expect("the server listens");
@@ -181,6 +185,35 @@ impl Client {
         let mut answer = sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.expect("an answer");
         let upgraded = hyper::upgrade::on(&mut answer).await.expect("an upgrade");
         (answer.map(|_| ()), TokioIo::new(upgraded))
+    }
+    /// Sends a body in pieces.
+    pub async fn send_body(
+        &self,
+        method: Method,
+        path: &str,
+        pieces: impl futures::Stream<Item = Result<hyper::body::Frame<Bytes>, std::convert::Infallible>> + Send + 'static,
+    ) -> Reply {
+        let body = http_body_util::StreamBody::new(pieces).boxed_unsync();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost").header("content-type", "application/json");
+        request.headers_mut().expect("a good request").extend(self.headers.clone());
+        let (parts, body) = sender.send_request(request.body(body).expect("a request")).await.expect("an answer").into_parts();
+        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+    /// A GET whose answer is read by the caller.
+    pub async fn open(&self, path: &str) -> http::Response<hyper::body::Incoming> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        let mut request = Request::get(path).header("host", "localhost");
+        request.headers_mut().expect("a good request").extend(self.headers.clone());
+        sender.send_request(request.body(Full::new(Bytes::new())).expect("a request")).await.expect("an answer")
+    }
+    /// An HTTP/2 connection, and the task that ends with it.
+    pub async fn http2(&self) -> (hyper::client::conn::http2::SendRequest<Full<Bytes>>, tokio::task::JoinHandle<Result<(), hyper::Error>>) {
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), self.connect(b"h2").await).await.expect("HTTP/2");
+        (sender, tokio::spawn(connection))
     }
     /// `None` when the server ends the connection instead of answering.
     pub async fn try_get(&self, path: &str) -> Option<Reply> {
@@ -216,4 +249,14 @@ impl Client {
         });
         futures::future::join_all(all).await
     }
+}
+
+/// An address of this machine that may stand in an EndpointSlice, where loopback may not; absent without a network, and then said.
+pub fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    let found = socket.connect("192.0.2.1:9").ok().and_then(|()| socket.local_addr().ok()).map(|a| a.ip()).filter(|ip| !ip.is_loopback());
+    if found.is_none() {
+        eprintln!("skipped: this machine has no address besides loopback");
+    }
+    found
 }

@@ -2,7 +2,7 @@
 
 use crate::core::persistent_volume_source::SOURCE;
 use crate::core::pod::affinity::node_selector;
-use crate::core::pod::volumes;
+use crate::core::pod::persistent;
 use crate::field::{Field, NOT_POSITIVE, child_mut, default, default_pointer, immutable, invalid_each, one_of, same, set};
 use crate::go_dump;
 use crate::subresource::status;
@@ -101,7 +101,7 @@ impl Kind for PersistentVolume {
                 false => p.required(&affinity.at("required"), "must specify required node constraints"),
             }
         }
-        volumes::persistent_source(&spec, o.name(), p);
+        persistent::source(&spec, o.name(), p);
         let class = spec.str("storageClassName");
         if !class.is_empty() {
             invalid_each(p, &spec.at("storageClassName"), class, names::dns_subdomain(class, false));

@@ -1,9 +1,11 @@
 //! PodGroup: one group of a Workload (scheduling.k8s.io/v1alpha2).
 
-use crate::field::clear_status;
+use crate::conditions::conditions;
+use crate::field::{Field, clear_status, immutable};
+use crate::scheduling::policy;
 use crate::subresource::status;
 use crate::table::{AGE, NAME};
-use keles_api::Object;
+use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
@@ -37,5 +39,17 @@ impl Kind for PodGroup {
 
     fn prepare_create(o: &mut Object, _: &Request) {
         clear_status(o);
+    }
+
+    fn validate(o: &Object, p: &mut Problems) {
+        policy::scheduling(&Field::root(o).get("spec").get("schedulingPolicy"), p);
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        immutable(p, &Field::root(new).get("spec"), &Field::root(old).get("spec"));
+    }
+
+    fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
+        conditions(&Field::root(new).get("status"), usize::MAX, p);
     }
 }

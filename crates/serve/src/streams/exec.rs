@@ -5,7 +5,7 @@
 
 use super::spdy::{Session, Stream};
 use super::websocket::{ChannelReader, ChannelWriter, Encoding, Incoming, channels};
-use super::{Asked, Reader, STREAM_BUFFER_BYTES, StreamError, Writer, asked, choose, spdy_answer, websocket_answer};
+use super::{Asked, LINGER, Reader, STREAM_BUFFER_BYTES, StreamError, Writer, asked, choose, spdy_answer, websocket_answer};
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -140,7 +140,7 @@ pub struct ExecSession {
 }
 
 enum End {
-    WebSocket { done: tokio::task::JoinHandle<()>, outcome: tokio::sync::oneshot::Sender<Outcome>, _reader: AbortOnDrop },
+    WebSocket { done: tokio::task::JoinHandle<()>, outcome: tokio::sync::oneshot::Sender<Outcome>, reader: AbortOnDrop },
     Spdy { session: Session, error: Stream, version: Version, sizes: Option<AbortOnDrop> },
 }
 
@@ -157,9 +157,11 @@ impl ExecSession {
     pub async fn finish(mut self, outcome: Outcome) {
         drop((self.stdout.take(), self.stderr.take(), self.stdin.take()));
         match self.end {
-            End::WebSocket { done, outcome: send, _reader } => {
+            End::WebSocket { done, outcome: send, mut reader } => {
                 let _ = send.send(outcome);
                 let _ = done.await;
+                // Closed over unread bytes, the connection would be reset and the last of the output lost.
+                tokio::spawn(async move { tokio::time::timeout(LINGER, &mut reader.0).await });
             }
             End::Spdy { session, mut error, version, sizes } => {
                 let _ = error.io.write_all(version.end(&outcome).as_bytes()).await;
@@ -187,7 +189,7 @@ async fn accept_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io
         stdout: wants.stdout.then(|| Box::new(stdout) as Writer),
         stderr: (wants.stderr && !wants.tty).then(|| Box::new(stderr) as Writer),
         resize,
-        end: End::WebSocket { done, outcome, _reader: AbortOnDrop(reading) },
+        end: End::WebSocket { done, outcome, reader: AbortOnDrop(reading) },
     })
 }
 

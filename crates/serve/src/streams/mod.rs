@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub const STREAM_BUFFER_BYTES: usize = 64 << 10;
 /// Streams one connection may have open.
 pub const MAX_STREAMS: usize = 1024;
+/// How long a client may take to close its side after we closed ours. Longer than the slowest link needs for what is under way.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(10);
 /// `X-Stream-Protocol-Version` and the versions of remote command that SPDY clients offer, newest first.
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 

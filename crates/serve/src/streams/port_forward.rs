@@ -5,7 +5,7 @@
 
 use super::spdy::{Session, Stream};
 use super::websocket::{ChannelWriter, Encoding, Incoming, channels, tunnel};
-use super::{Asked, STREAM_BUFFER_BYTES, StreamError, asked, choose, spdy_answer, websocket_answer};
+use super::{Asked, LINGER, STREAM_BUFFER_BYTES, StreamError, asked, choose, spdy_answer, websocket_answer};
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 const SPDY_PROTOCOLS: &[&str] = &["portforward.k8s.io"];
 const WEBSOCKET_PROTOCOLS: &[&str] = &[TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
@@ -117,29 +118,42 @@ async fn pair_streams(mut session: Session, to: mpsc::Sender<Forwarded>) {
     session.close().await;
 }
 
+/// Channels cannot be half closed: when every port has said all it will, the session is over, as upstream ends it.
 async fn run_channels<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: S, encoding: Encoding, ports: Vec<u16>, to: mpsc::Sender<Forwarded>) {
     let (mut reader, writer) = channels(io, encoding).await;
     let writer = Arc::new(Mutex::new(writer));
-    let mut inputs = Vec::new();
+    let (mut inputs, mut sending, mut failing) = (Vec::new(), JoinSet::new(), JoinSet::new());
     for (i, port) in ports.iter().enumerate().take(usize::from(u8::MAX / 2)) {
         let (data_channel, error_channel) = (2 * i as u8, 2 * i as u8 + 1);
         let (data, ours) = tokio::io::duplex(STREAM_BUFFER_BYTES);
         let (error, error_from) = tokio::io::duplex(STREAM_BUFFER_BYTES);
         let (from, input) = tokio::io::split(ours);
-        tokio::spawn(send_channel(from, data_channel, *port, writer.clone()));
-        tokio::spawn(send_channel(error_from, error_channel, *port, writer.clone()));
+        sending.spawn(send_channel(from, data_channel, *port, writer.clone()));
+        failing.spawn(send_channel(error_from, error_channel, *port, writer.clone()));
         inputs.push(input);
         if to.send(Forwarded { port: *port, data, error }).await.is_err() {
             return;
         }
     }
-    while let Ok(Some(Incoming::Data { channel, bytes })) = reader.next().await {
-        if let Some(input) = inputs.get_mut(usize::from(channel) / 2).filter(|_| channel.is_multiple_of(2)) {
-            let _ = input.write_all(&bytes).await;
+    let taking = async {
+        while let Ok(Some(message)) = reader.next().await {
+            let (Incoming::Data { channel, .. } | Incoming::Closed { channel }) = message;
+            let Some(input) = inputs.get_mut(usize::from(channel) / 2).filter(|_| channel.is_multiple_of(2)) else { continue };
+            let _ = match message {
+                Incoming::Data { bytes, .. } => input.write_all(&bytes).await,
+                Incoming::Closed { .. } => input.shutdown().await,
+            };
         }
-    }
-    drop(inputs);
+    };
+    let client_left = tokio::select! {
+        () = taking => true,
+        () = async { while sending.join_next().await.is_some() {} } => false,
+    };
+    drop((inputs, sending));
+    while !client_left && failing.join_next().await.is_some() {}
+    drop(failing);
     writer.lock().await.close(None).await;
+    let _ = tokio::time::timeout(LINGER, async { while let Ok(Some(_)) = reader.next().await {} }).await;
 }
 
 async fn send_channel<S, R>(mut from: R, channel: u8, port: u16, writer: Arc<Mutex<ChannelWriter<S>>>)

@@ -135,8 +135,8 @@ impl Authorizer for Asks<'_> {
     }
 }
 
-/// Waits for an answer in the middle of an evaluation, which cannot: only webhook authorizers make it wait at all.
-fn now<T>(answer: impl Future<Output = T>) -> T {
+/// Waits for an answer in the middle of an evaluation, which cannot: only webhook authorizers and conversion webhooks make it wait at all.
+pub fn now<T>(answer: impl Future<Output = T>) -> T {
     match Handle::try_current() {
         Ok(h) if h.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| h.block_on(answer)),
         _ => futures::executor::block_on(answer),

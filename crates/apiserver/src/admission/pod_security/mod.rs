@@ -1,6 +1,7 @@
 //! PodSecurity: a namespace's labels say which Pod Security Standard its pods must meet, and of which its writers are warned (KEP-2579).
 //!
-//! Pods are refused, workloads with a pod template only told of. Audit annotations come with the audit layer (docs/STATUS.md).
+//! Pods are refused, workloads with a pod template only told of. The audit log hears which standard was enforced and of what violates the
+//! one that is audited.
 
 mod checks;
 mod policy;
@@ -9,6 +10,7 @@ use super::is;
 use async_trait::async_trait;
 use checks::{PodView, reasons, violations};
 use keles_api::{Object, Status};
+use keles_registry::annotations::annotate;
 use keles_registry::{Admission, Attributes, Operation};
 use policy::{Level, Policy, Standard};
 use serde_json::Value;
@@ -60,7 +62,9 @@ impl Admission for PodSecurity {
         match template(a) {
             Some(path) => {
                 let t = o.at(path);
-                warn(&PodView { metadata: &t["metadata"], spec: &t["spec"] }, policy.warn, warnings);
+                let view = PodView { metadata: &t["metadata"], spec: &t["spec"] };
+                audit(&view, policy.audit);
+                warn(&view, policy.warn, warnings);
                 Ok(())
             }
             None => pod(a, o, &policy, warnings),
@@ -78,10 +82,18 @@ fn warn(pod: &PodView, standard: Standard, warnings: &mut Vec<String>) {
     }
 }
 
+fn audit(pod: &PodView, standard: Standard) {
+    if let Some(v) = violations(pod, standard) {
+        annotate("pod-security.kubernetes.io/audit-violations", format!("would violate PodSecurity \"{standard}\": {v}"));
+    }
+}
+
 fn pod(a: &Attributes<'_>, pod: &Object, policy: &Policy, warnings: &mut Vec<String>) -> Result<(), Status> {
     if a.old.is_some_and(|old| !matters(pod, old)) {
         return Ok(());
     }
+    annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
+    audit(&view(pod), policy.audit);
     if let Some(v) = violations(&view(pod), policy.enforce) {
         return Err(Status::forbidden("", "pods", pod.name(), format!("violates PodSecurity \"{}\": {v}", policy.enforce)));
     }

@@ -59,6 +59,7 @@ pub struct Binding {
     pub matching: Option<Matching>,
     pub denies: bool,
     pub warns: bool,
+    pub audits: bool,
 }
 
 pub struct Policy {
@@ -70,6 +71,8 @@ pub struct Policy {
     pub on_failure: OnFailure,
     pub variables: Vec<(String, Program)>,
     pub validations: Vec<Validation>,
+    /// Keys of the audit event, without the policy's name, and what gives their values.
+    pub annotations: Vec<(String, Expression)>,
     pub mutations: Vec<Mutation>,
     pub reinvokes: bool,
     pub bindings: Vec<Binding>,
@@ -128,6 +131,7 @@ fn binding(b: &Object) -> Binding {
         matching: spec["matchResources"].is_object().then(|| Matching::parse(&spec["matchResources"])),
         denies: actions.contains(&"Deny"),
         warns: actions.contains(&"Warn"),
+        audits: actions.contains(&"Audit"),
     }
 }
 
@@ -167,6 +171,7 @@ fn policy(p: &Object, bindings: Vec<Binding>) -> Policy {
         on_failure: OnFailure::parse(spec["failurePolicy"].as_str().unwrap_or_default()),
         variables: compiled,
         validations: list(&spec["validations"]).map(validation).collect(),
+        annotations: list(&spec["auditAnnotations"]).map(|a| (text(&a["key"]), Expression::new(&environment, a["valueExpression"].as_str().unwrap_or_default()))).collect(),
         mutations: list(&spec["mutations"]).map(mutation).collect(),
         reinvokes: spec["reinvocationPolicy"] == "IfNeeded",
         bindings,

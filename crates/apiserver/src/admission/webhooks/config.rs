@@ -55,7 +55,7 @@ impl Service {
 }
 
 impl Client {
-    fn parse(v: &Value) -> Client {
+    pub fn parse(v: &Value) -> Client {
         use base64::Engine;
         let s = &v["service"];
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();

@@ -6,7 +6,10 @@
 mod call;
 mod config;
 
+pub use config::Client;
+
 use super::Later;
+use crate::metrics;
 use super::dynamic::conditions::{Asks, Scene, Verdict, about};
 use super::dynamic::rules::is_exempt;
 use super::dynamic::{OnFailure, subject};
@@ -14,9 +17,12 @@ use async_trait::async_trait;
 use call::Reply;
 use config::{Configs, Hook};
 use keles_api::{Object, Status};
+use keles_observe::current;
+use keles_observe::trace::{self, Kind};
 use keles_registry::{Admission, Attributes, Operation, Served};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub struct MutatingWebhooks {
     configs: Configs,
@@ -59,9 +65,35 @@ struct Stage<'a> {
     a: &'a Attributes<'a>,
     server: &'a Later,
     namespace: Option<Object>,
+    /// As metrics name it: `admit` or `validating`.
+    kind: &'static str,
 }
 
 impl Stage<'_> {
+    /// Counts a call, and takes its time off that of the request.
+    fn count(&self, hook: &Hook, said: &Result<Reply, String>, took: Duration) {
+        current::waited(took);
+        let operation = match self.a.operation {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        };
+        let ignored = said.is_err() && hook.on_failure != OnFailure::Fail;
+        let denied = said.as_ref().ok().and_then(|r| r.denied.as_ref());
+        let rejected = if denied.is_some() || said.is_err() && !ignored { "true" } else { "false" };
+        let code = match (said, denied) {
+            (Err(_), _) => 0,
+            (_, Some(s)) => s.code,
+            _ => 200,
+        };
+        metrics::WEBHOOK_SECONDS_TAKEN.with([&hook.name, operation, rejected, self.kind]).observe_seconds(took);
+        metrics::WEBHOOK_REQUESTS.with([&code.to_string(), &hook.name, operation, rejected, self.kind]).increment();
+        if ignored {
+            metrics::WEBHOOK_FAIL_OPEN.with([&hook.name, self.kind]).increment();
+        }
+    }
+
     /// Whether the hook wants the object as it is now. `Err` refuses the request.
     fn wanted(&self, hook: &Arc<Hook>, object: Option<&Object>) -> Result<Option<Wanted>, Status> {
         let Some(version) = hook.matching.version(self.a).filter(|_| hook.matching.selects(self.a, object, self.namespace.as_ref())) else { return Ok(None) };
@@ -97,7 +129,16 @@ impl Stage<'_> {
         let mut request = subject::request(self.a, &w.version);
         request["object"] = self.shown(object, &w.version);
         request["oldObject"] = self.shown(self.a.old, &w.version);
-        match call::review(self.a, hook, request).await {
+        let mut span = trace::child(|| format!("Call {} webhook", if self.kind == "admit" { "mutating" } else { "validating" }), Kind::Client);
+        if let Some(s) = &mut span {
+            s.attribute("webhook", hook.name.as_str());
+            s.attribute("resource", self.a.request.plural.as_str());
+        }
+        let started = Instant::now();
+        let said = call::review(self.a, hook, request).await;
+        self.count(hook, &said, started.elapsed());
+        drop(span);
+        match said {
             Ok(reply) => {
                 warnings.extend(reply.warnings.iter().cloned());
                 match &reply.denied {
@@ -139,7 +180,7 @@ impl Admission for MutatingWebhooks {
                 if again && (!hook.reinvokes || !called_before[i] || last_change.is_none_or(|last| last <= i)) {
                     continue;
                 }
-                let stage = Stage { a, server: &self.server, namespace: namespace(a, Some(o)) };
+                let stage = Stage { a, server: &self.server, namespace: namespace(a, Some(o)), kind: "admit" };
                 let Some(wanted) = stage.wanted(hook, Some(o))? else { continue };
                 called_before[i] = true;
                 let Some(reply) = stage.call(&wanted, Some(o), warnings).await? else { continue };
@@ -161,7 +202,7 @@ impl Admission for MutatingWebhooks {
         if !matches!(a.operation, Operation::Delete | Operation::Connect) {
             return Ok(());
         }
-        let stage = Stage { a, server: &self.server, namespace: namespace(a, o) };
+        let stage = Stage { a, server: &self.server, namespace: namespace(a, o), kind: "admit" };
         for hook in self.configs.all(a.registry).iter() {
             if let Some(w) = stage.wanted(hook, o)? {
                 stage.call(&w, o, warnings).await?;
@@ -187,7 +228,7 @@ impl Admission for ValidatingWebhooks {
         !is_exempt(a) && self.configs.all(a.registry).iter().any(|h| h.matching.version(a).is_some())
     }
     async fn validate(&self, a: &Attributes<'_>, o: Option<&Object>, warnings: &mut Vec<String>) -> Result<(), Status> {
-        let stage = Stage { a, server: &self.server, namespace: namespace(a, o) };
+        let stage = Stage { a, server: &self.server, namespace: namespace(a, o), kind: "validating" };
         let mut wanted = Vec::new();
         for hook in self.configs.all(a.registry).iter() {
             wanted.extend(stage.wanted(hook, o)?);

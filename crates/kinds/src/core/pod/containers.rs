@@ -1,6 +1,6 @@
 //! Containers of a pod: regular, init and ephemeral ones, their ports, mounts and policies.
 
-use super::{env, handlers, resources, security, volumes};
+use super::{env, handlers, mounts, resources, security};
 use crate::field::{Field, invalid_each, one_of, required_one_of};
 use crate::formats;
 use keles_api::{Problems, names};
@@ -154,8 +154,8 @@ fn common(c: &Field, scope: &Scope, p: &mut Problems) {
     ports(c, p);
     env::variables(c, p);
     env::sources(c, p);
-    volumes::mounts(c, &scope.volumes, p);
-    volumes::devices(c, &scope.volumes, p);
+    mounts::mounts(c, &scope.volumes, p);
+    mounts::devices(c, &scope.volumes, p);
     required_one_of(p, &c.at("imagePullPolicy"), c.str("imagePullPolicy"), PULL_POLICIES);
     resources::container(&c.get("resources"), &scope.claims, p);
     resize_policy(c, scope.restart_policy, p);

@@ -222,7 +222,7 @@ mod tests {
         let mut o = Object(json!({"metadata": {"name": "s"}, "spec": spec}));
         Service::set_defaults(&mut o);
         let mut p = Problems::new();
-        prepare::settle(&mut o, old, &mut p);
+        prepare::settle(&mut o, old, &["IPv4"], &mut p);
         (o, p.iter().map(|p| p.to_string()).collect())
     }
 
@@ -243,6 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_of_two_families_gives_the_second_to_who_prefers_it() {
+        let both = |spec: Value| {
+            let mut o = Object(json!({"metadata": {"name": "s"}, "spec": spec}));
+            Service::set_defaults(&mut o);
+            let mut p = Problems::new();
+            prepare::settle(&mut o, None, &["IPv6", "IPv4"], &mut p);
+            assert!(p.is_empty(), "{}", p.aggregate());
+            (o.str_at(&["spec", "ipFamilyPolicy"]).to_owned(), o.at(&["spec", "ipFamilies"]).clone(), o)
+        };
+        let (policy, families, _) = both(json!({"ports": [{"port": 80}]}));
+        assert_eq!((policy.as_str(), families), ("SingleStack", json!(["IPv6"])));
+        let (policy, families, mut o) = both(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack", "clusterIP": "10.0.0.9"}));
+        assert_eq!((policy.as_str(), &families), ("PreferDualStack", &json!(["IPv4", "IPv6"])));
+        let before = o.clone();
+        Service::prepare_create(&mut o, &Request::default());
+        assert_eq!(o.at(&["spec"]), before.at(&["spec"]), "the kind's own run leaves it");
+    }
+
+    #[test]
     fn node_ports_follow_the_names_of_ports() {
         let old =
             service(json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]}));
@@ -257,7 +276,7 @@ mod tests {
         let old = service(json!({"clusterIP": "10.0.0.5", "ports": [{"port": 80}]}));
         let (once, _) = settled(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}), Some(&old));
         let mut twice = once.clone();
-        prepare::settle(&mut twice, Some(&old), &mut Problems::new());
+        prepare::settle(&mut twice, Some(&old), &["IPv4"], &mut Problems::new());
         assert_eq!(once, twice);
     }
 }

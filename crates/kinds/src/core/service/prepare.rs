@@ -1,7 +1,8 @@
 //! Defaults of a Service, and what it keeps, takes over or loses on an update.
 //!
 //! [`settle`] is upstream's step before allocation: values allocated once come back, `clusterIP` and `clusterIPs` are brought in step,
-//! families and their policy filled in. The allocator (`apiserver`) runs it too, for its problems end the request; it is idempotent.
+//! families and their policy filled in. The allocator (`apiserver`) runs it first, with the families of the cluster, for its problems end
+//! the request; it is idempotent, so that the kind's own run finds nothing left to do.
 
 use super::validate::cluster_ips;
 use super::{is_external, is_type, needs_health_check};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 const AFFINITY_SECONDS: i64 = 10_800;
 const WITH_CLUSTER_IP: &[&str] = &["ClusterIP", "NodePort", "LoadBalancer"];
 const WITH_NODE_PORTS: &[&str] = &["NodePort", "LoadBalancer"];
-/// Families that this cluster has addresses of, the default first.
+/// Families of a cluster that nothing else is known of.
 const FAMILIES: &[&str] = &["IPv4"];
 
 pub fn defaults(o: &mut Object) {
@@ -52,11 +53,11 @@ pub fn defaults(o: &mut Object) {
 
 pub fn create(o: &mut Object) {
     set(&mut o.0, "status", json!({"loadBalancer": {}}));
-    settle(o, None, &mut Problems::new());
+    settle(o, None, FAMILIES, &mut Problems::new());
 }
 
 pub fn update(new: &mut Object, old: &Object) {
-    settle(new, Some(old), &mut Problems::new());
+    settle(new, Some(old), FAMILIES, &mut Problems::new());
     let Some(spec) = child_mut(&mut new.0, "spec") else { return };
     drop_for_type(spec, old.at(&["spec"]));
     if !is_type(spec, &["LoadBalancer"])
@@ -66,8 +67,9 @@ pub fn update(new: &mut Object, old: &Object) {
     }
 }
 
-/// Everything before allocation; problems are those that upstream answers without looking further.
-pub fn settle(o: &mut Object, old: Option<&Object>, p: &mut Problems) {
+/// Everything before allocation; problems are those that upstream answers without looking further. `cluster`: the families that the cluster
+/// has addresses of, the default first.
+pub fn settle(o: &mut Object, old: Option<&Object>, cluster: &[&str], p: &mut Problems) {
     let nothing = Value::Null;
     let before = old.map_or(&nothing, |old| old.at(&["spec"]));
     let Some(spec) = child_mut(&mut o.0, "spec") else { return };
@@ -80,7 +82,7 @@ pub fn settle(o: &mut Object, old: Option<&Object>, p: &mut Problems) {
         take_over_allocated(spec, before);
         normalise_addresses(spec, before);
     }
-    families(spec, before, p);
+    families(spec, before, cluster, p);
 }
 
 fn text<'v>(v: &'v Value, name: &str) -> &'v str {
@@ -101,7 +103,7 @@ fn needs_cluster_ip(spec: &Value) -> bool {
 }
 
 /// Address families and their policy.
-fn families(spec: &mut Value, before: &Value, p: &mut Problems) {
+fn families(spec: &mut Value, before: &Value, cluster: &[&str], p: &mut Problems) {
     if !needs_cluster_ip(spec) || keeps_dual_stack(spec, before) {
         return;
     }
@@ -120,27 +122,27 @@ fn families(spec: &mut Value, before: &Value, p: &mut Problems) {
         return;
     }
     policy_problems(spec, before, p);
-    infer_families(spec, p);
+    infer_families(spec, cluster, p);
     if p.len() > found {
         return;
     }
     if selectorless_headless {
         if is_empty_list(&spec["ipFamilies"]) {
-            set(spec, "ipFamilies", json!([FAMILIES[0]]));
+            set(spec, "ipFamilies", json!([cluster[0]]));
         }
         if len(&spec["ipFamilies"]) < 2 && text(spec, "ipFamilyPolicy") != "SingleStack" {
             add_other_family(spec);
         }
         return;
     }
-    against_cluster(spec, p);
+    against_cluster(spec, cluster, p);
     if p.len() > found {
         return;
     }
     if is_empty_list(&spec["ipFamilies"]) {
-        set(spec, "ipFamilies", json!([FAMILIES[0]]));
+        set(spec, "ipFamilies", json!([cluster[0]]));
     }
-    if text(spec, "ipFamilyPolicy") != "SingleStack" && len(&spec["ipFamilies"]) == 1 && FAMILIES.len() == 2 {
+    if text(spec, "ipFamilyPolicy") != "SingleStack" && len(&spec["ipFamilies"]) == 1 && cluster.len() == 2 {
         add_other_family(spec);
     }
 }
@@ -189,13 +191,13 @@ fn policy_problems(spec: &mut Value, before: &Value, p: &mut Problems) {
 }
 
 /// Families that the given addresses tell of.
-fn infer_families(spec: &mut Value, p: &mut Problems) {
+fn infer_families(spec: &mut Value, cluster: &[&str], p: &mut Problems) {
     let ips: Vec<String> = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     let known = len(&spec["ipFamilies"]);
     let mut all = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
     for (i, ip) in ips.iter().enumerate().take_while(|(_, ip)| *ip != "None").skip(known) {
         let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
-        if FAMILIES.contains(&family) {
+        if cluster.contains(&family) {
             all.push(family.into());
         } else {
             p.invalid(&Path::new("spec").child("clusterIPs").index(i), spec["clusterIPs"].clone(), format!("{family} is not configured on this cluster"));
@@ -207,13 +209,13 @@ fn infer_families(spec: &mut Value, p: &mut Problems) {
 }
 
 /// What this cluster cannot give.
-fn against_cluster(spec: &Value, p: &mut Problems) {
+fn against_cluster(spec: &Value, cluster: &[&str], p: &mut Problems) {
     let at = Path::new("spec");
-    if text(spec, "ipFamilyPolicy") == "RequireDualStack" && FAMILIES.len() < 2 {
+    if text(spec, "ipFamilyPolicy") == "RequireDualStack" && cluster.len() < 2 {
         p.invalid(&at.child("ipFamilyPolicy"), spec["ipFamilyPolicy"].clone(), "this cluster is not configured for dual-stack services");
     }
     for (i, family) in spec["ipFamilies"].as_array().into_iter().flatten().enumerate() {
-        if !FAMILIES.contains(&family.as_str().unwrap_or("")) {
+        if !cluster.contains(&family.as_str().unwrap_or("")) {
             p.invalid(&at.child("ipFamilies").index(i), family.clone(), "not configured on this cluster");
         }
     }

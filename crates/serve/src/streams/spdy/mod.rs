@@ -1,17 +1,18 @@
 //! The server's side of a SPDY/3.1 connection: the client opens streams, each becomes a byte pipe.
 //!
 //! One task reads frames, one writes them, one a stream carries its output. A stream that nobody reads stops the whole
-//! connection (as spdystream does, whose clients send no window updates); windows are granted as data is taken.
+//! connection (as spdystream does, whose clients send no window updates); windows are granted as data is taken. The good-bye is the last
+//! frame, and what the client still sends is read until it has closed too: a socket closed over unread bytes resets the connection, and the
+//! end of the output, the exit code with it, would be lost on the way.
 
 mod frame;
 
-use super::{MAX_STREAMS, STREAM_BUFFER_BYTES, StreamError};
+use super::{LINGER, MAX_STREAMS, STREAM_BUFFER_BYTES, StreamError};
 use bytes::BytesMut;
 use frame::{Decoder, Encoder, Frame, Headers};
 use std::collections::HashMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
 
 const STATUS_REFUSED_STREAM: u32 = 3;
 /// Frames waiting for the connection before their streams wait too.
@@ -34,7 +35,8 @@ impl Stream {
 pub struct Session {
     streams: mpsc::Receiver<Stream>,
     frames: mpsc::Sender<Frame>,
-    tasks: JoinSet<()>,
+    /// Dropped, it ends the reading of frames.
+    _reading: oneshot::Sender<()>,
     writer: tokio::task::JoinHandle<()>,
 }
 
@@ -44,21 +46,19 @@ impl Session {
         let (opened, streams) = mpsc::channel(MAX_STREAMS);
         let (frames, queue) = mpsc::channel(WRITE_QUEUE_FRAMES);
         let writer = tokio::spawn(write_frames(write, queue));
-        let mut tasks = JoinSet::new();
+        let (reading, stop) = oneshot::channel();
         let reader = ReadLoop { opened, frames: frames.clone(), inputs: HashMap::new() };
-        tasks.spawn(reader.run(read));
-        Session { streams, frames, tasks, writer }
+        tokio::spawn(reader.run(read, stop));
+        Session { streams, frames, _reading: reading, writer }
     }
     /// The next stream the client opens, absent when the connection has ended.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.streams.recv().await
     }
     /// Says good-bye and closes once everything written to streams has left. Drop the streams first.
-    pub async fn close(mut self) {
-        let _ = self.frames.send(Frame::GoAway { last_stream: 0, status: 0 }).await;
-        self.tasks.abort_all();
+    pub async fn close(self) {
         // Streams that nobody accepted end here too, else their carriers would keep the writer waiting.
-        drop((self.streams, self.frames));
+        drop((self.streams, self.frames, self._reading));
         let _ = self.writer.await;
     }
 }
@@ -70,12 +70,18 @@ struct ReadLoop {
 }
 
 impl ReadLoop {
-    async fn run<R: AsyncRead>(mut self, read: ReadHalf<R>) {
-        if let Err(e) = self.read(read).await {
-            tracing::debug!("spdy connection ended: {e}");
+    async fn run<R: AsyncRead>(mut self, mut read: ReadHalf<R>, stop: oneshot::Receiver<()>) {
+        let over = tokio::select! {
+            r = self.read(&mut read) => r.is_err_and(|e| { tracing::debug!("spdy connection ended: {e}"); true }),
+            _ = stop => false,
+        };
+        // The streams and the way to the writer end here, the connection does not yet.
+        drop(self);
+        if !over {
+            let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut read, &mut tokio::io::sink())).await;
         }
     }
-    async fn read<R: AsyncRead>(&mut self, mut read: ReadHalf<R>) -> Result<(), StreamError> {
+    async fn read<R: AsyncRead>(&mut self, read: &mut ReadHalf<R>) -> Result<(), StreamError> {
         let (mut decoder, mut buf) = (Decoder::new(), BytesMut::with_capacity(STREAM_BUFFER_BYTES));
         loop {
             while let Some(frame) = decoder.decode(&mut buf)? {
@@ -165,6 +171,8 @@ async fn write_frames<W: AsyncWrite>(mut write: WriteHalf<W>, mut queue: mpsc::R
         }
         out.clear();
     }
+    encoder.encode(&Frame::GoAway { last_stream: 0, status: 0 }, &mut out);
+    let _ = write.write_all(&out).await;
     let _ = write.shutdown().await;
 }
 

@@ -97,3 +97,39 @@ async fn an_old_client_opens_no_sizes_and_gets_no_status_of_success() {
         assert_eq!(String::from_utf8_lossy(&errors), end, "{protocol}");
     }
 }
+
+/// A client that goes on sending and reads nothing before the server has closed: what it then finds must be whole and in order.
+#[tokio::test]
+async fn the_end_of_a_command_arrives_over_a_socket_whose_client_still_sends() {
+    use crate::streams::exec::{Outcome, Version, Wants, accept_spdy};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let there = tokio::net::TcpStream::connect(listener.local_addr().expect("an address"));
+    let (there, here) = tokio::join!(there, listener.accept());
+    let (mut there, here) = (there.expect("connects"), here.expect("accepted").0);
+    let mut encoder = Encoder::new();
+    let mut out = BytesMut::new();
+    for (i, kind) in ["error", "stdin", "stdout"].iter().enumerate() {
+        encoder.encode(&open(2 * i as u32 + 1, kind), &mut out);
+    }
+    there.write_all(&out).await.expect("the streams are opened");
+    let mut session = accept_spdy(here, Version::of(Some("v4.channel.k8s.io")), Wants { stdin: true, stdout: true, ..Wants::default() }).await.expect("all streams are open");
+    out.clear();
+    encoder.encode(&Frame::Data { stream: 3, fin: false, bytes: Bytes::from(vec![1; 3 * STREAM_BUFFER_BYTES]) }, &mut out);
+    there.write_all(&out).await.expect("more input than is ever read");
+    session.stdout.take().expect("asked for").write_all(b"the answer").await.expect("fits the buffer");
+    session.finish(Outcome::Exited(3)).await;
+    let (mut decoder, mut buf, mut stdout, mut status, mut last) = (Decoder::new(), BytesMut::new(), Vec::new(), Vec::new(), None);
+    while there.read_buf(&mut buf).await.expect("no reset") > 0 {
+        while let Some(frame) = decoder.decode(&mut buf).expect("valid frames") {
+            match &frame {
+                Frame::Data { stream: 5, bytes, .. } => stdout.extend_from_slice(bytes),
+                Frame::Data { stream: 1, bytes, .. } => status.extend_from_slice(bytes),
+                _ => {}
+            }
+            last = Some(frame);
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&stdout), "the answer");
+    assert!(String::from_utf8_lossy(&status).contains("exit status 3"), "{status:?}");
+    assert_eq!(last, Some(Frame::GoAway { last_stream: 0, status: 0 }), "the good-bye is the last frame");
+}

@@ -74,7 +74,8 @@ impl Inner {
         let answering = async {
             let came = Instant::now();
             let way = Way { caller: &caller, audit_id: &audit_id, is_long_running: long, came, deadline: came + time? };
-            let answering = self.answer(&way, info, query, request, &mut record, &mut under);
+            // On the heap: the future is large, and each of what wraps it would hold a copy on the stack.
+            let answering = Box::pin(self.answer(&way, info, query, request, &mut record, &mut under));
             match long {
                 true => answering.await,
                 false => tokio::time::timeout_at(way.deadline.into(), answering).await.unwrap_or_else(|_| Err(lifecycle::timed_out())),

@@ -120,7 +120,8 @@ async fn the_processor_is_profiled_unless_that_is_switched_off() {
 async fn how_much_is_logged_is_changed_by_a_put() {
     keles_observe::init_logs(Default::default());
     let w = World::start().await;
-    let put = |body: &'static [u8]| w.admin().send(Method::PUT, "/debug/flags/v", "text/plain", body.to_vec());
+    let admin = w.admin();
+    let put = |body: &'static [u8]| admin.send(Method::PUT, "/debug/flags/v", "text/plain", body.to_vec());
     let a = put(b"4").await;
     assert_eq!((a.status, a.text().as_str()), (StatusCode::OK, "successfully set klog.logging.verbosity to 4\n"));
     let a = put(b"loud").await;

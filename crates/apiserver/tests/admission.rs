@@ -124,3 +124,24 @@ async fn a_node_writes_only_what_is_its_own() {
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(text.contains("can only update pod status for pods with spec.nodeName set to itself"), "{text}");
 }
+
+#[tokio::test]
+async fn a_pod_says_where_its_node_is_from_the_moment_it_has_one() {
+    let w = World::start().await;
+    let admin = with_account(&w).await;
+    let place = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"});
+    let mut labels = place.clone();
+    labels["topology.kubernetes.io/rack"] = "7".into();
+    admin.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": labels}})).await;
+    let at = "/api/v1/namespaces/default/pods";
+    let mut waiting = pod("a", json!({}));
+    waiting["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "elsewhere", "app": "x"});
+    assert_eq!(admin.post(at, &waiting).await.status, StatusCode::CREATED);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
+    assert_eq!(admin.post(&format!("{at}/a/binding"), &binding).await.status, StatusCode::CREATED);
+    let mut expected = place.clone();
+    expected["app"] = "x".into();
+    assert_eq!(admin.get(&format!("{at}/a")).await.json()["metadata"]["labels"], expected);
+    let placed = admin.post(at, &pod("b", json!({"nodeName": "n"}))).await.json();
+    assert_eq!(placed["metadata"]["labels"], place);
+}

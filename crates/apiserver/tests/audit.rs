@@ -87,3 +87,42 @@ async fn a_watch_is_told_when_it_starts_and_when_it_ends() {
     assert_eq!(stages, ["ResponseStarted", "ResponseComplete"]);
     assert_eq!(lists[0]["items"][0]["verb"], "watch");
 }
+
+#[tokio::test]
+async fn events_carry_what_admission_notes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    std::fs::write(&policy, POLICY).unwrap();
+    let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
+    let admin = w.admin();
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "watched", "labels": {
+        "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted"}}});
+    admin.post("/api/v1/namespaces", &namespace).await;
+    admin.post("/api/v1/namespaces/watched/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let spec = json!({
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "validations": [{"expression": "object.metadata.name != 'odd'", "message": "odd"}],
+        "auditAnnotations": [{"key": "name", "valueExpression": "'made ' + object.metadata.name"}],
+    });
+    let of = |kind: &str, spec: &Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "p"}, "spec": spec});
+    assert_eq!(admin.post(&format!("{group}/validatingadmissionpolicies"), &of("ValidatingAdmissionPolicy", &spec)).await.status, StatusCode::CREATED);
+    let binding = of("ValidatingAdmissionPolicyBinding", &json!({"policyName": "p", "validationActions": ["Audit"]}));
+    assert_eq!(admin.post(&format!("{group}/validatingadmissionpolicybindings"), &binding).await.status, StatusCode::CREATED);
+
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(admin.post("/api/v1/namespaces/watched/pods", &pod).await.status, StatusCode::CREATED);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "odd"}});
+    assert_eq!(admin.post("/api/v1/namespaces/watched/configmaps", &map).await.status, StatusCode::CREATED);
+
+    let all = events(&log);
+    let notes = |resource: &str| all.iter().find(|e| e["verb"] == "create" && e["objectRef"]["resource"] == resource).map(|e| e["annotations"].clone()).unwrap_or_default();
+    assert_eq!(notes("pods")["pod-security.kubernetes.io/enforce-policy"], "baseline:latest");
+    let violations = notes("pods")["pod-security.kubernetes.io/audit-violations"].as_str().unwrap_or_default().to_owned();
+    assert!(violations.starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"), "{violations}");
+    assert_eq!(notes("configmaps")["p/name"], "made odd");
+    assert_eq!(
+        notes("configmaps")["validation.policy.admission.k8s.io/validation_failure"].as_str().map(|t| serde_json::from_str::<Value>(t).unwrap()),
+        Some(json!([{"message": "odd", "policy": "p", "binding": "p", "expressionIndex": 0, "validationActions": ["Audit"]}]))
+    );
+}

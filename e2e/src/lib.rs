@@ -5,6 +5,8 @@
 //! [`Cluster::leftovers`] must be empty: a test that leaks fails. Where kubectl is missing, tests say so and pass, unless
 //! `KELES_TEST_NO_SKIP` is set, as CI sets it.
 
+pub mod transcript;
+
 use keles_testkit::image::Image;
 use serde_json::Value;
 use std::io::Write;
@@ -41,7 +43,12 @@ enum Shape {
 
 /// True when the test cannot run here; says why. CI turns that into a failure.
 pub fn skip() -> bool {
-    let mut missing = Vec::new();
+    skip_without(&[])
+}
+
+/// The same where a test needs more than the others: files and what puts them there.
+pub fn skip_without(files: &[(&Path, &'static str)]) -> bool {
+    let mut missing: Vec<&str> = files.iter().filter(|(file, _)| !file.exists()).map(|(_, remedy)| *remedy).collect();
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         missing.push("kubectl is not installed");
     }
@@ -57,6 +64,25 @@ pub fn skip() -> bool {
     assert!(std::env::var_os("KELES_TEST_NO_SKIP").is_none(), "must not be skipped here: {missing:?}");
     eprintln!("SKIPPED: {}", missing.join(", "));
     true
+}
+
+/// Every version of kubectl on this machine, oldest first: `kubectl.1.N` beside kubectl, or kubectl alone where there are none.
+pub fn kubectls() -> Vec<PathBuf> {
+    let found = std::env::var_os("PATH").and_then(|p| std::env::split_paths(&p).map(|d| d.join("kubectl")).find(|f| f.exists()));
+    let kubectl = found.and_then(|f| f.canonicalize().ok()).expect("kubectl, as skip() looked for it");
+    let versions: Vec<PathBuf> = (0..100).map(|minor| kubectl.with_file_name(format!("kubectl.1.{minor}"))).filter(|f| f.exists()).collect();
+    if versions.is_empty() { vec![kubectl] } else { versions }
+}
+
+/// Where `make deps` puts the clients of other languages.
+pub fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients")
+}
+
+/// Runs flows of another language's client; what they print is the failure.
+pub fn play(mut flows: Command) {
+    let out = flows.stdin(Stdio::null()).output().expect("the interpreter starts");
+    assert!(out.status.success(), "{flows:?}:\n{}{}", text(&out), String::from_utf8_lossy(&out.stderr));
 }
 
 /// The binary under test: `$KELES`, or the release build.

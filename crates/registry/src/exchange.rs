@@ -41,7 +41,8 @@ pub struct Heard(Arc<Mutex<Vec<String>>>);
 impl Heard {
     pub fn warn(&self, text: impl Into<String>) {
         let (text, mut all) = (text.into(), self.0.lock().expect("no holder panics"));
-        if !all.contains(&text) {
+        // More than there are characters to show are not kept.
+        if all.len() < WARNINGS_CHARS_MAX && !all.contains(&text) {
             all.push(text);
         }
     }
@@ -50,13 +51,34 @@ impl Heard {
         if let Ok(a) = &answered {
             a.warnings.iter().for_each(|w| self.warn(w.as_str()));
         }
-        let warnings = std::mem::take(&mut *self.0.lock().expect("no holder panics"));
+        let warnings = within_bounds(std::mem::take(&mut *self.0.lock().expect("no holder panics")));
         match answered {
             Err(s) if warnings.is_empty() => Err(s),
             Err(s) => Ok(Answer { warnings, ..Answer::status(&s) }),
             Ok(a) => Ok(Answer { warnings, ..a }),
         }
     }
+}
+
+/// Characters of all warnings of an answer, beyond which each is cut to [`WARNING_CHARS_MAX`]; upstream's limits.
+const WARNINGS_CHARS_MAX: usize = 4096;
+const WARNING_CHARS_MAX: usize = 256;
+
+/// Warnings as upstream sends them: all, or where they are too many the first ones, each cut. They are headers, of which there may not be
+/// any number.
+fn within_bounds(all: Vec<String>) -> Vec<String> {
+    let chars = |t: &String| t.chars().count();
+    if all.iter().map(chars).sum::<usize>() <= WARNINGS_CHARS_MAX {
+        return all;
+    }
+    let mut written = 0;
+    let cut = |t: String| t.chars().take(WARNING_CHARS_MAX).collect::<String>();
+    let fits = |t: &String| {
+        let room = written < WARNINGS_CHARS_MAX;
+        written += chars(t);
+        room
+    };
+    all.into_iter().map(cut).take_while(fits).collect()
 }
 
 fn not_allowed() -> Status {
@@ -250,5 +272,19 @@ impl Exchange<'_> {
         }
         metrics::STEP_SECONDS.with([metrics::operation(operation), metrics::rejected(&done), "validate"]).observe_seconds(step.elapsed());
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_as_many_as_upstream_sends() {
+        let few: Vec<String> = (0..10).map(|i| format!("{i}{}", "x".repeat(300))).collect();
+        assert_eq!(within_bounds(few.clone()), few);
+        let many = within_bounds((0..100_000).map(|i| format!("{i:06}{}", "é".repeat(300))).collect());
+        assert_eq!(many.len(), WARNINGS_CHARS_MAX / WARNING_CHARS_MAX);
+        assert!(many.iter().all(|t| t.chars().count() == WARNING_CHARS_MAX));
     }
 }

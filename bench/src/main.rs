@@ -1,9 +1,10 @@
-//! `keles-bench PATH-TO-keles [start|api|watch|pods]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|watch|pods|crds]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
 //! is not in the figures. `start` and `pods` need root. Nothing here is a test: there is no limit that fails.
 
 mod api;
+mod crds;
 mod pods;
 mod process;
 mod start;
@@ -17,12 +18,18 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// One benchmark: its name and its line of figures.
 type Bench = (&'static str, fn(PathBuf) -> futures::future::BoxFuture<'static, Result<String, Error>>);
 
-const ALL: &[Bench] = &[("start", |k| Box::pin(start::run(k))), ("api", |k| Box::pin(api::run(k))), ("watch", |k| Box::pin(watch::run(k))), ("pods", |k| Box::pin(pods::run(k)))];
+const ALL: &[Bench] = &[
+    ("start", |k| Box::pin(start::run(k))),
+    ("api", |k| Box::pin(api::run(k))),
+    ("watch", |k| Box::pin(watch::run(k))),
+    ("pods", |k| Box::pin(pods::run(k))),
+    ("crds", |k| Box::pin(crds::run(k))),
+];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(keles) = args.next().map(PathBuf::from) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|watch|pods]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|watch|pods|crds]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

@@ -26,7 +26,18 @@ fn free_port() -> Result<u16, Error> {
 impl Server {
     /// `role` is `server` or `apiserver`.
     pub async fn start(keles: &Path, role: &str) -> Result<Server, Error> {
-        let dir = tempfile::Builder::new().prefix("keles-bench-").tempdir()?;
+        Self::on(keles, role, tempfile::Builder::new().prefix("keles-bench-").tempdir()?).await
+    }
+
+    /// Ended and started again on the same folder.
+    pub async fn restart(mut self, keles: &Path) -> Result<Server, Error> {
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir()?);
+        drop(self);
+        std::fs::remove_file(dir.path().join("kubeconfig"))?;
+        Self::on(keles, "apiserver", dir).await
+    }
+
+    async fn on(keles: &Path, role: &str, dir: tempfile::TempDir) -> Result<Server, Error> {
         let (data, kubeconfig) = (dir.path().join("data"), dir.path().join("kubeconfig"));
         let mut command = Command::new(keles);
         command.arg(role).arg("--data-dir").arg(&data).arg("--write-kubeconfig").arg(&kubeconfig).args(["--https-listen-port", &free_port()?.to_string()]);

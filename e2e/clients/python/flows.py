@@ -4,6 +4,7 @@ Usage: flows.py KUBECONFIG. Prints a line a flow; ends with 1 when one failed. N
 
 import base64
 import datetime
+import json
 import sys
 import threading
 import traceback
@@ -50,7 +51,7 @@ def refused(status, call, *args, **kwargs):
         call(*args, **kwargs)
     except ApiException as e:
         assert e.status == status, (e.status, e.body)
-        return client.ApiClient()._ApiClient__deserialize(__import__("json").loads(e.body), "V1Status")
+        return client.ApiClient()._ApiClient__deserialize(json.loads(e.body), "V1Status")
     raise AssertionError(f"{call.__name__} was not refused with {status}")
 
 

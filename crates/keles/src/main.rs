@@ -17,7 +17,7 @@ mod security_flags;
 mod server;
 mod users;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use flags::{Cli, Role};
 use std::process::ExitCode;
 
@@ -33,7 +33,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => return fail(&e),
     };
-    let cli = Cli::parse_from(args);
+    let command = Cli::command();
+    let matches = command.clone().get_matches_from(args);
+    observe_flags::remember(&command, &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     keles_observe::init_logs(cli.logs.options());
     match run(cli.role) {
         Ok(()) => ExitCode::SUCCESS,

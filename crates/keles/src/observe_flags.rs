@@ -1,11 +1,12 @@
 //! Flags of what operators see: logs, profiles, traces, feature gates; and the flags as `/flagz` shows them.
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, ArgMatches, Args, Command};
 use keles_apiserver::{Config, Features};
 use keles_observe::logs::{LogFormat, LogOptions};
 use keles_observe::trace::{Configuration, TraceError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// Logs of any role.
 #[derive(Args)]
@@ -45,7 +46,7 @@ impl ObserveFlags {
     pub fn apply(&self, config: &mut Config) -> Result<(), TraceError> {
         config.profiling = self.profiling;
         config.features = self.feature_gates.clone();
-        config.flags = given(std::env::args().skip(2));
+        config.flags = FLAGS.get().cloned().unwrap_or_default();
         if let Some(path) = &self.tracing_config_file {
             keles_observe::trace::start(&Configuration::read(path)?, "apiserver");
         }
@@ -56,30 +57,39 @@ impl ObserveFlags {
 /// Flags whose values are secrets.
 const SECRET: &[&str] = &["token"];
 
-/// The flags of a command line, by name.
-fn given(args: impl Iterator<Item = String>) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
-    let mut args = args.peekable();
-    while let Some(arg) = args.next() {
-        let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|f| !f.is_empty()) else { continue };
-        let (name, value) = match flag.split_once('=') {
-            Some((n, v)) => (n.to_owned(), v.to_owned()),
-            None => (flag.to_owned(), args.next_if(|next| !next.starts_with('-')).unwrap_or_else(|| "true".into())),
-        };
-        let value = if SECRET.contains(&name.as_str()) { "CLASSIFIED".into() } else { value };
-        all.entry(name).and_modify(|v: &mut String| *v = format!("{v},{value}")).or_insert(value);
-    }
-    all
+static FLAGS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Keeps the flags of the role that was started, for `/flagz`.
+pub fn remember(command: &Command, matches: &ArgMatches) {
+    let _ = FLAGS.set(shown(command, matches));
+}
+
+/// All flags of a role by name, those that were not given with their defaults.
+fn shown(command: &Command, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let Some((role, matches)) = matches.subcommand() else { return BTreeMap::new() };
+    let arguments = command.find_subcommand(role).into_iter().flat_map(Command::get_arguments).chain(command.get_arguments());
+    let value = |id: &str| {
+        let values = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
+        values.map(|v| v.to_string_lossy()).collect::<Vec<_>>().join(",")
+    };
+    let named = arguments.filter_map(|a| Some((a.get_long()?, value(a.get_id().as_str())))).filter(|(name, _)| !matches!(*name, "help" | "version"));
+    named.map(|(name, v)| (name.to_owned(), if SECRET.contains(&name) && !v.is_empty() { "CLASSIFIED".into() } else { v })).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags::Cli;
+    use clap::CommandFactory;
 
     #[test]
-    fn a_command_line_is_shown_by_flag_and_secrets_are_not() {
-        let args = ["--data-dir", "/d", "--profiling=false", "--disable-agent", "--token=x", "-v", "4", "--tls-san", "a", "--tls-san=b"];
-        let shown: Vec<String> = given(args.map(str::to_owned).into_iter()).into_iter().map(|(k, v)| format!("{k}={v}")).collect();
-        assert_eq!(shown, ["data-dir=/d", "disable-agent=true", "profiling=false", "tls-san=a,b", "token=CLASSIFIED", "v=4"]);
+    fn all_flags_are_shown_with_their_values_and_secrets_are_not() {
+        let command = Cli::command();
+        let matches = command.clone().get_matches_from(["keles", "server", "--data-dir", "/d", "--profiling=false", "--token=x", "-v", "4", "--tls-san", "a", "--tls-san=b"]);
+        let all = shown(&command, &matches);
+        let of = |name: &str| all.get(name).map(String::as_str);
+        assert_eq!((of("data-dir"), of("profiling"), of("token"), of("v"), of("tls-san")), (Some("/d"), Some("false"), Some("CLASSIFIED"), Some("4"), Some("a,b")));
+        assert_eq!((of("https-listen-port"), of("logging-format"), of("tracing-config-file")), (Some("6443"), Some("text"), Some("")), "defaults too");
+        assert_eq!(of("help"), None);
     }
 }

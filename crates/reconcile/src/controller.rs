@@ -112,7 +112,7 @@ impl Watches {
 
 /// Runs the controller until shutdown; keys being worked on are finished first.
 pub async fn run<C: Controller>(controller: C, events: Recorder, shutdown: CancellationToken) {
-    let queue = Queue::new(BackOff::default());
+    let queue = Queue::named(BackOff::default(), C::NAME);
     let mut watches = Watches { queue: queue.clone(), synced: Vec::new() };
     controller.watches(&mut watches);
     let synced = futures::future::join_all(watches.synced);
@@ -137,8 +137,10 @@ async fn work<C: Controller>(controller: &C, key: &ObjectKey, context: &Context)
     let queue = &context.queue;
     let counters = counters(C::NAME);
     // A controller's state is its caches, which survive a panic whole.
+    let started = std::time::Instant::now();
     let result = AssertUnwindSafe(controller.reconcile(key, context)).catch_unwind().await;
     Counters::count(&counters.reconciles);
+    queue.worked(started.elapsed());
     match result {
         Ok(Ok(outcome)) => {
             queue.forget(key);

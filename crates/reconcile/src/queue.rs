@@ -2,6 +2,7 @@
 //!
 //! A key is in one of four states: absent, waiting, running, or running and dirty (changed since it was taken; waits again when done).
 
+use crate::metrics::Meters;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -45,11 +46,13 @@ pub struct Queue<K> {
     state: Arc<Mutex<State<K>>>,
     wake: Arc<Notify>,
     back_off: BackOff,
+    /// Absent: nobody counts.
+    meters: Option<Meters>,
 }
 
 impl<K> Clone for Queue<K> {
     fn clone(&self) -> Self {
-        Queue { state: self.state.clone(), wake: self.wake.clone(), back_off: self.back_off }
+        Queue { state: self.state.clone(), wake: self.wake.clone(), back_off: self.back_off, meters: self.meters }
     }
 }
 
@@ -72,7 +75,12 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
             tokens: back_off.burst,
             refilled: Instant::now(),
         };
-        Queue { state: Arc::new(Mutex::new(state)), wake: Arc::default(), back_off }
+        Queue { state: Arc::new(Mutex::new(state)), wake: Arc::default(), back_off, meters: None }
+    }
+
+    /// As [`Queue::new`], shown as `workqueue_*` under a name.
+    pub fn named(back_off: BackOff, name: &'static str) -> Self {
+        Queue { meters: Some(Meters::of(name)), ..Queue::new(back_off) }
     }
 
     /// Puts a key in, unless it waits already.
@@ -81,10 +89,14 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
         if !state.dirty.insert(key.clone()) {
             return;
         }
+        if let Some(m) = &self.meters {
+            m.adds.increment();
+        }
         if !state.running.contains(&key) {
             state.waiting.push_back(key);
             self.wake.notify_one();
         }
+        self.measure(&state);
     }
     /// Puts a key in after a time; of several such wishes the earliest holds.
     pub fn add_after(&self, key: K, delay: Duration) {
@@ -105,8 +117,22 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
         state.due.insert(key, slot);
         self.wake.notify_one();
     }
+    /// Notes how long a key was worked on.
+    pub(crate) fn worked(&self, took: Duration) {
+        if let Some(m) = &self.meters {
+            m.work.observe_seconds(took);
+        }
+    }
+    fn measure(&self, state: &State<K>) {
+        if let Some(m) = &self.meters {
+            m.depth.set(state.waiting.len() as f64);
+        }
+    }
     /// Puts a failed key in again after its back-off.
     pub fn add_failed(&self, key: K) {
+        if let Some(m) = &self.meters {
+            m.retries.increment();
+        }
         let delay = self.lock().next_delay(&key, &self.back_off);
         self.add_after(key, delay);
     }
@@ -131,10 +157,15 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
         loop {
             let due = {
                 let mut state = self.lock();
+                let waited = state.waiting.len();
                 state.release_due(Instant::now());
+                if let Some(m) = &self.meters {
+                    m.adds.add((state.waiting.len() - waited) as u64);
+                }
                 if let Some(key) = state.waiting.pop_front() {
                     state.dirty.remove(&key);
                     state.running.insert(key.clone());
+                    self.measure(&state);
                     if !state.waiting.is_empty() {
                         self.wake.notify_one();
                     }

@@ -9,6 +9,7 @@
 mod cache;
 mod cycle;
 mod framework;
+mod metrics;
 mod plugins;
 mod queue;
 mod report;

@@ -3,6 +3,7 @@
 use crate::cache::{Cache, PodInfo};
 use crate::cycle::{NoFit, Rotation, schedule};
 use crate::framework::{BindError, Binding, Event};
+use crate::metrics::{self, Outcome};
 use crate::plugins::ALL;
 use crate::queue::Queue;
 use crate::report::{SCHEDULER_ERROR, UNSCHEDULABLE, is_told};
@@ -58,6 +59,7 @@ struct Scheduler {
 
 /// Schedules pods until shutdown.
 pub async fn run(client: kube::Client, options: Options, shutdown: CancellationToken) {
+    metrics::start();
     let events = Recorder::start(client.clone(), &options.name, &options.host, EventStyle::Series, shutdown.clone());
     let state = State { cache: Cache::default(), queue: Queue::default(), rotation: Rotation::default() };
     let scheduler =
@@ -149,6 +151,7 @@ impl Scheduler {
     }
     /// One cycle: assume a node and start binding, or wait for a better world.
     fn attempt(self: &Arc<Self>, pod: Arc<PodInfo>) {
+        let started = Instant::now();
         let mut state = self.lock();
         let State { cache, queue, rotation } = &mut *state;
         if cache.is_placed(pod.uid()) {
@@ -159,21 +162,24 @@ impl Scheduler {
                 cache.assume(pod.clone(), &node);
                 queue.assumed(pod.uid());
                 drop(state);
-                tokio::spawn(self.clone().bind(pod, node));
+                tokio::spawn(self.clone().bind(pod, node, started));
             }
             Err(no_fit) => {
                 let NoFit { message, rejected_by } = no_fit;
                 queue.rejected(pod.uid(), rejected_by, Instant::now());
                 drop(state);
+                metrics::attempted(&self.name, Outcome::Unschedulable, started.elapsed());
                 tokio::spawn(self.clone().tell(pod, UNSCHEDULABLE, message));
             }
         }
     }
 
-    async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String) {
+    async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String, started: Instant) {
         let _slot = self.bindings.acquire().await;
         let binding = Binding { client: self.client.clone(), pod: pod.clone(), node: node.clone() };
-        match run_bind(&binding).await {
+        let bound = run_bind(&binding).await;
+        metrics::attempted(&self.name, if bound.is_ok() { Outcome::Scheduled } else { Outcome::Error }, started.elapsed());
+        match bound {
             Ok(()) => {
                 self.lock().queue.remove(pod.uid());
                 let message = format!("Successfully assigned {} to {node}", pod.display());

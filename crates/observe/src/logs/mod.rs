@@ -127,6 +127,8 @@ impl Fields {
     fn put(&mut self, field: &tracing::field::Field, v: Value) {
         match (field.name(), v) {
             ("message", Value::Text(s) | Value::Bare(s)) => self.message = s,
+            // Where an entry of the `log` crate comes from: not its words.
+            (name, _) if name.starts_with("log.") => {}
             (name, v) => self.rest.push((name, v)),
         }
     }

@@ -42,6 +42,10 @@ const INDEX: &str = "<html>\n<head>\n<title>/debug/pprof/</title>\n</head>\n<bod
 pub async fn serve(server: &Inner, asked: Asked, parts: &[String]) -> Result<Response<Body>, Status> {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
+        ["api_priority_and_fairness", name] => Ok(match server.gate.dump(name, !asked.query.text("includeRequestDetails").is_empty()) {
+            Some(table) => respond::text(StatusCode::OK, table),
+            None => respond::no_route(),
+        }),
         _ if !server.config.profiling => Ok(respond::no_route()),
         ["pprof"] => {
             let mut r = respond::text(StatusCode::OK, INDEX);

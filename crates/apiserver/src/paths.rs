@@ -51,10 +51,6 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
             Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
             None => openapi(server, &asked, &rest.join("/")),
         },
-        ["debug", "api_priority_and_fairness", name] => Ok(match server.gate.dump(name, !asked.query.text("includeRequestDetails").is_empty()) {
-            Some(table) => respond::text(StatusCode::OK, table),
-            None => respond::no_route(),
-        }),
         [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),

@@ -55,3 +55,15 @@ bench: build ## the figures that the README quotes
 
 fmt: ## format everything
 	$(CARGO) fmt --all
+
+FUZZ_SECONDS ?= 60
+# Rust code without `unsafe`: the laws matter, not the sanitizer, which would halve the speed.
+FUZZ := $(CARGO) +nightly fuzz
+
+.PHONY: fuzz
+fuzz: ## look for bytes that break a law of fuzz/, FUZZ_SECONDS a target (60); TARGETS names some
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@cp Cargo.lock fuzz/Cargo.lock
+	$(FUZZ) build --sanitizer none
+	@for t in $(or $(TARGETS),$$($(FUZZ) list)); do echo "== $$t"; mkdir -p fuzz/found/$$t; \
+		$(FUZZ) run --sanitizer none $$t fuzz/found/$$t fuzz/corpus/$$t -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -max_len=4096 -verbosity=0; done

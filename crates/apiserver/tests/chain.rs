@@ -395,7 +395,8 @@ async fn shutdown_ends_watches_cleanly_and_soon() {
     let admin = w.admin();
     let watch = tokio::spawn(async move { admin.get("/api/v1/namespaces?watch=1&timeoutSeconds=600").await });
     let open = async {
-        while !w.admin().get("/metrics").await.text().contains("apiserver_longrunning_requests 1") {
+        let series = "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"namespaces\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} ";
+        while !w.admin().get("/metrics").await.text().lines().any(|l| l.strip_prefix(series).is_some_and(|n| n != "0")) {
             tokio::task::yield_now().await;
         }
     };

@@ -233,40 +233,6 @@ async fn changed_objects_count_at_once_and_mandatory_ones_need_none() {
 }
 
 #[tokio::test]
-async fn without_priority_and_fairness_there_are_two_plain_limits() {
-    let w = with_users(&["jane"], |c| {
-        c.lifecycle.priority_and_fairness = false;
-        c.lifecycle.max_mutating_requests_in_flight = 1;
-    })
-    .await;
-    let map = |n: usize| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{n}")}});
-    // The slow one is under way once another is refused; it may itself have been the one that was.
-    let (slow, refused) = within(async {
-        let mut slow = SlowCreate::start(user(&w, "jane"), "slow");
-        for n in 0.. {
-            let reply = user(&w, "jane").post(&format!("{NAMESPACE}/configmaps"), &map(n)).await;
-            if reply.status != StatusCode::CREATED {
-                return (slow, reply);
-            }
-            if slow.answer.is_finished() {
-                slow = SlowCreate::start(user(&w, "jane"), "slow");
-            }
-        }
-        unreachable!()
-    })
-    .await;
-    assert_eq!((refused.status, refused.text().as_str()), (StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n"));
-    assert_eq!((refused.header("retry-after"), refused.header(SCHEMA_UID)), ("1".into(), String::new()));
-    assert_eq!(user(&w, "jane").get("/api/v1/namespaces").await.status, StatusCode::OK, "reading has a limit of its own");
-    assert_eq!(
-        w.admin().post(&format!("{NAMESPACE}/configmaps"), &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "root"}})).await.status,
-        StatusCode::CREATED
-    );
-    assert_eq!(slow.finish("slow").await, StatusCode::CREATED);
-    w.stop().await;
-}
-
-#[tokio::test]
 async fn a_request_ends_after_the_time_it_asked_for() {
     let w = World::start().await;
     let bad = w.admin().get("/api/v1/namespaces?timeout=soon").await;

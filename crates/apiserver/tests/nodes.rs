@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use keles_pki::{Names, Pki, Subject};
 use keles_serve::{Body, ConnInfo, Limits, Server, body, tls};
 use serde_json::json;
-use std::net::{IpAddr, UdpSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -127,16 +126,9 @@ async fn websocket_exec_needs_the_permission_to_create() {
     assert_eq!(jane.get(path).await.status, StatusCode::BAD_REQUEST, "allowed now, but it asks for no upgrade");
 }
 
-/// An address of this machine that is not loopback (which the proxy refuses). Connecting UDP sends nothing.
-fn own_address() -> Option<IpAddr> {
-    let s = UdpSocket::bind("0.0.0.0:0").ok()?;
-    s.connect("192.0.2.1:9").ok()?;
-    s.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_loopback())
-}
-
 #[tokio::test]
 async fn services_and_pods_are_reached_through_the_proxy() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -176,6 +168,33 @@ async fn services_and_pods_are_reached_through_the_proxy() {
     let slash = admin.get(&format!("{at}/web/proxy")).await;
     assert_eq!((slash.status, slash.header("location")), (StatusCode::MOVED_PERMANENTLY, format!("{at}/web/proxy/")));
     assert_eq!(admin.get(&format!("{at}/web/proxy/moved")).await.header("location"), format!("{at}/web/proxy/there"));
+}
+
+#[tokio::test]
+async fn a_backend_that_speaks_tls_is_reached_with_the_https_prefix() {
+    let Some(ip) = world::own_address() else { return };
+    let w = World::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    // An authority that nobody knows: what a pod shows of itself is not checked, as upstream.
+    let certified = Pki::open(dir.path()).unwrap().kubelet_server("pod", &Names { dns: vec![], ips: vec![ip] }).unwrap();
+    let tls = tls::server_config(certified.certificate_der().unwrap(), certified.key_der().unwrap(), None).unwrap();
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = |_| |r: Request<Incoming>| async move { Response::new(body::full(format!("secret {}", r.uri().path()))) };
+    let stop = CancellationToken::new();
+    let _stops = stop.clone().drop_guard();
+    tokio::spawn(Server { listener, tls, limits: Limits::default() }.run(answer, stop));
+    let admin = w.admin();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"name": "tls", "port": 443}]}});
+    assert_eq!(admin.post("/api/v1/namespaces/default/services", &service).await.status, StatusCode::CREATED);
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}], "ports": [{"name": "tls", "port": port, "protocol": "TCP"}]});
+    assert_eq!(admin.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await.status, StatusCode::CREATED);
+    for name in ["https:web:tls", "https:web:443", "https:web:"] {
+        assert_eq!(admin.get(&format!("/api/v1/namespaces/default/services/{name}/proxy/x")).await.text(), "secret /x", "{name}");
+    }
+    let plain = admin.get("/api/v1/namespaces/default/services/web:tls/proxy/x").await;
+    assert!(!plain.text().contains("secret"), "{}", plain.text());
 }
 
 /// `k8s\0` and the Unknown around a message: how clients send protobuf.

@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode};
 use keles_pki::{Names, Pki};
 use keles_serve::{Limits, Server, body, tls};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 use world::World;
@@ -33,10 +33,14 @@ impl Drop for Hooks {
 
 impl Hooks {
     async fn start(answer: impl Fn(&str, &Value) -> Option<Value> + Clone + Send + Sync + 'static) -> Hooks {
+        Hooks::at(Ipv4Addr::LOCALHOST.into(), answer).await
+    }
+    /// With a certificate for `hooks` and, as behind a Service, `hooks.default.svc`, but for no address other than loopback.
+    async fn at(ip: IpAddr, answer: impl Fn(&str, &Value) -> Option<Value> + Clone + Send + Sync + 'static) -> Hooks {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path()).unwrap();
-        let certified = pki.kubelet_server("hooks", &Names { dns: vec!["hooks".into()], ips: vec!["127.0.0.1".parse().unwrap()] }).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let certified = pki.kubelet_server("hooks", &Names { dns: vec!["hooks".into(), "hooks.default.svc".into()], ips: vec!["127.0.0.1".parse().unwrap()] }).unwrap();
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = tls::server_config(certified.certificate_der().unwrap(), certified.key_der().unwrap(), None).unwrap();
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
@@ -111,6 +115,47 @@ async fn a_mutating_hook_sees_the_request_and_its_patch_is_stored() {
     w.admin().send(Method::DELETE, &format!("{MAPS}/a"), "application/json", vec![]).await;
     let r = &hooks.seen()[0];
     assert_eq!((&r["operation"], &r["object"], &r["oldObject"]["data"]["k"]), (&json!("DELETE"), &Value::Null, &json!("v")));
+}
+
+#[tokio::test]
+async fn what_a_hook_adds_gets_its_defaults() {
+    let w = World::start().await;
+    let sidecar = json!({"name": "added", "image": "sidecar", "ports": [{"containerPort": 80}]});
+    let hooks = Hooks::start(move |_, _| Some(patch(json!([{"op": "add", "path": "/spec/containers/-", "value": sidecar}])))).await;
+    let pods = json!({"rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
+    register(&w, MUTATING, "m", vec![hooks.hook("sidecar", pods)]).await;
+    let admin = w.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let made = admin.post("/api/v1/namespaces/default/pods", &pod).await.json();
+    let added = &made["spec"]["containers"][1];
+    assert_eq!(
+        (&added["name"], &added["imagePullPolicy"], &added["terminationMessagePath"], &added["ports"][0]["protocol"]),
+        (&json!("added"), &json!("Always"), &json!("/dev/termination-log"), &json!("TCP")),
+        "{made}"
+    );
+}
+
+#[tokio::test]
+async fn a_hook_behind_a_service_is_reached_at_its_endpoints_under_its_service_name() {
+    let Some(ip) = world::own_address() else { return };
+    let w = World::start().await;
+    let hooks = Hooks::at(ip, |_, _| Some(json!({"allowed": false, "status": {"message": "seen"}}))).await;
+    let mut hook = hooks.hook("behind", json!({}));
+    hook["clientConfig"] = json!({"service": {"namespace": "default", "name": "hooks", "path": "/behind", "port": 8443}, "caBundle": BASE64.encode(&hooks.ca_pem)});
+    register(&w, VALIDATING, "v", vec![hook]).await;
+    let admin = w.admin();
+    let absent = admin.post(MAPS, &map("a")).await;
+    let told = "Internal error occurred: failed calling webhook \"behind.example.com\": failed to call webhook: Post \"https://hooks.default.svc:8443/behind?timeout=10s\": service \"hooks\" not found";
+    assert_eq!((absent.status.as_u16(), absent.json()["message"].as_str()), (500, Some(told)));
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hooks"}, "spec": {"ports": [{"name": "https", "port": 8443}]}});
+    assert_eq!(admin.post("/api/v1/namespaces/default/services", &service).await.status, StatusCode::CREATED);
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "hooks-1", "labels": {"kubernetes.io/service-name": "hooks"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}], "ports": [{"name": "https", "port": hooks.address.port(), "protocol": "TCP"}]});
+    let made = admin.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    let refused = admin.post(MAPS, &map("a")).await;
+    assert_eq!((refused.status.as_u16(), refused.json()["message"].as_str()), (403, Some("admission webhook \"behind.example.com\" denied the request: seen")));
 }
 
 #[tokio::test]

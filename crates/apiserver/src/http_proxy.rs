@@ -173,9 +173,12 @@ fn service(server: &Inner, namespace: &str, id: &Id<'_>, whole: &str) -> Result<
     Ok(Target { https: id.scheme == "https", host: proxyable(&ip)?, port })
 }
 
-/// Where a Service's port leads now: one of its ready endpoints.
+/// Where a Service's port leads now: one of its ready endpoints. For calls of the server's own, whose messages name one `service`.
 pub fn service_address(registry: &Registry, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, Status> {
     let port = port.to_string();
+    if registry.read("", "services", namespace, name).is_none() {
+        return Err(Status::not_found("", "service", name));
+    }
     let (ip, port) = endpoint(registry, namespace, &Id { scheme: "https", name, port: &port }, name)?;
     let ip: IpAddr = ip.parse().map_err(|_| Status::unavailable(format!("the endpoint {ip:?} of service {name:?} is no address")))?;
     Ok(SocketAddr::new(ip, port))

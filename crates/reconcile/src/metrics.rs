@@ -59,7 +59,6 @@ impl Meters {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::queue::{BackOff, Queue};
     use keles_observe::metrics::{Format, render};
 

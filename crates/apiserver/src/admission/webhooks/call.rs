@@ -60,11 +60,16 @@ pub async fn review(a: &Attributes<'_>, hook: &Hook, mut request: Value) -> Resu
     let endpoint = endpoint(a, &hook.client, hook.timeout)?;
     let answer = endpoint.post_once(&body, hook.timeout).await.map_err(|e| {
         if e.is_timeout() {
-            return format!("failed to call webhook: Post \"{}\": context deadline exceeded", shown(&hook.client, hook.timeout));
+            return unreached(&hook.client, hook.timeout, "context deadline exceeded");
         }
         format!("failed to call webhook: {e}")
     })?;
     read(answer, &hook.name, &uid)
+}
+
+/// No connection came about, in the words of Go's client.
+fn unreached(c: &Client, timeout: Duration, why: &str) -> String {
+    format!("failed to call webhook: Post \"{}\": {why}", shown(c, timeout))
 }
 
 /// The address as messages show it.
@@ -81,7 +86,7 @@ fn endpoint(a: &Attributes<'_>, c: &Client, timeout: Duration) -> Result<Endpoin
     let made = match &c.url {
         Some(url) => c.endpoint(None, || Endpoint::https(&with_timeout(url, timeout), c.ca_pem.as_deref())),
         None => {
-            let at = service_address(a.registry, &c.service.namespace, &c.service.name, c.service.port).map_err(|s| s.message)?;
+            let at = service_address(a.registry, &c.service.namespace, &c.service.name, c.service.port).map_err(|s| unreached(c, timeout, &s.message))?;
             let url = format!("https://{at}{}?timeout={}s", slashed(&c.service.path), timeout.as_secs());
             c.endpoint(Some(at), || Endpoint::https_as(&url, c.ca_pem.as_deref(), &c.service.host()))
         }

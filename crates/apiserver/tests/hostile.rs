@@ -334,7 +334,12 @@ async fn lists_of_a_hundred_thousand_items_are_refused_in_time() {
             "v1",
             json!({"spec": {"containers": [{"name": "c", "image": "i", "env": vec![json!({}); ITEMS], "ports": [{"containerPort": 1}]}]}}),
         ),
-        ("/api/v1/namespaces/default/configmaps", "ConfigMap", "v1", json!({"binaryData": (0..ITEMS).map(|i| (format!("/{i}"), json!("!"))).collect::<serde_json::Map<_, _>>()})),
+        (
+            "/api/v1/namespaces/default/configmaps",
+            "ConfigMap",
+            "v1",
+            json!({"binaryData": (0..ITEMS).map(|i| (format!("/{i}"), json!("IQ=="))).collect::<serde_json::Map<_, _>>()}),
+        ),
         ("/apis/rbac.authorization.k8s.io/v1/clusterroles", "ClusterRole", "rbac.authorization.k8s.io/v1", json!({"rules": vec![json!({}); ITEMS]})),
         (
             "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",

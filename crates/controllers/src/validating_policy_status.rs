@@ -115,7 +115,7 @@ fn matched(rules: &[NamedRuleWithOperations]) -> Vec<Known> {
             continue;
         }
         for (group, version) in groups.iter().flat_map(|g| versions.iter().map(move |v| (g, v))) {
-            resources.iter().filter(|r| !r.contains('/')).for_each(|r| drop(named.insert((group.as_str(), version.as_str(), r.as_str()))));
+            named.extend(resources.iter().filter(|r| !r.contains('/')).map(|r| (group.as_str(), version.as_str(), r.as_str())));
         }
     }
     let mut known = Vec::new();

@@ -234,6 +234,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
+#[cfg(test)]
 impl Seat {
     pub fn flow(&self) -> &Arc<Flow> {
         &self.flow

@@ -63,7 +63,6 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Called<T> {
     pub queue: usize,
-    pub width: u32,
     pub who: T,
 }
 
@@ -149,11 +148,9 @@ impl<T> Queues<T> {
     pub fn waiting(&self) -> usize {
         self.waiting
     }
+    #[cfg(test)]
     pub fn seats_in_use(&self) -> u32 {
         self.seats_in_use
-    }
-    pub fn seats_waiting(&self) -> u64 {
-        self.seats_waiting
     }
     pub fn all(&self) -> &[Queue<T>] {
         &self.all
@@ -217,7 +214,7 @@ impl<T> Queues<T> {
         let first = self.take_out(index, 0)?;
         self.note();
         self.served = index;
-        Some(Called { queue: index, width, who: first.who })
+        Some(Called { queue: index, who: first.who })
     }
 
     /// One that had seats has ended after `took_seconds`.

@@ -55,7 +55,8 @@ pub async fn dns(client: &kube::Client, address: Ipv4Addr, listens: SocketAddr) 
     .await
 }
 
-/// Creates the object, or merges what is wanted into the one that is there.
+/// Merges what is wanted into the object that is there, or creates it. Not the other way round: a Service made anew with the address that it
+/// has is refused for the address, not because it exists.
 async fn ensure<K>(api: &Api<K>, name: &str, wanted: Value) -> Result<(), kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
@@ -68,8 +69,8 @@ where
         }
     }
     let typed: K = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
-    match api.create(&PostParams::default(), &typed).await {
-        Err(kube::Error::Api(e)) if e.reason == "AlreadyExists" => api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await.map(|_| ()),
-        r => r.map(|_| ()),
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await {
+        Err(kube::Error::Api(e)) if e.reason == "NotFound" => api.create(&PostParams::default(), &typed).await.map(drop),
+        merged => merged.map(drop),
     }
 }

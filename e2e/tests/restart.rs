@@ -4,6 +4,8 @@ use keles_e2e::{Cluster, WEB, skip, until};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
+/// The pods' grace period, which httpd as a container's first process sits out (nothing stops such a one but SIGKILL), and a while for the rest.
+const GRACE_AND_SOON: Duration = Duration::from_secs(60);
 
 fn started_at(c: &Cluster, pod: &str) -> String {
     c.json(&["get", "pod", pod])["status"]["containerStatuses"][0]["containerID"].to_string()
@@ -40,7 +42,7 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     c.kubectl(&["delete", "deployment", "web", "--wait=false"]);
     c.kill_server();
     c.start_server();
-    until("no pods", SOON, || {
+    until("no pods", GRACE_AND_SOON, || {
         let all = c.kubectl(&["get", "pods", "-o", "name"]);
         if all.is_empty() { Ok(()) } else { Err(all) }
     });

@@ -74,7 +74,7 @@ pub fn decode(body: &[u8], format: Format, ty: TypeRef, kind: &str, validation: 
     let text = String::from_utf8_lossy(body);
     let version = || version_of(&text, ty);
     conform_text(&text, format, ty, validation).map_err(|e| match e {
-        DecodeError::Syntax(why) => Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body))),
+        DecodeError::Syntax(why) => unrecognised(kind, &why, body),
         other => Status::bad_request(format!("{kind} in version \"{}\" cannot be handled as a {kind}: {other}", version())),
     })
 }
@@ -181,6 +181,11 @@ fn version_of(text: &str, ty: TypeRef) -> String {
 /// The version in an upstream name: `v1` of `io.k8s.api.core.v1.Pod`.
 fn type_version(ty: TypeRef) -> String {
     ty.name().rsplit('.').nth(1).unwrap_or("").to_owned()
+}
+
+/// A body that is no document at all: 400, with its beginning.
+pub fn unrecognised(kind: &str, why: &str, body: &[u8]) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
 }
 
 fn summary(body: &[u8]) -> String {

@@ -4,19 +4,7 @@ mod world;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, World};
-
-async fn with_account(w: &World) -> Client {
-    let admin = w.admin();
-    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
-    admin
-}
-
-fn pod(name: &str, spec: Value) -> Value {
-    let mut o = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    o["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    o
-}
+use world::{World, pod, with_account};
 
 #[tokio::test]
 async fn limit_ranges_set_defaults_and_bounds() {

@@ -4,21 +4,9 @@ mod world;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, Reply, World};
+use world::{Client, Reply, World, pod, with_account};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
-
-async fn with_account(w: &World) -> Client {
-    let admin = w.admin();
-    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
-    admin
-}
-
-fn pod(name: &str, spec: Value) -> Value {
-    let mut o = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-    o["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    o
-}
 
 async fn merge(c: &Client, path: &str, patch: Value) -> Reply {
     c.send(Method::PATCH, path, "application/merge-patch+json", patch.to_string().into_bytes()).await

@@ -10,7 +10,7 @@ use keles_pki::{Names, Pki, Subject};
 use keles_serve::{ConnInfo, Limits, Server, body, tls};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,13 +23,6 @@ const WIDGETS: &str = "/apis/ext.example.com/v1/namespaces/default/widgets";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// Nothing here takes this long unless it never comes.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// An address of this machine that is not loopback (which endpoints may not have). Connecting UDP sends nothing.
-fn own_address() -> Option<IpAddr> {
-    let s = UdpSocket::bind("0.0.0.0:0").ok()?;
-    s.connect("192.0.2.1:9").ok()?;
-    s.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_loopback())
-}
 
 /// A request as the other server saw it.
 #[derive(Clone, Debug)]
@@ -263,7 +256,7 @@ async fn custom_group_versions_have_api_services_while_they_are_served() {
 
 #[tokio::test]
 async fn availability_names_what_is_missing_step_by_step() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     let admin = w.admin();
@@ -291,7 +284,7 @@ async fn availability_names_what_is_missing_step_by_step() {
 
 #[tokio::test]
 async fn a_server_of_another_authority_or_none_fails_the_check() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let (ext, other) = (Extension::start(&w, ip).await, Extension::start(&w, ip).await);
     let admin = w.admin();
@@ -311,7 +304,7 @@ async fn a_server_of_another_authority_or_none_fails_the_check() {
 
 #[tokio::test]
 async fn requests_reach_the_other_server_as_their_user_and_after_rbac() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -349,7 +342,7 @@ async fn requests_reach_the_other_server_as_their_user_and_after_rbac() {
 
 #[tokio::test]
 async fn an_upgrade_passes_both_ways() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -363,7 +356,7 @@ async fn an_upgrade_passes_both_ways() {
 
 #[tokio::test]
 async fn discovery_and_openapi_have_the_other_server_and_outlive_it() {
-    let Some(ip) = own_address() else { return };
+    let Some(ip) = world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -397,7 +390,7 @@ async fn discovery_and_openapi_have_the_other_server_and_outlive_it() {
 
 #[tokio::test]
 async fn kubectl_reads_what_another_server_serves() {
-    let (Some(ip), Ok(kubectl)) = (own_address(), tokio::process::Command::new("kubectl").arg("version").arg("--client").output().await) else { return };
+    let (Some(ip), Ok(kubectl)) = (world::own_address(), tokio::process::Command::new("kubectl").arg("version").arg("--client").output().await) else { return };
     assert!(kubectl.status.success());
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;

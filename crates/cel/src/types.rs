@@ -408,6 +408,12 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// Whether a name can stand as an identifier: CEL's words cannot.
+pub fn is_identifier(name: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+    name.bytes().next().is_some_and(letter) && name.bytes().all(|b| letter(b) || b.is_ascii_digit()) && !RESERVED.contains(&name)
+}
+
 /// The name an expression uses for a property, or `None` where it cannot name it.
 pub fn escape(name: &str) -> Option<String> {
     if RESERVED.contains(&name) {

@@ -30,8 +30,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
-/// Bytes of an unreadable body that its error quotes; as in `keles_api::decode`.
-const SUMMARY_BYTES: usize = 30;
 
 /// A kind made from a definition. Cheap to clone.
 #[derive(Clone)]
@@ -265,16 +263,6 @@ fn scale_numbers(o: &Object, s: &Scale, p: &mut Problems) {
     }
 }
 
-fn body_summary(body: &[u8]) -> String {
-    let cut = &body[..body.len().min(SUMMARY_BYTES)];
-    let more = if body.len() > SUMMARY_BYTES { " ..." } else { "" };
-    match body.first() {
-        None => "<empty>".into(),
-        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(cut)),
-        Some(_) => format!("{}{more}", cut.iter().map(|b| format!("{b:02x}")).collect::<String>()),
-    }
-}
-
 /// Metadata in the form that Go writes.
 fn canonical_metadata(o: &mut Object) {
     let Some(ty) = builtin().get("io.k8s.api.core.v1.ConfigMap") else { return };
@@ -433,7 +421,7 @@ impl AnyKind for Custom {
             // Any type refuses such a body in the same words.
             _ => return decode::decode(body, format, self.typed(served)?, kind, validation),
         };
-        let unrecognised = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", body_summary(body)));
+        let unrecognised = |why: String| decode::unrecognised(kind, &why, body);
         let text = |v: &Value, f: &str| v.get(f).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (found_kind, found_version) = (text(&v, "kind"), text(&v, "apiVersion"));
         if found_kind.is_empty() {

@@ -12,7 +12,7 @@ use keles_pki::{Certified, Pki};
 use keles_store::Store;
 use keles_store::embedded::{Embedded, Options};
 use rustls::pki_types::{CertificateDer, ServerName};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -260,4 +260,18 @@ pub fn own_address() -> Option<std::net::IpAddr> {
         eprintln!("skipped: this machine has no address besides loopback");
     }
     found
+}
+
+/// The administrator of a world whose namespace `default` has the account that pods need: no controller makes it here.
+pub async fn with_account(w: &World) -> Client {
+    let admin = w.admin();
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    admin
+}
+
+/// A pod that would be accepted, with more in its spec.
+pub fn pod(name: &str, spec: Value) -> Value {
+    let mut o = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    o["spec"].as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+    o
 }

@@ -401,41 +401,13 @@ fn joined(p: &mut Problems, at: &Path, value: &str, before: &str, found: Vec<Str
 fn variable(v: &Field, names_there: &mut Names, p: &mut Problems) {
     match v.str("name") {
         "" => p.required(&v.at("name"), "name is not specified"),
-        name if !is_identifier(name) => p.invalid(&v.at("name"), name, "must be a valid CEL identifier"),
+        name if !keles_cel::types::is_identifier(name) => p.invalid(&v.at("name"), name, "must be a valid CEL identifier"),
         _ => {}
     }
     match v.str("expression").trim() {
         "" => p.required(&v.at("expression"), "expression is not specified"),
         _ => names_there.define(v, p),
     }
-}
-
-fn is_identifier(name: &str) -> bool {
-    const RESERVED: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
-    name.bytes().next().is_some_and(letter) && name.bytes().all(|b| letter(b) || b.is_ascii_digit()) && !RESERVED.contains(&name)
 }
 
 /// A binding of either kind of policy.

@@ -137,8 +137,8 @@ pub struct Server {
     pub bridge: String,
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]
     pub max_pods: u32,
-    /// Give containers that name no seccomp profile RuntimeDefault; with =false they run Unconfined.
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
 }
 
@@ -226,8 +226,8 @@ pub struct Kubelet {
     /// Sysctls outside the safe list that pods may set; a trailing * matches a prefix.
     #[arg(long, value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// Give containers that name no seccomp profile RuntimeDefault; with =false they run Unconfined.
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
 }
 
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!((given.node_name.as_deref(), given.data_dir.to_str(), given.port), (Some("n1"), Some("/d"), 1));
         assert_eq!(given.node_labels, [("a".into(), "b".into()), ("c".into(), String::new())]);
         assert_eq!(given.cluster_dns.len(), 2);
-        assert!(given.seccomp_default, "RuntimeDefault unless told otherwise");
+        assert!(!given.seccomp_default, "Unconfined unless told otherwise, as upstream");
         assert!(parse(&["--seccomp-default"]).expect("parses").seccomp_default);
         assert!(!parse(&["--seccomp-default=false"]).expect("parses").seccomp_default);
         assert!(parse(&["--tls-cert-file", "/c"]).is_err_and(|e| e.contains("--tls-private-key-file")), "a certificate needs its key");

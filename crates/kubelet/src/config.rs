@@ -33,7 +33,7 @@ pub struct KubeletConfig {
     /// Absent: the agent has no API (logs, exec, attach and port-forward do not work).
     pub tls: Option<ServerTls>,
     pub max_pods: u32,
-    /// RuntimeDefault, not Unconfined, for containers that name no seccomp profile (upstream's `--seccomp-default`, which is off there).
+    /// RuntimeDefault, not Unconfined, for containers that name no seccomp profile (upstream's `--seccomp-default`; off).
     pub seccomp_default: bool,
     /// Sysctls outside the safe list that pods may set; a trailing `*` matches a prefix.
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -53,7 +53,7 @@ impl KubeletConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             tls: None,
             max_pods: DEFAULT_MAX_PODS,
-            seccomp_default: true,
+            seccomp_default: false,
             allowed_unsafe_sysctls: Vec::new(),
             labels: Default::default(),
             volume_refresh: Duration::from_secs(60),

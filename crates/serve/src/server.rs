@@ -1,12 +1,12 @@
 //! The accept loop.
 
 use crate::body::Body;
+use crate::tls::Settings;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::convert::Infallible;
 use std::future::Future;
@@ -67,7 +67,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// A listening server over TLS.
 pub struct Server {
     pub listener: TcpListener,
-    pub tls: Arc<ServerConfig>,
+    pub tls: Settings,
     pub limits: Limits,
 }
 
@@ -80,7 +80,6 @@ impl Server {
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let acceptor = TlsAcceptor::from(self.tls);
         let http = Arc::new(protocol(&self.limits));
         let slots = Arc::new(Semaphore::new(self.limits.connections));
         let open = TaskTracker::new();
@@ -100,7 +99,8 @@ impl Server {
                     continue;
                 }
             };
-            let (acceptor, http, connect, gone, handshake) = (acceptor.clone(), http.clone(), connect.clone(), gone.clone(), self.limits.handshake);
+            let acceptor = TlsAcceptor::from(self.tls.current());
+            let (http, connect, gone, handshake) = (http.clone(), connect.clone(), gone.clone(), self.limits.handshake);
             let away = leave.child_token();
             open.spawn(async move {
                 let _slot = slot;

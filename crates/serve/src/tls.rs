@@ -6,10 +6,11 @@
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -43,18 +44,77 @@ pub fn verify_client(verifier: &dyn ClientCertVerifier, chain: &[CertificateDer<
     verifier.verify_client_cert(leaf, rest, UnixTime::now()).map(|_| ())
 }
 
+/// What a server speaks TLS with; cheap to clone. It may be replaced while the server runs: connections that come later get the new settings.
+#[derive(Clone, Debug)]
+pub struct Settings(Arc<RwLock<Arc<ServerConfig>>>);
+
+impl Settings {
+    fn new(config: ServerConfig) -> Settings {
+        Settings(Arc::new(RwLock::new(Arc::new(config))))
+    }
+    /// As they are now.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Takes over what `other` holds.
+    pub fn replace(&self, other: &Settings) {
+        let new = other.current();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
 /// Settings with ALPN h2 and http/1.1.
-pub fn server_config(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, verifier: Option<ClientVerifier>) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, verifier: Option<ClientVerifier>) -> Result<Settings, TlsError> {
+    named_server_config(vec![Named { names: Vec::new(), pair: pair(certificates, key)? }], verifier)
+}
+
+/// A chain with its key, once it is known that they fit each other.
+pub fn pair(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Arc<CertifiedKey>, TlsError> {
+    CertifiedKey::from_der(certificates, key, &provider()).map(Arc::new).map_err(TlsError::Certificate)
+}
+
+/// A certificate, and the names of servers (SNI) it is shown for: `a.example`, or `*.example` for one label more.
+#[derive(Debug)]
+pub struct Named {
+    pub names: Vec<String>,
+    pub pair: Arc<CertifiedKey>,
+}
+
+/// The same with several certificates, chosen by the name a client asks for. The first is shown to who asks for no name or for none of theirs.
+pub fn named_server_config(certificates: Vec<Named>, verifier: Option<ClientVerifier>) -> Result<Settings, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(TlsError::Versions)?;
     let builder = match verifier {
         Some(v) => builder.with_client_cert_verifier(Arc::new(AskOnly(v))),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates, key).map_err(TlsError::Certificate)?;
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // One ticket is enough for kubectl, and each costs an encryption a handshake.
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(Settings::new(config))
+}
+
+/// Chooses by SNI.
+#[derive(Debug)]
+struct ByName(Vec<Named>);
+
+impl ByName {
+    fn choose(&self, name: &str) -> Option<&Named> {
+        let name = name.to_ascii_lowercase();
+        let exact = self.0.iter().find(|c| c.names.contains(&name));
+        let wild = || {
+            let (_, rest) = name.split_once('.')?;
+            self.0.iter().find(|c| c.names.iter().any(|n| n.strip_prefix("*.") == Some(rest)))
+        };
+        exact.or_else(wild)
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|n| self.choose(n)).or(self.0.first())?;
+        Some(named.pair.clone())
+    }
 }
 
 /// Takes any certificate whose key the client holds; whether it is ours is asked later.
@@ -79,5 +139,32 @@ impl ClientCertVerifier for AskOnly {
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(names: &[&str]) -> Named {
+        let made = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        Named { names: names.iter().map(|n| (*n).to_owned()).collect(), pair: pair(vec![made.cert.der().clone()], key).expect("they fit") }
+    }
+
+    #[test]
+    fn a_certificate_is_chosen_by_name_and_a_wildcard_stands_for_one_label() {
+        let all = ByName(vec![certificate(&[]), certificate(&["*.a.example"]), certificate(&["b.a.example"])]);
+        let at = |name: &str| all.choose(name).map(|c| c.names[0].as_str());
+        assert_eq!(at("B.a.example"), Some("b.a.example"), "the exact name before the wildcard, whatever its case");
+        assert_eq!(at("c.a.example"), Some("*.a.example"));
+        assert_eq!((at("d.c.a.example"), at("a.example"), at("else")), (None, None, None));
+    }
+
+    #[test]
+    fn a_key_that_is_not_the_certificates_is_refused() {
+        let (a, b) = (rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap(), rcgen::generate_simple_self_signed(vec!["b".to_owned()]).unwrap());
+        let key = PrivateKeyDer::try_from(b.signing_key.serialize_der()).unwrap();
+        assert!(matches!(pair(vec![a.cert.der().clone()], key), Err(TlsError::Certificate(_))));
     }
 }

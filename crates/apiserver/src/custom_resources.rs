@@ -13,13 +13,12 @@ use futures::stream::FuturesUnordered;
 use keles_api::{Object, Status};
 use keles_auth::User;
 use keles_custom::{Condition, Custom, Definition, Names};
-use keles_registry::{Call, Registry, Request as About, Verb};
+use keles_registry::{Call, Follow, Registry, Request as About, Verb};
 use keles_store::StoreError;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -47,7 +46,7 @@ struct Known {
 
 pub struct Controller {
     server: Arc<Inner>,
-    changed: watch::Receiver<u64>,
+    changes: Follow,
     known: HashMap<Arc<str>, Known>,
 }
 
@@ -63,8 +62,8 @@ struct Pending {
 impl Controller {
     /// Serves what was served before the start, so that no client meets a gap.
     pub async fn start(server: Arc<Inner>) -> Result<Controller, StoreError> {
-        let changed = server.registry.subscribe(GROUP, PLURAL).unwrap_or_else(|| watch::channel(0).1);
-        let mut c = Controller { server, changed, known: HashMap::new() };
+        let changes = Follow::new(&server.registry, &[(GROUP, PLURAL)], RETRY);
+        let mut c = Controller { server, changes, known: HashMap::new() };
         for (key, o) in &c.registry().peek_all(GROUP, PLURAL) {
             let Ok(d) = Definition::read(&o.object()) else { continue };
             if d.is_true(ESTABLISHED) {
@@ -84,15 +83,13 @@ impl Controller {
     pub async fn run(mut self) {
         let stops = self.server.stops.clone();
         loop {
-            self.changed.borrow_and_update();
             let pending = self.pass().await;
             let mut leaving: FuturesUnordered<_> =
                 pending.leaving.iter().filter_map(|(g, p)| self.registry().subscribe(g, p)).map(|mut r| async move { r.changed().await }).collect();
             tokio::select! {
                 () = stops.cancelled() => return,
-                changed = self.changed.changed() => if changed.is_err() { return },
+                more = self.changes.next(pending.retry) => if !more { return },
                 Some(_) = leaving.next(), if !leaving.is_empty() => {}
-                () = tokio::time::sleep(RETRY), if pending.retry => {}
             }
         }
     }

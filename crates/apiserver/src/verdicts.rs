@@ -6,11 +6,9 @@
 
 use crate::chain::now;
 use crate::server::Inner;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use keles_api::{Object, Status};
 use keles_auth::User;
-use keles_registry::{Call, PatchType, Query, Registry, Request as About, Verb};
+use keles_registry::{Call, Follow, PatchType, Query, Registry, Request as About, Verb};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,17 +54,11 @@ pub fn start(server: &Arc<Inner>) {
 }
 
 async fn run(server: Arc<Inner>, row: &'static Row) {
-    let places = row.follows.iter().copied().chain([(row.group, row.plural)]);
-    let mut changes: Vec<_> = places.filter_map(|(group, plural)| server.registry.subscribe(group, plural)).collect();
+    let places: Vec<_> = row.follows.iter().copied().chain([(row.group, row.plural)]).collect();
+    let mut changes = Follow::new(&server.registry, &places, RETRY);
     loop {
-        changes.iter_mut().for_each(|c| drop(c.borrow_and_update()));
         let failed = pass(&server, row).await;
-        let mut any: FuturesUnordered<_> = changes.iter_mut().map(|c| c.changed()).collect();
-        tokio::select! {
-            () = server.stops.cancelled() => return,
-            changed = any.next() => if !matches!(changed, Some(Ok(()))) { return },
-            () = tokio::time::sleep(RETRY), if failed => {}
-        }
+        let Some(true) = server.stops.run_until_cancelled(changes.next(failed)).await else { return };
     }
 }
 

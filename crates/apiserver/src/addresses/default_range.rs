@@ -6,7 +6,7 @@ use super::repair::Reporter;
 use super::{GROUP, RANGES, Write};
 use crate::server::{Inner, StartError};
 use keles_api::{Object, Status};
-use keles_registry::{Registry, Verb};
+use keles_registry::{Follow, Registry, Verb};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +49,10 @@ pub async fn make(server: &Inner) -> Result<(), StartError> {
 
 /// Keeps it until the server stops.
 pub async fn run(server: Arc<Inner>) {
-    let Some(mut changed) = server.registry.subscribe(GROUP, RANGES) else { return };
+    let mut changes = Follow::new(&server.registry, &[(GROUP, RANGES)], RETRY);
     let texts = server.config.service_cidrs.texts();
     let mut told = Reporter::new(MANAGER);
     loop {
-        changed.borrow_and_update();
         let found = server.registry.read(GROUP, RANGES, "", NAME);
         let next = look(found.as_ref(), &texts);
         if let (Step::Tell(reason, message), Some(o)) = (&next, &found) {
@@ -66,11 +65,7 @@ pub async fn run(server: Arc<Inner>) {
             }
             r => r.is_err(),
         };
-        tokio::select! {
-            () = server.stops.cancelled() => return,
-            r = changed.changed() => if r.is_err() { return },
-            () = tokio::time::sleep(RETRY), if failed => {}
-        }
+        let Some(true) = server.stops.run_until_cancelled(changes.next(failed)).await else { return };
     }
 }
 

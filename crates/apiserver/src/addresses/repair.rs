@@ -10,7 +10,7 @@ use super::range::family;
 use super::{ADDRESSES, ALLOCATOR, FAMILY, GROUP, MANAGED_BY, RANGES, Write, of_service};
 use crate::server::Inner;
 use keles_api::{Object, Status};
-use keles_registry::{Registry, Verb};
+use keles_registry::{Follow, Registry, Verb};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -161,28 +161,23 @@ impl Repair {
 
 /// Repairs until the server stops.
 pub async fn run(server: Arc<Inner>, mut repair: Repair) {
-    let follow = |group, plural| server.registry.subscribe(group, plural);
-    let (Some(mut services), Some(mut addresses), Some(mut ranges)) = (follow("", "services"), follow(GROUP, ADDRESSES), follow(GROUP, RANGES)) else { return };
+    let mut changes = Follow::new(&server.registry, &[("", "services"), (GROUP, ADDRESSES)], RETRY);
+    let mut ranges = Follow::new(&server.registry, &[(GROUP, RANGES)], RETRY);
     let mut all = tokio::time::interval(EVERYTHING_EVERY);
     all.tick().await;
     let mut done = true;
     loop {
         tokio::select! {
             () = server.stops.cancelled() => return,
-            r = services.changed() => if r.is_err() { return },
-            r = addresses.changed() => if r.is_err() { return },
+            more = changes.next(!done) => if !more { return },
             // Another range may hold what was out of range.
-            r = ranges.changed() => if r.is_err() { return } else { repair.services.clear() },
+            more = ranges.next(false) => if more { repair.services.clear() } else { return },
             _ = all.tick() => {
                 repair.services.clear();
                 repair.addresses.values_mut().for_each(|(revision, _)| *revision = 0);
                 repair.ports_due = true;
             }
-            () = tokio::time::sleep(RETRY), if !done => {}
         }
-        services.borrow_and_update();
-        addresses.borrow_and_update();
-        ranges.borrow_and_update();
         done = repair.pass(&server).await;
     }
 }

@@ -3,7 +3,7 @@
 use super::{is, list, list_mut};
 use async_trait::async_trait;
 use keles_api::{Object, Status};
-use keles_registry::{Admission, Attributes, Operation};
+use keles_registry::{Admission, Attributes, Follow, Operation};
 use rand::Rng;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -17,8 +17,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_SECONDS: i64 = 3607;
 const FILE_MODE: i64 = 0o644;
 /// A fresh namespace gets its default account from a controller in a moment: worth a short wait, as upstream waits.
-const LOOKUPS: u32 = 20;
-const LOOKUP_EVERY: Duration = Duration::from_millis(25);
+const ACCOUNT_PATIENCE: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Admission for ServiceAccount {
@@ -57,14 +56,24 @@ impl Admission for ServiceAccount {
 
 async fn look_up(a: &Attributes<'_>, pod: &Object, name: &str) -> Result<Object, Status> {
     let namespace = a.request.namespace.as_str();
-    for wait in 0..LOOKUPS {
-        if let Some(found) = a.registry.read("", "serviceaccounts", namespace, name) {
-            return Ok(found);
-        }
-        if name != "default" || wait + 1 == LOOKUPS {
-            break;
-        }
-        tokio::time::sleep(LOOKUP_EVERY).await;
+    let read = || a.registry.read("", "serviceaccounts", namespace, name);
+    let mut found = read();
+    if found.is_none() && name == "default" {
+        let mut changes = Follow::new(a.registry, &[("", "serviceaccounts")], ACCOUNT_PATIENCE);
+        let appears = async {
+            loop {
+                if let Some(o) = read() {
+                    return Some(o);
+                }
+                if !changes.next(false).await {
+                    return None;
+                }
+            }
+        };
+        found = tokio::time::timeout(ACCOUNT_PATIENCE, appears).await.ok().flatten();
+    }
+    if let Some(o) = found {
+        return Ok(o);
     }
     Err(Status::forbidden("", "pods", pod.name(), format!("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found")))
 }

@@ -17,12 +17,12 @@ use crate::server::Inner;
 use backend::{Remote, Spec};
 use keles_api::Object;
 use keles_pki::{Certified, PkiError};
+use keles_registry::Follow;
 use registration::Registrar;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub const GROUP: &str = "apiregistration.k8s.io";
@@ -76,13 +76,11 @@ impl Aggregation {
     /// Keeps everything in line with the APIServices until the server stops.
     pub async fn run(server: Arc<Inner>) {
         let registry = server.registry.clone();
-        let (mut objects, mut kinds) = (registry.subscribe(GROUP, PLURAL).unwrap_or_else(|| watch::channel(0).1), registry.kinds_changed());
+        let mut changes = Follow::new(&registry, &[(GROUP, PLURAL)], RETRY).and(registry.kinds_changed());
         let mut known: HashMap<Arc<str>, Known> = HashMap::new();
         let mut registrar = Registrar::default();
         let followers = Followers::default();
         loop {
-            objects.borrow_and_update();
-            kinds.borrow_and_update();
             let all = registry.peek_all(GROUP, PLURAL);
             known.retain(|key, _| all.contains_key(key));
             for (key, o) in &all {
@@ -92,12 +90,7 @@ impl Aggregation {
             }
             server.aggregation.follow(&server, &known, &followers);
             let done = registrar.pass(&server, known.values().map(|k| k.object.as_ref())).await;
-            tokio::select! {
-                () = server.stops.cancelled() => return,
-                changed = objects.changed() => if changed.is_err() { return },
-                changed = kinds.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if !done => {}
-            }
+            let Some(true) = server.stops.run_until_cancelled(changes.next(!done)).await else { return };
         }
     }
 

@@ -75,6 +75,11 @@ impl Set {
     fn without(self, n: u32) -> Self {
         Set(self.0 & !(1 << n))
     }
+    /// Of names; unknown ones are given back, as runtimes skip what their kernel does not know.
+    pub fn of_names(names: &[String]) -> (Self, Vec<String>) {
+        let unknown = names.iter().filter(|n| number(n).is_none()).cloned().collect();
+        (names.iter().filter_map(|n| number(n)).fold(Set(0), Set::with), unknown)
+    }
     pub fn has(self, name: &str) -> bool {
         number(name).is_some_and(|n| self.0 & (1 << n) != 0)
     }
@@ -121,11 +126,32 @@ pub fn limit_bounding(keep: Set) -> io::Result<()> {
     Ok(())
 }
 
-/// Effective and permitted become `set`, inheritable and ambient empty.
-pub fn apply(set: Set) -> io::Result<()> {
-    let bits = CapabilitySet::from_bits_retain(set.0);
+/// The five sets of a process, as the OCI runtime specification lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sets {
+    pub bounding: Set,
+    pub effective: Set,
+    pub permitted: Set,
+    pub inheritable: Set,
+    pub ambient: Set,
+}
+
+impl Sets {
+    /// The same set to have and to keep; nothing for programs that do not ask (CVE-2022-24769).
+    pub fn plain(set: Set) -> Self {
+        Sets { bounding: set, effective: set, permitted: set, inheritable: Set(0), ambient: Set(0) }
+    }
+}
+
+/// Gives the calling process all but the bounding set, for which see [`limit_bounding`]. Ambient ones must be permitted and inheritable.
+pub fn apply_sets(sets: &Sets) -> io::Result<()> {
+    let bits = |s: Set| CapabilitySet::from_bits_retain(s.0);
     let _ = rustix::thread::clear_ambient_capability_set();
-    Ok(set_capabilities(None, CapabilitySets { effective: bits, permitted: bits, inheritable: CapabilitySet::empty() })?)
+    set_capabilities(None, CapabilitySets { effective: bits(sets.effective), permitted: bits(sets.permitted), inheritable: bits(sets.inheritable) })?;
+    for n in (0..64).filter(|n| sets.ambient.0 & (1 << n) != 0) {
+        rustix::thread::configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << n), true)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

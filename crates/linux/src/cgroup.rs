@@ -4,7 +4,7 @@
 //! (a tree a controller), v2 (one tree), or hybrid (v1 controllers beside a bare v2 tree, whose `cgroup.kill` we then use).
 //! Processes join by themselves ([`Group::join`] writes "0" to `tasks`), which spares the kernel's global lock and with it
 //! some milliseconds a controller; on v2 they are born inside (CLONE_INTO_CGROUP).
-//! Absent: cpuset, io and hugetlb limits; processes stay in the shim's cpuset. Source: cgroups(7), the kernel's
+//! Absent: limits of cpuset, io and hugetlb of pods; processes stay in the shim's cpuset. Bundles of the OCI runtime set any file ([`Group::set`]). Source: cgroups(7), the kernel's
 //! cgroup-v1 and cgroup-v2 pages, KEP-2254 (conversion of shares).
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,10 @@ pub enum CgroupError {
     BadPath(String),
     #[error("{action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("this host has no cgroup controller {controller} to set {name} with")]
+    NoController { controller: &'static str, name: String },
+    #[error("{0}: processes do not stop for the freezer")]
+    DoNotFreeze(String),
     #[error("{0}: processes do not end after SIGKILL")]
     DoNotEnd(String),
 }
@@ -100,13 +104,22 @@ fn read_key(path: &Path, key: &str) -> Option<u64> {
 impl Layout {
     /// Reads this process's mounts.
     pub fn discover() -> Result<Layout> {
+        Layout::discover_with(&[])
+    }
+
+    /// With further controllers, where the host has them: `cpuset`, `blkio` (v2: `io`), `hugetlb`, `net_cls`, `net_prio`, `rdma`.
+    pub fn discover_with(more: &[&str]) -> Result<Layout> {
         let path = Path::new("/proc/self/mountinfo");
         let text = fs::read_to_string(path).map_err(failed("read", path))?;
-        Layout::from_mountinfo(&text, |mount| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default())
+        Layout::from_mountinfo_with(&text, more, |mount| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default())
     }
 
     /// `controllers_of` reads cgroup.controllers of a v2 mount.
     pub fn from_mountinfo(mountinfo: &str, controllers_of: impl Fn(&Path) -> String) -> Result<Layout> {
+        Layout::from_mountinfo_with(mountinfo, &[], controllers_of)
+    }
+
+    fn from_mountinfo_with(mountinfo: &str, more: &[&str], controllers_of: impl Fn(&Path) -> String) -> Result<Layout> {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for line in mountinfo.lines() {
             let Some((head, tail)) = line.split_once(" - ") else { continue };
@@ -120,7 +133,7 @@ impl Layout {
             };
             let wanted = if version == Version::V1 { V1_CONTROLLERS } else { V2_CONTROLLERS };
             let taken = |c: &str| hierarchies.iter().any(|h| h.controllers.iter().any(|have| have == c));
-            let controllers: Vec<String> = offered.into_iter().filter(|c| wanted.contains(&c.as_str()) && !taken(c)).collect();
+            let controllers: Vec<String> = offered.into_iter().filter(|c| (wanted.contains(&c.as_str()) || more.contains(&c.as_str())) && !taken(c)).collect();
             let again = hierarchies.iter().any(|h| h.version == Version::V2 && version == Version::V2);
             if !again && (version == Version::V2 || !controllers.is_empty()) {
                 hierarchies.push(Hierarchy { mount: mount.into(), version, controllers });
@@ -153,6 +166,10 @@ impl Layout {
     }
     fn of(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller))
+    }
+    /// The version in which the host has a controller that this layout uses.
+    pub fn version_of(&self, controller: &str) -> Option<Version> {
+        self.of(controller).map(|h| h.version)
     }
     /// Which version limits devices here: v1's `devices`, or a program on v2.
     pub fn devices_version(&self) -> Version {
@@ -195,6 +212,112 @@ impl Group {
                 self.enable_controllers_above(h)?;
             }
             fs::create_dir_all(&folder).map_err(failed("make cgroup", &folder))?;
+        }
+        Ok(())
+    }
+
+    /// Sets one control file of a controller. `NotFound` in the error's source: the host's kernel lacks it.
+    pub fn set(&self, controller: &'static str, name: &str, value: &str) -> Result<()> {
+        match self.file(controller, name) {
+            Some((_, file)) => write(&file, value),
+            None => Err(CgroupError::NoController { controller, name: name.to_owned() }),
+        }
+    }
+
+    /// Reads a control file of a controller, if there is one.
+    pub fn get(&self, controller: &str, name: &str) -> Option<String> {
+        fs::read_to_string(self.file(controller, name)?.1).ok()
+    }
+
+    /// Sets a file of the v2 group by name, as the `unified` resources of a bundle do.
+    pub fn set_unified(&self, name: &str, value: &str) -> Result<()> {
+        match self.layout.v2() {
+            Some(h) if !name.contains('/') => write(&self.folder(h).join(name), value),
+            _ => Err(CgroupError::NoController { controller: "unified", name: name.to_owned() }),
+        }
+    }
+
+    /// v1: a cpuset starts without processors or memory nodes, and nothing can join it: take the parent's.
+    pub fn inherit_cpuset(&self) -> Result<()> {
+        let Some(h) = self.layout.of("cpuset").filter(|h| h.version == Version::V1) else { return Ok(()) };
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            let mut folder = h.mount.clone();
+            for part in Path::new(&self.path) {
+                let above = fs::read_to_string(folder.join(name)).map_err(failed("read", &folder))?;
+                folder.push(part);
+                if fs::read_to_string(folder.join(name)).map_err(failed("read", &folder))?.trim().is_empty() {
+                    write(&folder.join(name), above.trim())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all members from running, or lets them; returns once it is so.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        if let Some(h) = self.layout.v2() {
+            let folder = self.folder(h);
+            write(&folder.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+            wait_event(&folder.join("cgroup.events"), "frozen", u64::from(frozen), Instant::now() + KILL_WAIT);
+            return Ok(());
+        }
+        let Some((_, file)) = self.file("freezer", "freezer.state") else { return Err(CgroupError::NoController { controller: "freezer", name: "freezer.state".into() }) };
+        let wanted = if frozen { "FROZEN" } else { "THAWED" };
+        let end = Instant::now() + KILL_WAIT;
+        loop {
+            // Written anew each time: members that fork while being frozen make the kernel stop short.
+            write(&file, wanted)?;
+            if fs::read_to_string(&file).is_ok_and(|s| s.trim() == wanted) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let _ = write(&file, "THAWED");
+                return Err(CgroupError::DoNotFreeze(self.path.clone()));
+            }
+            std::thread::sleep(V1_LOOK_INTERVAL);
+        }
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        match self.layout.v2() {
+            Some(h) => read_number(&self.folder(h).join("cgroup.freeze")) == Some(1),
+            None => self.file("freezer", "freezer.state").is_some_and(|(_, f)| fs::read_to_string(f).is_ok_and(|s| s.trim() != "THAWED")),
+        }
+    }
+
+    /// The group's folder in each tree: (the tree's folder, version, the group's).
+    pub fn folders(&self) -> Vec<(PathBuf, Version, PathBuf)> {
+        self.layout.hierarchies.iter().map(|h| (h.mount.clone(), h.version, self.folder(h))).collect()
+    }
+
+    /// The files that a process joins by, opened now: one that has lost the rights to open them later can still [`enter`].
+    pub fn doors(&self, born_inside: bool) -> Result<Vec<OwnedFd>> {
+        let mut doors = Vec::new();
+        for h in &self.layout.hierarchies {
+            let name = match h.version {
+                Version::V1 => "tasks",
+                Version::V2 if born_inside => continue,
+                Version::V2 => "cgroup.procs",
+            };
+            let path = self.folder(h).join(name);
+            doors.push(fs::OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?.into());
+        }
+        Ok(doors)
+    }
+
+    /// Moves processes in, where they are not yet.
+    pub fn adopt(&self, pids: &[i32]) -> Result<()> {
+        for h in &self.layout.hierarchies {
+            let file = self.folder(h).join("cgroup.procs");
+            let inside = fs::read_to_string(&file).map_err(failed("read", &file))?;
+            let inside: Vec<i32> = inside.lines().filter_map(|l| l.parse().ok()).collect();
+            for pid in pids.iter().filter(|p| !inside.contains(p)) {
+                match write(&file, &pid.to_string()) {
+                    // Gone in the meantime.
+                    Err(CgroupError::Io { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {}
+                    r => r?,
+                }
+            }
         }
         Ok(())
     }
@@ -267,10 +390,24 @@ impl Group {
 
     /// Refuses all devices but `rules` (`c 1:3 rwm`): by v1's `devices` where there is one, else by a program on v2.
     pub fn allow_devices(&self, rules: &[String]) -> Result<()> {
+        let rules: Vec<(bool, String)> = rules.iter().map(|r| (true, r.clone())).collect();
+        self.filter_devices(&rules)
+    }
+
+    /// Refuses all devices but what the rules allow, of which the last that matches counts: (allow, `c 1:3 rwm`).
+    pub fn filter_devices(&self, rules: &[(bool, String)]) -> Result<()> {
+        // A rule for all devices makes those before it void.
+        let from = rules.iter().rposition(|(_, r)| r.starts_with("a ")).unwrap_or(0);
+        let rules = &rules[from..];
         if let Some((Version::V1, deny)) = self.file("devices", "devices.deny") {
-            write(&deny, "a")?;
             let allow = deny.with_file_name("devices.allow");
-            return rules.iter().try_for_each(|r| write(&allow, r));
+            write(&deny, "a")?;
+            // One open file for all rules of a kind in a row: each is a write of its own, as the kernel reads one rule a write.
+            return rules.chunk_by(|a, b| a.0 == b.0).try_for_each(|run| {
+                let path = if run[0].0 { &allow } else { &deny };
+                let mut file = fs::OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+                run.iter().try_for_each(|(_, rule)| io::Write::write_all(&mut file, rule.as_bytes()).map_err(failed("write", path)))
+            });
         }
         let Some(folder) = self.birth_place()? else { return Ok(()) };
         crate::device_filter::attach(folder.as_fd(), rules).map_err(failed("filter devices of", Path::new(&self.path)))
@@ -324,6 +461,10 @@ impl Group {
 
     /// Ends all members and removes the group and all below it. Fine when it is gone already.
     pub fn destroy(&self) -> Result<()> {
+        // Without members and groups below this is all.
+        if self.layout.hierarchies.iter().all(|h| matches!(fs::remove_dir(self.folder(h)), Ok(())) || !self.folder(h).exists()) {
+            return Ok(());
+        }
         let end = Instant::now() + KILL_WAIT;
         self.kill();
         while !self.wait_empty(Duration::from_millis(200)) {
@@ -412,9 +553,14 @@ fn remove_tree(folder: &Path, end: Instant) -> Result<()> {
 
 /// Sleeps in poll until `populated 0` or the end.
 fn wait_unpopulated(events: &Path, end: Instant) {
+    wait_event(events, "populated", 0, end);
+}
+
+/// Sleeps in poll until the key of cgroup.events has the value, or is missing, or the end.
+fn wait_event(events: &Path, key: &str, value: u64, end: Instant) {
     let Ok(file) = fs::File::open(events) else { return };
     loop {
-        if read_key(events, "populated") != Some(1) {
+        if read_key(events, key).is_none_or(|v| v == value) {
             return;
         }
         let left = end.saturating_duration_since(Instant::now());
@@ -425,6 +571,11 @@ fn wait_unpopulated(events: &Path, end: Instant) {
             Ok(_) => {}
         }
     }
+}
+
+/// Moves the calling single-threaded process into the group whose [`Group::doors`] these are.
+pub fn enter(doors: &[OwnedFd]) -> io::Result<()> {
+    doors.iter().try_for_each(|door| rustix::io::write(door, b"0").map(drop).map_err(io::Error::from))
 }
 
 /// cpu.weight for v1's shares: 2..262144 onto 1..10000 (KEP-2254).

@@ -23,6 +23,7 @@ const COPY_32: u8 = 0xbc;
 const AND_32_IMMEDIATE: u8 = 0x54;
 const SHIFT_RIGHT_32_IMMEDIATE: u8 = 0x74;
 const JUMP_NOT_EQUAL_IMMEDIATE: u8 = 0x55;
+const JUMP_EQUAL_IMMEDIATE: u8 = 0x15;
 const MOVE_IMMEDIATE: u8 = 0xb7;
 const EXIT: u8 = 0x95;
 
@@ -76,7 +77,8 @@ fn parse(rule: &str) -> Option<Rule> {
     Some(Rule { kind, major: number(major)?, minor: number(minor)?, access: access.sum::<Option<i32>>()? })
 }
 
-fn compile(rules: &[String]) -> io::Result<Vec<Instruction>> {
+/// The last rule that matches counts, so the program asks them from the last to the first.
+fn compile(rules: &[(bool, String)]) -> io::Result<Vec<Instruction>> {
     let mut out = vec![
         at(LOAD_WORD, KIND, CONTEXT, 0, 0),
         at(COPY_32, ACCESS, KIND, 0, 0),
@@ -85,27 +87,28 @@ fn compile(rules: &[String]) -> io::Result<Vec<Instruction>> {
         at(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
         at(LOAD_WORD, MINOR, CONTEXT, 8, 0),
     ];
-    for text in rules {
+    for (allow, text) in rules.iter().rev() {
         let rule = parse(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} is not a device rule")))?;
-        out.extend(compile_rule(rule));
+        out.extend(compile_rule(*allow, rule));
     }
     out.extend([at(MOVE_IMMEDIATE, 0, 0, 0, 0), at(EXIT, 0, 0, 0, 0)]);
     Ok(out)
 }
 
-/// Answers 1 when it matches, else falls to the next rule.
-fn compile_rule(rule: Rule) -> Vec<Instruction> {
-    // What is asked beyond the rule's access must be nothing.
-    let mut body = vec![at(COPY_32, SCRATCH, ACCESS, 0, 0), at(AND_32_IMMEDIATE, SCRATCH, 0, 0, !rule.access), at(JUMP_NOT_EQUAL_IMMEDIATE, SCRATCH, 0, 0, 0)];
+/// Answers when it matches, else falls to the next rule. Allowed is what asks for nothing beyond the rule's access; refused is what asks
+/// for any of it.
+fn compile_rule(allow: bool, rule: Rule) -> Vec<Instruction> {
+    let (mask, jump) = if allow { (!rule.access, JUMP_NOT_EQUAL_IMMEDIATE) } else { (rule.access, JUMP_EQUAL_IMMEDIATE) };
+    let mut body = vec![at(COPY_32, SCRATCH, ACCESS, 0, 0), at(AND_32_IMMEDIATE, SCRATCH, 0, 0, mask), at(jump, SCRATCH, 0, 0, 0)];
     for (register, wanted) in [(KIND, rule.kind), (MAJOR, rule.major), (MINOR, rule.minor)] {
         if let Some(value) = wanted {
             body.push(at(JUMP_NOT_EQUAL_IMMEDIATE, register, 0, 0, value));
         }
     }
-    body.extend([at(MOVE_IMMEDIATE, 0, 0, 0, 1), at(EXIT, 0, 0, 0, 0)]);
+    body.extend([at(MOVE_IMMEDIATE, 0, 0, 0, i32::from(allow)), at(EXIT, 0, 0, 0, 0)]);
     let len = body.len();
     for (i, instruction) in body.iter_mut().enumerate() {
-        if instruction.code == JUMP_NOT_EQUAL_IMMEDIATE {
+        if matches!(instruction.code, JUMP_NOT_EQUAL_IMMEDIATE | JUMP_EQUAL_IMMEDIATE) {
             instruction.offset = (len - i - 1) as i16;
         }
     }
@@ -135,8 +138,8 @@ struct AttachArgs {
     flags: u32,
 }
 
-/// Refuses all devices but `rules` to the v2 group whose folder is `group`.
-pub fn attach(group: BorrowedFd<'_>, rules: &[String]) -> io::Result<()> {
+/// Refuses all devices but what the rules (allow, `c 1:3 rwm`) give to the v2 group whose folder is `group`; the last that matches counts.
+pub fn attach(group: BorrowedFd<'_>, rules: &[(bool, String)]) -> io::Result<()> {
     let program = load(&compile(rules)?)?;
     let args = AttachArgs { target: group.as_raw_fd() as u32, program: program.as_raw_fd() as u32, attach_type: ATTACH_CGROUP_DEVICE, flags: ALLOW_MULTI };
     // SAFETY: `args` is the attr of PROG_ATTACH with its size and outlives the call.
@@ -184,7 +187,8 @@ mod tests {
         let folder = std::path::Path::new(tree).join(format!("keles-device-test-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let group = std::fs::File::open(&folder).unwrap();
-        attach(group.as_fd(), &["c 1:3 rwm".into(), "c 1:5 r".into()]).unwrap();
+        attach(group.as_fd(), &[(true, "a *:* rwm".into()), (false, "a *:* rwm".into()), (true, "c 1:3 rwm".into()), (true, "c 1:5 rw".into()), (false, "c 1:5 w".into())])
+            .unwrap();
         let script = format!(
             "echo 0 > {}/cgroup.procs; cat /dev/null && echo null; head -c1 /dev/zero > /dev/null && echo zero; head -c1 /dev/urandom > /dev/null || echo no-urandom; (echo > /dev/zero) || echo no-write",
             folder.display()

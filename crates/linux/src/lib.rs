@@ -14,3 +14,5 @@ pub mod seccomp;
 pub mod seccomp_default;
 pub mod signal;
 pub mod syscalls;
+#[cfg(target_arch = "x86_64")]
+mod syscalls_32;

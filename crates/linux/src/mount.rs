@@ -33,6 +33,7 @@ pub enum Propagation {
     Private,
     Slave,
     Shared,
+    Unbindable,
 }
 
 /// One option of a filesystem: a flag or `key=value`.
@@ -117,13 +118,33 @@ pub fn clone_tree(folder: BorrowedFd<'_>, path: &Path, recursive: bool) -> io::R
 
 /// Sets (never clears) attributes and propagation of a mount by descriptor, with `recursive` of everything below it too.
 pub fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, set: Attributes, propagation: Propagation) -> io::Result<()> {
+    change(mount, recursive, set, Attributes::empty(), propagation, None)
+}
+
+/// Sets and clears attributes. Of the access times' three, setting or clearing one takes the others away, as they are one choice.
+pub fn change_attributes(mount: BorrowedFd<'_>, recursive: bool, set: Attributes, clear: Attributes) -> io::Result<()> {
+    change(mount, recursive, set, clear, Propagation::Keep, None)
+}
+
+/// Shows a detached tree's files with the ids that `user_namespace` maps them to.
+pub fn map_ids(mount: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    change(mount, recursive, Attributes::MOUNT_ATTR_IDMAP, Attributes::empty(), Propagation::Keep, Some(user_namespace))
+}
+
+fn change(mount: BorrowedFd<'_>, recursive: bool, set: Attributes, clear: Attributes, propagation: Propagation, user_namespace: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    const ACCESS_TIMES: u64 = 0x70; // MOUNT_ATTR__ATIME
     let propagation = match propagation {
         Propagation::Keep => 0,
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
         Propagation::Shared => libc::MS_SHARED,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
     };
-    let attr = MountAttr { set: u64::from(set.bits()), propagation, ..MountAttr::default() };
+    let (set, mut clear) = (u64::from(set.bits()), u64::from(clear.bits()));
+    if (set | clear) & ACCESS_TIMES != 0 {
+        clear |= ACCESS_TIMES;
+    }
+    let attr = MountAttr { set, clear, propagation, userns_fd: user_namespace.map_or(0, |fd| fd.as_raw_fd() as u64) };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` has the size passed and outlives the call.
     let r = unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>()) };
@@ -147,6 +168,23 @@ pub fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
     rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Ok(())
+}
+
+/// Makes the mount at `root` this process's root without pivot_root, for hosts whose root is the initial ramfs. Weaker: the old root stays
+/// mounted underneath.
+pub fn move_to_root(root: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::mount::mount_move(".", "/")?;
+    change_root(rustix::fs::CWD)
+}
+
+/// Only the root folder changes, for a container without a mount namespace.
+pub fn change_root(root: BorrowedFd<'_>) -> io::Result<()> {
+    if root.as_raw_fd() != rustix::fs::CWD.as_raw_fd() {
+        rustix::process::fchdir(root)?;
+    }
+    rustix::process::chroot(".")?;
+    Ok(rustix::process::chdir("/")?)
 }
 
 /// Keeps a namespace alive by a bind mount of `/proc/…/ns/…` onto `pin`.

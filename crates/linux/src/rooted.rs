@@ -36,6 +36,17 @@ impl RootDir {
         }
     }
 
+    /// The folder at `path`, made when absent, and an error when any part of the path is a link: what is mounted there must be found there
+    /// (/proc and /sys, CVE-2019-19921).
+    pub fn make_plain_folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        drop(self.make_folder(path)?);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat2(&self.fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} must be a folder, not a link", path.display()))),
+            r => Ok(r?),
+        }
+    }
+
     /// The folder at `path`, made with its parents when absent.
     pub fn make_folder(&self, path: &Path) -> io::Result<OwnedFd> {
         self.make_folder_after(path, 0)
@@ -104,6 +115,19 @@ fn split(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
         (Some(parent), Some(name)) => Ok((if parent.as_os_str().is_empty() { "/".into() } else { parent.to_path_buf() }, name.into())),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} names no file in a folder", path.display()))),
     }
+}
+
+/// Whether what was opened is a folder.
+pub fn is_open_folder(fd: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Directory)
+}
+
+/// The null device of the root that this process sees, and an error when something else stands at its place (CVE-2025-31133).
+pub fn open_null_device() -> io::Result<OwnedFd> {
+    let fd = open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null { Ok(fd) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "/dev/null is not the null device")) }
 }
 
 /// Whether `path` on the host is a folder, following links.

@@ -2,8 +2,9 @@
 //!
 //! Entry points: [`Profile::from_json`], [`crate::seccomp_default::profile`], [`Profile::compile`], [`install`]. The program
 //! first answers system calls with conditions on arguments, then runs of neighbouring numbers that share an answer, so that
-//! it stays short; the kernel caches the unconditional answers. Calls of another instruction set (32 bit) get the default
-//! answer. Absent: notify and trace actions. Why not `seccompiler`: it knows two answers, a profile has many (EPERM by
+//! it stays short; the kernel caches the unconditional answers. Programs of the instruction sets that the profile lists (on x86-64 also
+//! i386 and x32) are answered by their own tables; all others are killed, or get the default answer when it lists none. Calls newer than
+//! all that a refusing profile names get ENOSYS, so that C libraries fall back. Absent: notify; the 32-bit table of arm. Why not `seccompiler`: it knows two answers, a profile has many (EPERM by
 //! default, ENOSYS for clone3). Source: seccomp(2), linux/bpf_common.h, OCI runtime-spec config-linux "Seccomp".
 
 use crate::syscalls;
@@ -22,6 +23,12 @@ pub enum SeccompError {
     Json(#[from] serde_json::Error),
     #[error("seccomp profile: action {0} is not supported")]
     Action(String),
+    #[error("seccomp profile: action SCMP_ACT_NOTIFY and listenerPath are not supported: this runtime hands no listener over")]
+    Notify,
+    #[error("seccomp profile: flag {0} is not supported")]
+    Flag(String),
+    #[error("seccomp profile: architecture {0} is not known")]
+    Architecture(String),
     #[error("seccomp profile: operator {0} is not supported")]
     Operator(String),
     #[error("seccomp profile: argument index {0} is over 5")]
@@ -35,6 +42,14 @@ pub enum SeccompError {
 pub struct Profile {
     pub default_action: String,
     pub default_errno_ret: Option<u32>,
+    /// `SCMP_ARCH_X86_64`, …; the machine's own is always one of them.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// `SECCOMP_FILTER_FLAG_LOG`, …
+    #[serde(default)]
+    pub flags: Vec<String>,
+    #[serde(default)]
+    pub listener_path: String,
     #[serde(default)]
     pub syscalls: Vec<Rule>,
 }
@@ -93,9 +108,42 @@ const OFFSET_ARGS: u32 = 16;
 const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xc000_00b7;
+#[cfg(target_arch = "x86_64")]
+const ARCH_I386: u32 = 0x4000_0003;
 /// x86-64's second table of numbers.
 #[cfg(target_arch = "x86_64")]
 const X32_BIT: u32 = 0x4000_0000;
+/// Every name of the specification; programs of those without a table here are killed, as they cannot run on this machine.
+const ARCHITECTURES: &[&str] = &[
+    "X86",
+    "X86_64",
+    "X32",
+    "ARM",
+    "AARCH64",
+    "MIPS",
+    "MIPS64",
+    "MIPS64N32",
+    "MIPSEL",
+    "MIPSEL64",
+    "MIPSEL64N32",
+    "PPC",
+    "PPC64",
+    "PPC64LE",
+    "S390",
+    "S390X",
+    "PARISC",
+    "PARISC64",
+    "RISCV64",
+    "LOONGARCH64",
+    "M68K",
+    "SH",
+    "SHEB",
+];
+const FLAGS: &[(&str, u32)] = &[
+    ("SECCOMP_FILTER_FLAG_TSYNC", libc::SECCOMP_FILTER_FLAG_TSYNC as u32),
+    ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG as u32),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32),
+];
 
 fn at(code: u16, k: u32, jump_true: u8, jump_false: u8) -> Instruction {
     Instruction { code, jump_true, jump_false, k }
@@ -109,6 +157,8 @@ fn answer(action: &str, errno: Option<u32>) -> Result<u32, SeccompError> {
         "SCMP_ACT_KILL_PROCESS" => libc::SECCOMP_RET_KILL_PROCESS,
         "SCMP_ACT_TRAP" => libc::SECCOMP_RET_TRAP,
         "SCMP_ACT_LOG" => libc::SECCOMP_RET_LOG,
+        "SCMP_ACT_TRACE" => libc::SECCOMP_RET_TRACE | errno.unwrap_or(EPERM).min(MAX_ERRNO),
+        "SCMP_ACT_NOTIFY" => return Err(SeccompError::Notify),
         other => return Err(SeccompError::Action(other.into())),
     })
 }
@@ -118,22 +168,70 @@ impl Profile {
         Ok(serde_json::from_slice(text)?)
     }
 
+    /// The flags to install it with.
+    pub fn install_flags(&self) -> Result<u32, SeccompError> {
+        if !self.listener_path.is_empty() {
+            return Err(SeccompError::Notify);
+        }
+        let known = |name: &String| FLAGS.iter().find(|(n, _)| n == name).map(|(_, bit)| *bit).ok_or_else(|| SeccompError::Flag(name.clone()));
+        self.flags.iter().try_fold(0, |all, name| Ok(all | known(name)?))
+    }
+
     pub fn compile(&self) -> Result<Vec<Instruction>, SeccompError> {
+        if let Some(unknown) = self.architectures.iter().find(|a| !a.strip_prefix("SCMP_ARCH_").is_some_and(|n| ARCHITECTURES.contains(&n))) {
+            return Err(SeccompError::Architecture(unknown.clone()));
+        }
         let default = answer(&self.default_action, self.default_errno_ret)?;
+        let strange = if self.architectures.is_empty() { default } else { libc::SECCOMP_RET_KILL_THREAD };
+        let mut out = vec![at(LOAD_WORD, OFFSET_ARCH, 0, 0)];
+        for (arch, section) in self.sections(default, strange)? {
+            out.extend([at(JUMP_EQUAL, arch, 1, 0), at(JUMP, section.len() as u32 + 1, 0, 0), at(LOAD_WORD, OFFSET_NUMBER, 0, 0)]);
+            out.extend(section);
+        }
+        out.push(at(RETURN, strange, 0, 0));
+        if out.len() > MAX_INSTRUCTIONS { Err(SeccompError::TooLong(out.len())) } else { Ok(out) }
+    }
+
+    /// Per instruction set what answers its calls.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn sections(&self, default: u32, _strange: u32) -> Result<Vec<(u32, Vec<Instruction>)>, SeccompError> {
+        Ok(vec![(ARCH, self.section(default, syscalls::number)?)])
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn sections(&self, default: u32, strange: u32) -> Result<Vec<(u32, Vec<Instruction>)>, SeccompError> {
+        let lists = |name: &str| self.architectures.iter().any(|a| a == name);
+        let x32 = if lists("SCMP_ARCH_X32") { self.section(default, |n| syscalls::x32_number(n).map(|v| v | X32_BIT))? } else { vec![at(RETURN, strange, 0, 0)] };
+        let own = self.section(default, syscalls::number)?;
+        let mut both = vec![at(JUMP_GREATER_EQUAL, X32_BIT, 0, 1), at(JUMP, own.len() as u32, 0, 0)];
+        both.extend(own);
+        both.extend(x32);
+        let mut all = vec![(ARCH, both)];
+        if lists("SCMP_ARCH_X86") {
+            all.push((ARCH_I386, self.section(default, syscalls::i386_number)?));
+        }
+        Ok(all)
+    }
+
+    /// Answers the call whose number was loaded; `number` is the instruction set's table.
+    fn section(&self, default: u32, number: impl Fn(&str) -> Option<u32>) -> Result<Vec<Instruction>, SeccompError> {
         // Per number: rules with conditions, then the answer without one. The first of several unconditional rules counts.
         let mut conditional: BTreeMap<u32, Vec<(&[Condition], u32)>> = BTreeMap::new();
         let mut plain: BTreeMap<u32, u32> = BTreeMap::new();
         for rule in &self.syscalls {
             let answer = answer(&rule.action, rule.errno_ret)?;
-            for number in rule.names.iter().chain(&rule.name).filter_map(|n| syscalls::number(n)) {
+            for number in rule.names.iter().chain(&rule.name).filter_map(|n| number(n)) {
                 if rule.args.is_empty() {
                     plain.entry(number).or_insert(answer);
+                } else if rule.names_an_argument_twice() {
+                    // Conditions on one argument are alternatives, as in runc.
+                    conditional.entry(number).or_default().extend(rule.args.chunks(1).map(|one| (one, answer)));
                 } else {
                     conditional.entry(number).or_default().push((&rule.args, answer));
                 }
             }
         }
-        let mut out = prologue(default);
+        let mut out = newer_calls(default, conditional.keys().chain(plain.keys()).max());
         for (number, rules) in &conditional {
             let body = conditional_body(rules, plain.get(number).copied().unwrap_or(default))?;
             out.push(at(JUMP_EQUAL, *number, 1, 0));
@@ -145,15 +243,23 @@ impl Profile {
             out.extend([at(JUMP_GREATER_EQUAL, first, 0, 2), at(JUMP_GREATER, last, 1, 0), at(RETURN, answer, 0, 0)]);
         }
         out.push(at(RETURN, default, 0, 0));
-        if out.len() > MAX_INSTRUCTIONS { Err(SeccompError::TooLong(out.len())) } else { Ok(out) }
+        Ok(out)
     }
 }
 
-fn prologue(default: u32) -> Vec<Instruction> {
-    let mut out = vec![at(LOAD_WORD, OFFSET_ARCH, 0, 0), at(JUMP_EQUAL, ARCH, 1, 0), at(RETURN, default, 0, 0), at(LOAD_WORD, OFFSET_NUMBER, 0, 0)];
-    #[cfg(target_arch = "x86_64")]
-    out.extend([at(JUMP_GREATER_EQUAL, X32_BIT, 0, 1), at(RETURN, default, 0, 0)]);
-    out
+impl Rule {
+    fn names_an_argument_twice(&self) -> bool {
+        self.args.iter().enumerate().any(|(i, a)| self.args[..i].iter().any(|b| b.index == a.index))
+    }
+}
+
+/// A profile that refuses what it does not name was written before the calls that came after its newest: those do not exist for it.
+fn newer_calls(default: u32, newest: Option<&u32>) -> Vec<Instruction> {
+    let refuses = !matches!(default, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
+    match newest {
+        Some(newest) if refuses => vec![at(JUMP_GREATER, *newest, 0, 1), at(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0)],
+        _ => Vec::new(),
+    }
 }
 
 /// Neighbouring numbers with one answer: (first, last, answer).
@@ -217,12 +323,12 @@ fn condition(c: &Condition) -> Result<Vec<Instruction>, SeccompError> {
     })
 }
 
-/// Installs it for the calling thread and all it becomes. Without no_new_privs this needs CAP_SYS_ADMIN.
-pub fn install(program: &[Instruction]) -> io::Result<()> {
+/// Installs it for the calling thread and all it becomes, with [`Profile::install_flags`]. Without no_new_privs this needs CAP_SYS_ADMIN.
+pub fn install(program: &[Instruction], flags: u32) -> io::Result<()> {
     let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
     // SAFETY: `Instruction` has the layout of sock_filter (u16, u8, u8, u32; repr(C)); the kernel copies `len` of them, at
     // most 4096, during the call and writes none.
-    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const header) };
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header) };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -285,11 +391,63 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_instruction_set_gets_the_default_answer() {
+    fn runtime_default_answers_32_bit_programs_by_their_own_numbers() {
         let p = crate::seccomp_default::profile(crate::capabilities::Set::default_of_containers()).compile().unwrap();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let i386 = |name: &str| run(&p, ARCH_I386, syscalls::i386_number(name).unwrap(), [0; 6]);
+            for name in ["read", "mmap2", "_llseek", "socketcall", "futex_time64", "clock_gettime64", "stat64"] {
+                assert_eq!(i386(name), ALLOW, "{name}");
+            }
+            for name in ["mount", "umount", "init_module", "vm86", "reboot"] {
+                assert_eq!(i386(name), errno(libc::EPERM), "{name}");
+            }
+            assert_eq!(run(&p, ARCH, number("read") | X32_BIT, [0; 6]), ALLOW);
+            assert_eq!(run(&p, ARCH, syscalls::x32_number("execve").unwrap() | X32_BIT, [0; 6]), ALLOW);
+            assert_eq!(run(&p, ARCH, number("mount") | X32_BIT, [0; 6]), errno(libc::EPERM));
+        }
+        assert_eq!(run(&p, 0x1234, number("read"), [0; 6]), libc::SECCOMP_RET_KILL_THREAD, "an instruction set that is not listed");
+    }
+
+    #[test]
+    fn a_profile_that_lists_no_32_bit_instruction_set_answers_it_with_the_default() {
+        let p = Profile::from_json(br#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}"#).unwrap().compile().unwrap();
         assert_eq!(run(&p, 0x4000_0003, number("read"), [0; 6]), errno(libc::EPERM));
+        assert_eq!(run(&p, ARCH, number("read"), [0; 6]), ALLOW);
         #[cfg(target_arch = "x86_64")]
         assert_eq!(run(&p, ARCH, number("read") | X32_BIT, [0; 6]), errno(libc::EPERM));
+    }
+
+    #[test]
+    fn calls_newer_than_a_profile_do_not_exist_for_its_programs() {
+        let p = crate::seccomp_default::profile(crate::capabilities::Set::default_of_containers()).compile().unwrap();
+        assert_eq!(run(&p, ARCH, 2000, [0; 6]), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn conditions_on_one_argument_are_alternatives_and_on_two_all_must_hold() {
+        let json = |second: u32| {
+            format!(
+                r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{{"names":["read"],"action":"SCMP_ACT_TRACE","errnoRet":7,
+                "args":[{{"index":0,"value":1,"op":"SCMP_CMP_EQ"}},{{"index":{second},"value":2,"op":"SCMP_CMP_EQ"}}]}}]}}"#
+            )
+        };
+        let answers = |second| {
+            let p = Profile::from_json(json(second).as_bytes()).unwrap().compile().unwrap();
+            [[1, 0], [2, 0], [1, 2], [3, 2]].map(|[a, b]| run(&p, ARCH, number("read"), [a, b, 0, 0, 0, 0]) == libc::SECCOMP_RET_TRACE | 7)
+        };
+        assert_eq!(answers(0), [true, true, true, false]);
+        assert_eq!(answers(1), [false, false, true, false]);
+    }
+
+    #[test]
+    fn flags_and_listeners_are_taken_or_refused_by_name() {
+        let flags = |text: &str| Profile::from_json(text.as_bytes()).unwrap().install_flags();
+        assert_eq!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}"#).unwrap(), 6);
+        assert!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#).is_err());
+        assert!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/x"}"#).is_err());
+        let unknown = Profile::from_json(br#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_VAX"]}"#).unwrap();
+        assert!(unknown.compile().is_err());
     }
 
     #[test]

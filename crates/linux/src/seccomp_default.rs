@@ -1,8 +1,8 @@
 //! The `RuntimeDefault` profile: which system calls containers may make, by the facts that docker and containerd ship.
 //!
 //! Entry point: [`profile`]. Refused with EPERM by default, so that a call unknown to us is refused; clone3 with ENOSYS,
-//! because its flags cannot be read and C libraries then use clone. A capability that the container has opens its calls.
-//! Absent: the 32-bit tables.
+//! because its flags cannot be read and C libraries then use clone. A capability that the container has opens its calls. On x86-64 32-bit
+//! programs run under the same rules.
 
 use crate::capabilities::Set;
 use crate::seccomp::{Condition, Profile, Rule};
@@ -25,12 +25,24 @@ setrlimit setsid setsockopt setuid setxattr setxattrat shmat shmctl shmdt shmget
 sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink
 unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev";
 
+/// What 32-bit programs call the same things by.
+const ALLOWED_32: &str = "
+_llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64 fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64
+getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32 io_pgetevents_time64 ipc lchown32 lstat64 mmap2 mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64 pselect6_time64
+recv recvmmsg_time64 rt_sigtimedwait_time64 sched_rr_get_interval_time64 semtimedop_time64 send sendfile64 setfsgid32 setfsuid32 setgid32 setgroups32 setregid32 setresgid32 setresuid32 setreuid32
+setuid32 sigprocmask sigreturn socketcall stat64 statfs64 timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64 ugetrlimit utimensat_time64 waitpid";
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURES: &[&str] = &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"];
+#[cfg(not(target_arch = "x86_64"))]
+const ARCHITECTURES: &[&str] = &["SCMP_ARCH_AARCH64"];
+
 /// What a capability of the container opens.
 const BY_CAPABILITY: &[(&str, &str)] = &[
     ("DAC_READ_SEARCH", "open_by_handle_at"),
     (
         "SYS_ADMIN",
-        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
     ("SYS_BOOT", "reboot"),
     ("SYS_CHROOT", "chroot"),
@@ -38,7 +50,7 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
     ("SYS_PACCT", "acct"),
     ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
     ("SYS_RAWIO", "iopl ioperm"),
-    ("SYS_TIME", "settimeofday clock_settime"),
+    ("SYS_TIME", "settimeofday clock_settime clock_settime64 stime"),
     ("SYS_TTY_CONFIG", "vhangup"),
     ("SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
     ("SYSLOG", "syslog"),
@@ -61,14 +73,15 @@ fn when(op: &str, value: u64, value_two: u64) -> Vec<Condition> {
 
 /// For a container with these capabilities.
 pub fn profile(capabilities: Set) -> Profile {
-    let mut syscalls = vec![allow(ALLOWED, vec![]), allow("socket", when("SCMP_CMP_NE", libc::AF_VSOCK as u64, 0))];
+    let mut syscalls = vec![allow(ALLOWED, vec![]), allow(ALLOWED_32, vec![]), allow("socket", when("SCMP_CMP_NE", libc::AF_VSOCK as u64, 0))];
     syscalls.extend(PERSONALITIES.iter().map(|p| allow("personality", when("SCMP_CMP_EQ", *p, 0))));
     syscalls.extend(BY_CAPABILITY.iter().filter(|(c, _)| capabilities.has(c)).map(|(_, names)| allow(names, vec![])));
     if !capabilities.has("SYS_ADMIN") {
         syscalls.push(allow("clone", when("SCMP_CMP_MASKED_EQ", CLONE_NEW_MASK, 0)));
         syscalls.push(Rule { names: vec!["clone3".into()], action: "SCMP_ACT_ERRNO".into(), errno_ret: Some(libc::ENOSYS as u32), ..Rule::default() });
     }
-    Profile { default_action: "SCMP_ACT_ERRNO".into(), default_errno_ret: Some(libc::EPERM as u32), syscalls }
+    let architectures = ARCHITECTURES.iter().map(|a| (*a).to_owned()).collect();
+    Profile { default_action: "SCMP_ACT_ERRNO".into(), default_errno_ret: Some(libc::EPERM as u32), architectures, syscalls, ..Profile::default() }
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Template {
         let applies = |r: &&TemplateRule| {
             (r.includes.arches.is_empty() || here(&r.includes.arches)) && r.includes.caps.iter().all(has) && !here(&r.excludes.arches) && !r.excludes.caps.iter().any(has)
         };
-        Profile { default_action: self.default_action.clone(), default_errno_ret: None, syscalls: self.syscalls.iter().filter(applies).map(|r| r.rule.clone()).collect() }
+        Profile { default_action: self.default_action.clone(), syscalls: self.syscalls.iter().filter(applies).map(|r| r.rule.clone()).collect(), ..Profile::default() }
     }
 }
 

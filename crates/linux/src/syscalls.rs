@@ -7,6 +7,18 @@ pub fn number(name: &str) -> Option<u32> {
     COMMON.iter().chain(ONLY_HERE).find(|(n, _)| *n == name).map(|(_, number)| *number)
 }
 
+/// The number of a call of an i386 program.
+#[cfg(target_arch = "x86_64")]
+pub fn i386_number(name: &str) -> Option<u32> {
+    crate::syscalls_32::I386.iter().find(|(n, _)| *n == name).map(|(_, number)| *number)
+}
+
+/// The number of a call of an x32 program, without the x32 bit.
+#[cfg(target_arch = "x86_64")]
+pub fn x32_number(name: &str) -> Option<u32> {
+    crate::syscalls_32::X32.iter().find(|(n, _)| *n == name).map(|(_, number)| *number).or_else(|| number(name))
+}
+
 /// Every name this machine has.
 #[cfg(test)]
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {

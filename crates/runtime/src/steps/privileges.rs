@@ -15,23 +15,54 @@ pub fn load_profile(security: &Security) -> Result<Option<Profile>, Failure> {
     Profile::from_json(&text).map(Some).map_err(|e| failed(&e))
 }
 
+/// A filter to install, with its flags.
+pub type Filter = (Vec<seccomp::Instruction>, u32);
+
+/// What a process is left with.
+pub struct Privileges {
+    pub capabilities: capabilities::Sets,
+    pub no_new_privileges: bool,
+    pub filter: Option<Filter>,
+    /// uid, gid, further groups.
+    pub user: (u32, u32, Vec<u32>),
+}
+
 pub fn drop_to(security: &Security, localhost: Option<&Profile>, user: &User) -> Result<(), Failure> {
     let set = capability_set(security)?;
-    let program = seccomp_program(security, localhost, set)?;
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes first; with it, as late as possible.
-    if let (Some(p), false) = (&program, security.no_new_privileges) {
-        seccomp::install(p).map_err(at("install seccomp filter"))?;
-    }
-    capabilities::limit_bounding(set).map_err(at("limit capabilities"))?;
-    process::become_user(user.uid, user.gid, &user.groups).map_err(at("become user"))?;
-    capabilities::apply(set).map_err(at("set capabilities"))?;
-    if security.no_new_privileges {
-        rustix::thread::set_no_new_privs(true).map_err(at("set no_new_privs"))?;
-        if let Some(p) = &program {
-            seccomp::install(p).map_err(at("install seccomp filter"))?;
+    let filter = seccomp_program(security, localhost, set)?;
+    let capabilities = capabilities::Sets::plain(set);
+    let privileges = Privileges { capabilities, no_new_privileges: security.no_new_privileges, filter, user: (user.uid, user.gid, user.groups.clone()) };
+    privileges.take(|| Ok(()))
+}
+
+impl Privileges {
+    /// Leaves the calling process with these. `last` runs as the new identity; what it does is not filtered with no_new_privs.
+    pub fn take(&self, last: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes first; with it, as late as possible.
+        if !self.no_new_privileges {
+            self.install_filter()?;
         }
+        let (uid, gid, groups) = &self.user;
+        capabilities::limit_bounding(self.capabilities.bounding).map_err(at("limit capabilities"))?;
+        process::become_user(*uid, *gid, groups).map_err(at("become user"))?;
+        capabilities::apply_sets(&self.capabilities).map_err(at("set capabilities"))?;
+        last()?;
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(at("set no_new_privs"))?;
+            self.install_filter()?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn install_filter(&self) -> Result<(), Failure> {
+        self.filter.as_ref().map_or(Ok(()), |(program, flags)| seccomp::install(program, *flags).map_err(at("install seccomp filter")))
+    }
+}
+
+/// A profile as what the kernel takes.
+pub fn compile(profile: &Profile) -> Result<Filter, Failure> {
+    let flags = profile.install_flags().map_err(at("compile seccomp profile"))?;
+    Ok((profile.compile().map_err(at("compile seccomp profile"))?, flags))
 }
 
 fn capability_set(security: &Security) -> Result<Set, Failure> {
@@ -42,13 +73,12 @@ fn capability_set(security: &Security) -> Result<Set, Failure> {
     Ok(Set(wanted.0 & available.0))
 }
 
-fn seccomp_program(security: &Security, localhost: Option<&Profile>, set: Set) -> Result<Option<Vec<seccomp::Instruction>>, Failure> {
-    let compiled = match (&security.seccomp, localhost) {
-        _ if security.privileged => return Ok(None),
-        (Seccomp::Unconfined, _) => return Ok(None),
-        (Seccomp::RuntimeDefault, _) => seccomp_default::profile(set).compile(),
-        (Seccomp::Localhost(_), Some(profile)) => profile.compile(),
-        (Seccomp::Localhost(path), None) => return Err(Failure::new("load seccomp profile", format!("{} was not read", path.display()))),
-    };
-    compiled.map(Some).map_err(at("compile seccomp profile"))
+fn seccomp_program(security: &Security, localhost: Option<&Profile>, set: Set) -> Result<Option<Filter>, Failure> {
+    match (&security.seccomp, localhost) {
+        _ if security.privileged => Ok(None),
+        (Seccomp::Unconfined, _) => Ok(None),
+        (Seccomp::RuntimeDefault, _) => compile(&seccomp_default::profile(set)).map(Some),
+        (Seccomp::Localhost(_), Some(profile)) => compile(profile).map(Some),
+        (Seccomp::Localhost(path), None) => Err(Failure::new("load seccomp profile", format!("{} was not read", path.display()))),
+    }
 }

@@ -45,7 +45,11 @@ impl Drop for World {
 impl World {
     pub async fn start() -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), StoreOptions::default()).expect("a store of our own");
+        let store = Embedded::open(&folder.path().join("store"), StoreOptions::default()).expect("a store of our own");
+        World::over(folder, store).await
+    }
+    /// Over a store of the test's own, which lies in the folder.
+    pub async fn over(folder: tempfile::TempDir, store: Arc<dyn Store>) -> World {
         let server = ApiServer::start(Config::new(folder.path()), store).await.expect("the server starts");
         let stop = CancellationToken::new();
         let admin = client(&server, "sim-admin", &["system:masters"]);

@@ -1,10 +1,12 @@
 //! Where a `kube::Client` comes from: a kubeconfig file, or a function call into a server of this process.
 
+use crate::metrics::Counting;
 use bytes::Bytes;
 use http::{Request, Response};
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::path::{Path, PathBuf};
+use tower::Layer;
 
 /// Why a client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,8 @@ pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<kube::Client, Con
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|source| ConnectError::Context { path: path.into(), source })?;
     // Watches are long and may be silent; the informer's own watchdog finds dead connections.
     config.read_timeout = None;
-    kube::Client::try_from(config).map_err(|source| ConnectError::Transport { path: path.into(), source: Box::new(source) })
+    let builder = ClientBuilder::try_from(config).map_err(|source| ConnectError::Transport { path: path.into(), source: Box::new(source) })?;
+    Ok(builder.with_layer(&Counting).build())
 }
 
 /// A client whose transport is a function call: no TCP, no TLS, no HTTP framing. The service decides as which user the caller comes.
@@ -49,5 +52,5 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<tower::BoxError>,
 {
-    kube::Client::new(service, "default")
+    kube::Client::new(Counting.layer(service), "default")
 }

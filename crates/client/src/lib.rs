@@ -8,6 +8,7 @@
 mod cache;
 mod connect;
 mod informer;
+mod metrics;
 mod reflector;
 mod watched;
 

@@ -28,6 +28,7 @@ mod serviceaccount;
 mod serviceaccount_token;
 mod slices;
 mod slim;
+mod storage_migration;
 mod taint_eviction;
 mod validating_policy_status;
 
@@ -101,6 +102,7 @@ pub const ALL: &[Row] = &[
     row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
     row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),
     row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
+    row("storage-version-migrator-controller", "storage-version-migrator-controller", |s, set| s.run(set, storage_migration::StorageVersionMigrator::new(&s))),
     row("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", |s, set| {
         s.run(set, validating_policy_status::ValidatingPolicyStatusController::new(&s))
     }),

@@ -9,12 +9,14 @@ mod authority;
 mod files;
 mod kubeconfig;
 mod requests;
+mod self_signed;
 mod signing;
 
 pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
 pub use requests::{CertificateRequest, not_after};
+pub use self_signed::self_signed;
 pub use signing::{PublicKey, SigningKey, jwks};
 
 use std::net::IpAddr;

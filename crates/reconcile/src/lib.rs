@@ -14,7 +14,7 @@ mod writer;
 
 pub use controller::{Context, Controller, Outcome, ReconcileError, Watches, run};
 pub use events::{EventStyle, Recorder, reference_of};
-pub use leader::{Election, lead};
+pub use leader::{Election, Leadership, lead};
 pub use metrics::{Counters, counters};
 pub use queue::{BackOff, Queue};
 pub use writer::{WriteError, Writer};

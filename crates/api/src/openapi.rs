@@ -9,7 +9,7 @@ mod paths;
 mod schemas;
 mod swagger;
 
-pub use swagger::swagger;
+pub use swagger::{Parts, frame, swagger};
 
 use crate::schema::{Descriptions, Schema};
 use serde_json::{Map, Value, json};
@@ -45,18 +45,18 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The document of one group-version. Resources of other group-versions must not be among them.
 pub fn document(resources: &[Resource]) -> Vec<u8> {
-    document_of(crate::schema::builtin(), resources)
+    bytes(&tree(resources))
 }
 
-/// As [`document`], over any schema.
-pub fn document_of(schema: &Schema, resources: &[Resource]) -> Vec<u8> {
+/// [`document`] as a tree, for who adds to it.
+pub fn tree(resources: &[Resource]) -> Value {
     let mut out = Map::new();
     resources.iter().for_each(|r| paths::add(r, &mut out));
     if let Some(r) = resources.first() {
         paths::add_root(&r.group, &r.version, &mut out);
     }
-    bytes_of(out, |roots| {
-        let mut all = components(schema, &crate::schema::descriptions(), roots);
+    with_components(out, |roots| {
+        let mut all = components(crate::schema::builtin(), &crate::schema::descriptions(), roots);
         // Options and events are kinds of every group; a document names its own.
         let own = |g: &Value| resources.iter().any(|r| g["group"] == r.group.as_str() && g["version"] == r.version.as_str());
         for name in [format!("{META}.DeleteOptions"), format!("{META}.WatchEvent")] {
@@ -94,17 +94,21 @@ pub fn jwks_document() -> Vec<u8> {
         "responses": {"200": {"content": {"application/jwk-set+json": {"schema": {"type": "string"}}}, "description": "OK"}, "401": {"description": "Unauthorized"}},
         "tags": ["openid"],
     });
-    bytes_of(Map::from_iter([("/openid/v1/jwks/".to_owned(), json!({"get": get}))]), |_| Map::new())
+    bytes(&with_components(Map::from_iter([("/openid/v1/jwks/".to_owned(), json!({"get": get}))]), |_| Map::new()))
 }
 
 fn plain_document(add: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
     let mut out = Map::new();
     add(&mut out);
-    bytes_of(out, |roots| components(crate::schema::builtin(), &crate::schema::descriptions(), roots))
+    bytes(&with_components(out, |roots| components(crate::schema::builtin(), &crate::schema::descriptions(), roots)))
+}
+
+fn bytes(doc: &Value) -> Vec<u8> {
+    serde_json::to_vec(doc).expect("a JSON tree always encodes")
 }
 
 /// A document of these paths, with the schemas made for what they refer to.
-fn bytes_of(paths: Map<String, Value>, components: impl FnOnce(BTreeSet<String>) -> Map<String, Value>) -> Vec<u8> {
+fn with_components(paths: Map<String, Value>, components: impl FnOnce(BTreeSet<String>) -> Map<String, Value>) -> Value {
     let mut roots = BTreeSet::new();
     paths.values().for_each(|v| references(v, &mut roots));
     let mut doc = json!({
@@ -117,7 +121,7 @@ fn bytes_of(paths: Map<String, Value>, components: impl FnOnce(BTreeSet<String>)
     if !schemas.is_empty() {
         doc["components"]["schemas"] = schemas.into();
     }
-    serde_json::to_vec(&doc).expect("a JSON tree always encodes")
+    doc
 }
 
 fn references(v: &Value, out: &mut BTreeSet<String>) {

@@ -27,7 +27,8 @@ impl Path {
         if self.0.is_empty() {
             return Path(field.to_owned());
         }
-        Path(format!("{}.{field}", self.0))
+        // Made for every field that is looked at: one allocation.
+        Path([self.0.as_str(), ".", field].concat())
     }
     /// `self[i]`
     pub fn index(&self, i: usize) -> Self {
@@ -35,7 +36,7 @@ impl Path {
     }
     /// `self[key]`
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        Path([self.0.as_str(), "[", key, "]"].concat())
     }
     pub fn as_str(&self) -> &str {
         &self.0

@@ -7,7 +7,7 @@
 
 use crate::fieldset::{Comparison, FieldSet, Zeroes, show_path};
 use crate::typed::{self, Ty};
-use keles_api::canonical::canonicalise;
+use keles_api::canonical::{as_decoded, canonicalise};
 use keles_api::status::Details;
 use keles_api::{Cause, Status, TypeRef};
 use serde_json::{Map, Value, json};
@@ -445,7 +445,8 @@ fn apply_checked(live: Option<&Value>, applied: &Value, force: bool, w: &Writer,
     set.remove(&FieldSet::of_fields(STRIPPED));
     mine.fields = Fields::Set(set);
     entries.push(mine);
-    canonicalise(&mut object, ty);
+    // Rules see it next: what was emptied is not what was never there.
+    as_decoded(&mut object, ty);
     set_managed(&mut object, written(entries));
     if w.manager == "kubectl" {
         renew_last_applied(&mut object, applied);

@@ -19,12 +19,7 @@ pub fn encode(swagger: &Value) -> Vec<u8> {
     text(&mut info, 1, &swagger["info"]["title"]);
     text(&mut info, 2, &swagger["info"]["version"]);
     bytes(&mut out, 2, &info);
-    let mut paths = Fields::new();
-    for (name, item) in entries(&swagger["paths"]) {
-        bytes(&mut paths, 2, &named(name, &path_item(item)));
-    }
-    bytes(&mut out, 8, &paths);
-    bytes(&mut out, 9, &schemas(&swagger["definitions"]));
+    out.extend(addition(entries(&swagger["paths"]), entries(&swagger["definitions"])));
     for requirement in items(&swagger["security"]) {
         let mut all = Fields::new();
         for (name, scopes) in entries(requirement) {
@@ -44,6 +39,17 @@ pub fn encode(swagger: &Value) -> Vec<u8> {
         bytes(&mut security, 1, &named(name, &item));
     }
     bytes(&mut out, 13, &security);
+    out
+}
+
+/// Further paths and definitions of a document: bytes that may follow it, as messages that come twice are one (protobuf's merging).
+pub fn addition<'v>(all_paths: impl IntoIterator<Item = (&'v String, &'v Value)>, definitions: impl IntoIterator<Item = (&'v String, &'v Value)>) -> Vec<u8> {
+    let (mut out, mut paths) = (Fields::new(), Fields::new());
+    for (name, item) in all_paths {
+        bytes(&mut paths, 2, &named(name, &path_item(item)));
+    }
+    bytes(&mut out, 8, &paths);
+    bytes(&mut out, 9, &schemas(definitions));
     out
 }
 
@@ -113,9 +119,9 @@ fn parameter(p: &Value) -> Fields {
 }
 
 /// Named schemas: definitions and properties.
-fn schemas(all: &Value) -> Fields {
+fn schemas<'v>(all: impl IntoIterator<Item = (&'v String, &'v Value)>) -> Fields {
     let mut out = Fields::new();
-    entries(all).for_each(|(name, s)| bytes(&mut out, 1, &named(name, &schema(s))));
+    all.into_iter().for_each(|(name, s)| bytes(&mut out, 1, &named(name, &schema(s))));
     out
 }
 
@@ -163,7 +169,7 @@ fn schema(s: &Value) -> Fields {
         bytes(&mut out, 23, &item);
     }
     if s.get("properties").is_some() {
-        bytes(&mut out, 25, &schemas(&s["properties"]));
+        bytes(&mut out, 25, &schemas(entries(&s["properties"])));
     }
     extensions(&mut out, 31, s);
     out

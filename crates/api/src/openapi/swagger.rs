@@ -7,25 +7,43 @@ use serde_json::{Map, Value, json};
 
 /// One document from those of all group-versions. `version` is the server's.
 pub fn swagger(documents: impl IntoIterator<Item = Value>, version: &str) -> Value {
-    let (mut paths, mut definitions) = (Map::new(), Map::new());
-    for mut doc in documents {
-        if let Some(Value::Object(all)) = doc.get_mut("paths").map(Value::take) {
-            paths.extend(all.into_iter().map(|(path, item)| (path, path_item(item))));
-        }
-        if let Some(Value::Object(all)) = doc.pointer_mut("/components/schemas").map(Value::take) {
-            for (name, s) in all {
-                join(&mut definitions, name, schema(s));
-            }
-        }
-    }
+    let mut parts = Parts::default();
+    documents.into_iter().for_each(|doc| parts.add(doc, |_| true));
+    let mut out = frame(version);
+    out["paths"] = parts.paths.into();
+    out["definitions"] = parts.definitions.into();
+    out
+}
+
+/// What a document has besides paths and definitions.
+pub fn frame(version: &str) -> Value {
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
-        "definitions": definitions,
         "securityDefinitions": {"BearerToken": {"description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header"}},
         "security": [{"BearerToken": []}],
     })
+}
+
+/// What v3 documents add to the one of v2.
+#[derive(Default)]
+pub struct Parts {
+    pub paths: Map<String, Value>,
+    pub definitions: Map<String, Value>,
+}
+
+impl Parts {
+    /// Takes in a v3 document; of its schemas those that are `wanted`, by name.
+    pub fn add(&mut self, mut doc: Value, wanted: impl Fn(&str) -> bool) {
+        if let Some(Value::Object(all)) = doc.get_mut("paths").map(Value::take) {
+            self.paths.extend(all.into_iter().map(|(path, item)| (path, path_item(item))));
+        }
+        if let Some(Value::Object(all)) = doc.pointer_mut("/components/schemas").map(Value::take) {
+            for (name, s) in all.into_iter().filter(|(name, _)| wanted(name)) {
+                join(&mut self.definitions, name, schema(s));
+            }
+        }
+    }
 }
 
 /// Types that stand in several documents (DeleteOptions) list the kinds of all.

@@ -1,6 +1,6 @@
 //! `keles`: argv to role to services, nothing else.
 //!
-//! The shim role is taken before anything else runs: it must stay small and single-threaded, so it sees neither the
+//! The shim and OCI roles are taken before anything else runs: they must stay small and single-threaded, so they see neither the
 //! allocator's threads nor tokio.
 
 mod addons;
@@ -12,6 +12,7 @@ mod lifecycle_flags;
 mod images;
 mod node;
 mod observe_flags;
+mod oci;
 mod parts;
 mod security_flags;
 mod server;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == "shim") {
         keles_runtime::shim_main(args.into_iter().skip(2));
+    }
+    if let Some(args) = oci::arguments(&args) {
+        keles_runtime::oci_main(args);
     }
     let args = match config_file::expand(args) {
         Ok(args) => args,

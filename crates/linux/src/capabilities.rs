@@ -54,6 +54,9 @@ pub const NAMES: &[&str] = &[
 const DEFAULT: &[&str] =
     &["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"];
 
+/// What installing a seccomp filter without no_new_privs needs.
+pub const SYS_ADMIN: Set = Set(1 << 21);
+
 /// A set of capabilities by bit number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Set(pub u64);

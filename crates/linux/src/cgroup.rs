@@ -579,7 +579,7 @@ pub fn enter(doors: &[OwnedFd]) -> io::Result<()> {
 }
 
 /// cpu.weight for v1's shares: 2..262144 onto 1..10000 (KEP-2254).
-fn weight_of_shares(shares: u64) -> u64 {
+pub fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, MAX_SHARES) - 2) * 9999 / 262_142
 }
 

@@ -203,7 +203,8 @@ pub fn set_io_priority(class: i32, priority: i32) -> io::Result<()> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SchedulerAttributes {
-    size: u32,
+    /// Set by [`set_scheduler`].
+    pub size: u32,
     pub policy: u32,
     pub flags: u64,
     pub nice: i32,

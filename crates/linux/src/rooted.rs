@@ -21,6 +21,10 @@ impl RootDir {
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(RootDir { fd: open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())? })
     }
+    /// A folder that is open already, such as the top of a tree of mounts.
+    pub fn of(fd: OwnedFd) -> Self {
+        RootDir { fd }
+    }
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -323,6 +323,15 @@ fn condition(c: &Condition) -> Result<Vec<Instruction>, SeccompError> {
     })
 }
 
+/// Names of the instruction sets whose programs profiles can filter here.
+pub fn architectures() -> &'static [&'static str] {
+    if cfg!(target_arch = "x86_64") { &["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"] } else { &["SCMP_ARCH_AARCH64"] }
+}
+
+pub fn flag_names() -> Vec<&'static str> {
+    FLAGS.iter().map(|(n, _)| *n).collect()
+}
+
 /// Installs it for the calling thread and all it becomes, with [`Profile::install_flags`]. Without no_new_privs this needs CAP_SYS_ADMIN.
 pub fn install(program: &[Instruction], flags: u32) -> io::Result<()> {
     let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };

@@ -17,9 +17,11 @@ use crate::wire::{Event, Failure, Message, Operation, Request, SANDBOX_FILE, San
 pub(crate) use attach::set_window_size;
 use connection::Connection;
 use container::Container;
+pub(crate) use container::report_failure;
 use exec::Exec;
 use keles_linux::{fdpass, process, signal};
 use pod::Pod;
+pub(crate) use pod::set_sysctl;
 use reactor::{Interest, Reactor, Source};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

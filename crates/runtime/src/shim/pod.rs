@@ -75,7 +75,7 @@ fn bring_up_loopback() -> Result<(), keles_linux::netlink::NetlinkError> {
 }
 
 /// Names with dots or slashes; network and IPC settings concern the namespaces just made.
-fn set_sysctl(name: &str, value: &str) -> Result<(), Failure> {
+pub fn set_sysctl(name: &str, value: &str) -> Result<(), Failure> {
     let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     if path.split('/').any(|p| p.is_empty() || p == "." || p == "..") {
         return Err(Failure::new("set sysctl", format!("{name}: not a sysctl's name")));

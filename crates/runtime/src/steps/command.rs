@@ -39,25 +39,54 @@ pub fn enter_working_folder(path: &str) -> Result<(), Failure> {
     let path = if path.is_empty() { "/" } else { path };
     let failed = |e: &dyn std::fmt::Display| Failure::new("change to working directory", format!("{path}: {e}"));
     match rustix::process::chdir(path) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return stay_inside().map_err(|e| failed(&e)),
         Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(failed(&e)),
     }
     std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
-    rustix::process::chdir(path).map_err(|e| failed(&e))
+    rustix::process::chdir(path).map_err(|e| failed(&e))?;
+    stay_inside().map_err(|e| failed(&e))
+}
+
+/// A working folder reached through a descriptor of the host's (`/proc/self/fd/7`) has no path here (CVE-2024-21626).
+fn stay_inside() -> std::io::Result<()> {
+    let at = rustix::process::getcwd(Vec::new())?;
+    if at.to_bytes().starts_with(b"/") { Ok(()) } else { Err(std::io::Error::other("it lies outside the container")) }
 }
 
 /// Looks the command up as the container's user and becomes it.
 pub fn run(args: &[String], env: &[(String, String)]) -> Result<Infallible, Failure> {
-    let name = args.first().filter(|a| !a.is_empty()).ok_or_else(|| Failure::new("start", "no command specified"))?;
-    let path = look_up(name, env)?;
-    let c = |s: String| CString::new(s).map_err(|_| Failure::new("start", "an argument or variable contains a zero byte"));
-    let argv = args.iter().cloned().map(c).collect::<Result<Vec<_>, _>>()?;
-    let envp = env.iter().map(|(n, v)| c(format!("{n}={v}"))).collect::<Result<Vec<_>, _>>()?;
-    let path = c(path)?;
-    process::close_on_exec_from(3).map_err(at("close descriptors"))?;
-    let e = process::exec(&path, &argv, &envp);
-    Err(start_error(NOT_EXECUTABLE, format!("exec {}: {}", path.to_string_lossy(), go_text(&e))))
+    Command::find(args, env)?.become_it(0)
+}
+
+/// A command that was found and may be executed.
+pub struct Command {
+    path: CString,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+}
+
+impl Command {
+    pub fn find(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
+        let name = args.first().filter(|a| !a.is_empty()).ok_or_else(|| Failure::new("start", "no command specified"))?;
+        let path = look_up(name, env)?;
+        let c = |s: String| CString::new(s).map_err(|_| Failure::new("start", "an argument or variable contains a zero byte"));
+        let argv = args.iter().cloned().map(c).collect::<Result<Vec<_>, _>>()?;
+        let envp = env.iter().map(|(n, v)| c(format!("{n}={v}"))).collect::<Result<Vec<_>, _>>()?;
+        Ok(Command { path: c(path)?, argv, envp })
+    }
+
+    /// With the first `preserved` descriptors after the standard streams.
+    pub fn become_it(&self, preserved: u32) -> Result<Infallible, Failure> {
+        process::keep_only(preserved).map_err(at("close descriptors"))?;
+        self.execute()
+    }
+
+    /// All other descriptors must be closed or marked by now.
+    pub fn execute(&self) -> Result<Infallible, Failure> {
+        let e = process::exec(&self.path, &self.argv, &self.envp);
+        Err(start_error(NOT_EXECUTABLE, format!("exec {}: {}", self.path.to_string_lossy(), go_text(&e))))
+    }
 }
 
 fn start_error(exit_code: i32, message: String) -> Failure {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Name, major, minor.
-const DEFAULT: &[(&str, u32, u32)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+pub const DEFAULT: &[(&str, u32, u32)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const LINKS: &[(&str, &str)] = &[("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"), ("pts/ptmx", "ptmx")];
 /// Folders of the host's /dev that are mounts of their own and not devices to hand over.
 const NOT_DEVICES: &[&str] = &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
@@ -29,17 +29,28 @@ pub fn mount_dev(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
     )?;
     mount_filesystem(root, "/dev/mqueue", "mqueue", &[], quiet)?;
     mount_shm(root, plan)?;
-    let dev = root.resolve(Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).map_err(at("open /dev"))?;
+    let dev = open_dev(root)?;
     for (name, major, minor) in DEFAULT {
         mknodat(&dev, *name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(*major, *minor)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
     }
-    for (target, name) in LINKS {
-        symlinkat(*target, &dev, *name).map_err(|e| Failure::new("link device", format!("{name}: {e}")))?;
-    }
-    if Path::new("/proc/kcore").exists() {
-        symlinkat("/proc/kcore", &dev, "core").map_err(at("link /dev/core"))?;
-    }
+    make_links(&dev)?;
     add_host_devices(root, &dev, plan)
+}
+
+pub fn open_dev(root: &RootDir) -> Result<OwnedFd, Failure> {
+    root.resolve(Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).map_err(at("open /dev"))
+}
+
+/// Those that are there stay.
+pub fn make_links(dev: &OwnedFd) -> Result<(), Failure> {
+    let core: &[(&str, &str)] = if Path::new("/proc/kcore").exists() { &[("/proc/kcore", "core")] } else { &[] };
+    for (target, name) in LINKS.iter().chain(core) {
+        match symlinkat(*target, dev, *name) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(Failure::new("link device", format!("{name}: {e}"))),
+        }
+    }
+    Ok(())
 }
 
 fn mount_shm(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {

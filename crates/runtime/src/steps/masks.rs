@@ -1,25 +1,25 @@
 //! Parts of /proc and /sys hidden or made read-only. After pivot: paths are the container's own.
 
-use crate::api::Security;
 use crate::wire::Failure;
 use keles_linux::mount::{self, Attributes, FsOption, Propagation};
 use keles_linux::rooted::{self, RootDir};
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::OFlags;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-pub fn apply(security: &Security) -> Result<(), Failure> {
-    if security.privileged {
+/// What is not there needs no mask.
+pub fn apply<P: AsRef<Path>>(read_only_paths: &[P], masked_paths: &[P]) -> Result<(), Failure> {
+    if read_only_paths.is_empty() && masked_paths.is_empty() {
         return Ok(());
     }
     let root = RootDir::open(Path::new("/")).map_err(|e| Failure::new("open root", e))?;
-    let missing_is_fine = |path: &String, r: io::Result<()>| match r {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        r => r.map_err(|e| Failure::new("mask", format!("{path}: {e}"))),
+    let missing_is_fine = |path: &P, r: io::Result<()>| match r {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        r => r.map_err(|e| Failure::new("mask", format!("{}: {e}", path.as_ref().display()))),
     };
-    security.read_only_paths.iter().try_for_each(|p| missing_is_fine(p, read_only(&root, Path::new(p))))?;
-    security.masked_paths.iter().try_for_each(|p| missing_is_fine(p, mask(&root, Path::new(p))))
+    read_only_paths.iter().try_for_each(|p| missing_is_fine(p, read_only(&root, p.as_ref())))?;
+    masked_paths.iter().try_for_each(|p| missing_is_fine(p, mask(&root, p.as_ref())))
 }
 
 fn read_only(root: &RootDir, path: &Path) -> io::Result<()> {
@@ -29,12 +29,13 @@ fn read_only(root: &RootDir, path: &Path) -> io::Result<()> {
     mount::attach(tree.as_fd(), target.as_fd())
 }
 
+/// What was opened is what is asked and covered: renaming in between changes nothing.
 fn mask(root: &RootDir, path: &Path) -> io::Result<()> {
     let target = root.resolve(path, OFlags::PATH)?;
-    let tree = if rooted::is_folder(path)? {
+    let tree = if rooted::is_open_folder(&target)? {
         mount::filesystem("tmpfs", &[FsOption::Text("size", "0")], Attributes::MOUNT_ATTR_RDONLY)?
     } else {
-        mount::clone_tree(CWD, Path::new("/dev/null"), false)?
+        mount::clone_tree(rooted::open_null_device()?.as_fd(), Path::new(""), false)?
     };
     mount::attach(tree.as_fd(), target.as_fd())
 }

@@ -1,18 +1,18 @@
 //! Setting up a container from inside its first process, one file a step.
 //!
 //! Entry points: [`container`] and [`exec`], which run in a fresh child of the shim and return only on failure. The order
-//! follows the OCI runtime specification and runc where the order is visible: mounts before pivot, seccomp without
-//! no_new_privs before capabilities go, PATH lookup as the container's user.
+//! follows the OCI runtime specification and runc where the order is visible: mounts before pivot, PATH lookup as the container's user,
+//! seccomp last. The OCI runtime ([`crate::oci`]) takes the same steps in the order that a bundle asks for.
 
-mod cgroup_view;
-mod command;
+pub mod cgroup_view;
+pub mod command;
 pub mod devices;
-mod masks;
+pub mod masks;
 mod mounts;
-mod privileges;
-mod root;
+pub mod privileges;
+pub mod root;
 pub mod terminal;
-mod user;
+pub mod user;
 
 use crate::api::NamespaceMode;
 use crate::wire::{Bundle, Failure, SandboxFile, at};
@@ -65,7 +65,10 @@ pub fn container(plan: Plan<'_>) -> Result<Infallible, Failure> {
     cgroup_view::mount(&root, &plan.sandbox.layout, plan.bundle.config.security.privileged)?;
     mounts::attach(&root, sources)?;
     mount::pivot(root.as_fd()).map_err(at("pivot_root"))?;
-    masks::apply(&plan.bundle.config.security)?;
+    let security = &plan.bundle.config.security;
+    if !security.privileged {
+        masks::apply(&security.read_only_paths, &security.masked_paths)?;
+    }
     if plan.bundle.config.security.read_only_root {
         root::make_read_only()?;
     }
@@ -112,7 +115,11 @@ fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>) -> Result<Infal
 
 /// Raises only: lowering needs CAP_SYS_RESOURCE, whose absence is told in the shim's log and is no failure.
 fn raise_oom_score(wanted: i32) -> Result<(), Failure> {
-    let path = "/proc/self/oom_score_adj";
+    set_oom_score("/proc/self/oom_score_adj", wanted)
+}
+
+/// The nearest that the kernel allows, with a line on standard error when it is not what was asked.
+pub fn set_oom_score(path: &str, wanted: i32) -> Result<(), Failure> {
     match std::fs::write(path, wanted.to_string()) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             eprintln!("oom_score_adj {wanted} refused by the kernel, keeping {}: give the server CAP_SYS_RESOURCE", std::fs::read_to_string(path).unwrap_or_default().trim());

@@ -1,4 +1,4 @@
-//! From full rights to the container's: seccomp, no_new_privs, bounding set, identity, capabilities.
+//! From full rights to the container's: bounding set, identity, capabilities, no_new_privs, seccomp.
 
 use super::user::User;
 use crate::api::{Seccomp, Security};
@@ -36,20 +36,24 @@ pub fn drop_to(security: &Security, localhost: Option<&Profile>, user: &User) ->
 }
 
 impl Privileges {
-    /// Leaves the calling process with these. `last` runs as the new identity; what it does is not filtered with no_new_privs.
+    /// Leaves the calling process with these. `last` runs as the new identity, before the filter: what it does need not be allowed by it.
     pub fn take(&self, last: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-        // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes first; with it, as late as possible.
-        if !self.no_new_privileges {
-            self.install_filter()?;
-        }
         let (uid, gid, groups) = &self.user;
         capabilities::limit_bounding(self.capabilities.bounding).map_err(at("limit capabilities"))?;
         process::become_user(*uid, *gid, groups).map_err(at("become user"))?;
-        capabilities::apply_sets(&self.capabilities).map_err(at("set capabilities"))?;
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN: kept until then, where there is one.
+        let keeps = self.filter.is_some() && !self.no_new_privileges;
+        let kept = if keeps { Set::available().map_err(at("read capabilities"))?.0 & capabilities::SYS_ADMIN.0 } else { 0 };
+        let with = |s: Set| Set(s.0 | kept);
+        let c = self.capabilities;
+        capabilities::apply_sets(&capabilities::Sets { effective: with(c.effective), permitted: with(c.permitted), ..c }).map_err(at("set capabilities"))?;
         last()?;
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).map_err(at("set no_new_privs"))?;
-            self.install_filter()?;
+        }
+        self.install_filter()?;
+        if kept != 0 {
+            capabilities::apply_sets(&c).map_err(at("set capabilities"))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::Streams;
 use crate::wire::{Failure, at};
 use keles_linux::{fdpass, mount, process};
-use rustix::fs::{CWD, Mode, OFlags, Uid, fchown};
+use rustix::fs::{Mode, OFlags, Uid, fchown};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -28,12 +28,11 @@ pub fn open(report: BorrowedFd<'_>, uid: u32, is_console: bool) -> Result<(), Fa
     process::set_controlling_terminal(slave.as_fd()).map_err(at("set controlling terminal"))
 }
 
-/// /dev/console is the container's terminal.
+/// /dev/console is the container's terminal: the open file itself, not what its name leads to by now (CVE-2025-52565).
 fn bind_console(slave: BorrowedFd<'_>) -> Result<(), Failure> {
-    let name = rustix::termios::ttyname(slave, Vec::new()).map_err(at("name terminal"))?;
     let root = keles_linux::rooted::RootDir::open(Path::new("/")).map_err(at("open root"))?;
     let target = root.make_file(Path::new("/dev/console")).map_err(at("make /dev/console"))?;
-    let tree = mount::clone_tree(CWD, Path::new(&*name.to_string_lossy()), false).map_err(at("open terminal for /dev/console"))?;
+    let tree = mount::clone_tree(slave, Path::new(""), false).map_err(at("open terminal for /dev/console"))?;
     mount::attach(tree.as_fd(), target.as_fd()).map_err(at("mount /dev/console"))
 }
 

@@ -29,6 +29,11 @@ pub fn resolve(security: &Security) -> Result<User, Failure> {
     resolve_in(security, &read_database("/etc/passwd"), &read_database("/etc/group"))
 }
 
+/// The home folder that /etc/passwd gives a uid, else `/`.
+pub fn home_of(uid: u32) -> String {
+    passwd_lines(&read_database("/etc/passwd")).find(|l| l.uid == uid).map(|l| l.home).filter(|h| !h.is_empty()).unwrap_or_else(|| "/".into())
+}
+
 fn read_database(path: &str) -> String {
     use std::io::Read;
     let mut bytes = Vec::new();

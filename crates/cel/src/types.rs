@@ -57,7 +57,7 @@ pub enum Fields {
     Any,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     /// The name in JSON.
     pub json: String,
@@ -208,6 +208,20 @@ impl Decl {
     /// `apiVersion`, `kind`, `metadata.name` and `metadata.generateName`.
     pub fn from_json_schema(schema: &Json, root: bool) -> Option<Arc<Decl>> {
         from_json(schema, root, "selfType", 0).map(Arc::new)
+    }
+
+    /// The declaration of a resource as OpenAPI publishes it: [`Decl::from_json_schema`] of a whole one, but with all of its metadata, which
+    /// rules of its own schema may not read and policies may.
+    pub fn from_published(schema: &Json, metadata: TypeRef<'_>) -> Option<Arc<Decl>> {
+        let mut decl = from_json(schema, true, "selfType", 0)?;
+        if let Type::Object(o) = &decl.ty
+            && let Fields::Known(known) = &o.fields
+        {
+            let mut known = known.clone();
+            known.insert("metadata".into(), Field { json: "metadata".into(), decl: Decl::from_schema(metadata) });
+            decl.ty = Type::Object(Arc::new(ObjectType { name: o.name.clone(), fields: Fields::Known(known) }));
+        }
+        Some(Arc::new(decl))
     }
 
     /// The most times that data of this declaration can stand in one object, by the limit of a request's size: how often a rule on a

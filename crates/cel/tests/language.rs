@@ -276,6 +276,33 @@ fn times() {
             ("duration(x.s)", "!type conversion error from 'string' to 'google.protobuf.Duration'"),
             ("timestamp(x.s)", "!type conversion error from 'string' to 'google.protobuf.Timestamp'"),
             ("timestamp('2023-01-01T00:00:00Z').getHours('Mars/Base')", "!unknown time zone Mars/Base"),
+            ("timestamp('2023-01-01T00:00:00Z').getHours('europe/berlin')", "!unknown time zone europe/berlin"),
+            ("timestamp('2023-01-01T00:00:00Z').getHours('../etc/passwd')", "!unknown time zone ../etc/passwd"),
+            ("timestamp('2023-01-01T00:00:00Z').getHours('1:x')", "!strconv.Atoi: parsing \"x\": invalid syntax"),
+            ("timestamp('2023-01-01T00:00:00Z').getHours('99999999999999999999:00')", "!strconv.Atoi: parsing \"99999999999999999999\": invalid syntax"),
+            ("timestamp('2023-01-01T12:00:00Z').getMinutes('-7:30')", "30"),
+            ("timestamp('2023-01-01T12:00:00Z').getHours('-7:30')", "4"),
+            ("timestamp('2023-01-01T12:00:00Z').getHours('UTC') + timestamp('2023-01-01T12:00:00Z').getHours('')", "24"),
+        ],
+    );
+}
+
+/// Where the machine has the database that upstream reads too.
+#[test]
+fn named_time_zones_follow_the_machines_database() {
+    if jiff::tz::TimeZone::get("Europe/Berlin").is_err() {
+        return;
+    }
+    table(
+        &environment(),
+        &[
+            ("timestamp('2023-01-01T23:30:00Z').getHours('Europe/Berlin')", "0"),
+            ("timestamp('2023-07-01T23:30:00Z').getHours('Europe/Berlin')", "1"),
+            ("timestamp('2023-07-01T23:30:00Z').getDate('Europe/Berlin')", "2"),
+            ("timestamp('2023-07-01T00:00:00Z').getMinutes('Asia/Kolkata')", "30"),
+            ("timestamp('2023-03-12T09:59:59Z').getHours('US/Pacific')", "1"),
+            ("timestamp('2023-03-12T10:00:00Z').getHours('US/Pacific')", "3"),
+            ("timestamp('0001-01-01T00:00:00Z').getFullYear('Etc/GMT+1')", "0"),
         ],
     );
 }

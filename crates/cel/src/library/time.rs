@@ -1,6 +1,6 @@
 //! Durations and timestamps.
 //!
-//! Named time zones are read as offsets (`+02:00`) or UTC only: the zones' tables are files of the machine, and this crate reads none.
+//! Named time zones (`Europe/Berlin`) come from the machine's own database (`/usr/share/zoneinfo`), as in upstream.
 
 use super::{Row, fail, mismatch};
 use crate::error::{EvalError, Result};
@@ -171,19 +171,32 @@ pub(crate) fn format_timestamp(t: Timestamp) -> String {
     if digits.is_empty() { whole } else { format!("{}.{digits}Z", whole.trim_end_matches('Z')) }
 }
 
-/// The offset of a zone from UTC in seconds.
-fn zone(name: &str) -> Option<i64> {
-    if matches!(name, "UTC" | "" | "Etc/UTC" | "GMT" | "Etc/GMT") {
-        return Some(0);
-    }
-    let (sign, rest) = match name.as_bytes().first()? {
-        b'-' => (-1, &name[1..]),
-        b'+' => (1, &name[1..]),
-        _ => (1, name),
+/// The offset from UTC in seconds that a zone has at a time. With a colon it is an offset itself, `-07:30`, whose numbers upstream does
+/// not limit. Source: cel-go, common/types/timestamp.go.
+fn offset(name: &str, at: Timestamp) -> Result<i64> {
+    let Some((hours, minutes)) = name.split_once(':') else { return named_offset(name, at) };
+    let number = |s: &str| match s.parse::<i64>() {
+        // Beyond any sense, and where Go's own sums would run over.
+        Ok(n) if n.abs() > i64::from(u32::MAX) => fail(format!("strconv.Atoi: parsing {s:?}: value out of range")),
+        Ok(n) => Ok(n),
+        Err(_) => fail(format!("strconv.Atoi: parsing {s:?}: invalid syntax")),
     };
-    let (h, m) = rest.split_once(':')?;
-    let number = |s: &str| s.parse::<i64>().ok().filter(|_| s.len() == 2 && s.bytes().all(|c| c.is_ascii_digit()));
-    Some(sign * (number(h)? * 3600 + number(m)? * 60))
+    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    Ok((if name.starts_with('-') { hours * 60 - minutes } else { hours * 60 + minutes }) * 60)
+}
+
+/// Of a zone in the machine's database. Names differ by case, as files do.
+fn named_offset(name: &str, at: Timestamp) -> Result<i64> {
+    use jiff::tz::TimeZone;
+    let zone = match name {
+        "" | "UTC" => return Ok(0),
+        "Local" => TimeZone::system(),
+        _ => match TimeZone::get(name) {
+            Ok(zone) if zone.iana_name() == Some(name) => zone,
+            _ => return fail(format!("unknown time zone {name}")),
+        },
+    };
+    Ok(jiff::Timestamp::from_second(at.seconds).map_or(0, |t| i64::from(zone.to_offset(t).seconds())))
 }
 
 fn part<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
@@ -198,10 +211,7 @@ fn part<'a>(function: &str, a: &[Value<'a>]) -> Result<Value<'a>> {
             }));
         }
         [Value::Timestamp(t)] => *t,
-        [Value::Timestamp(t), Value::String(name)] => match zone(name) {
-            Some(offset) => Timestamp { seconds: t.seconds + offset, nanos: t.nanos },
-            None => return fail(format!("unknown time zone {}", &**name)),
-        },
+        [Value::Timestamp(t), Value::String(name)] => Timestamp { seconds: t.seconds + offset(name, *t)?, nanos: t.nanos },
         _ => return Err(mismatch(function, a)),
     };
     let (days, second) = (t.seconds.div_euclid(86_400), t.seconds.rem_euclid(86_400));

@@ -126,7 +126,8 @@ fn unreadable(s: &Field) -> Option<String> {
     if s.opt_bool("x-kubernetes-preserve-unknown-fields") == Some(false) {
         return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined".into());
     }
-    if s.get("items").value().is_array() {
+    // Neither schema nor list, which is how an empty list and any scalar are held, is as good as no items.
+    if !s.list("items").is_empty() {
         return Some("OpenAPIV3Schema 'items' must be a object, but is an array".into());
     }
     let mut below: Vec<Field> = ["items", "additionalProperties", "not"].iter().filter_map(|n| schema_in(s, n)).collect();

@@ -1,16 +1,17 @@
-//! Who asks: what the connection, the headers of a proxy and the token say, first come first served; and impersonation.
+//! Who asks: what the connection, the headers of a proxy and the token say, first come first served.
 
+use crate::certificates::Verifiers;
 use crate::metrics;
 use crate::server::Inner;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keles_api::Status;
-use keles_auth::authenticators::request_header::{RequestHeader, unescape};
+use keles_auth::authenticators::request_header::RequestHeader;
 use keles_auth::rbac::Reason;
 use keles_auth::{Attributes, User};
 use keles_pki::Subject;
 use keles_serve::ConnInfo;
-use keles_serve::tls::{ClientVerifier, verify_client};
+use keles_serve::tls::verify_client;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -35,12 +36,6 @@ enum Credential {
     /// Over TLS with a certificate that is not ours or out of its time.
     BadCertificate,
     Stranger,
-}
-
-/// Whose certificates count.
-pub struct Verifiers {
-    pub clients: ClientVerifier,
-    pub proxies: ClientVerifier,
 }
 
 impl Caller {
@@ -115,62 +110,6 @@ impl Inner {
             Credential::Stranger if self.authentication.anonymous.allows(path) => Ok(self.anonymous.clone()),
             _ => Err(Status::unauthorized()),
         }
-    }
-
-    /// Whom the caller wants to act as (`Impersonate-*`), each part allowed by verb `impersonate`; `None` when as nobody else.
-    pub async fn impersonate(&self, user: &Arc<User>, headers: &mut HeaderMap) -> Result<Option<Arc<User>>, Status> {
-        let text = |v: &http::HeaderValue| v.to_str().unwrap_or_default().to_owned();
-        let name = headers.get("impersonate-user").map(text).unwrap_or_default();
-        let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
-        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
-        let extra: Vec<(String, String)> = headers.iter().filter_map(|(k, v)| Some((unescape(k.as_str().strip_prefix("impersonate-extra-")?), text(v)))).collect();
-        if name.is_empty() {
-            if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-                return Ok(None);
-            }
-            return Err(Status::internal("requested impersonation without impersonating a user"));
-        }
-        let mut wanted = match keles_auth::service_account_names(&name) {
-            Some((ns, n)) => {
-                self.may_impersonate(user, "", "serviceaccounts", "", ns, n).await?;
-                keles_auth::service_account(ns, n, "")
-            }
-            None => {
-                self.may_impersonate(user, "", "users", "", "", &name).await?;
-                User { name: name.clone(), ..User::default() }
-            }
-        };
-        if !groups.is_empty() {
-            wanted.groups.clear();
-        }
-        for g in groups {
-            self.may_impersonate(user, "", "groups", "", "", &g).await?;
-            wanted.groups.push(g);
-        }
-        if !uid.is_empty() {
-            self.may_impersonate(user, "authentication.k8s.io", "uids", "", "", &uid).await?;
-            wanted.uid = uid;
-        }
-        for (key, value) in extra {
-            self.may_impersonate(user, "authentication.k8s.io", "userextras", &key, "", &value).await?;
-            wanted.extra.entry(key).or_default().push(value);
-        }
-        if wanted.name != keles_auth::ANONYMOUS {
-            keles_auth::mark_authenticated(&mut wanted);
-        } else if wanted.groups.is_empty() {
-            wanted.groups.push(keles_auth::UNAUTHENTICATED.into());
-        }
-        let used: Vec<http::HeaderName> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
-        for k in used {
-            headers.remove(k);
-        }
-        Ok(Some(Arc::new(wanted)))
-    }
-
-    async fn may_impersonate(&self, user: &User, group: &str, resource: &str, subresource: &str, namespace: &str, name: &str) -> Result<(), Status> {
-        let version = if group.is_empty() { "" } else { "v1" };
-        let a = Attributes { verb: "impersonate", group, version, resource, subresource, namespace, name, ..Attributes::of(user) };
-        self.authorize(&a).await.map(|_| ())
     }
 
     /// Why the request is allowed, or 403.

@@ -29,6 +29,7 @@ struct Wanted {
 }
 
 /// The CA certificates that aggregated API servers look for.
+#[derive(Clone)]
 pub struct Trust {
     pub client_ca_pem: String,
     pub front_proxy_ca_pem: String,
@@ -45,6 +46,11 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     rest.push(token_tracking());
     rest.push(authentication(trust, &server.config.authentication.request_header));
     make_all(&server.registry, rest).await
+}
+
+/// Tells aggregated API servers of other authorities.
+pub async fn publish(server: &Inner, trust: &Trust) -> Result<(), StartError> {
+    make(&server.registry, authentication(trust, &server.config.authentication.request_header)).await
 }
 
 fn wanted(group: &'static str, version: &'static str, plural: &'static str, object: Value) -> Wanted {

@@ -101,13 +101,13 @@ impl Inner {
             Err(_) => {
                 tracing::error!(%method, path, "a request panicked");
                 if let Some(r) = record.take() {
-                    r.panicked();
+                    r.panicked().await;
                 }
                 respond::text(StatusCode::INTERNAL_SERVER_ERROR, "This request caused apiserver to panic. Look in the logs for details.\n")
             }
         };
         if let Some(mut r) = record {
-            notes.iter().for_each(|(key, value)| r.annotate(key, value));
+            notes.iter().for_each(|(key, value)| r.noted(key, value));
             response = r.finish(response, long).await;
         }
         open.code = response.status().as_u16();
@@ -140,13 +140,17 @@ impl Inner {
         let found = self.authenticate(way.caller, request.headers_mut(), &path).await;
         if let Some(auditor) = &self.auditor {
             *record = auditor.begin(&info, found.as_deref().ok(), way.caller.peer, way.audit_id, &request);
+            if let Some(r) = record.as_mut() {
+                r.received().await?;
+            }
         }
         let mut user = found?;
-        if let Some(other) = self.impersonate(&user, request.headers_mut()).await? {
+        let selectors = if info.is_collection() { Selectors::parse(query.text("fieldSelector"), query.text("labelSelector")) } else { None };
+        if let Some(other) = self.impersonate(&Attributes { selectors: selectors.as_ref(), ..attributes(&info, &user, &path) }, request.headers_mut()).await? {
             if let Some(r) = record.as_mut() {
-                r.impersonated(&other);
+                r.impersonated(&other.user, other.constraint);
             }
-            user = other;
+            user = other.user;
         }
         current::begin(trace::request(|| span_name(&info, request.method()), request.headers().get("traceparent").and_then(|v| v.to_str().ok()), is_trusted(&user)));
         let question =
@@ -158,7 +162,6 @@ impl Inner {
             Ok(pass) => pass,
             Err(seconds) => return Ok(fairness::refusal(seconds)),
         };
-        let selectors = if info.is_collection() { Selectors::parse(query.text("fieldSelector"), query.text("labelSelector")) } else { None };
         let started = Instant::now();
         let decided = self.authorizers.decide(&Attributes { selectors: selectors.as_ref(), ..attributes(&info, &user, &path) }).await;
         metrics::authorized(decided.is_ok(), started.elapsed());

@@ -31,6 +31,10 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// Issuer of ServiceAccount tokens, which is also their default audience.
     pub issuer: String,
+    /// What is shown to clients who ask for no name that a certificate of ours has; absent: ours.
+    pub serving: Option<NamedFiles>,
+    /// Further certificates, for names.
+    pub serving_by_name: Vec<NamedFiles>,
     pub authentication: Authentication,
     pub authorization: Authorization,
     pub service_accounts: ServiceAccounts,
@@ -43,6 +47,27 @@ pub struct Config {
     pub profiling: bool,
     /// Flags as `/flagz` shows them, secrets already left out.
     pub flags: BTreeMap<String, String>,
+}
+
+/// A serving certificate, its key, and the names of servers it is shown for; without names those it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub names: Vec<String>,
+}
+
+impl std::str::FromStr for NamedFiles {
+    type Err = String;
+    /// `cert,key` or `cert,key:name,…`, the form of `--tls-sni-cert-key`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (files, names) = text.split_once(':').unwrap_or((text, ""));
+        let names = names.split(',').map(|n| n.trim().to_ascii_lowercase()).filter(|n| !n.is_empty()).collect();
+        match files.split_once(',') {
+            Some((certificate, key)) if !certificate.is_empty() && !key.is_empty() => Ok(NamedFiles { certificate: certificate.into(), key: key.into(), names }),
+            _ => Err("expected comma separated certificate and key file paths".into()),
+        }
+    }
 }
 
 /// `--service-account-*` and `--api-audiences`.
@@ -82,6 +107,8 @@ impl Config {
             node_ports: NODE_PORTS,
             compaction_interval: keles_store::compactor::INTERVAL,
             issuer: keles_auth::tokens::DEFAULT_ISSUER.into(),
+            serving: None,
+            serving_by_name: Vec::new(),
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             service_accounts: ServiceAccounts::default(),

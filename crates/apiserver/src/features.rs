@@ -13,6 +13,8 @@ pub enum Feature {
     Statusz,
     /// `/flagz` (KEP-4828).
     Flagz,
+    /// Impersonation by narrower rights (KEP-5284).
+    ConstrainedImpersonation,
 }
 
 /// One gate.
@@ -25,10 +27,11 @@ pub struct Gate {
     pub on: bool,
 }
 
-const TABLE: [Gate; 3] = [
+const TABLE: [Gate; 4] = [
     Gate { feature: Feature::Cbor, name: "CBORServingAndStorage", stage: "ALPHA", on: false },
     Gate { feature: Feature::Flagz, name: "ComponentFlagz", stage: "BETA", on: true },
     Gate { feature: Feature::Statusz, name: "ComponentStatusz", stage: "BETA", on: true },
+    Gate { feature: Feature::ConstrainedImpersonation, name: "ConstrainedImpersonation", stage: "BETA", on: true },
 ];
 
 /// Which features are on.

@@ -4,31 +4,34 @@ use crate::addresses::{default_range, repair};
 use crate::admission;
 use crate::aggregation::Aggregation;
 use crate::audit::{AuditError, Auditor};
-use crate::authenticate::{Caller, Verifiers};
-use crate::bootstrap::{self, Trust};
+use crate::authenticate::Caller;
+use crate::bootstrap;
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::custom_resources;
 use crate::verdicts;
 use crate::discovery::Discovery;
 use crate::fairness::{self, Gate};
+use crate::impersonate::LastModes;
 use crate::kubelet::Kubelets;
 use crate::live::Live;
 use crate::metrics;
 use crate::openapi::OpenApi;
 use crate::policy::FromRegistry;
+use crate::reload::{self, Followed};
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use keles_auth::User;
 use keles_auth::authenticators::config::{Authentication, AuthenticationError};
 use keles_auth::authorizers::Chain;
-use keles_auth::authorizers::config::{AuthorizationError, Built};
+use keles_auth::authorizers::config::{AuthorizationError, Built, Reload};
 use keles_auth::node::NodeAuthorizer;
 use keles_auth::rbac::Authorizer;
 use keles_auth::tokens::Tokens;
 use keles_pki::{Names, Pki, PkiError, PublicKey, SigningKey};
 use keles_registry::{Registry, Settings};
-use keles_serve::tls::{self, TlsError};
+use keles_serve::tls::TlsError;
 use keles_serve::{Body, BoxError, Limits, Server};
 use keles_store::{Store, StoreError};
 use std::convert::Infallible;
@@ -55,6 +58,8 @@ pub enum StartError {
     Read { path: std::path::PathBuf, source: std::io::Error },
     #[error("{} holds no certificate", path.display())]
     NoCertificate { path: std::path::PathBuf },
+    #[error("{} holds no private key", path.display())]
+    NoKey { path: std::path::PathBuf },
     #[error("authentication: {0}")]
     Authentication(#[from] AuthenticationError),
     #[error("authorization: {0}")]
@@ -83,6 +88,7 @@ pub struct Inner {
     /// Group-versions that other servers serve.
     pub aggregation: Arc<Aggregation>,
     pub anonymous: Arc<User>,
+    pub last_modes: LastModes,
     /// How many requests run at once, and whose turn it is.
     pub gate: Gate,
     /// For `--livez-grace-period`.
@@ -101,8 +107,7 @@ pub struct Inner {
 #[derive(Clone)]
 pub struct ApiServer {
     inner: Arc<Inner>,
-    tls: Arc<rustls::ServerConfig>,
-    verifiers: Arc<Verifiers>,
+    certificates: Arc<Certificates>,
 }
 
 impl ApiServer {
@@ -117,9 +122,9 @@ impl ApiServer {
         let mut names = Names { dns: config.extra_names.clone(), ips: config.extra_ips.clone() };
         names.ips.push(config.advertise_address);
         let serving = pki.apiserver(&names, config.service_cidrs.first.address(0))?;
-        let verifiers = verifiers(&config, &pki)?;
-        let (Some(chain), Some(key_der)) = (serving.certificate_der(), serving.key_der()) else { return Err(StartError::Certificate) };
-        let tls = tls::server_config(chain, key_der, Some(verifiers.clients.clone()))?;
+        let certificates = Certificates::open(&config, &pki, serving)?;
+        let of_authentication = Followed::new("the authentication configuration", config.authentication.config_file.clone());
+        let of_authorization = Followed::new("the authorization configuration", config.authorization.config_file.clone());
         let kubelets = Kubelets::new(&pki.apiserver_kubelet_client()?, &pki.ca_der())?;
 
         let aggregation = Aggregation::open(&pki.front_proxy_client()?)?;
@@ -136,6 +141,7 @@ impl ApiServer {
             further.extend(PublicKey::read(path)?);
         }
         let tokens = Arc::new(Tokens::new(key, &config.issuer, objects.clone()).with(&accounts.further_issuers, &accounts.api_audiences, further));
+        let authorization = Reload::of(&config.authorization, &built)?;
         let inner = Arc::new(Inner {
             authorizers: config.authorization.build(&built)?,
             authorizer,
@@ -154,6 +160,7 @@ impl ApiServer {
             kubelets,
             aggregation,
             anonymous: Arc::new(keles_auth::anonymous()),
+            last_modes: LastModes::default(),
             gate: Gate::new(&config.lifecycle),
             began: Instant::now(),
             leaving: AtomicBool::new(false),
@@ -171,12 +178,11 @@ impl ApiServer {
         // Before anybody asks: what was served before a restart is served again.
         tokio::spawn(custom_resources::Controller::start(inner.clone()).await?.run());
         verdicts::start(&inner);
-        let server = ApiServer { inner, tls, verifiers: Arc::new(verifiers) };
-        let trust = Trust {
-            client_ca_pem: bundle(&server.inner.config.authentication.client_ca_file, pki.ca_pem(), true)?,
-            front_proxy_ca_pem: bundle(&server.inner.config.authentication.request_header.ca_file, pki.front_proxy_ca_pem(), false)?,
-        };
-        bootstrap::run(&server.inner, &trust).await?;
+        let server = ApiServer { inner, certificates };
+        bootstrap::run(&server.inner, &server.certificates.trust()).await?;
+        server.certificates.follow(&server.inner, &server.inner.stops);
+        follow_authentication(&server.inner, of_authentication);
+        follow_authorization(&server.inner, of_authorization, authorization);
         server.inner.gate.load(&server.inner.registry);
         tokio::spawn(fairness::run(server.inner.clone()));
         tokio::spawn(Aggregation::run(server.inner.clone()));
@@ -191,22 +197,22 @@ impl ApiServer {
     /// Serves over TLS until `shutdown`. Then it says that it is not ready, goes on for the shutdown delay, takes no more connections, ends
     /// watches, sends clients away and answers what is open for as long as a request may take.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let (inner, verifiers) = (self.inner.clone(), self.verifiers.clone());
+        let (inner, certificates) = (self.inner.clone(), self.certificates.clone());
         let drain = CancellationToken::new();
         let options = self.inner.config.lifecycle.clone();
         let goaway_chance = options.goaway_chance;
         let connect = move |info: keles_serve::ConnInfo| {
-            let caller = Caller::of(&info, &verifiers, &inner.config.authentication.request_header);
-            let (inner, away) = (inner.clone(), info.away);
+            let away = info.away.clone();
+            let (inner, connected) = (inner.clone(), Arc::new(certificates.connected(info)));
             move |request: Request<hyper::body::Incoming>| {
                 if goaway_chance > 0.0 && request.version() == Version::HTTP_2 && rand::random_bool(goaway_chance) {
                     away.cancel();
                 }
-                let (inner, caller) = (inner.clone(), caller.clone());
+                let (inner, caller) = (inner.clone(), connected.caller());
                 async move { inner.handle(caller, request.map(|b| b.map_err(BoxError::from).boxed_unsync())).await }
             }
         };
-        let server = Server { listener, tls: self.tls.clone(), limits: Limits { drain: options.request_timeout, ..Limits::default() } };
+        let server = Server { listener, tls: self.certificates.tls(), limits: Limits { drain: options.request_timeout, ..Limits::default() } };
         let leaving = async {
             shutdown.cancelled().await;
             self.inner.leaving.store(true, Ordering::SeqCst);
@@ -237,23 +243,21 @@ impl ApiServer {
     }
 }
 
-/// Whose certificates count: the cluster's own authorities and those the operator gives.
-fn verifiers(config: &Config, pki: &Pki) -> Result<Verifiers, StartError> {
-    let a = &config.authentication;
-    let ders = |pem: String| rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(Result::ok).map(|c| c.to_vec()).collect::<Vec<_>>();
-    let clients = tls::client_verifier(&ders(bundle(&a.client_ca_file, pki.ca_pem(), true)?))?;
-    let proxies = tls::client_verifier(&ders(bundle(&a.request_header.ca_file, pki.front_proxy_ca_pem(), false)?))?;
-    Ok(Verifiers { clients, proxies })
+fn follow_authentication(inner: &Arc<Inner>, file: Option<Followed>) {
+    let (Some(file), Some(issuers)) = (file, inner.authentication.issuers.clone()) else { return };
+    file.counted(&reload::AUTHENTICATION).start(inner.stops.clone(), move || {
+        let issuers = issuers.clone();
+        async move { issuers.reload().await.map_err(|e| e.to_string()) }
+    });
 }
 
-/// The PEM of a file that the operator gave, after our own when `both`; our own without a file.
-fn bundle(file: &Option<std::path::PathBuf>, own: &str, both: bool) -> Result<String, StartError> {
-    let Some(path) = file else { return Ok(own.to_owned()) };
-    let given = std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.clone(), source })?;
-    if !given.contains("-----BEGIN CERTIFICATE-----") {
-        return Err(StartError::NoCertificate { path: path.clone() });
-    }
-    Ok(if both { format!("{own}{given}") } else { given })
+fn follow_authorization(inner: &Arc<Inner>, file: Option<Followed>, reload: Option<Reload>) {
+    let (Some(file), Some(reload)) = (file, reload) else { return };
+    let chain = inner.authorizers.clone();
+    file.counted(&reload::AUTHORIZATION).start(inner.stops.clone(), move || {
+        let done = reload.reload(&chain).map_err(|e| e.to_string());
+        async move { done }
+    });
 }
 
 /// Follows the store; its end is the end of good health.

@@ -89,6 +89,99 @@ async fn a_watch_is_told_when_it_starts_and_when_it_ends() {
 }
 
 #[tokio::test]
+async fn events_tell_what_webhooks_did_at_the_level_that_may_know() {
+    use base64::Engine;
+    let hook = Peer::start(|_, path, said| {
+        let mut response = json!({"uid": said["request"]["uid"], "allowed": true, "auditAnnotations": {"seen": "yes"}});
+        if path == "/mutate" {
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = base64::engine::general_purpose::STANDARD.encode(r#"[{"op":"add","path":"/data/added","value":"1"}]"#).into();
+        }
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    std::fs::write(&policy, POLICY).unwrap();
+    let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
+    let admin = w.admin();
+    let ca = base64::engine::general_purpose::STANDARD.encode(hook.ca_pem());
+    let entry = |name: &str, url: String, failure: &str| {
+        json!({"name": name, "clientConfig": {"url": url, "caBundle": ca}, "failurePolicy": failure, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps", "secrets"]}]})
+    };
+    for (kind, plural, path) in [("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "/mutate"), ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "/validate")] {
+        let webhooks = json!([entry("good.example.com", format!("{}{path}", hook.url), "Fail"), entry("gone.example.com", "https://127.0.0.1:1/".into(), "Ignore")]);
+        let o = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hooks"}, "webhooks": webhooks});
+        let made = admin.post(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), &o).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    }
+    for (kind, plural) in [("ConfigMap", "configmaps"), ("Secret", "secrets")] {
+        let o = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "noted"}, "data": {}});
+        let made = admin.post(&format!("/api/v1/namespaces/default/{plural}"), &o).await;
+        assert!(made.status == StatusCode::CREATED || plural == "secrets", "{}", made.text());
+    }
+    let all = events(&log);
+    let notes = |resource: &str| all.iter().find(|e| e["verb"] == "create" && e["objectRef"]["resource"] == resource).map(|e| e["annotations"].clone()).unwrap_or_default();
+    let of = notes("configmaps");
+    let at = |key: &str| of[key].as_str().unwrap_or_default().to_owned();
+    assert_eq!(at("mutation.webhook.admission.k8s.io/round_0_index_0"), r#"{"configuration":"hooks","webhook":"good.example.com","mutated":true}"#);
+    assert_eq!(
+        at("patch.webhook.admission.k8s.io/round_0_index_0"),
+        r#"{"configuration":"hooks","webhook":"good.example.com","patch":[{"op":"add","path":"/data/added","value":"1"}],"patchType":"JSONPatch"}"#
+    );
+    assert_eq!(at("mutation.webhook.admission.k8s.io/round_0_index_1"), r#"{"configuration":"hooks","webhook":"gone.example.com","mutated":false}"#);
+    assert_eq!(at("failed-open.mutation.webhook.admission.k8s.io/round_0_index_1"), "gone.example.com");
+    assert_eq!(at("failed-open.validating.webhook.admission.k8s.io/round_0_index_1"), "gone.example.com");
+    assert_eq!(at("good.example.com/seen"), "yes");
+    let of = notes("secrets");
+    assert!(of["mutation.webhook.admission.k8s.io/round_0_index_0"].is_string() && of.get("patch.webhook.admission.k8s.io/round_0_index_0").is_none(), "Metadata has no bodies: {of}");
+}
+
+#[tokio::test]
+async fn a_strict_sink_that_fails_fails_requests_before_they_are_worked_on_and_no_other_does() {
+    const EVERYTHING: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- {level: Metadata, resources: [{group: '', resources: [configmaps]}]}\n";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+    for (mode, code) in [(audit::Mode::BlockingStrict, 500), (audit::Mode::Blocking, 201)] {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy.yaml");
+        std::fs::write(&policy, EVERYTHING).unwrap();
+        // Takes no byte, ever.
+        let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some("/dev/full".into()), log_mode: mode, ..audit::Options::default() }).await;
+        let a = w.admin().post("/api/v1/namespaces/default/configmaps", &map).await;
+        assert_eq!(a.status.as_u16(), code, "{mode}: {}", a.text());
+        if code == 500 {
+            assert_eq!(a.json()["message"], "Internal error occurred: failed to store audit event");
+            assert_eq!(w.admin().get("/api/v1/secrets").await.status, StatusCode::OK, "what the policy leaves out is not written down");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blocking_webhook_has_the_event_before_the_answer_and_legacy_is_a_line_of_text() {
+    let hook = Peer::start(|_, _, _| json!({})).await;
+    let (policy, dir) = (hook.file("policy.yaml", POLICY), tempfile::tempdir().unwrap());
+    let log = dir.path().join("audit.log");
+    let w = world(|c| {
+        c.audit = audit::Options {
+            policy_file: Some(policy),
+            log_path: Some(log.clone()),
+            log_format: audit::Format::Legacy,
+            webhook_kubeconfig: Some(hook.kubeconfig("/events")),
+            webhook_mode: audit::Mode::Blocking,
+            ..audit::Options::default()
+        }
+    })
+    .await;
+    let a = w.admin().with_header("user-agent", "tester").get("/api/v1/namespaces/default/secrets/none").await;
+    let heard = hook.heard();
+    assert_eq!((heard.len(), &heard[0]["items"][0]["auditID"]), (1, &json!(a.header("audit-id"))));
+    let text = std::fs::read_to_string(&log).unwrap();
+    let want = format!("AUDIT: id=\"{}\" stage=\"ResponseComplete\" ip=\"127.0.0.1\" method=\"get\" user=\"kubernetes-admin\" groups=\"system:masters\",\"system:authenticated\"", a.header("audit-id"));
+    assert!(text.contains(&want) && text.ends_with("namespace=\"default\" uri=\"/api/v1/namespaces/default/secrets/none\" response=\"404\"\n"), "{text}");
+}
+
+#[tokio::test]
 async fn events_carry_what_admission_notes() {
     let dir = tempfile::tempdir().unwrap();
     let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));

@@ -4,7 +4,7 @@
 
 use crate::lifecycle_flags::LifecycleFlags;
 use crate::observe_flags::{LogFlags, ObserveFlags};
-use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, SigningFlags};
+use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, ServingFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidrs;
 use keles_auth::durations::GoDuration;
@@ -79,6 +79,8 @@ pub struct ApiFlags {
     /// How long history is kept for watches and lists in pages, at least; 0: for ever.
     #[arg(long, default_value = "5m")]
     pub etcd_compaction_interval: GoDuration,
+    #[command(flatten)]
+    pub serving: ServingFlags,
     #[command(flatten)]
     pub authentication: AuthenticationFlags,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use crate::server::ServerError;
 use clap::{ArgAction, Args};
-use keles_apiserver::{Config, audit};
+use keles_apiserver::{Config, NamedFiles, audit};
 use keles_auth::authenticators::config::Oidc;
 use keles_auth::authenticators::{config as authentication, request_header::RequestHeader, webhook};
 use keles_auth::authorizers::config as authorization;
@@ -102,6 +102,30 @@ pub struct AuthenticationFlags {
     pub api_audiences: Vec<String>,
 }
 
+/// What the server shows of itself.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Serving")]
+pub struct ServingFlags {
+    /// Certificate that is shown to clients, its chain after it [default: one of the cluster's authority; who asks for `kubernetes`,
+    /// `localhost` and the like by name is shown that one still]. Followed, as are the others here.
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of --tls-cert-file.
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// A certificate and its key, "cert,key" or "cert,key:name,*.name2", for clients who ask for these names (its own by default); may be repeated.
+    #[arg(long)]
+    pub tls_sni_cert_key: Vec<NamedFiles>,
+}
+
+impl ServingFlags {
+    pub fn apply(&self, config: &mut Config) {
+        let default = self.tls_cert_file.clone().zip(self.tls_private_key_file.clone());
+        config.serving = default.map(|(certificate, key)| NamedFiles { certificate, key, names: Vec::new() });
+        config.serving_by_name = self.tls_sni_cert_key.clone();
+    }
+}
+
 /// What a caller may do.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Authorization")]
@@ -136,9 +160,9 @@ pub struct AuditFlags {
     /// File of audit events, one JSON document a line; "-" for standard output.
     #[arg(long, allow_hyphen_values = true)]
     pub audit_log_path: Option<PathBuf>,
-    /// Only json is offered.
+    /// json, or legacy for a line of text an event.
     #[arg(long, default_value = "json")]
-    pub audit_log_format: String,
+    pub audit_log_format: audit::Format,
     /// Days old files are kept.
     #[arg(long, default_value_t = 0)]
     pub audit_log_maxage: u32,
@@ -153,23 +177,23 @@ pub struct AuditFlags {
     /// Kubeconfig of a webhook that takes audit events.
     #[arg(long)]
     pub audit_webhook_config_file: Option<PathBuf>,
-    /// batch, blocking or blocking-strict.
+    /// batch, blocking (requests wait for the delivery of their events) or blocking-strict (and fail with it before they are worked on).
     #[arg(long, default_value = "batch")]
-    pub audit_webhook_mode: String,
+    pub audit_webhook_mode: audit::Mode,
     #[arg(long, default_value_t = 400)]
     pub audit_webhook_batch_max_size: usize,
     #[arg(long, default_value_t = seconds(30))]
     pub audit_webhook_batch_max_wait: GoDuration,
     #[arg(long, default_value_t = 10_000)]
     pub audit_webhook_batch_buffer_size: usize,
-    /// Events are in the file before a request is answered, whichever of blocking, blocking-strict and batch is given.
-    #[arg(long, default_value = "blocking", value_parser = ["batch", "blocking", "blocking-strict"])]
-    pub audit_log_mode: String,
+    /// Events are in the file before a request is answered, in mode batch too; blocking-strict fails requests that cannot be written down.
+    #[arg(long, default_value = "blocking")]
+    pub audit_log_mode: audit::Mode,
     /// EncryptionConfiguration file: how resources are encrypted in the store.
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
-    /// Not offered: a change of the file takes a restart.
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Take the file anew whenever it changes.
+    #[arg(long, default_value_t = false, requires = "encryption_provider_config", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub encryption_provider_config_automatic_reload: bool,
 }
 
@@ -208,18 +232,6 @@ fn refuse(flag: &'static str, instead: &'static str) -> ServerError {
 pub fn apply(config: &mut Config, a: &AuthenticationFlags, z: &AuthorizationFlags, u: &AuditFlags) -> Result<(), ServerError> {
     if !a.service_account_lookup {
         return Err(refuse("--service-account-lookup=false", "tokens are always checked against live objects; leave it out"));
-    }
-    if u.audit_log_format != "json" {
-        return Err(refuse("--audit-log-format other than json", "leave it out"));
-    }
-    if u.encryption_provider_config_automatic_reload {
-        return Err(refuse("--encryption-provider-config-automatic-reload", "restart the server after a change of the file"));
-    }
-    if u.audit_webhook_mode == "blocking-strict" {
-        return Err(refuse("--audit-webhook-mode=blocking-strict", "use batch or blocking"));
-    }
-    if !matches!(u.audit_webhook_mode.as_str(), "batch" | "blocking") {
-        return Err(refuse("this --audit-webhook-mode", "use batch or blocking"));
     }
     if let Some(first) = a.service_account_issuer.first() {
         config.issuer = first.clone();
@@ -282,11 +294,13 @@ pub fn apply(config: &mut Config, a: &AuthenticationFlags, z: &AuthorizationFlag
         log_max_backups: u.audit_log_maxbackup,
         log_max_megabytes: u.audit_log_maxsize,
         log_compress: u.audit_log_compress,
+        log_format: u.audit_log_format,
+        log_mode: u.audit_log_mode,
         webhook_kubeconfig: u.audit_webhook_config_file.clone(),
         webhook_batch_max: u.audit_webhook_batch_max_size,
         webhook_batch_wait: u.audit_webhook_batch_max_wait.0,
         webhook_buffer: u.audit_webhook_batch_buffer_size,
-        webhook_blocking: u.audit_webhook_mode != "batch",
+        webhook_mode: u.audit_webhook_mode,
     };
     Ok(())
 }

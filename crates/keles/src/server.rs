@@ -1,6 +1,7 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
 use crate::{addons, flags, lifecycle_flags, node, security_flags, users};
+use keles_apiserver::reload::{self, Followed};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
 use keles_dns as dns;
@@ -11,7 +12,7 @@ use keles_store::embedded::{Embedded, Options as StoreOptions};
 use keles_store::encrypted::{self, Encrypted};
 use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -163,10 +164,10 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     let port = listener.local_addr()?.port();
     std::fs::create_dir_all(&f.data_dir)?;
     let embedded: Arc<dyn Store> = Embedded::open(&f.data_dir.join("store"), StoreOptions::default())?;
-    let store = match &f.audit.encryption_provider_config {
-        Some(path) => Encrypted::new(embedded, encrypted::config::read(path)?),
-        None => embedded,
-    };
+    let file = f.audit.encryption_provider_config.clone();
+    let followed = Followed::new("the encryption configuration", file.clone()).filter(|_| f.audit.encryption_provider_config_automatic_reload);
+    let encrypted = file.as_deref().map(encrypted::config::read).transpose()?.map(|rules| Encrypted::new(embedded.clone(), rules));
+    let store: Arc<dyn Store> = encrypted.clone().map_or(embedded, |e| e);
     let (ips, names): (Vec<_>, Vec<_>) = f.tls_san.iter().partition(|s| s.parse::<IpAddr>().is_ok());
     let mut config = Config::new(&f.data_dir);
     config.port = port;
@@ -175,10 +176,14 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     config.compaction_interval = f.etcd_compaction_interval.0;
     config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
     config.extra_names = names.into_iter().cloned().chain(at.names).collect();
+    f.serving.apply(&mut config);
     security_flags::apply(&mut config, &f.authentication, &f.authorization, &f.audit)?;
     lifecycle_flags::apply(&mut config, &f.lifecycle);
     f.observe.apply(&mut config)?;
     let server = ApiServer::start(config, store.clone()).await?;
+    if let (Some(followed), Some(encrypted), Some(path)) = (followed, encrypted, file) {
+        follow_encryption(followed, encrypted, path, &server, &stop);
+    }
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
         async move { server.serve(listener, stop).await }
@@ -186,12 +191,26 @@ pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationTo
     let pki = Pki::open(&f.data_dir)?;
     let admin = pki.admin()?;
     let path = f.kubeconfig();
-    keles_pki::write_kubeconfig(&path, &format!("https://127.0.0.1:{port}"), pki.ca_pem(), &KubeconfigUser::Certificate(&admin))?;
+    // By this name the cluster's own certificate is shown, whatever the operator's is.
+    let host = if f.serving.tls_cert_file.is_some() { "localhost" } else { "127.0.0.1" };
+    keles_pki::write_kubeconfig(&path, &format!("https://{host}:{port}"), pki.ca_pem(), &KubeconfigUser::Certificate(&admin))?;
     tracing::info!("API server ready on {address}; kubeconfig {}", path.display());
     started(&server);
     serving.await?;
     keles_store::Store::close(&*store).await?;
     Ok(())
+}
+
+fn follow_encryption(followed: Followed, encrypted: Arc<Encrypted>, path: PathBuf, server: &ApiServer, stop: &CancellationToken) {
+    let registry = server.registry().clone();
+    followed.counted(&reload::ENCRYPTION).start(stop.clone(), move || {
+        let (encrypted, path, registry) = (encrypted.clone(), path.clone(), registry.clone());
+        async move {
+            let rules = encrypted::config::read(&path).map_err(|e| e.to_string())?;
+            encrypted.replace(rules).await.map_err(|e| e.to_string())?;
+            registry.reread().await.map_err(|e| e.to_string())
+        }
+    });
 }
 
 async fn api(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {

@@ -171,6 +171,14 @@ impl Authority {
     }
 }
 
+/// The DNS names of a certificate in DER, in lower case; none when it does not parse.
+pub fn dns_names(der: &[u8]) -> Vec<String> {
+    let Ok((_, c)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let Ok(san) = c.subject_alternative_name() else { return Vec::new() };
+    let names = san.iter().flat_map(|s| &s.value.general_names);
+    names.filter_map(|n| if let GeneralName::DNSName(d) = n { Some(d.to_ascii_lowercase()) } else { None }).collect()
+}
+
 fn carries(c: &X509Certificate<'_>, names: &Names) -> bool {
     let Ok(san) = c.subject_alternative_name() else { return false };
     let (mut dns, mut ips) = (Vec::new(), Vec::new());

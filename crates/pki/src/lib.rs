@@ -12,7 +12,7 @@ mod requests;
 mod self_signed;
 mod signing;
 
-pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject};
+pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject, dns_names};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
 pub use requests::{CertificateRequest, not_after};

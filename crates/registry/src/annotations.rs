@@ -30,6 +30,11 @@ pub fn annotate(key: impl Into<String>, mut value: String) {
     if value.len() > VALUE_MAX_BYTES {
         value.truncate(value.floor_char_boundary(VALUE_MAX_BYTES));
     }
+    annotate_whole(key, value);
+}
+
+/// The same for a value that has a bound of its own and means nothing when it is cut.
+pub fn annotate_whole(key: impl Into<String>, value: String) {
     // Outside of a collection there is no event.
     let _ = NOTES.try_with(|n| {
         n.lock().unwrap_or_else(|e| e.into_inner()).entry(key.into()).or_insert(value);

@@ -8,6 +8,7 @@
 
 use crate::encode::{Head, put_with_revision};
 use crate::kind::AnyKind;
+use crate::unreadable::Unreadable;
 use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
 use keles_api::Object;
@@ -300,6 +301,8 @@ pub struct Incoming {
     pub value: Option<Bytes>,
     pub revision: u64,
     pub created: u64,
+    /// Why the state cannot be read; there is no value then.
+    pub unreadable: Option<String>,
 }
 
 pub type Map = OrdMap<Key, Arc<Cached>>;
@@ -317,6 +320,7 @@ struct State {
 
 pub struct WatchCache {
     pub head: Head,
+    pub unreadable: Unreadable,
     state: RwLock<State>,
     /// Revision of the last event; watchers wait on it.
     changed: watch::Sender<u64>,
@@ -333,7 +337,7 @@ pub enum News {
 impl WatchCache {
     pub fn new(head: Head) -> Self {
         let state = State { map: Map::new(), events: VecDeque::new(), first: 0, floor: 0, last: 0, bytes: 0 };
-        WatchCache { head, state: RwLock::new(state), changed: watch::Sender::new(0) }
+        WatchCache { head, unreadable: Unreadable::default(), state: RwLock::new(state), changed: watch::Sender::new(0) }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -343,7 +347,14 @@ impl WatchCache {
     /// Fills the empty cache with what is stored at `revision`. Watches may start there.
     pub fn fill(&self, entries: impl Iterator<Item = Incoming>, revision: u64) {
         let mut s = self.state.write().expect("no holder panics");
-        s.map = entries.filter_map(|e| e.value.map(|v| (e.key.clone(), Arc::new(Cached::new(&e.key, &v, e.revision, &self.head, "ADDED"))))).collect();
+        let readable = entries.filter_map(|mut e| match e.unreadable.take() {
+            Some(why) => {
+                self.unreadable.insert(e.key, why);
+                None
+            }
+            None => Some(e),
+        });
+        s.map = readable.filter_map(|e| e.value.map(|v| (e.key.clone(), Arc::new(Cached::new(&e.key, &v, e.revision, &self.head, "ADDED"))))).collect();
         s.floor = revision;
         s.last = revision;
     }
@@ -351,7 +362,14 @@ impl WatchCache {
     /// Applies changes in revision order. All of one revision must come in one call.
     pub fn apply(&self, changes: Vec<Incoming>) {
         let mut s = self.state.write().expect("no holder panics");
-        for c in changes {
+        for mut c in changes {
+            if let Some(why) = c.unreadable.take() {
+                s.map.remove(&*c.key);
+                s.forget(c.revision);
+                self.unreadable.insert(c.key, why);
+                continue;
+            }
+            self.unreadable.remove(&c.key);
             let old = s.map.get(&*c.key).cloned();
             let (kind, object) = match (c.value, &old) {
                 (Some(v), old) => {
@@ -369,6 +387,20 @@ impl WatchCache {
             s.last = s.last.max(c.revision);
             s.push(Event { kind, revision: c.revision, object, old, lines: Mutex::default() });
         }
+        let last = s.last;
+        drop(s);
+        self.changed.send_replace(last);
+    }
+
+    /// What could not be read can be read again: watchers begin anew, since no event tells of it.
+    pub fn recover(&self, c: Incoming) {
+        let mut s = self.state.write().expect("no holder panics");
+        if let (Some(v), None) = (c.value, s.map.get(&*c.key)) {
+            s.map.insert(c.key.clone(), Arc::new(Cached::new(&c.key, &v, c.revision, &self.head, "ADDED")));
+            let last = s.last;
+            s.forget(last);
+        }
+        self.unreadable.remove(&c.key);
         let last = s.last;
         drop(s);
         self.changed.send_replace(last);
@@ -450,6 +482,14 @@ impl WatchCache {
 }
 
 impl State {
+    /// Ends what watchers can follow: the map changes at `revision` in a way that no event tells.
+    fn forget(&mut self, revision: u64) {
+        self.first += self.events.len() as u64 + 1;
+        self.events.clear();
+        self.bytes = 0;
+        self.last = self.last.max(revision);
+        self.floor = self.last;
+    }
     fn push(&mut self, e: Event) {
         self.bytes += e.object.len();
         self.events.push_back(Arc::new(e));
@@ -472,10 +512,10 @@ mod tests {
     fn put(key: &str, text: &str, revision: u64, created: u64) -> Incoming {
         let name = key.rsplit('/').next().unwrap();
         let value = format!(r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{name}","labels":{{"a":"{text}"}}}},"data":{{"t":"{text}"}}}}"#);
-        Incoming { key: key.into(), value: Some(value.into()), revision, created }
+        Incoming { key: key.into(), value: Some(value.into()), revision, created, unreadable: None }
     }
     fn del(key: &str, revision: u64) -> Incoming {
-        Incoming { key: key.into(), value: None, revision, created: 0 }
+        Incoming { key: key.into(), value: None, revision, created: 0, unreadable: None }
     }
     fn lines(c: &WatchCache, from: u64) -> Vec<String> {
         match c.after(from, 100) {
@@ -516,6 +556,21 @@ mod tests {
         assert!(o.is_stored_as(&stored, &c.head));
         assert!(!o.is_stored_as(&put("n/a", "y", 6, 5).value.unwrap(), &c.head));
         assert!(!o.is_stored_as(b"{}", &c.head));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_part_of_the_state_and_ends_what_watchers_follow() {
+        let c = cache();
+        c.apply(vec![put("n/a", "x", 5, 5), put("n/b", "x", 6, 6)]);
+        c.apply(vec![Incoming { value: None, unreadable: Some("no key".into()), ..put("n/a", "y", 7, 5) }]);
+        assert!(c.get("n/a").is_none() && c.get("n/b").is_some() && c.unreadable.status("n/a").is_some());
+        assert!(matches!(c.after(2, 10), News::Lost), "a watcher lists again, and is told");
+        assert_eq!((c.position(6), c.snapshot_at(6).is_none()), (Err(7), true));
+        c.recover(put("n/a", "y", 7, 5));
+        assert!(c.get("n/a").is_some_and(|o| o.label("a") == Some("y")) && c.unreadable.keys().is_empty());
+        c.apply(vec![put("n/a", "z", 8, 5)]);
+        let from = c.position(7).expect("what comes later can be followed");
+        assert_eq!(lines(&c, from).len(), 1);
     }
 
     #[test]

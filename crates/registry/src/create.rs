@@ -116,7 +116,7 @@ impl Exchange<'_> {
         let exists = || Status::already_exists(self.served.group, self.resource.info().plural, name);
         if self.request.dry_run {
             self.registry.fresh(None).await?;
-            return if self.resource.cache.get(key).is_some() { Err(exists()) } else { Ok(Outcome::Wrote(stored, 0)) };
+            return if self.resource.cache.get(key).is_some() || self.resource.cache.unreadable.status(key).is_some() { Err(exists()) } else { Ok(Outcome::Wrote(stored, 0)) };
         }
         match self.store_put(key, stored.clone(), Expect::Absent).await {
             Ok(revision) => Ok(Outcome::Wrote(stored, revision)),

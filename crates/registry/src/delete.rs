@@ -73,7 +73,7 @@ impl Exchange<'_> {
     pub async fn delete_one(&self, name: &str, options: &DeleteOptions, w: &mut Vec<String>) -> Result<Deleted, Status> {
         let key = self.resource.key(&self.request.namespace, name);
         self.registry.fresh(None).await?;
-        let mut current = self.resource.cache.get(&key).ok_or_else(|| self.resource.not_found(&self.served, name))?;
+        let mut current = self.resource.cache.get(&key).ok_or_else(|| self.resource.absent(&self.served, &key, name))?;
         for _ in 0..DELETE_TRIES {
             match self.delete_once(&key, &current, options, w).await {
                 Ok(done) => return Ok(done),

@@ -28,6 +28,7 @@ mod represent;
 mod resource;
 mod scale;
 mod table;
+mod unreadable;
 mod update;
 mod versions;
 mod watch;

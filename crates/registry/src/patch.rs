@@ -79,8 +79,7 @@ impl Exchange<'_> {
         self.applied = true;
         let mut missed = None;
         for _ in 0..APPLY_TRIES {
-            self.registry.fresh(None).await?;
-            let answered = if part == Part::Main && self.resource.cache.get(&self.own_key()).is_none() {
+            let answered = if part == Part::Main && !self.exists().await? {
                 let o = self.apply_to(None, &config, &options)?;
                 self.create_applied(o, &options).await
             } else {

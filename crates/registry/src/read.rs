@@ -169,7 +169,7 @@ impl Exchange<'_> {
         let asked = crate::options::revision(self.call.query.text("resourceVersion"))?;
         self.registry.fresh(asked).await?;
         let key = self.resource.key(&self.request.namespace, &self.request.name);
-        let o = self.resource.cache.get(&key).ok_or_else(|| self.resource.not_found(&self.served, &self.request.name))?;
+        let o = self.resource.cache.get(&key).ok_or_else(|| self.resource.absent(&self.served, &key, &self.request.name))?;
         Ok(Answer::ok(self.view.object(&*self.shown(o).await?)?))
     }
 
@@ -183,6 +183,7 @@ impl Exchange<'_> {
     /// One page of objects, and the list's metadata.
     pub async fn page(&self, o: &ListOptions, filter: &Filter) -> Result<(Vec<Arc<Cached>>, ListMeta), Status> {
         let (map, revision, start, limit) = self.state(o).await?;
+        self.resource.cache.unreadable.under(filter.prefix())?;
         let map = self.resource.map_in(map, &filter.prefix, &self.served).await?;
         let picked = filter.pick(&map, &start, limit, &*self.resource.kind);
         let (group, plural) = (self.resource.group(), self.resource.info().plural);
@@ -240,6 +241,9 @@ impl Exchange<'_> {
             return Ok(map);
         }
         let page = self.registry.store().range(self.resource.prefix.as_bytes(), None, 0, Some(revision)).await?;
+        if let Some((_, why)) = page.unreadable.into_iter().next() {
+            return Err(StoreError::Unreadable(why));
+        }
         let head = &self.resource.cache.head;
         Ok(page
             .entries

@@ -74,9 +74,28 @@ impl Registry {
         let page = self.store.range(r.prefix.as_bytes(), None, 0, Some(revision)).await?;
         let incoming = |e: keles_store::Entry| {
             let key = std::str::from_utf8(e.key.get(r.prefix.len()..)?).ok()?.into();
-            Some(Incoming { key, value: Some(e.value), revision: e.modified, created: e.created })
+            Some(Incoming { key, value: Some(e.value), revision: e.modified, created: e.created, unreadable: None })
         };
-        Ok(page.entries.into_iter().filter_map(incoming).collect())
+        let unreadable = |(key, why): (bytes::Bytes, String)| {
+            let key = std::str::from_utf8(key.get(r.prefix.len()..)?).ok()?.into();
+            Some(Incoming { key, value: None, revision, created: 0, unreadable: Some(why) })
+        };
+        Ok(page.entries.into_iter().filter_map(incoming).chain(page.unreadable.into_iter().filter_map(unreadable)).collect())
+    }
+
+    /// Looks again at what could not be read, since there may be keys for it now.
+    pub async fn reread(&self) -> Result<(), StoreError> {
+        for r in self.resources() {
+            for key in r.cache.unreadable.keys() {
+                match self.store.get(&r.store_key(&key)).await {
+                    Ok(Some(e)) => r.cache.recover(Incoming { key, value: Some(e.value), revision: e.modified, created: e.created, unreadable: None }),
+                    Ok(None) => r.cache.unreadable.remove(&key),
+                    Err(StoreError::Transform { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Serves a kind from now on, with what is stored of it. One of the same group and plural gives way: its watches end, as upstream
@@ -144,7 +163,8 @@ impl Registry {
         let mut by_resource: Vec<(Arc<Resource>, Vec<Incoming>)> = Vec::new();
         for c in changes {
             let Some((resource, key)) = self.locate(&c.entry.key) else { continue };
-            let incoming = Incoming { key: key.into(), value: (!c.deleted).then(|| c.entry.value.clone()), revision: c.entry.modified, created: c.entry.created };
+            let value = (!c.deleted && c.unreadable.is_none()).then(|| c.entry.value.clone());
+            let incoming = Incoming { key: key.into(), value, revision: c.entry.modified, created: c.entry.created, unreadable: c.unreadable.clone() };
             match by_resource.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
                 Some((_, list)) => list.push(incoming),
                 None => by_resource.push((resource, vec![incoming])),
@@ -172,7 +192,7 @@ impl Registry {
             let mut gone = r.cache.present();
             let mut changes = self.stored(&r, revision).await?;
             changes.retain(|e| gone.remove(&*e.key).is_none_or(|c| c.revision != e.revision));
-            changes.extend(gone.keys().map(|k| Incoming { key: k.clone(), value: None, revision, created: 0 }));
+            changes.extend(gone.keys().map(|k| Incoming { key: k.clone(), value: None, revision, created: 0, unreadable: None }));
             changes.sort_by_key(|c| c.revision);
             r.feed(changes);
         }
@@ -295,7 +315,7 @@ impl Registry {
             self.exchange(r.clone(), storage, &call)?.delete_collection().await?;
         }
         self.fresh(None).await?;
-        Ok(r.cache.present().len())
+        Ok(r.cache.present().len() + r.cache.unreadable.keys().len())
     }
 
     /// Admission of a stream or proxied request; `options` makes the object that plugins see, of the kind discovery has for the subresource.

@@ -125,6 +125,10 @@ impl Resource {
     pub fn group(&self) -> &'static str {
         self.storage().group
     }
+    /// The answer where the cache has no object: 404, or why it cannot be read.
+    pub fn absent(&self, served: &Served, key: &str, name: &str) -> Status {
+        self.cache.unreadable.status(key).unwrap_or_else(|| self.not_found(served, name))
+    }
     pub fn not_found(&self, served: &Served, name: &str) -> Status {
         Status::not_found(served.group, self.info().plural, name)
     }

@@ -58,9 +58,13 @@ impl Exchange<'_> {
         self.resource.key(&self.request.namespace, &self.request.name)
     }
 
-    async fn exists(&self) -> Result<bool, Status> {
+    pub async fn exists(&self) -> Result<bool, Status> {
         self.registry.fresh(None).await?;
-        Ok(self.resource.cache.get(&self.own_key()).is_some())
+        let key = self.own_key();
+        match self.resource.cache.unreadable.status(&key) {
+            Some(s) => Err(s),
+            None => Ok(self.resource.cache.get(&key).is_some()),
+        }
     }
 
     /// The object's name and namespace must be those of the URL.

@@ -77,6 +77,7 @@ impl Exchange<'_> {
         match start {
             Start::Now => {}
             Start::Snapshot { marked } => {
+                self.resource.cache.unreadable.under(w.filter.prefix())?;
                 let map = self.resource.map_in(map, w.filter.prefix(), &self.served).await?;
                 let kind = &*self.resource.kind;
                 w.initial = map.values().filter(|c| w.filter.matches(c, kind)).cloned().collect::<Vec<_>>().into_iter();

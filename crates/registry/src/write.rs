@@ -122,7 +122,7 @@ impl Exchange<'_> {
     /// The present state, seeing all acknowledged writes; 404 when there is none.
     pub async fn current(&self, key: &str) -> Result<Arc<Cached>, Status> {
         self.registry.fresh(None).await?;
-        self.resource.cache.get(key).ok_or_else(|| self.resource.not_found(&self.served, &self.request.name))
+        self.resource.cache.get(key).ok_or_else(|| self.resource.absent(&self.served, key, &self.request.name))
     }
 
     /// The state that stood in a write's way; 404 when it is gone.

@@ -74,7 +74,7 @@ pub fn pair(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'stat
 }
 
 /// A certificate, and the names of servers (SNI) it is shown for: `a.example`, or `*.example` for one label more.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Named {
     pub names: Vec<String>,
     pub pair: Arc<CertifiedKey>,

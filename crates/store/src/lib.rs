@@ -61,12 +61,16 @@ pub struct Change {
     /// The state before, absent when the key was created (or is compacted away).
     pub previous: Option<Entry>,
     pub deleted: bool,
+    /// Why the new state cannot be read (encryption at rest); its value is empty then.
+    pub unreadable: Option<String>,
 }
 
 /// A page of a range.
 #[derive(Clone, Debug)]
 pub struct Page {
     pub entries: Vec<Entry>,
+    /// What lies in the range too and cannot be read (encryption at rest), with the reason.
+    pub unreadable: Vec<(Bytes, String)>,
     /// The revision that was read: the present one, or the one asked for.
     pub revision: Revision,
     /// Whether entries remain after the last of `entries`.
@@ -95,6 +99,9 @@ pub enum StoreError {
     /// Encryption at rest: the value cannot be turned (see [`encrypted`]).
     #[error("unable to transform key {key:?}: {source}")]
     Transform { key: String, source: encrypted::TransformError },
+    /// The same of an entry of a page, as the page told it.
+    #[error("{0}")]
+    Unreadable(String),
     #[error("{path} is in use by another process")]
     InUse { path: String },
     #[error("the store is closed")]

@@ -22,10 +22,12 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub const RECEIVED: &str = "RequestReceived";
+const RECEIVED: &str = "RequestReceived";
 const STARTED: &str = "ResponseStarted";
 const COMPLETE: &str = "ResponseComplete";
 const PANIC: &str = "Panic";
+/// What stands before the key of a note of a webhook's patch.
+pub const PATCH_NOTE: &str = "patch.webhook.admission.k8s.io/";
 
 /// One request, from its arrival on.
 pub struct Record {
@@ -63,19 +65,43 @@ impl Record {
         Record { auditor, wanted, event: e, stranger: user.is_none() }
     }
 
-    /// Sends the event as it stands at a stage.
-    pub(super) fn stage(&mut self, stage: &str) {
+    /// Tells that the request is there. 500 where the operator wants none that is not written down.
+    pub async fn received(&mut self) -> Result<(), Status> {
+        if self.stranger || self.stage(RECEIVED).await { Ok(()) } else { Err(Status::internal("failed to store audit event")) }
+    }
+
+    /// Sends the event as it stands at a stage; false when that is to fail the request.
+    pub(super) async fn stage(&mut self, stage: &str) -> bool {
+        match self.at(stage) {
+            Some(e) => self.auditor.send(e).await,
+            None => true,
+        }
+    }
+
+    /// The event of a stage, if the policy wants it.
+    fn at(&self, stage: &str) -> Option<Value> {
         if self.wanted.omit_stages.iter().any(|s| s == stage) {
-            return;
+            return None;
         }
         let mut e = self.event.clone();
         e.insert("stage".into(), stage.into());
         e.insert("stageTimestamp".into(), now().into());
-        self.auditor.send(Value::Object(e));
+        Some(Value::Object(e))
     }
 
-    pub fn impersonated(&mut self, user: &User) {
+    /// `constraint` is the right by which, when it was not the general one.
+    pub fn impersonated(&mut self, user: &User, constraint: Option<&str>) {
         self.event.insert("impersonatedUser".into(), user_info(user));
+        if let Some(c) = constraint {
+            self.event.insert("authenticationMetadata".into(), json!({"impersonationConstraint": c}));
+        }
+    }
+
+    /// What admission noted; patches of webhooks tell of the request's body and need its level.
+    pub fn noted(&mut self, key: &str, value: &str) {
+        if self.wanted.level >= Level::Request || !key.starts_with(PATCH_NOTE) {
+            self.annotate(key, value);
+        }
     }
 
     /// What the authorizers said.
@@ -139,9 +165,9 @@ impl Record {
         o
     }
 
-    pub fn panicked(mut self) {
+    pub async fn panicked(mut self) {
         self.event.insert("responseStatus".into(), json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": "APIServer panic'd", "code": 500}));
-        self.stage(PANIC);
+        self.stage(PANIC).await;
     }
 
     /// Notes the answer. What is long-running is told twice: when it starts, and when its body ends.
@@ -150,23 +176,23 @@ impl Record {
         if self.stranger {
             let status = json!({"metadata": {}, "status": "Failure", "message": "Authentication failed, no credentials were accepted", "reason": "Unauthorized", "code": code});
             self.event.insert("responseStatus".into(), status);
-            self.stage(STARTED);
-            self.stage(COMPLETE);
+            self.stage(STARTED).await;
+            self.stage(COMPLETE).await;
             return response;
         }
         self.event.insert("responseStatus".into(), json!({"metadata": {}, "code": code}));
         if long && code < 400 {
-            self.stage(STARTED);
+            self.stage(STARTED).await;
             return response.map(|b| body::hold(b, Ending(Some(self))));
         }
         let wants = code >= 400 || self.wanted.level == Level::RequestResponse;
         if !wants {
-            self.stage(COMPLETE);
+            self.stage(COMPLETE).await;
             return response;
         }
         let (parts, b) = response.into_parts();
         let Ok(collected) = b.collect().await else {
-            self.stage(COMPLETE);
+            self.stage(COMPLETE).await;
             return Response::from_parts(parts, body::empty());
         };
         let bytes = collected.to_bytes();
@@ -184,7 +210,7 @@ impl Record {
                 self.event.insert("responseObject".into(), o);
             }
         }
-        self.stage(COMPLETE);
+        self.stage(COMPLETE).await;
         Response::from_parts(parts, body::full(bytes))
     }
 }
@@ -194,8 +220,10 @@ struct Ending(Option<Record>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if let Some(mut r) = self.0.take() {
-            r.stage(COMPLETE);
+        let Some((r, e)) = self.0.take().and_then(|r| r.at(COMPLETE).map(|e| (r, e))) else { return };
+        // A body may be dropped while the runtime ends; the last events of that moment go with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { r.auditor.send(e).await });
         }
     }
 }

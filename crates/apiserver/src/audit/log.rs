@@ -1,8 +1,10 @@
 //! The log sink: one JSON document a line, files turned over by size and kept by age and number.
 
-use super::{Options, Sink};
+use super::line::line;
+use super::{Format, Mode, Options, Sink};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::future::{BoxFuture, ready};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,6 +20,8 @@ const MODE: u32 = 0o600;
 
 pub struct Log {
     state: Mutex<Target>,
+    format: Format,
+    strict: bool,
 }
 
 enum Target {
@@ -38,7 +42,7 @@ struct Rolling {
 impl Log {
     pub fn open(path: &Path, o: &Options) -> io::Result<Log> {
         if path == Path::new("-") {
-            return Ok(Log { state: Mutex::new(Target::Stdout) });
+            return Ok(Log::to(Target::Stdout, o));
         }
         if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)?;
@@ -48,7 +52,11 @@ impl Log {
         let megabytes = if o.log_max_megabytes == 0 { DEFAULT_MEGABYTES } else { o.log_max_megabytes };
         let rolling =
             Rolling { path: path.into(), file, bytes, max_bytes: megabytes << 20, max_age_days: o.log_max_age_days, max_backups: o.log_max_backups, compress: o.log_compress };
-        Ok(Log { state: Mutex::new(Target::File(rolling)) })
+        Ok(Log::to(Target::File(rolling), o))
+    }
+
+    fn to(target: Target, o: &Options) -> Log {
+        Log { state: Mutex::new(target), format: o.log_format, strict: o.log_mode == Mode::BlockingStrict }
     }
 }
 
@@ -57,17 +65,21 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl Sink for Log {
-    fn take(&self, event: &Arc<Value>) {
-        let mut line = serde_json::to_vec(&**event).expect("a JSON tree always encodes");
+    fn take<'a>(&'a self, event: &'a Arc<Value>) -> BoxFuture<'a, bool> {
+        let mut line = match self.format {
+            Format::Json => serde_json::to_vec(&**event).expect("a JSON tree always encodes"),
+            Format::Legacy => line(event).into_bytes(),
+        };
         line.push(b'\n');
         let mut target = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let written = match &mut *target {
             Target::Stdout => io::stdout().lock().write_all(&line),
             Target::File(r) => r.write(&line),
         };
-        if let Err(error) = written {
+        if let Err(error) = &written {
             tracing::error!(%error, "an audit event was not written");
         }
+        Box::pin(ready(written.is_ok() || !self.strict))
     }
 }
 

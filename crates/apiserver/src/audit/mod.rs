@@ -2,17 +2,20 @@
 //!
 //! Entry points: [`Auditor::open`], [`Auditor::begin`] for a request, then the methods of its [`Record`] as the request goes down the
 //! chain. Events are audit.k8s.io/v1, one for each stage that the policy does not omit. Invariants: without a policy nothing is recorded
-//! and nothing is paid; a sink that fails never fails a request. One file and one row of [`Auditor::open`] a sink.
+//! and nothing is paid; a sink that fails fails a request only in mode `blocking-strict`, and only before it is worked on. One file and one row
+//! of [`Auditor::open`] a sink.
 
 mod event;
+mod line;
 mod log;
 mod policy;
 mod webhook;
 
-pub use event::Record;
+pub use event::{PATCH_NOTE, Record};
 pub use policy::{Level, Policy, PolicyError, Question};
 
 use crate::path::RequestInfo;
+use futures::future::{BoxFuture, join_all};
 use http::{HeaderValue, Request};
 use keles_auth::User;
 use keles_auth::outbound::OutboundError;
@@ -21,6 +24,58 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a request knows of the delivery of its events (`--audit-log-mode`, `--audit-webhook-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: events go in batches, later.
+    Batch,
+    /// It waits for each delivery, whatever comes of it.
+    Blocking,
+    /// The same; a failure before the request is worked on fails it.
+    BlockingStrict,
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "batch" => Ok(Mode::Batch),
+            "blocking" => Ok(Mode::Blocking),
+            "blocking-strict" => Ok(Mode::BlockingStrict),
+            other => Err(format!("invalid audit mode {other}, allowed modes are \"batch,blocking,blocking-strict\"")),
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Batch => "batch",
+            Mode::Blocking => "blocking",
+            Mode::BlockingStrict => "blocking-strict",
+        })
+    }
+}
+
+/// How an event stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    /// One line of text, upstream's form of old.
+    Legacy,
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "json" => Ok(Format::Json),
+            "legacy" => Ok(Format::Legacy),
+            other => Err(format!("invalid audit log format {other}, allowed formats are \"legacy,json\"")),
+        }
+    }
+}
 
 /// `--audit-*`
 #[derive(Clone, Debug)]
@@ -35,12 +90,14 @@ pub struct Options {
     /// Megabytes a file grows to; 0: 100.
     pub log_max_megabytes: u64,
     pub log_compress: bool,
+    pub log_format: Format,
+    /// Events are in the file before the request goes on in any mode; what fails counts in the strict one.
+    pub log_mode: Mode,
     pub webhook_kubeconfig: Option<PathBuf>,
     pub webhook_batch_max: usize,
     pub webhook_batch_wait: Duration,
     pub webhook_buffer: usize,
-    /// Waits for each delivery before the request goes on, instead of batches.
-    pub webhook_blocking: bool,
+    pub webhook_mode: Mode,
 }
 
 impl Default for Options {
@@ -53,11 +110,13 @@ impl Default for Options {
             log_max_backups: 0,
             log_max_megabytes: 0,
             log_compress: false,
+            log_format: Format::Json,
+            log_mode: Mode::Blocking,
             webhook_kubeconfig: None,
             webhook_batch_max: 400,
             webhook_batch_wait: Duration::from_secs(30),
             webhook_buffer: 10_000,
-            webhook_blocking: false,
+            webhook_mode: Mode::Batch,
         }
     }
 }
@@ -74,8 +133,8 @@ pub enum AuditError {
 
 /// Where events go.
 pub(crate) trait Sink: Send + Sync + 'static {
-    /// Takes one event. Never blocks for long and never fails the request.
-    fn take(&self, event: &Arc<Value>);
+    /// Takes one event. False: it is lost, and that is to fail the request.
+    fn take<'a>(&'a self, event: &'a Arc<Value>) -> BoxFuture<'a, bool>;
 }
 
 pub struct Auditor {
@@ -105,24 +164,19 @@ impl Auditor {
         Ok(Some(Arc::new(Auditor { policy, sinks })))
     }
 
-    /// The record of a request, its first stage sent; `None` when the policy does not want it. `user` is absent when authentication failed.
+    /// The record of a request; `None` when the policy does not want it. `user` is absent when authentication failed.
     pub fn begin<B>(self: &Arc<Self>, info: &RequestInfo, user: Option<&User>, peer: IpAddr, audit_id: &HeaderValue, request: &Request<B>) -> Option<Record> {
         let nobody = User::default();
         let path = request.uri().path();
         let wanted = self.policy.decide(&Question::of(info, user.unwrap_or(&nobody), path))?;
         crate::metrics::AUDIT_LEVELS.with([wanted.level.name()]).increment();
-        let mut record = Record::new(self.clone(), wanted, info, user, peer, audit_id, request);
-        if user.is_some() {
-            record.stage(event::RECEIVED);
-        }
-        Some(record)
+        Some(Record::new(self.clone(), wanted, info, user, peer, audit_id, request))
     }
 
-    fn send(&self, event: Value) {
+    /// Whether all sinks are content.
+    async fn send(&self, event: Value) -> bool {
         let event = Arc::new(event);
         crate::metrics::AUDIT_EVENTS.with([]).increment();
-        for s in &self.sinks {
-            s.take(&event);
-        }
+        join_all(self.sinks.iter().map(|s| s.take(&event))).await.into_iter().all(|good| good)
     }
 }

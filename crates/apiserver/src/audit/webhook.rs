@@ -1,6 +1,7 @@
-//! The webhook sink: events are posted as EventLists, in batches off the request's path, or one by one in its way.
+//! The webhook sink: events are posted as EventLists, in batches off the request's path, or one by one while it waits.
 
-use super::{Options, Sink};
+use super::{Mode, Options, Sink};
+use futures::future::BoxFuture;
 use keles_auth::outbound::{Endpoint, OutboundError};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -12,31 +13,56 @@ use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Webhook {
-    queue: Sender<Arc<Value>>,
+    way: Way,
     lost: AtomicU64,
+}
+
+enum Way {
+    Queue(Sender<Arc<Value>>),
+    /// Posted while the request waits; `strict`: which fails with it.
+    Wait {
+        endpoint: Endpoint,
+        strict: bool,
+    },
 }
 
 impl Webhook {
     /// Starts the task that delivers; it ends with the sink, after what is queued.
     pub fn open(path: &Path, o: &Options) -> Result<Webhook, OutboundError> {
         let endpoint = Endpoint::from_kubeconfig(path)?;
-        let (queue, events) = mpsc::channel(o.webhook_buffer.max(1));
-        // Blocking mode sends what is there at once: batches of one that nobody waits to fill.
-        let (most, wait) = if o.webhook_blocking { (1, Duration::ZERO) } else { (o.webhook_batch_max.max(1), o.webhook_batch_wait) };
-        tokio::spawn(deliver(endpoint, events, most, wait));
-        Ok(Webhook { queue, lost: AtomicU64::new(0) })
+        let way = match o.webhook_mode {
+            Mode::Batch => {
+                let (queue, events) = mpsc::channel(o.webhook_buffer.max(1));
+                tokio::spawn(deliver(endpoint, events, o.webhook_batch_max.max(1), o.webhook_batch_wait));
+                Way::Queue(queue)
+            }
+            mode => Way::Wait { endpoint, strict: mode == Mode::BlockingStrict },
+        };
+        Ok(Webhook { way, lost: AtomicU64::new(0) })
+    }
+
+    fn lose(&self) {
+        let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+        // Powers of two: the first is told, and a flood does not flood the log.
+        if lost.is_power_of_two() {
+            tracing::error!(lost, "the buffer of the audit webhook is full: audit events are lost");
+        }
     }
 }
 
 impl Sink for Webhook {
-    fn take(&self, event: &Arc<Value>) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(event.clone()) {
-            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
-            // Powers of two: the first is told, and a flood does not flood the log.
-            if lost.is_power_of_two() {
-                tracing::error!(lost, "the buffer of the audit webhook is full: audit events are lost");
+    fn take<'a>(&'a self, event: &'a Arc<Value>) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            match &self.way {
+                Way::Queue(queue) => {
+                    if let Err(TrySendError::Full(_)) = queue.try_send(event.clone()) {
+                        self.lose();
+                    }
+                    true
+                }
+                Way::Wait { endpoint, strict } => post(endpoint, std::slice::from_ref(event)).await || !strict,
             }
-        }
+        })
     }
 }
 
@@ -50,10 +76,17 @@ async fn deliver(endpoint: Endpoint, mut events: Receiver<Arc<Value>>, most: usi
                 Ok(None) | Err(_) => break,
             }
         }
-        let items: Vec<&Value> = batch.iter().map(|e| &**e).collect();
-        let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items});
-        if let Err(error) = endpoint.post(&list, TIMEOUT).await {
-            tracing::error!(%error, events = batch.len(), "audit events were not delivered");
-        }
+        post(&endpoint, &batch).await;
     }
+}
+
+/// Whether they were taken.
+async fn post(endpoint: &Endpoint, batch: &[Arc<Value>]) -> bool {
+    let items: Vec<&Value> = batch.iter().map(|e| &**e).collect();
+    let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items});
+    let posted = endpoint.post(&list, TIMEOUT).await;
+    if let Err(error) = &posted {
+        tracing::error!(%error, events = batch.len(), "audit events were not delivered");
+    }
+    posted.is_ok()
 }

@@ -11,6 +11,7 @@ use keles_apiserver::{ApiServer, Config};
 use keles_pki::{Certified, Pki};
 use keles_store::Store;
 use keles_store::embedded::{Embedded, Options};
+use keles_store::encrypted::{Encrypted, Rules};
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub struct World {
     folder: tempfile::TempDir,
     server: ApiServer,
     store: Arc<dyn Store>,
+    encrypted: Option<Arc<Encrypted>>,
     address: SocketAddr,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<()>,
@@ -36,11 +38,10 @@ impl World {
         Self::configured(folder, |_| {}, None).await
     }
     /// With settings of the test's own, and the store encrypted by rules.
-    pub async fn configured(folder: tempfile::TempDir, configure: impl FnOnce(&mut Config), rules: Option<keles_store::encrypted::Rules>) -> World {
-        let mut store: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
-        if let Some(rules) = rules {
-            store = keles_store::encrypted::Encrypted::new(store, rules);
-        }
+    pub async fn configured(folder: tempfile::TempDir, configure: impl FnOnce(&mut Config), rules: Option<Rules>) -> World {
+        let plain: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
+        let encrypted = rules.map(|rules| Encrypted::new(plain.clone(), rules));
+        let store: Arc<dyn Store> = encrypted.clone().map_or(plain, |e| e);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let mut config = Config { port: address.port(), ..Config::new(folder.path()) };
@@ -51,7 +52,7 @@ impl World {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.serve(listener, shutdown).await }
         });
-        World { folder, server, store, address, shutdown, running }
+        World { folder, server, store, encrypted, address, shutdown, running }
     }
     /// Ends the server and starts another over the same folder.
     pub async fn restart(self) -> World {
@@ -66,7 +67,7 @@ impl World {
         self.shutdown.cancel();
         self.running.await.expect("the server ends");
         self.store.close().await.expect("the store closes");
-        drop((self.server, self.store));
+        drop((self.server, self.store, self.encrypted));
         self.folder
     }
     /// A client with the certificate of a front proxy.
@@ -81,6 +82,10 @@ impl World {
     }
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+    /// The store of a world with rules.
+    pub fn encrypted(&self) -> &Encrypted {
+        self.encrypted.as_deref().expect("this world has rules")
     }
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -108,16 +113,20 @@ impl World {
         let other = self.folder.path().join("other");
         self.client(Some(Pki::open(Path::new(&other)).and_then(|p| p.admin()).expect("another CA")))
     }
-    fn client(&self, certificate: Option<Certified>) -> Client {
+    /// A client with a certificate of any authority, who trusts `ca` instead of the cluster's when it is given.
+    pub fn client_of(&self, certificate: Option<Certified>, ca: Option<Vec<u8>>) -> Client {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from(self.pki().ca_der())).expect("our CA is a certificate");
+        roots.add(CertificateDer::from(ca.unwrap_or_else(|| self.pki().ca_der()))).expect("our CA is a certificate");
         let builder =
             rustls::ClientConfig::builder_with_provider(keles_serve::tls::provider()).with_safe_default_protocol_versions().expect("ring knows TLS").with_root_certificates(roots);
         let tls = match certificate {
             Some(c) => builder.with_client_auth_cert(c.certificate_der().expect("PEM"), c.key_der().expect("PEM")).expect("a pair"),
             None => builder.with_no_client_auth(),
         };
-        Client { tls: Arc::new(tls), address: self.address, headers: HeaderMap::new() }
+        Client { tls: Arc::new(tls), address: self.address, name: "localhost".into(), headers: HeaderMap::new() }
+    }
+    fn client(&self, certificate: Option<Certified>) -> Client {
+        self.client_of(certificate, None)
     }
 }
 
@@ -125,6 +134,8 @@ impl World {
 pub struct Client {
     tls: Arc<rustls::ClientConfig>,
     address: SocketAddr,
+    /// The name the server is asked for in the handshake.
+    name: String,
     headers: HeaderMap,
 }
 
@@ -151,11 +162,22 @@ impl Client {
         self.headers.insert(name, value.parse().expect("a header value"));
         self
     }
+    /// Asks for the server by another name, or an address.
+    pub fn by_name(mut self, name: &str) -> Client {
+        self.name = name.into();
+        self
+    }
+    /// The handshake, or why it failed.
+    pub async fn shake_hands(&self) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(self.address).await.expect("the server listens");
+        let name = ServerName::try_from(self.name.clone()).expect("a name");
+        tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await
+    }
     pub async fn connect(&self, alpn: &[u8]) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut tls = (*self.tls).clone();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let tcp = TcpStream::connect(self.address).await.expect("the server listens");
-        let name = ServerName::try_from("localhost").expect("a name");
+        let name = ServerName::try_from(self.name.clone()).expect("a name");
         TokioIo::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a handshake"))
     }
     /// What the server chooses of the protocols it is offered.

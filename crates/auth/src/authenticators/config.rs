@@ -1,11 +1,12 @@
 //! What the operator wants of authentication, and the authenticators made of it.
 
 use super::bootstrap_token::{BootstrapTokens, Objects};
+use super::issuers::Issuers;
 use super::jwt::{ALGORITHMS, ClaimRule, Jwt, Mapping, Trust};
 use super::legacy_service_account::LegacyServiceAccounts;
 use super::request_header::RequestHeader;
 use super::service_account::ServiceAccounts;
-use super::structured::{Anonymous, Structured, StructuredError, check_url};
+use super::structured::{Anonymous, StructuredError, check_url};
 use super::token_file::{TokenFile, TokenFileError};
 use super::webhook::{self, Webhook, WebhookError};
 use super::{TokenAuthenticator, Tokens};
@@ -85,6 +86,8 @@ pub enum AuthenticationError {
 pub struct Authentication {
     pub tokens: Tokens,
     pub anonymous: Anonymous,
+    /// Those of `--authentication-config`, which are read again when the file changes.
+    pub issuers: Option<Arc<Issuers>>,
 }
 
 impl Options {
@@ -92,6 +95,7 @@ impl Options {
     pub fn build(&self, accounts: Arc<tokens::Tokens>, objects: Arc<dyn Objects>) -> Result<Authentication, AuthenticationError> {
         let own = accounts.audiences().to_vec();
         let mut anonymous = Anonymous { enabled: self.anonymous, paths: Vec::new() };
+        let mut issuers = None;
         let mut all: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
         if let Some(path) = &self.token_file {
             all.push(Arc::new(TokenFile::open(path, own.clone())?));
@@ -105,21 +109,22 @@ impl Options {
             (Some(_), Some(_)) => return Err(AuthenticationError::OidcTwice),
             (Some(oidc), None) => all.push(Arc::new(oidc.open(&own, accounts.issuers())?)),
             (None, Some(path)) => {
-                let s = Structured::open(path, &own, accounts.issuers())?;
-                all.extend(s.jwt.into_iter().map(|j| Arc::new(j) as Arc<dyn TokenAuthenticator>));
-                if let Some(a) = s.anonymous {
+                let all_of_file = Arc::new(Issuers::open(path, &own, accounts.issuers())?);
+                if let Some(a) = all_of_file.anonymous() {
                     if self.anonymous_given {
                         return Err(AuthenticationError::AnonymousTwice);
                     }
-                    anonymous = a;
+                    anonymous = a.clone();
                 }
+                all.push(all_of_file.clone());
+                issuers = Some(all_of_file);
             }
             (None, None) => {}
         }
         if let Some(w) = &self.webhook {
             all.push(Arc::new(Webhook::open(w, own.clone())?));
         }
-        Ok(Authentication { tokens: Tokens::new(all, own), anonymous })
+        Ok(Authentication { tokens: Tokens::new(all, own), anonymous, issuers })
     }
 }
 

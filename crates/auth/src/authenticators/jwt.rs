@@ -172,6 +172,11 @@ impl Jwt {
         Ok(keys)
     }
 
+    /// Fetches the keys if they are not there yet: whether the issuer answers.
+    pub async fn ready(&self) -> Result<(), Refused> {
+        if self.asked.lock().await.is_some() { Ok(()) } else { self.fetch().await.map(|_| ()) }
+    }
+
     async fn fetch_now(&self) -> Result<Vec<Key>, Refused> {
         let issuer = &self.trust.issuer;
         let url = self.trust.discovery_url.clone().unwrap_or_else(|| format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')));

@@ -6,6 +6,7 @@
 
 pub mod bootstrap_token;
 pub mod config;
+pub mod issuers;
 pub mod jwt;
 pub mod legacy_service_account;
 pub mod request_header;

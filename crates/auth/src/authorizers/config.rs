@@ -71,6 +71,8 @@ pub enum AuthorizationError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is no AuthorizationConfiguration: {why}", path.display())]
     File { path: PathBuf, why: String },
+    #[error("{}: only authorizers of type Webhook may come and go while the server runs; it began with {began}, the file now says {now}", path.display())]
+    Types { path: PathBuf, began: String, now: String },
     #[error(transparent)]
     Abac(#[from] AbacError),
     #[error(transparent)]
@@ -132,6 +134,7 @@ struct Condition {
 }
 
 /// The parts of this server that some modes are.
+#[derive(Clone)]
 pub struct Built {
     pub rbac: Arc<dyn Authorizer>,
     pub node: Arc<NodeAuthorizer>,
@@ -145,10 +148,17 @@ enum Wanted {
 impl Options {
     /// The chain that the flags or the file describe.
     pub fn build(&self, built: &Built) -> Result<Chain, AuthorizationError> {
-        let wanted = match &self.config_file {
-            Some(path) => read_file(path)?,
-            None => self.of_flags()?,
-        };
+        Ok(Chain::new(self.made(self.wanted()?, built)?))
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, AuthorizationError> {
+        match &self.config_file {
+            Some(path) => read_file(path),
+            None => self.of_flags(),
+        }
+    }
+
+    fn made(&self, wanted: Vec<Wanted>, built: &Built) -> Result<Vec<Arc<dyn Authorizer>>, AuthorizationError> {
         let mut all: Vec<Arc<dyn Authorizer>> = Vec::new();
         for w in wanted {
             all.push(match w {
@@ -165,7 +175,7 @@ impl Options {
                 },
             });
         }
-        Ok(Chain::new(all))
+        Ok(all)
     }
 
     fn of_flags(&self) -> Result<Vec<Wanted>, AuthorizationError> {
@@ -198,6 +208,40 @@ impl Options {
             match_conditions: Vec::new(),
         })
     }
+}
+
+/// Reads an AuthorizationConfiguration file again.
+pub struct Reload {
+    options: Options,
+    built: Built,
+    path: PathBuf,
+    /// The types besides Webhook that the server began with, sorted.
+    began: String,
+}
+
+impl Reload {
+    /// `None` where flags say which authorizers there are.
+    pub fn of(options: &Options, built: &Built) -> Result<Option<Reload>, AuthorizationError> {
+        let Some(path) = options.config_file.clone() else { return Ok(None) };
+        Ok(Some(Reload { began: types(&options.wanted()?), options: options.clone(), built: built.clone(), path }))
+    }
+
+    /// Puts what the file says now into the chain, or leaves it as it is.
+    pub fn reload(&self, chain: &Chain) -> Result<(), AuthorizationError> {
+        let wanted = self.options.wanted()?;
+        let now = types(&wanted);
+        if now != self.began {
+            return Err(AuthorizationError::Types { path: self.path.clone(), began: self.began.clone(), now });
+        }
+        chain.replace(self.options.made(wanted, &self.built)?);
+        Ok(())
+    }
+}
+
+fn types(wanted: &[Wanted]) -> String {
+    let mut all: Vec<&str> = wanted.iter().filter_map(|w| if let Wanted::Mode(m) = w { Some(m.as_str()) } else { None }).collect();
+    all.sort_unstable();
+    all.join(",")
 }
 
 const API_VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];

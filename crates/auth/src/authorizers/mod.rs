@@ -12,7 +12,7 @@ pub mod webhook;
 use crate::rbac::{Reason, Rule, is_superuser};
 use crate::{Attributes, User};
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// An authorizer mode of `--authorization-mode`.
 pub struct Mode {
@@ -83,13 +83,20 @@ impl Authorizer for crate::node::NodeAuthorizer {
     }
 }
 
-/// The authorizers in order.
+/// The authorizers in order, which a configuration file may change while the server runs. Clones are the same chain.
 #[derive(Clone)]
-pub struct Chain(Vec<Arc<dyn Authorizer>>);
+pub struct Chain(Arc<RwLock<Arc<[Arc<dyn Authorizer>]>>>);
 
 impl Chain {
     pub fn new(all: Vec<Arc<dyn Authorizer>>) -> Chain {
-        Chain(all)
+        Chain(Arc::new(RwLock::new(all.into())))
+    }
+    /// Others from now on; a question that is being answered keeps those it began with.
+    pub fn replace(&self, all: Vec<Arc<dyn Authorizer>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = all.into();
+    }
+    fn all(&self) -> Arc<[Arc<dyn Authorizer>]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why it is allowed; `Err` says why not (maybe nothing).
@@ -109,7 +116,7 @@ impl Chain {
             return Decision::Allow(Reason::Superuser);
         }
         let mut reasons = Vec::new();
-        for authorizer in &self.0 {
+        for authorizer in self.all().iter() {
             match authorizer.decide(a).await {
                 Decision::NoOpinion(why) if why.is_empty() => {}
                 Decision::NoOpinion(why) => reasons.push(why),
@@ -123,7 +130,7 @@ impl Chain {
     pub fn rules(&self, user: &User, namespace: &str) -> Known {
         let mut all = Known::default();
         let mut reasons = Vec::new();
-        for authorizer in &self.0 {
+        for authorizer in self.all().iter() {
             let known = authorizer.rules(user, namespace);
             all.rules.extend(known.rules);
             reasons.extend(known.incomplete);
@@ -167,6 +174,9 @@ mod tests {
         assert_eq!(chain(&["maybe", "deny", "allow"]).decide(&a).await.err().as_deref(), Some("no"));
         assert_eq!(chain(&["one", "two"]).decide(&a).await.err().as_deref(), Some("one\ntwo"));
         let master = crate::user("root", &[crate::MASTERS]);
+        let c = chain(&["deny"]);
+        c.clone().replace(vec![Arc::new(Says("allow"))]);
+        assert!(c.decide(&a).await.is_ok(), "clones are the same chain");
         assert!(chain(&["deny"]).decide(&Attributes { user: &master, ..a }).await.is_ok(), "system:masters is asked of nobody");
         assert_eq!(chain(&["one", "two"]).rules(&user, "n").incomplete.as_deref(), Some("[one, two]"));
     }

@@ -213,7 +213,7 @@ impl Store for Embedded {
             self.shared.state().check_readable(revision)?;
         }
         let more = (found.len() as u64) < count;
-        Ok(Page { entries: self.entries(found).await?, revision, more, count })
+        Ok(Page { entries: self.entries(found).await?, unreadable: Vec::new(), revision, more, count })
     }
 
     async fn write(&self, write: Write) -> Result<Revision, StoreError> {

@@ -174,6 +174,6 @@ impl Shared {
             Some(p) if !p.deleted => Some(self.values.entry(key, &p)?),
             _ => None,
         };
-        Ok(Change { entry: self.values.entry(key, version)?, previous, deleted: version.deleted })
+        Ok(Change { entry: self.values.entry(key, version)?, previous, deleted: version.deleted, unreadable: None })
     }
 }

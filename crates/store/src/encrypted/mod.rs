@@ -4,7 +4,8 @@
 //! (`k8s:enc:aescbc:v1:KEY:`), so data written under older keys stays readable while their provider is listed: the first provider of a
 //! resource writes, all read. Keys (names of objects) are not encrypted, as upstream. What was read under another provider than the first
 //! is told by [`Store::stale`], so that writing an object anew, unchanged, brings it under the new key. One file and one row of
-//! [`PROVIDERS`] a provider. Invariant: a value that no provider knows is an error that names its key, never handed on as it stands.
+//! [`PROVIDERS`] a provider. [`Encrypted::replace`] puts other rules in their place while the store is used. Invariants: a value that no
+//! provider knows is never handed on as it stands; it fails who asks for it with an error that names its key, and nobody else.
 
 pub mod aescbc;
 pub mod aesgcm;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// What every encrypted value begins with.
 pub const PREFIX: &[u8] = b"k8s:enc:";
@@ -93,16 +94,42 @@ pub struct Encrypted {
 
 struct Shared {
     inner: Arc<dyn Store>,
-    rules: Rules,
+    rules: RwLock<Arc<Rules>>,
     /// Keys whose value was read under another provider than the one that would write it now.
     stale: Mutex<HashSet<Bytes>>,
 }
 
 impl Encrypted {
     pub fn new(inner: Arc<dyn Store>, rules: Rules) -> Arc<Encrypted> {
-        Arc::new(Encrypted { shared: Arc::new(Shared { inner, rules, stale: Mutex::default() }) })
+        Arc::new(Encrypted { shared: Arc::new(Shared { inner, rules: RwLock::new(Arc::new(rules)), stale: Mutex::default() }) })
+    }
+
+    /// Other rules from now on, if the provider that writes under each of them answers. Then all that is stored is looked at once, so that what
+    /// lies under another provider than the one that would write it now is known (see [`Store::stale`]).
+    pub async fn replace(&self, rules: Rules) -> Result<(), StoreError> {
+        for first in rules.0.iter().filter_map(|r| r.providers.first()) {
+            first.seal(PROBE, PROBE).await.map_err(|e| failed(PROBE, e))?;
+        }
+        *self.shared.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        let mut start: Option<Bytes> = None;
+        loop {
+            let page = self.shared.inner.range(b"/registry/", start.as_deref(), LOOKED_AT_ONCE, None).await?;
+            for mut e in page.entries {
+                start = Some([e.key.as_ref(), b"\0"].concat().into());
+                // What cannot be read any more is told of when somebody reads it.
+                let _ = self.shared.open(&mut e, State::Present).await;
+            }
+            if !page.more {
+                return Ok(());
+            }
+        }
     }
 }
+
+/// What providers are tried with before they are used.
+const PROBE: &[u8] = b"/registry/probe";
+/// Values read in one go when all are looked at.
+const LOOKED_AT_ONCE: usize = 256;
 
 /// What is known of the value that is opened.
 #[derive(Clone, Copy)]
@@ -118,8 +145,12 @@ impl Shared {
         self.stale.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn seal(&self, key: &[u8], value: Bytes) -> Result<Bytes, StoreError> {
-        match self.rules.of(key).and_then(|r| r.providers.first()) {
+        match self.rules().of(key).and_then(|r| r.providers.first()) {
             Some(p) => p.seal(key, &value).await.map_err(|e| failed(key, e)),
             None => Ok(value),
         }
@@ -127,7 +158,8 @@ impl Shared {
 
     /// Opens a value in place; a delete has none.
     async fn open(&self, e: &mut Entry, state: State) -> Result<(), StoreError> {
-        let Some(rule) = self.rules.of(&e.key) else {
+        let rules = self.rules();
+        let Some(rule) = rules.of(&e.key) else {
             // A resource that no rule names any more: what is encrypted cannot be read.
             return if e.value.starts_with(PREFIX) { Err(failed(&e.key, TransformError::NoPrefix)) } else { Ok(()) };
         };
@@ -154,26 +186,27 @@ impl Shared {
         Ok(())
     }
 
-    async fn change(&self, c: &Change) -> Result<Change, StoreError> {
+    async fn change(&self, c: &Change) -> Change {
         let mut c = c.clone();
         if c.deleted {
             self.stale().remove(&c.entry.key);
-        } else {
-            self.open(&mut c.entry, State::Present).await?;
+        } else if let Err(why) = self.open(&mut c.entry, State::Present).await {
+            c.entry.value = Bytes::new();
+            c.unreadable = Some(why.to_string());
         }
-        if let Some(p) = &mut c.previous {
-            self.open(p, State::Past).await?;
+        if let Some(mut p) = c.previous.take() {
+            c.previous = self.open(&mut p, State::Past).await.is_ok().then_some(p);
         }
-        Ok(c)
+        c
     }
 
-    async fn watched(&self, w: Watched) -> Result<Watched, StoreError> {
-        let Watched::Changes(all) = w else { return Ok(w) };
+    async fn watched(&self, w: Watched) -> Watched {
+        let Watched::Changes(all) = w else { return w };
         let mut out = Vec::with_capacity(all.len());
         for c in all.iter() {
-            out.push(self.change(c).await?);
+            out.push(self.change(c).await);
         }
-        Ok(Watched::Changes(Arc::new(out)))
+        Watched::Changes(Arc::new(out))
     }
 }
 
@@ -194,22 +227,30 @@ impl Store for Encrypted {
     async fn range(&self, prefix: &[u8], start: Option<&[u8]>, limit: usize, at: Option<Revision>) -> Result<Page, StoreError> {
         let mut page = self.shared.inner.range(prefix, start, limit, at).await?;
         let state = if at.is_none() { State::Present } else { State::Pinned };
-        for e in &mut page.entries {
-            self.shared.open(e, state).await?;
+        let mut readable = Vec::with_capacity(page.entries.len());
+        for mut e in page.entries {
+            match self.shared.open(&mut e, state).await {
+                Ok(()) => readable.push(e),
+                Err(why) => page.unreadable.push((e.key, why.to_string())),
+            }
         }
+        page.entries = readable;
         Ok(page)
     }
     async fn write(&self, w: Write) -> Result<Revision, StoreError> {
         let s = &self.shared;
+        let creates = matches!(w, Write::Put { expect: crate::Expect::Absent, .. });
         let w = match w {
             Write::Put { key, value, expect, ttl } => Write::Put { value: s.seal(&key, value).await?, key, expect, ttl },
             delete => delete,
         };
         match s.inner.write(w).await {
-            Err(StoreError::Conflict { current: Some(mut e) }) => {
-                s.open(&mut e, State::Present).await?;
-                Err(StoreError::Conflict { current: Some(e) })
-            }
+            // Who creates is told that the name is taken, whether what has it can be read or not.
+            Err(StoreError::Conflict { current: Some(mut e) }) => match s.open(&mut e, State::Present).await {
+                Ok(()) => Err(StoreError::Conflict { current: Some(e) }),
+                Err(_) if creates => Err(StoreError::Conflict { current: None }),
+                Err(why) => Err(why),
+            },
             done => done,
         }
     }
@@ -221,7 +262,7 @@ impl Store for Encrypted {
                 let shared = shared.clone();
                 async move {
                     match w {
-                        Ok(w) => shared.watched(w).await,
+                        Ok(w) => Ok(shared.watched(w).await),
                         Err(e) => Err(e),
                     }
                 }

@@ -106,10 +106,36 @@ async fn a_wrong_or_missing_key_is_a_clear_error_that_names_the_object() {
         w.over(secrets(&[&provider]), async |s, _| {
             let e = read(&*s).await.expect_err("unreadable").to_string();
             assert!(e.contains("/registry/core/secrets/shop/pass") && e.contains(words), "{provider}: {e}");
-            assert!(s.range(b"/registry/", None, 0, None).await.is_err(), "{provider}");
+            let other = Bytes::from_static(b"/registry/core/configmaps/shop/c");
+            let there = s.get(&other).await.unwrap().map_or(Expect::Absent, |e| Expect::Revision(e.modified));
+            s.write(Write::Put { key: other.clone(), value: Bytes::from_static(b"plain"), expect: there, ttl: None }).await.unwrap();
+            let page = s.range(b"/registry/", None, 0, None).await.unwrap();
+            assert_eq!(page.entries.iter().map(|e| e.key.clone()).collect::<Vec<_>>(), [other], "{provider}: the others are read");
+            assert!(page.unreadable.len() == 1 && page.unreadable[0].0 == KEY && page.unreadable[0].1.contains(words), "{provider}: {:?}", page.unreadable);
+            let taken = s.write(Write::Put { key: Bytes::from_static(KEY), value: Bytes::from_static(b"y"), expect: Expect::Absent, ttl: None }).await;
+            assert!(matches!(taken, Err(StoreError::Conflict { current: None })), "{provider}");
+            let mut w = s.watch(b"/registry/", 0).await.unwrap();
+            let Some(Ok(Watched::Changes(c))) = w.next().await else { panic!("a change") };
+            assert!(c[0].unreadable.as_ref().is_some_and(|why| why.contains(words)) && c[0].entry.value.is_empty(), "{provider}: {:?}", c[0]);
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn other_rules_take_effect_at_once_and_what_lies_under_old_ones_is_stale() {
+    let (one, both, none) = (format!("aesgcm: {{keys: [{K1}]}}"), format!("aesgcm: {{keys: [{K2}, {K1}]}}"), format!("aesgcm: {{keys: [{K2}]}}"));
+    let plain: Arc<dyn Store> = Embedded::open(&tempfile::tempdir().unwrap().path().join("s"), Options::default()).unwrap();
+    let s = Encrypted::new(plain.clone(), secrets(&[&one]));
+    let first = put(&*s, "x", Expect::Absent).await;
+    s.replace(secrets(&[&both])).await.unwrap();
+    assert!(s.stale(KEY), "known without a read in between");
+    assert_eq!(read(&*s).await.unwrap(), "x");
+    put(&*s, "x", Expect::Revision(first)).await;
+    assert!(plain.get(KEY).await.unwrap().unwrap().value.starts_with(b"k8s:enc:aesgcm:v1:key2:"));
+    s.replace(secrets(&[&none])).await.unwrap();
+    assert!(!s.stale(KEY) && read(&*s).await.is_ok());
+    plain.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use keles_auth::outbound::Endpoint;
 use keles_registry::Attributes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -18,6 +19,8 @@ pub struct Reply {
     /// A JSON patch (RFC 6902).
     pub patch: Option<Vec<u8>>,
     pub warnings: Vec<String>,
+    /// For the audit event, under keys of the hook's own.
+    pub notes: BTreeMap<String, String>,
     pub denied: Option<Status>,
 }
 
@@ -41,6 +44,7 @@ struct Response {
     patch: Option<String>,
     patch_type: Option<String>,
     warnings: Option<Vec<String>>,
+    audit_annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -117,7 +121,7 @@ fn read(answer: Value, hook: &str, uid: &str) -> Result<Reply, String> {
         (Some(_), Some(other)) => return Err(format!("webhook returned invalid response.patchType of {other:?}")),
     };
     let denied = (!r.allowed).then(|| denial(hook, r.status.unwrap_or_default()));
-    Ok(Reply { patch, warnings: r.warnings.unwrap_or_default(), denied })
+    Ok(Reply { patch, warnings: r.warnings.unwrap_or_default(), notes: r.audit_annotations.unwrap_or_default(), denied })
 }
 
 fn denial(hook: &str, s: Denial) -> Status {

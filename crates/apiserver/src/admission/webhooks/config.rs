@@ -18,6 +18,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One `webhooks` entry.
 pub struct Hook {
     pub name: String,
+    /// The configuration it stands in.
+    pub configuration: String,
     pub matching: Matching,
     pub conditions: Conditions,
     pub on_failure: OnFailure,
@@ -91,8 +93,9 @@ impl Client {
 }
 
 impl Hook {
-    fn parse(v: &Value) -> Hook {
+    fn parse(configuration: &str, v: &Value) -> Hook {
         Hook {
+            configuration: configuration.into(),
             name: v["name"].as_str().unwrap_or_default().to_owned(),
             matching: Matching::parse(v),
             conditions: Conditions::parse(&v["matchConditions"]),
@@ -130,5 +133,5 @@ impl Configs {
 }
 
 fn hooks(config: &Object) -> impl Iterator<Item = Arc<Hook>> {
-    config.at(&["webhooks"]).as_array().into_iter().flatten().map(|v| Arc::new(Hook::parse(v)))
+    config.at(&["webhooks"]).as_array().into_iter().flatten().map(|v| Arc::new(Hook::parse(config.name(), v)))
 }

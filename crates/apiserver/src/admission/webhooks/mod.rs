@@ -5,21 +5,24 @@
 
 mod call;
 mod config;
+mod notes;
 
 pub use config::Client;
 
 use super::Later;
-use crate::metrics;
 use super::dynamic::conditions::{Asks, Scene, Verdict, about};
 use super::dynamic::rules::is_exempt;
 use super::dynamic::{OnFailure, subject};
+use crate::metrics;
 use async_trait::async_trait;
 use call::Reply;
 use config::{Configs, Hook};
 use keles_api::{Object, Status};
 use keles_observe::current;
 use keles_observe::trace::{self, Kind};
+use keles_registry::annotations::annotate;
 use keles_registry::{Admission, Attributes, Operation, Served};
+use notes::Place;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -121,7 +124,7 @@ impl Stage<'_> {
     }
 
     /// Calls a hook; `None` when it failed and its policy is to go on.
-    async fn call(&self, w: &Wanted, object: Option<&Object>, warnings: &mut Vec<String>) -> Result<Option<Reply>, Status> {
+    async fn call(&self, w: &Wanted, at: Place, object: Option<&Object>, warnings: &mut Vec<String>) -> Result<Option<Reply>, Status> {
         let hook = &w.hook;
         if self.a.request.dry_run && !hook.dry_runs {
             return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
@@ -141,6 +144,7 @@ impl Stage<'_> {
         match said {
             Ok(reply) => {
                 warnings.extend(reply.warnings.iter().cloned());
+                reply.notes.iter().for_each(|(key, value)| annotate(format!("{}/{key}", hook.name), value.clone()));
                 match &reply.denied {
                     Some(s) => Err(s.clone()),
                     None => Ok(Some(reply)),
@@ -152,6 +156,7 @@ impl Stage<'_> {
                     return Err(Status::internal(said));
                 }
                 tracing::warn!(webhook = hook.name, why, "the webhook is left out, as its failure policy says");
+                notes::failed_open(hook, if self.kind == "admit" { "mutation" } else { "validating" }, at);
                 Ok(None)
             }
         }
@@ -183,11 +188,18 @@ impl Admission for MutatingWebhooks {
                 let stage = Stage { a, server: &self.server, namespace: namespace(a, Some(o)), kind: "admit" };
                 let Some(wanted) = stage.wanted(hook, Some(o))? else { continue };
                 called_before[i] = true;
-                let Some(reply) = stage.call(&wanted, Some(o), warnings).await? else { continue };
-                let Some(patch) = reply.patch else { continue };
+                let at = Place { round, index: i };
+                let called = stage.call(&wanted, at, Some(o), warnings).await;
+                let Ok(Some(Reply { patch: Some(patch), .. })) = called else {
+                    notes::mutation(hook, at, false);
+                    called?;
+                    continue;
+                };
                 let shown = subject::in_version(a, o, &wanted.version);
                 let changed =
                     keles_patch::json_patch(&shown.0, &patch).map_err(|e| Status::internal(format!("failed calling webhook {:?}: {}", hook.name, e.to_status().message)))?;
+                notes::mutation(hook, at, changed != shown.0);
+                notes::patch(hook, at, &patch);
                 if changed != shown.0 {
                     let fitted = fit(a, Object(changed), &wanted.version)?;
                     *o = subject::to_storage(a, &fitted, &wanted.version);
@@ -203,9 +215,12 @@ impl Admission for MutatingWebhooks {
             return Ok(());
         }
         let stage = Stage { a, server: &self.server, namespace: namespace(a, o), kind: "admit" };
-        for hook in self.configs.all(a.registry).iter() {
+        for (index, hook) in self.configs.all(a.registry).iter().enumerate() {
             if let Some(w) = stage.wanted(hook, o)? {
-                stage.call(&w, o, warnings).await?;
+                let at = Place { round: 0, index };
+                let called = stage.call(&w, at, o, warnings).await;
+                notes::mutation(hook, at, false);
+                called?;
             }
         }
         Ok(())
@@ -233,9 +248,12 @@ impl Admission for ValidatingWebhooks {
         for hook in self.configs.all(a.registry).iter() {
             wanted.extend(stage.wanted(hook, o)?);
         }
-        let calls = wanted.iter().map(|w| async {
-            let mut said = Vec::new();
-            (stage.call(w, o, &mut said).await, said)
+        let calls = wanted.iter().enumerate().map(|(index, w)| {
+            let stage = &stage;
+            async move {
+                let mut said = Vec::new();
+                (stage.call(w, Place { round: 0, index }, o, &mut said).await, said)
+            }
         });
         let mut refused = None;
         for (answer, said) in futures::future::join_all(calls).await {

@@ -223,8 +223,8 @@ async fn discovery(client: Client) {
     let mut listed = 0;
     for group in found.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            // Definitions of other flows come and go; componentstatuses, deprecated, are not served (docs/STATUS.md).
-            if !capabilities.supports_operation(verbs::LIST) || resource.group.ends_with("keles.dev") || resource.plural == "componentstatuses" {
+            // Definitions of other flows come and go.
+            if !capabilities.supports_operation(verbs::LIST) || resource.group.ends_with("keles.dev") {
                 continue;
             }
             Api::<DynamicObject>::all_with(client.clone(), &resource).list(&ListParams::default().limit(1)).await.unwrap_or_else(|e| panic!("{resource:?}: {e}"));

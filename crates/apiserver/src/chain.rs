@@ -10,7 +10,7 @@ use crate::negotiate::{self, Accepted, Forms, Media};
 use crate::path::RequestInfo;
 use crate::respond::{self, AUDIT_ID, Style};
 use crate::server::Inner;
-use crate::{health, lifecycle, metrics, notices, paths, reviews, token_request};
+use crate::{component_status, health, lifecycle, metrics, notices, paths, reviews, token_request};
 use futures::FutureExt;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -193,7 +193,7 @@ impl Inner {
         };
         match place {
             Place::Review => return reviews::serve(self, asked).await,
-            Place::Unbuilt(what) => return Err(Status::not_implemented(what)),
+            Place::Components => return component_status::serve(self, asked).await,
             Place::WrongMethod => return Err(method_not_allowed()),
             Place::Stored => {}
         }
@@ -222,7 +222,7 @@ impl Inner {
             return (served && known).then_some(Place::Stored);
         }
         Some(match virtual_kind(info)?.plural {
-            "componentstatuses" => Place::Unbuilt("the resource componentstatuses (deprecated since v1.19)"),
+            "componentstatuses" => Place::Components,
             _ => Place::Review,
         })
     }
@@ -320,7 +320,7 @@ enum Place {
     Stored,
     WrongMethod,
     Review,
-    Unbuilt(&'static str),
+    Components,
 }
 
 pub fn header(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> &str {

@@ -9,11 +9,12 @@ use crate::paths::GIT_VERSION;
 use crate::respond;
 use crate::server::Inner;
 use http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use keles_api::Status;
 use keles_observe::logs;
 use keles_observe::pages::{self, Component, Page};
 use keles_observe::profile::{self, DEFAULT_SECONDS, SECONDS_MAX};
+use keles_registry::Query;
 use keles_serve::Body;
 use std::time::Duration;
 
@@ -47,6 +48,13 @@ pub async fn serve(server: &Inner, asked: Asked, parts: &[String]) -> Result<Res
             None => respond::no_route(),
         }),
         _ if !server.config.profiling => Ok(respond::no_route()),
+        of_process => self::of_process(of_process, asked.request, &asked.query).await,
+    }
+}
+
+/// What lies below `/debug/` of any part: profiles and the verbosity of its process.
+pub async fn of_process(parts: &[&str], request: Request<Body>, query: &Query) -> Result<Response<Body>, Status> {
+    match parts {
         ["pprof"] => {
             let mut r = respond::text(StatusCode::OK, INDEX);
             r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -54,12 +62,12 @@ pub async fn serve(server: &Inner, asked: Asked, parts: &[String]) -> Result<Res
         }
         ["pprof", "cmdline"] => Ok(respond::text(StatusCode::OK, std::env::args().collect::<Vec<_>>().join("\0"))),
         ["pprof", "profile"] => {
-            let seconds = asked.query.get("seconds").map(str::to_owned);
+            let seconds = query.get("seconds").map(str::to_owned);
             Ok(cpu(seconds.as_deref()).await)
         }
         ["pprof", name] => Ok(respond::text(StatusCode::NOT_FOUND, format!("Unknown profile: {name} (this server has the CPU profile: profile)\n"))),
         ["flags"] => Ok(respond::text(StatusCode::OK, "/debug/flags/\n\nv\n")),
-        ["flags", "v"] => verbosity(asked).await,
+        ["flags", "v"] => verbosity(request).await,
         _ => Ok(respond::no_route()),
     }
 }
@@ -82,11 +90,11 @@ async fn cpu(seconds: Option<&str>) -> Response<Body> {
 }
 
 /// How much is logged from now on: the body of a PUT.
-async fn verbosity(asked: Asked) -> Result<Response<Body>, Status> {
-    if *asked.request.method() != Method::PUT {
+async fn verbosity(request: Request<Body>) -> Result<Response<Body>, Status> {
+    if *request.method() != Method::PUT {
         return Ok(respond::text(StatusCode::NOT_ACCEPTABLE, "unsupported http method\n"));
     }
-    let body = read(asked.request.into_body()).await?;
+    let body = read(request.into_body()).await?;
     let said = std::str::from_utf8(&body).map_err(|e| e.to_string()).and_then(logs::set_verbosity);
     Ok(match said {
         Ok(said) => respond::text(StatusCode::OK, format!("{said}\n")),

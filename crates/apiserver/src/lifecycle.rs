@@ -1,11 +1,17 @@
 //! How long things take: requests, watches, the way down. Settings, and the time a request has.
 
+use crate::{health, respond};
+use http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
 use http_body::Body as _;
 use keles_api::Status;
 use keles_api::status::Details;
 use keles_registry::{Lifetimes, Query};
 use keles_serve::body::{self, Body};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// `--request-timeout` and its neighbours, with upstream's defaults.
@@ -22,6 +28,8 @@ pub struct Options {
     pub max_mutating_requests_in_flight: u32,
     /// How long the server goes on, saying that it is not ready, before it takes no new connections.
     pub shutdown_delay: Duration,
+    /// On the way down new requests are asked to come again elsewhere (429) until the open ones are answered, instead of finding no listener.
+    pub send_retry_after: bool,
     /// Part of HTTP/2 requests after which the client is asked to connect anew, so that load spreads; 0 to 0.02.
     pub goaway_chance: f64,
     /// How long after its start the server counts as live though it has not finished starting.
@@ -39,6 +47,7 @@ impl Default for Options {
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
             shutdown_delay: Duration::ZERO,
+            send_retry_after: false,
             goaway_chance: 0.0,
             livez_grace_period: Duration::ZERO,
             event_ttl: Duration::from_secs(3600),
@@ -59,6 +68,57 @@ impl Options {
         };
         Ok(if asked.is_zero() { self.request_timeout } else { asked.min(self.request_timeout) })
     }
+}
+
+/// Counts requests that came over the wire and are being worked on; once shut, lets no more in but those that ask about health.
+#[derive(Default)]
+pub(crate) struct Door {
+    open: AtomicUsize,
+    shut: AtomicBool,
+    emptied: Notify,
+}
+
+/// A request that is being worked on.
+pub(crate) struct Inside(Arc<Door>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.emptied.notify_one();
+        }
+    }
+}
+
+impl Door {
+    /// `Err`: the refusal to answer with.
+    pub fn enter(self: &Arc<Self>, request_path: &str) -> Result<Inside, Response<Body>> {
+        // Counted before the look at the door, so that who shuts it waits for whoever got past.
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(self.clone());
+        if self.shut.load(Ordering::SeqCst) && health::path(request_path).is_none() {
+            return Err(come_again());
+        }
+        Ok(inside)
+    }
+    /// Lets no more in, and waits for those inside, but not longer than `limit`.
+    pub async fn shut(&self, limit: Duration) {
+        self.shut.store(true, Ordering::SeqCst);
+        let empty = async {
+            while self.open.load(Ordering::SeqCst) > 0 {
+                self.emptied.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, empty).await;
+    }
+}
+
+/// 429 in upstream's words; the connection is closed, so that the next goes elsewhere.
+fn come_again() -> Response<Body> {
+    const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+    let mut r = respond::text(StatusCode::TOO_MANY_REQUESTS, "The apiserver is shutting down, please try again later.\n");
+    r.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    r.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    r
 }
 
 /// 504 in upstream's words.
@@ -99,6 +159,26 @@ fn unit(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_shut_door_refuses_waits_for_who_is_inside_and_still_answers_about_health() {
+        let door = Arc::new(Door::default());
+        let inside = door.enter("/api/v1/pods").ok().expect("open");
+        let shutting = tokio::spawn({
+            let door = door.clone();
+            async move { door.shut(Duration::from_secs(3600)).await }
+        });
+        while !door.shut.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        let refused = door.enter("/api/v1/pods").err().expect("shut");
+        let header = |name| refused.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        assert_eq!((refused.status().as_u16(), header("retry-after"), header("connection")), (429, "5", "close"));
+        drop(door.enter("/readyz/ping").ok().expect("health is always told"));
+        assert!(!shutting.is_finished(), "one is still inside");
+        drop(inside);
+        shutting.await.unwrap();
+    }
 
     #[test]
     fn a_request_has_the_time_it_asks_for_but_not_more_than_the_server_gives() {

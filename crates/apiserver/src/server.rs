@@ -14,6 +14,7 @@ use crate::discovery::Discovery;
 use crate::fairness::{self, Gate};
 use crate::impersonate::LastModes;
 use crate::kubelet::Kubelets;
+use crate::lifecycle::Door;
 use crate::live::Live;
 use crate::metrics;
 use crate::openapi::OpenApi;
@@ -201,15 +202,23 @@ impl ApiServer {
         let drain = CancellationToken::new();
         let options = self.inner.config.lifecycle.clone();
         let goaway_chance = options.goaway_chance;
+        let door = Arc::<Door>::default();
+        let entrance = door.clone();
         let connect = move |info: keles_serve::ConnInfo| {
             let away = info.away.clone();
-            let (inner, connected) = (inner.clone(), Arc::new(certificates.connected(info)));
+            let (inner, door, connected) = (inner.clone(), entrance.clone(), Arc::new(certificates.connected(info)));
             move |request: Request<hyper::body::Incoming>| {
                 if goaway_chance > 0.0 && request.version() == Version::HTTP_2 && rand::random_bool(goaway_chance) {
                     away.cancel();
                 }
-                let (inner, caller) = (inner.clone(), connected.caller());
-                async move { inner.handle(caller, request.map(|b| b.map_err(BoxError::from).boxed_unsync())).await }
+                let (inner, caller, door) = (inner.clone(), connected.caller(), door.clone());
+                async move {
+                    let _inside = match door.enter(request.uri().path()) {
+                        Ok(inside) => inside,
+                        Err(refusal) => return refusal,
+                    };
+                    inner.handle(caller, request.map(|b| b.map_err(BoxError::from).boxed_unsync())).await
+                }
             }
         };
         let server = Server { listener, tls: self.certificates.tls(), limits: Limits { drain: options.request_timeout, ..Limits::default() } };
@@ -218,6 +227,9 @@ impl ApiServer {
             self.inner.leaving.store(true, Ordering::SeqCst);
             tokio::time::sleep(options.shutdown_delay).await;
             self.inner.stops.cancel();
+            if options.send_retry_after {
+                door.shut(options.request_timeout).await;
+            }
             drain.cancel();
         };
         tokio::join!(server.run(connect, drain.clone()), leaving);

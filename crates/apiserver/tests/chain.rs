@@ -387,8 +387,31 @@ async fn logs_and_execs_say_what_is_wrong() {
     assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::BAD_REQUEST, Some("container x is not valid for pod p")));
     let a = admin.send(Method::POST, &format!("{at}/exec?command=sh&stdout=1"), "application/json", vec![]).await;
     assert_eq!((a.status, a.json()["message"].as_str()), (StatusCode::BAD_REQUEST, Some("pod p does not have a host assigned")));
-    let a = admin.get("/api/v1/componentstatuses").await;
-    assert_eq!(a.status, StatusCode::NOT_IMPLEMENTED, "what is not built says so");
+}
+
+#[tokio::test]
+async fn component_statuses_say_how_the_parts_are_in_all_forms() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let at = "/api/v1/componentstatuses";
+    let (scheduler, controllers) = (keles_apiserver::component_status::scheduler_present(), keles_apiserver::component_status::controllers_present());
+    let a = admin.get(at).await;
+    assert_eq!((a.status, a.header("warning").as_str()), (StatusCode::OK, "299 - \"v1 ComponentStatus is deprecated in v1.19+\""));
+    let healthy = |name: &str| json!({"metadata": {"name": name}, "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]});
+    let all: Vec<_> = ["scheduler", "controller-manager", "etcd-0"].iter().map(|n| healthy(n)).collect();
+    assert_eq!(a.json(), json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": all}));
+    let one = admin.get(&format!("{at}/etcd-0")).await.json();
+    assert_eq!((&one["kind"], &one["apiVersion"], &one["conditions"]), (&json!("ComponentStatus"), &json!("v1"), &healthy("")["conditions"]));
+    let table = admin.clone().with_header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io").get(at).await.json();
+    let names: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["Name", "Status", "Message", "Error"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["scheduler", "Healthy", "ok", ""]));
+    let message = admin.clone().with_header("accept", "application/vnd.kubernetes.protobuf").get(at).await;
+    assert!(message.status == StatusCode::OK && message.body.starts_with(b"k8s\0"), "{}", message.text());
+    let a = admin.get(&format!("{at}/x")).await;
+    assert_eq!((a.status.as_u16(), a.json()["message"].as_str()), (500, Some("Component not found: x")));
+    assert_eq!(admin.send(Method::DELETE, &format!("{at}/etcd-0"), "application/json", vec![]).await.status, StatusCode::METHOD_NOT_ALLOWED);
+    drop((scheduler, controllers));
 }
 
 #[tokio::test]

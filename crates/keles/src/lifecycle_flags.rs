@@ -27,6 +27,9 @@ pub struct LifecycleFlags {
     /// How long the server goes on, not ready, after it was told to stop.
     #[arg(long, default_value = "0s")]
     pub shutdown_delay_duration: GoDuration,
+    /// On the way down ask new requests to come again (429 with Retry-After) until the open ones are answered, instead of no longer listening.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub shutdown_send_retry_after: bool,
     /// How long after its start the server counts as live though it has not finished starting.
     #[arg(long, default_value = "0s")]
     pub livez_grace_period: GoDuration,
@@ -60,6 +63,7 @@ pub fn apply(config: &mut Config, f: &LifecycleFlags) {
         max_requests_in_flight: f.max_requests_inflight,
         max_mutating_requests_in_flight: f.max_mutating_requests_inflight,
         shutdown_delay: f.shutdown_delay_duration.0,
+        send_retry_after: f.shutdown_send_retry_after,
         goaway_chance: f.goaway_chance,
         livez_grace_period: f.livez_grace_period.0,
         event_ttl: f.event_ttl.0,
@@ -94,6 +98,7 @@ mod tests {
             "--request-timeout=9s",
             "--min-request-timeout=10",
             "--shutdown-delay-duration=11s",
+            "--shutdown-send-retry-after",
             "--livez-grace-period=12s",
             "--goaway-chance=0.01",
             "--event-ttl=2h",
@@ -106,6 +111,7 @@ mod tests {
             max_requests_in_flight: 7,
             max_mutating_requests_in_flight: 8,
             shutdown_delay: s(11),
+            send_retry_after: true,
             goaway_chance: 0.01,
             livez_grace_period: s(12),
             event_ttl: s(7200),

@@ -261,6 +261,7 @@ async fn cluster_dns(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 
 async fn scheduler(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     h.ready();
+    let _present = keles_apiserver::component_status::scheduler_present();
     keles_scheduler::run(users::scheduler(s.api()), keles_scheduler::Options::default(), h.stop()).await;
     Ok(())
 }
@@ -277,6 +278,7 @@ async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         token_key: Some(signing.key()?.unwrap_or_else(|| s.api().signing_key())),
         ..Default::default()
     };
+    let _present = keles_apiserver::component_status::controllers_present();
     keles_controllers::run(|user| users::named(s.api(), user), options, h.stop()).await;
     Ok(())
 }

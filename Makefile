@@ -5,7 +5,7 @@ CARGO ?= cargo
 KELES := target/release/keles
 DATA ?= /var/lib/keles
 HELLO := target/static/x86_64-unknown-linux-gnu/release/hello
-DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl
+DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl runc crun
 
 .PHONY: help deps build up down test unit e2e bench fmt hello-image
 

@@ -47,7 +47,7 @@ struct Global {
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Taken and without effect: we run as root.
-    #[arg(long, global = true)]
+    #[arg(long)]
     rootless: Option<String>,
     /// Refused.
     #[arg(long, global = true, hide = true)]
@@ -138,7 +138,7 @@ enum Command {
         #[arg(short, long, default_value = ".")]
         bundle: PathBuf,
         /// For a caller who is not root.
-        #[arg(long = "rootless")]
+        #[arg(long = "rootless", id = "without-root", num_args = 0)]
         without_root: bool,
     },
     /// Stop all processes of a container from running.

@@ -173,10 +173,11 @@ async fn make(registry: &Registry, w: Wanted) -> Result<(), StartError> {
 /// Makes an object that is missing; one that is there and `follows` gets the wanted spec back.
 pub async fn keep(registry: &Registry, group: &'static str, plural: &'static str, object: Object, follows: bool) -> Result<(), StartError> {
     let wanted = wanted(group, "v1", plural, object.0);
-    let Some(mut there) = registry.read(group, plural, "", wanted.object.name()) else { return make(registry, wanted).await };
+    let Some(there) = registry.read(group, plural, "", wanted.object.name()) else { return make(registry, wanted).await };
     if !follows || holds(there.at(&["spec"]), wanted.object.at(&["spec"])) {
         return Ok(());
     }
+    let mut there = Object::clone(&there);
     there.0["spec"] = wanted.object.0["spec"].clone();
     let what = format!("{plural} {}", there.name());
     match write(registry, Verb::Update, &Wanted { object: there, ..wanted }).await {

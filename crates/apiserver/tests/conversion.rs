@@ -370,3 +370,35 @@ async fn webhooks_that_lie_fail_or_are_not_there_are_told_and_harm_nothing_else(
     let absent = c.get(&format!("{V2}/a")).await.json()["message"].as_str().unwrap().to_owned();
     assert!(absent.starts_with(&format!("{AT}failed: Post \"https://nobody.default.svc:443/convert?timeout=30s\": ")) && absent.contains("\"nobody\" not found"), "{absent}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_of_policies_are_in_the_version_that_the_policy_names() {
+    let hook = Converter::start().await;
+    let (w, c) = world(hook.config()).await;
+    let made = c.post(V1, &door("v1", "limit", json!({"at": "front:80"}))).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let policies = "/apis/admissionregistration.k8s.io/v1";
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p"}, "spec": {
+        "paramKind": {"apiVersion": "example.org/v2", "kind": "Door"},
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "validations": [{"expression": "object.metadata.name == params.spec.host && params.apiVersion == 'example.org/v2'", "message": "not that door"}]}});
+    let binding = |reference: Value| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "b"},
+            "spec": {"policyName": "p", "validationActions": ["Deny"], "paramRef": reference}})
+    };
+    assert_eq!(c.post(&format!("{policies}/validatingadmissionpolicies"), &policy).await.status, 201);
+    let bindings = format!("{policies}/validatingadmissionpolicybindings");
+    let maps = "/api/v1/namespaces/default/configmaps?dryRun=All";
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    for reference in [json!({"name": "limit", "parameterNotFoundAction": "Deny"}), json!({"selector": {}, "parameterNotFoundAction": "Deny"})] {
+        let made = c.post(&bindings, &binding(reference)).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let good = c.post(maps, &map("front")).await;
+        assert_eq!(good.status, 201, "{}", good.text());
+        let bad = c.post(maps, &map("back")).await;
+        assert_eq!(bad.status, 422, "{}", bad.text());
+        assert!(bad.text().contains("not that door"), "{}", bad.text());
+        assert_eq!(c.send(Method::DELETE, &format!("{bindings}/b"), "", Vec::new()).await.status, 200);
+    }
+    drop(w);
+}

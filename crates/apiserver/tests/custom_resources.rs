@@ -64,7 +64,7 @@ async fn until(w: &World, wanted: impl Fn(Option<&keles_api::Object>) -> bool) {
         loop {
             changed.borrow_and_update();
             let o = registry.read("apiextensions.k8s.io", "customresourcedefinitions", "", "backups.data.example.com");
-            if wanted(o.as_ref()) {
+            if wanted(o.as_deref()) {
                 return;
             }
             changed.changed().await.expect("the registry lives");

@@ -15,6 +15,7 @@ use keles_api::Object;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use tokio::sync::watch;
 
@@ -24,6 +25,8 @@ const EVENTS_MIN: usize = 256;
 const EVENTS_MAX: usize = 8192;
 /// Bytes of objects that only the events may hold, once there are `EVENTS_MIN` of them.
 const EVENTS_MAX_BYTES: usize = 8 << 20;
+/// Trees of a resource kept for those who ask again.
+const TREES: usize = 16;
 /// Encodings of one event kept for sharing (forms and versions beside the natural one).
 const SHARED_LINES_MAX: usize = 8;
 
@@ -322,6 +325,8 @@ pub struct WatchCache {
     pub head: Head,
     pub unreadable: Unreadable,
     state: RwLock<State>,
+    /// The trees last asked for, by what their keys hash to: plugins look at the same few objects at every write.
+    trees: [Mutex<Option<(Arc<Cached>, Arc<Object>)>>; TREES],
     /// Revision of the last event; watchers wait on it.
     changed: watch::Sender<u64>,
 }
@@ -337,7 +342,7 @@ pub enum News {
 impl WatchCache {
     pub fn new(head: Head) -> Self {
         let state = State { map: Map::new(), events: VecDeque::new(), first: 0, floor: 0, last: 0, bytes: 0 };
-        WatchCache { head, unreadable: Unreadable::default(), state: RwLock::new(state), changed: watch::Sender::new(0) }
+        WatchCache { head, unreadable: Unreadable::default(), state: RwLock::new(state), trees: Default::default(), changed: watch::Sender::new(0) }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -408,6 +413,17 @@ impl WatchCache {
 
     pub fn get(&self, key: &str) -> Option<Arc<Cached>> {
         self.read().map.get(key).cloned()
+    }
+
+    /// The object as a tree, made once for those who ask again soon.
+    pub fn tree(&self, o: &Arc<Cached>) -> Arc<Object> {
+        let mut hash = std::hash::DefaultHasher::new();
+        o.key.hash(&mut hash);
+        let mut place = self.trees[hash.finish() as usize % TREES].lock().expect("no holder panics");
+        match &*place {
+            Some((of, tree)) if Arc::ptr_eq(of, o) => tree.clone(),
+            _ => place.insert((o.clone(), Arc::new(o.tree()))).1.clone(),
+        }
     }
 
     /// Revision of the last change.

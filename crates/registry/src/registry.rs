@@ -349,8 +349,9 @@ impl Registry {
     }
 
     /// An object from the watch cache, in its storage version; `group`/`plural` as in a path. As fresh as the cache.
-    pub fn read(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Object> {
-        self.peek(group, plural, namespace, name).map(|c| c.tree())
+    pub fn read(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let r = self.resource(group, plural)?;
+        r.cache.get(&r.key(namespace, name)).map(|c| r.cache.tree(&c))
     }
     /// The same without making a tree: labels and selectable fields are at hand.
     pub fn peek(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Cached>> {
@@ -362,7 +363,7 @@ impl Registry {
         self.resource(group, plural).map(|r| r.cache.present()).unwrap_or_default()
     }
     /// The same, sure to see all acknowledged writes.
-    pub async fn read_fresh(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Object>, Status> {
+    pub async fn read_fresh(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
         self.fresh(None).await?;
         Ok(self.read(group, plural, namespace, name))
     }

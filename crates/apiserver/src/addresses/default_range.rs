@@ -34,7 +34,7 @@ pub async fn make(server: &Inner) -> Result<(), StartError> {
     for _ in 0..2 {
         let found = server.registry.read_fresh(GROUP, RANGES, "", NAME).await;
         let done = match found {
-            Ok(o) => step(&server.registry, &look(o.as_ref(), &texts), &texts).await,
+            Ok(o) => step(&server.registry, &look(o.as_deref(), &texts), &texts).await,
             Err(s) => Err(s),
         };
         match done {
@@ -54,7 +54,7 @@ pub async fn run(server: Arc<Inner>) {
     let mut told = Reporter::new(MANAGER);
     loop {
         let found = server.registry.read(GROUP, RANGES, "", NAME);
-        let next = look(found.as_ref(), &texts);
+        let next = look(found.as_deref(), &texts);
         if let (Step::Tell(reason, message), Some(o)) = (&next, &found) {
             told.warn(&server.registry, o, reason, "", message).await;
         }

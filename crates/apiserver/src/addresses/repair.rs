@@ -193,7 +193,7 @@ enum Verdict {
 }
 
 /// Whether an IPAddress is the one of a Service that has its address.
-fn judge(address: &Object, s: &Object, other: impl Fn(&str, &str) -> Option<Object>) -> Verdict {
+fn judge(address: &Object, s: &Object, other: impl Fn(&str, &str) -> Option<Arc<Object>>) -> Verdict {
     let part = |f: &str| address.str_at(&["spec", "parentRef", f]);
     if !part("group").is_empty() || part("resource") != "services" {
         return Verdict::Wrong;
@@ -294,8 +294,8 @@ mod tests {
         let a = service("a", "10.43.0.9");
         assert_eq!(judge(&address("a"), &a, |_, _| None), Verdict::Fine);
         assert_eq!(judge(&address("b"), &a, |_, _| None), Verdict::Wrong, "of a Service that is gone");
-        assert_eq!(judge(&address("b"), &a, |_, _| Some(service("b", "10.43.0.8"))), Verdict::Wrong);
-        assert_eq!(judge(&address("b"), &a, |_, _| Some(service("b", "10.43.0.9"))), Verdict::Twice);
+        assert_eq!(judge(&address("b"), &a, |_, _| Some(Arc::new(service("b", "10.43.0.8")))), Verdict::Wrong);
+        assert_eq!(judge(&address("b"), &a, |_, _| Some(Arc::new(service("b", "10.43.0.9")))), Verdict::Twice);
         let mut bare = address("a");
         bare.0["metadata"]["labels"] = json!({});
         assert_eq!(judge(&bare, &a, |_, _| None), Verdict::Unlabelled);

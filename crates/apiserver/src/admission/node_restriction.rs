@@ -173,7 +173,7 @@ fn pods(a: &Attributes<'_>, o: Option<&Object>, node: &str) -> Result<(), Refuse
         // The eviction deletes the pod in the node's name once it is admitted itself.
         ("eviction", Operation::Create | Operation::Delete) => {
             let pod = a.registry.read("", "pods", &a.request.namespace, &a.request.name);
-            own(bound(pod.as_ref()), &format!("node {node} can only evict pods with spec.nodeName set to itself"))
+            own(bound(pod.as_deref()), &format!("node {node} can only evict pods with spec.nodeName set to itself"))
         }
         ("status" | "eviction", operation) => Err(format!("unexpected operation {:?}", word(operation))),
         (other, _) => Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),

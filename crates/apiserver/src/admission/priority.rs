@@ -1,5 +1,6 @@
 //! Priority: a pod's priority is what its PriorityClass says; one class at most is the default.
 
+use std::sync::Arc;
 use super::is;
 use async_trait::async_trait;
 use keles_api::{Object, Status};
@@ -62,7 +63,7 @@ fn set(a: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {
     let refuse = |pod: &Object, why: String| Status::forbidden("", "pods", pod.name(), why);
     let named = pod.str_at(&["spec", "priorityClassName"]).to_owned();
     let class = if named.is_empty() {
-        default_class(a)
+        default_class(a).map(Arc::new)
     } else {
         let found = a.registry.read(GROUP, "priorityclasses", "", &named);
         Some(found.ok_or_else(|| refuse(pod, format!("no PriorityClass with name {named} was found")))?)

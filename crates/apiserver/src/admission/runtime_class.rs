@@ -1,5 +1,6 @@
 //! RuntimeClass: a pod takes overhead, node selector and tolerations from its class, which must exist.
 
+use std::sync::Arc;
 use super::{is, list, list_mut};
 use async_trait::async_trait;
 use keles_api::{Object, Quantity, Status};
@@ -52,7 +53,7 @@ fn refused(pod: &Object, why: impl AsRef<str>) -> Status {
 }
 
 /// The class a pod names; 403 when it is absent.
-fn class(a: &Attributes<'_>, pod: &Object) -> Result<Option<Object>, Status> {
+fn class(a: &Attributes<'_>, pod: &Object) -> Result<Option<Arc<Object>>, Status> {
     match pod.str_at(&["spec", "runtimeClassName"]) {
         "" => Ok(None),
         name => match a.registry.read("node.k8s.io", "runtimeclasses", "", name) {

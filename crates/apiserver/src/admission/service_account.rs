@@ -1,5 +1,6 @@
 //! ServiceAccount: every pod runs as one, and gets its token, the cluster's CA and its namespace mounted.
 
+use std::sync::Arc;
 use super::{is, list, list_mut};
 use async_trait::async_trait;
 use keles_api::{Object, Status};
@@ -54,7 +55,7 @@ impl Admission for ServiceAccount {
     }
 }
 
-async fn look_up(a: &Attributes<'_>, pod: &Object, name: &str) -> Result<Object, Status> {
+async fn look_up(a: &Attributes<'_>, pod: &Object, name: &str) -> Result<Arc<Object>, Status> {
     let namespace = a.request.namespace.as_str();
     let read = || a.registry.read("", "serviceaccounts", namespace, name);
     let mut found = read();

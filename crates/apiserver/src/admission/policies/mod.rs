@@ -20,12 +20,13 @@ use keles_cel::Activation;
 use keles_registry::{Attributes, Served};
 use params::Params;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What is the same for all policies of a request.
 struct Stage<'a> {
     a: &'a Attributes<'a>,
     server: &'a Later,
-    namespace: Option<Object>,
+    namespace: Option<Arc<Object>>,
 }
 
 /// A policy with one binding and one parameter, about to be evaluated.
@@ -53,7 +54,7 @@ impl Turn<'_> {
 impl<'a> Stage<'a> {
     fn new(a: &'a Attributes<'a>, server: &'a Later, object: Option<&Object>) -> Self {
         let of_request = || (!a.request.namespace.is_empty()).then(|| a.registry.read("", "namespaces", "", &a.request.namespace)).flatten();
-        let own = (a.info.plural == "namespaces" && a.info.served[0].group.is_empty()).then(|| object.or(a.old).cloned()).flatten();
+        let own = (a.info.plural == "namespaces" && a.info.served[0].group.is_empty()).then(|| object.or(a.old).cloned().map(Arc::new)).flatten();
         Stage { a, server, namespace: own.or_else(of_request) }
     }
 
@@ -61,17 +62,34 @@ impl<'a> Stage<'a> {
         o.map_or(Value::Null, |o| subject::in_version(self.a, o, version).0)
     }
 
-    /// Every turn of a policy for the object as it is now; problems before an evaluation are told by binding.
-    fn turns<'t>(&'t self, policy: &'t Policy, object: Option<&Object>) -> Vec<Result<Turn<'t>, (&'t Binding, String)>> {
-        let Some(version) = policy.matching.version(self.a).filter(|_| policy.matching.selects(self.a, object, self.namespace.as_ref())) else { return Vec::new() };
+    /// The version in which a policy sees the object as it is now; none when the policy is not about it.
+    fn version(&self, policy: &Policy, object: Option<&Object>) -> Option<Served> {
+        policy.matching.version(self.a).filter(|_| policy.matching.selects(self.a, object, self.namespace.as_deref()))
+    }
+
+    /// The bindings through which a policy acts on the object as it is now, with the parameters of each.
+    async fn bound<'t>(&self, policy: &'t Policy, object: Option<&Object>) -> Vec<(&'t Binding, Result<Params, String>)> {
         let mut all = Vec::new();
+        if self.version(policy, object).is_none() {
+            return all;
+        }
         for binding in &policy.bindings {
             if let Some(m) = &binding.matching
-                && ((!m.rules.is_empty() && m.version(self.a).is_none()) || !m.selects(self.a, object, self.namespace.as_ref()))
+                && ((!m.rules.is_empty() && m.version(self.a).is_none()) || !m.selects(self.a, object, self.namespace.as_deref()))
             {
                 continue;
             }
-            let params = match params::of(self.a, policy, binding) {
+            all.push((binding, params::of(self.a, policy, binding).await));
+        }
+        all
+    }
+
+    /// Every turn of a policy for the object as it is now; problems before an evaluation are told by binding.
+    fn turns<'t>(&'t self, policy: &'t Policy, object: Option<&Object>, bound: Vec<(&'t Binding, Result<Params, String>)>) -> Vec<Result<Turn<'t>, (&'t Binding, String)>> {
+        let Some(version) = self.version(policy, object) else { return Vec::new() };
+        let mut all = Vec::new();
+        for (binding, params) in bound {
+            let params = match params {
                 Ok(Params::None) => vec![Value::Null],
                 Ok(Params::Some(all)) => all,
                 Ok(Params::Absent) => continue,
@@ -87,7 +105,7 @@ impl<'a> Stage<'a> {
                     object: self.shown(object, &version),
                     old_object: self.shown(self.a.old, &version),
                     request: subject::request(self.a, &version),
-                    namespace: self.namespace.as_ref().map_or(Value::Null, |n| n.0.clone()),
+                    namespace: self.namespace.as_deref().map_or(Value::Null, |n| n.0.clone()),
                     params,
                     asks: Asks::new(self.server, &self.a.request.user),
                     about: about(self.a),

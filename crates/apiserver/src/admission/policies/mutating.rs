@@ -43,7 +43,7 @@ impl Admission for MutatingPolicies {
                 if round == 1 && (!policy.reinvokes || last_change.is_none_or(|last| last <= i)) {
                     continue;
                 }
-                if run(a, &self.server, policy, o)? {
+                if run(a, &self.server, policy, o).await? {
                     last_change = Some(i);
                 }
             }
@@ -53,14 +53,17 @@ impl Admission for MutatingPolicies {
 }
 
 /// One policy with all its bindings; whether it changed the object.
-fn run(a: &Attributes<'_>, server: &Later, policy: &Policy, o: &mut Object) -> Result<bool, Status> {
+async fn run(a: &Attributes<'_>, server: &Later, policy: &Policy, o: &mut Object) -> Result<bool, Status> {
     let mut changed = false;
     // Each turn sees what the one before it did.
-    let count = Stage::new(a, server, Some(o)).turns(policy, Some(o)).len();
+    let stage = Stage::new(a, server, Some(o));
+    let bound = stage.bound(policy, Some(o)).await;
+    let count = stage.turns(policy, Some(o), bound).len();
     for i in 0..count {
         let made = {
             let stage = Stage::new(a, server, Some(o));
-            let Some(turn) = stage.turns(policy, Some(o)).into_iter().nth(i) else { continue };
+            let bound = stage.bound(policy, Some(o)).await;
+            let Some(turn) = stage.turns(policy, Some(o), bound).into_iter().nth(i) else { continue };
             match turn {
                 Ok(t) => mutated(a, &t).map(|m| m.map(|m| (m, t.version))).map_err(|why| (t.binding.name.clone(), why)),
                 Err((binding, why)) => Err((binding.name.clone(), format!("failed to configure binding: {why}"))),

@@ -54,7 +54,8 @@ impl Admission for ValidatingPolicies {
         let mut denied = None;
         let mut told = BTreeMap::<String, Vec<String>>::new();
         for policy in self.configs.all(a.registry).iter() {
-            for turn in stage.turns(policy, o) {
+            let bound = stage.bound(policy, o).await;
+            for turn in stage.turns(policy, o, bound) {
                 let (binding, findings) = match &turn {
                     Ok(t) => (t.binding, findings(t, &mut told)),
                     Err((binding, why)) if policy.on_failure == OnFailure::Fail => (*binding, vec![Finding::failed(format!("failed to configure binding: {why}"))]),

@@ -50,9 +50,9 @@ impl ValidatingWebhooks {
 }
 
 /// The namespace of a request: the object itself when that is what is written.
-fn namespace(a: &Attributes<'_>, object: Option<&Object>) -> Option<Object> {
+fn namespace(a: &Attributes<'_>, object: Option<&Object>) -> Option<Arc<Object>> {
     if a.info.plural == "namespaces" && a.info.served[0].group.is_empty() {
-        return object.or(a.old).cloned();
+        return object.or(a.old).cloned().map(Arc::new);
     }
     (!a.request.namespace.is_empty()).then(|| a.registry.read("", "namespaces", "", &a.request.namespace)).flatten()
 }
@@ -67,7 +67,7 @@ struct Wanted {
 struct Stage<'a> {
     a: &'a Attributes<'a>,
     server: &'a Later,
-    namespace: Option<Object>,
+    namespace: Option<Arc<Object>>,
     /// As metrics name it: `admit` or `validating`.
     kind: &'static str,
 }
@@ -99,7 +99,7 @@ impl Stage<'_> {
 
     /// Whether the hook wants the object as it is now. `Err` refuses the request.
     fn wanted(&self, hook: &Arc<Hook>, object: Option<&Object>) -> Result<Option<Wanted>, Status> {
-        let Some(version) = hook.matching.version(self.a).filter(|_| hook.matching.selects(self.a, object, self.namespace.as_ref())) else { return Ok(None) };
+        let Some(version) = hook.matching.version(self.a).filter(|_| hook.matching.selects(self.a, object, self.namespace.as_deref())) else { return Ok(None) };
         let wanted = Some(Wanted { hook: hook.clone(), version });
         if hook.conditions.is_empty() {
             return Ok(wanted);

@@ -166,8 +166,8 @@ fn single(wire: Wire<'_>, kind: &'static Kind, depth: Depth) -> Result<Value> {
         Kind::Int32 => (wire.number()? as i32).into(),
         Kind::Int64 => wire.number()?.into(),
         Kind::Double => match wire {
-            Wire::Fixed64(v) => f64::from_bits(v).into(),
-            Wire::Fixed32(v) => f64::from(f32::from_bits(v)).into(),
+            Wire::Fixed64(v) => double(f64::from_bits(v)),
+            Wire::Fixed32(v) => double(f64::from(f32::from_bits(v))),
             _ => return Err(ProtobufError::Malformed),
         },
         Kind::Message(m) => message(wire.bytes()?, &plan::builtin().messages[*m], depth)?,
@@ -257,4 +257,10 @@ fn zero(kind: &Kind) -> Value {
         Kind::Message(_) => json!({}),
         _ => Value::Null,
     }
+}
+
+/// Whole numbers are written without a fraction, as Go writes them and as JSON bodies are read.
+fn double(n: f64) -> Value {
+    const WHOLE_MAX: f64 = 9.2e18;
+    if n.fract() == 0.0 && n.abs() < WHOLE_MAX { (n as i64).into() } else { n.into() }
 }

@@ -29,6 +29,93 @@ fn pods_behave_as_their_specs_say() {
     volumes_and_environment(&c);
     containers_are_confined(&c);
     images_and_commands_that_fail_say_so(&c);
+    files_of_images_and_of_earlier_containers(&c);
+    a_resize_reaches_the_running_container(&c);
+    one_exit_restarts_all_containers(&c);
+}
+
+/// An image volume, variables from a file, and a subPath that is not there.
+fn files_of_images_and_of_earlier_containers(c: &Cluster) {
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: files}}
+spec:
+  restartPolicy: Never
+  initContainers: [{{name: i, image: "{WEB}", command: [sh, -c, "echo \"GREETING='hello you'\" > /d/e.env"], volumeMounts: [{{name: d, mountPath: /d}}]}}]
+  containers:
+  - name: c
+    image: {WEB}
+    command: [sh, -c, "echo $GREETING; head -1 /image/etc/passwd | cut -d: -f1; touch /image/x; stat -c %a /sub"]
+    env: [{{name: GREETING, valueFrom: {{fileKeyRef: {{volumeName: d, path: e.env, key: GREETING}}}}}}]
+    volumeMounts: [{{name: im, mountPath: /image}}, {{name: d, mountPath: /sub, subPath: made/here}}]
+  volumes: [{{name: d, emptyDir: {{}}}}, {{name: im, image: {{reference: "{WEB}", pullPolicy: Never}}}}]
+"#
+    ));
+    phase(c, "files", "Succeeded");
+    let log = c.kubectl(&["logs", "files", "-c", "c"]);
+    for line in ["hello you", "root", "touch: /image/x: Read-only file system", "777"] {
+        assert!(log.lines().any(|l| l == line), "{line} is missing in\n{log}");
+    }
+}
+
+fn a_resize_reaches_the_running_container(c: &Cluster) {
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: sized}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: "{WEB}", resources: {{requests: {{cpu: 100m, memory: 32Mi}}, limits: {{cpu: 200m, memory: 64Mi}}}}}}]
+"#
+    ));
+    c.wait_ready("sized");
+    let resize = |cpu: &str| {
+        let patch = format!(r#"{{"spec":{{"containers":[{{"name":"c","resources":{{"requests":{{"cpu":"{cpu}"}},"limits":{{"cpu":"{cpu}"}}}}}}]}}}}"#);
+        c.kubectl(&["patch", "pod", "sized", "--subresource", "resize", "--patch", &patch]);
+    };
+    resize("150m");
+    until("the resize", SOON, || {
+        let s = status(c, "sized");
+        let container = &s["containerStatuses"][0];
+        if container["resources"]["limits"]["cpu"] == "150m" && container["allocatedResources"]["cpu"] == "150m" { Ok(()) } else { Err(s.to_string()) }
+    });
+    let quota = c.exec("sized", &["sh", "-c", "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/cpu.max"]);
+    assert_eq!(quota.split_whitespace().next(), Some("15000"), "{quota}");
+    assert_eq!(status(c, "sized")["containerStatuses"][0]["restartCount"], 0);
+    resize("900");
+    until("the refusal", SOON, || {
+        let s = status(c, "sized");
+        let pending = s["conditions"].as_array().into_iter().flatten().any(|k| k["type"] == "PodResizePending" && k["reason"] == "Infeasible");
+        if pending { Ok(()) } else { Err(s.to_string()) }
+    });
+}
+
+fn one_exit_restarts_all_containers(c: &Cluster) {
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: together}}
+spec:
+  restartPolicy: Never
+  initContainers: [{{name: i, image: "{WEB}", command: [sh, -c, "echo i >> /d/log"], volumeMounts: [{{name: d, mountPath: /d}}]}}]
+  containers:
+  - name: a
+    image: {WEB}
+    command: [sh, -c, "test $(wc -l < /d/log) -gt 1 && exit 0; exit 42"]
+    restartPolicy: Never
+    restartPolicyRules: [{{action: RestartAllContainers, exitCodes: {{operator: In, values: [42]}}}}]
+    volumeMounts: [{{name: d, mountPath: /d}}]
+  - {{name: b, image: "{WEB}", command: [sh, -c, "while test $(wc -l < /d/log) -lt 2; do sleep 0.1; done"], volumeMounts: [{{name: d, mountPath: /d}}]}}
+  volumes: [{{name: d, emptyDir: {{}}}}]
+"#
+    ));
+    let s = phase(c, "together", "Succeeded");
+    assert_eq!(s["initContainerStatuses"][0]["restartCount"], 1, "{s}");
+    assert_eq!(s["containerStatuses"][1]["restartCount"], 1, "{s}");
 }
 
 fn probes_act(c: &Cluster) {

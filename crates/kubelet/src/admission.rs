@@ -36,11 +36,15 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     pub allocatable: BTreeMap<String, Quantity>,
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// The kernel enforces AppArmor.
+    pub apparmor: bool,
 }
 
 /// `others` are the pods that hold resources and ports here already.
 pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
     sysctls(pod, node)?;
+    app_armor(pod, node)?;
+    operating_system(pod)?;
     selects(pod, node)?;
     fits(pod, node, others)?;
     ports(pod, others)
@@ -70,6 +74,26 @@ fn sysctls(pod: &Pod, node: &Node) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Profiles are not loaded by this node's runtime, so a pod that wants one is better told than run without.
+fn app_armor(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let of_pod = spec.security_context.as_ref().and_then(|security| security.app_armor_profile.as_ref());
+    let of_container = |container: &Container| container.security_context.as_ref().and_then(|security| security.app_armor_profile.clone());
+    let own = spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(of_container);
+    if of_pod.cloned().into_iter().chain(own).all(|profile| profile.type_ == "Unconfined") {
+        return Ok(());
+    }
+    let why = if node.apparmor { "this node's runtime applies no AppArmor profiles" } else { "AppArmor is not enabled on the host" };
+    refuse("AppArmor", format!("Cannot enforce AppArmor: {why}"))
+}
+
+fn operating_system(pod: &Pod) -> Result<(), Refusal> {
+    match pod.spec.as_ref().and_then(|spec| spec.os.as_ref()) {
+        Some(os) if os.name != "linux" => refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".into()),
+        _ => Ok(()),
+    }
 }
 
 fn selects(pod: &Pod, node: &Node) -> Result<(), Refusal> {
@@ -153,7 +177,8 @@ pub fn requests(pod: &Pod) -> BTreeMap<String, Quantity> {
     running
 }
 
-fn fits(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+/// Whether the requests of `pod` fit beside those of `others`.
+pub(crate) fn fits(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
     let limit = node.allocatable.get("pods").map_or(i64::MAX, |quantity| quantity.whole());
     let count = others.len() as i64;
     if count + 1 > limit {
@@ -221,6 +246,17 @@ mod tests {
         let with = |name: &str| pod(json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
         assert_eq!(refusal(&with("kernel.msgmax"), &[]), Some(("SysctlForbidden".into(), "forbidden sysctl: \"kernel.msgmax\" not allowlisted".into())));
         assert_eq!(refusal(&with("net.ipv4.ip_unprivileged_port_start"), &[]), None);
+    }
+
+    #[test]
+    fn what_the_node_cannot_be_is_refused() {
+        let windows = pod(json!({"containers": [], "os": {"name": "windows"}}));
+        assert_eq!(refusal(&windows, &[]), Some(("PodOSNotSupported".into(), "Failed to admit pod as the OS field doesn't match node OS".into())));
+        let profile = |kind: &str| pod(json!({"containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": kind}}}]}));
+        assert_eq!(refusal(&profile("Unconfined"), &[]), None);
+        for kind in ["RuntimeDefault", "Localhost"] {
+            assert_eq!(refusal(&profile(kind), &[]), Some(("AppArmor".into(), "Cannot enforce AppArmor: AppArmor is not enabled on the host".into())), "{kind}");
+        }
     }
 
     #[test]

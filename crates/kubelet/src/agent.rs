@@ -24,6 +24,10 @@ pub struct Agent {
     pub services: Services,
     pub objects: ApiObjects,
     pub facts: NodeFacts,
+    /// All pods of the node: what they hold decides what others may get.
+    pub pods: crate::pods::Pods,
+    /// Rung when a pod gives back what it held.
+    pub freed: tokio::sync::watch::Sender<()>,
 }
 
 impl Agent {

@@ -28,6 +28,14 @@ pub enum ConfigError {
     Security(#[from] security::SecurityError),
     #[error("failed to prepare subPath for volumeMount \"{mount}\" of container \"{container}\"")]
     SubPath { mount: String, container: String },
+    #[error("failed to create subPath directory for volumeMount \"{mount}\" of container \"{container}\"")]
+    SubPathFolder { mount: String, container: String },
+    #[error("error SubPath `{0}` must not be an absolute path")]
+    AbsoluteSubPath(String),
+    #[error("unable to provision SubPath `{0}`: must not contain '..'")]
+    SubPathLeaves(String),
+    #[error("missing value for {0}")]
+    NoValue(String),
     #[error("volume {0} of the container's volumeMount is not in the pod")]
     NoVolume(String),
     #[error("no command specified")]
@@ -124,7 +132,8 @@ fn join_env(input: &Input<'_>) -> Vec<(String, String)> {
         None => env.push((name.into(), value.into())),
     };
     set("PATH", DEFAULT_PATH);
-    let (hostname, _) = naming::hostname_and_domain(input.pod, &input.config.cluster_dns.domain);
+    // The name the kernel is told, as the runtimes have it: the whole one with setHostnameAsFQDN.
+    let hostname = naming::kernel_hostname(input.pod, &input.config.cluster_dns.domain).unwrap_or_default();
     let on_host = input.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
     set("HOSTNAME", if on_host { &input.config.node_name } else { &hostname });
     if input.container.tty == Some(true) {
@@ -168,18 +177,23 @@ fn volume_mounts(input: &Input<'_>, lookup: &dyn Fn(&str) -> Option<String>) -> 
 
 fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeMount, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Mount, ConfigError> {
     let volume = input.mounted.get(&mount.name).ok_or_else(|| ConfigError::NoVolume(mount.name.clone()))?;
-    let part = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
-        (Some(expression), _) if !expression.is_empty() => expand(expression, lookup),
-        (_, Some(part)) => part.to_string(),
-        _ => String::new(),
-    };
+    let part = part_of(mount, lookup)?;
     let source = if part.is_empty() {
         volume.path.clone()
     } else {
-        let place = sub_path::place(pod_dir, &mount.name, &input.container.name, index);
-        sub_path::bind(&volume.path, &part, &place, volume.read_only).map_err(|error| {
+        // The cause may tell of the node's files, so only the log has it.
+        let hidden = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, mount = mount.name, "subPath could not be prepared");
-            ConfigError::SubPath { mount: mount.name.clone(), container: input.container.name.clone() }
+            (mount.name.clone(), input.container.name.clone())
+        };
+        sub_path::make(&volume.path, &part).map_err(|error| {
+            let (mount, container) = hidden(&error);
+            ConfigError::SubPathFolder { mount, container }
+        })?;
+        let place = sub_path::place(pod_dir, &mount.name, &input.container.name, index);
+        sub_path::bind(&volume.path, &part, &place).map_err(|error| {
+            let (mount, container) = hidden(&error);
+            ConfigError::SubPath { mount, container }
         })?
     };
     let propagation = match mount.mount_propagation.as_deref() {
@@ -188,6 +202,36 @@ fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeM
         _ => Propagation::Private,
     };
     Ok(Mount { source, target: absolute(&mount.mount_path), read_only: volume.read_only || mount.read_only == Some(true), propagation })
+}
+
+/// The part of the volume that a mount shows; empty for all of it. A subPathExpr needs a value for each of its variables.
+fn part_of(mount: &VolumeMount, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let part = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
+        (Some(expression), _) if !expression.is_empty() => {
+            let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+            let found = |name: &str| {
+                let value = lookup(name).filter(|value| !value.is_empty());
+                if value.is_none() {
+                    missing.borrow_mut().insert(name.to_string());
+                }
+                value
+            };
+            let part = expand(expression, &found);
+            let missing: Vec<String> = missing.into_inner().into_iter().collect();
+            if !missing.is_empty() {
+                return Err(ConfigError::NoValue(missing.join(", ")));
+            }
+            part
+        }
+        (_, part) => part.unwrap_or_default().to_string(),
+    };
+    if part.starts_with('/') {
+        return Err(ConfigError::AbsoluteSubPath(part));
+    }
+    if part.split('/').any(|step| step == "..") {
+        return Err(ConfigError::SubPathLeaves(part));
+    }
+    Ok(part)
 }
 
 /// /etc/hosts, /etc/resolv.conf and /etc/hostname, written in the pod's folder and shared by its containers.
@@ -339,6 +383,37 @@ mod tests {
         input_for(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}), |built| {
             assert!(matches!(built, Err(ConfigError::NoVolume(name)) if name == "v"));
         });
+    }
+
+    #[test]
+    fn a_sub_path_expression_needs_its_values_and_stays_in_the_volume() {
+        let part = |field: &str, text: &str| {
+            let mount: VolumeMount = serde_json::from_value(json!({"name": "v", "mountPath": "/v", field: text})).expect("a mount");
+            let values = |name: &str| [("A", "a"), ("ROOT", "/x"), ("UP", ".."), ("EMPTY", "")].iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_string());
+            part_of(&mount, &values).map_err(|error| error.to_string())
+        };
+        assert_eq!(part("subPathExpr", "$(A)/b").as_deref(), Ok("a/b"));
+        for (text, expected) in [
+            ("$(NONE)/$(EMPTY)", "missing value for EMPTY, NONE"),
+            ("$(ROOT)", "error SubPath `/x` must not be an absolute path"),
+            ("a/$(UP)", "unable to provision SubPath `a/..`: must not contain '..'"),
+        ] {
+            assert_eq!(part("subPathExpr", text), Err(expected.to_string()));
+        }
+        assert_eq!(part("subPath", "$(A)").as_deref(), Ok("$(A)"), "a plain subPath is taken as it stands");
+    }
+
+    #[test]
+    fn the_host_name_in_the_environment_is_the_kernels() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = KubeletConfig::new("node", "192.0.2.1".parse().expect("ip"), dir.path());
+        let spec = json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true, "containers": [{"name": "c", "command": ["x"]}]});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).expect("a pod");
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let image = NodeImage::default();
+        let input = Input { config: &config, pod: &pod, container, image: &image, env: Vec::new(), mounted: &BTreeMap::new(), pod_ips: &[], attempt: 0, node_memory_bytes: 1 };
+        let env = build(&input).expect("built").env;
+        assert!(env.contains(&("HOSTNAME".into(), "h.s.n.svc.cluster.local".into())), "{env:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::expansion::expand;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
-use keles_volumes::{Objects, downward};
+use keles_volumes::{Mounted, Objects, downward, env_file};
 use std::collections::BTreeMap;
 
 /// The texts users see in CreateContainerConfigError.
@@ -16,6 +16,12 @@ pub enum EnvError {
     NoKey { kind: &'static str, namespace: String, name: String, key: String },
     #[error("{0}")]
     Field(String),
+    #[error("cannot find the volume \"{0}\" referenced by FileKeyRef")]
+    NoVolume(String),
+    #[error("couldn't parse env file")]
+    EnvFile,
+    #[error("environment variable key \"{key}\" not found in file \"{path}\"")]
+    NoFileKey { key: String, path: String },
     #[error("{0}")]
     Api(#[from] keles_volumes::VolumeError),
 }
@@ -24,6 +30,7 @@ pub enum EnvError {
 struct Reader<'a> {
     objects: &'a dyn Objects,
     namespace: &'a str,
+    mounted: &'a BTreeMap<String, Mounted>,
     maps: BTreeMap<String, Option<ConfigMap>>,
     secrets: BTreeMap<String, Option<Secret>>,
 }
@@ -59,9 +66,10 @@ pub async fn build(
     objects: &dyn Objects,
     facts: &downward::Facts,
     services: &BTreeMap<String, String>,
+    mounted: &BTreeMap<String, Mounted>,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let mut reader = Reader { objects, namespace, maps: BTreeMap::new(), secrets: BTreeMap::new() };
+    let mut reader = Reader { objects, namespace, mounted, maps: BTreeMap::new(), secrets: BTreeMap::new() };
     let mut named = from_sources(container, &mut reader).await?;
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
@@ -136,6 +144,20 @@ async fn from_reference(
             value => Ok(value.map(|value| String::from_utf8_lossy(&value.0).into_owned())),
         };
     }
+    if let Some(reference) = &source.file_key_ref {
+        let optional = reference.optional == Some(true);
+        let volume = reader.mounted.get(&reference.volume_name).ok_or_else(|| EnvError::NoVolume(reference.volume_name.clone()))?;
+        return match env_file::read(&volume.path, &reference.path, &reference.key) {
+            // An empty value counts as none, as upstream's does.
+            Ok(Some(value)) if !value.is_empty() => Ok(Some(value)),
+            _ if optional => Ok(None),
+            Ok(_) => Err(EnvError::NoFileKey { key: reference.key.clone(), path: reference.path.clone() }),
+            Err(fault) => {
+                tracing::info!(%fault, volume = reference.volume_name, path = reference.path, "env file not read");
+                Err(EnvError::EnvFile)
+            }
+        };
+    }
     Err(EnvError::Field(format!("env variable {} names a source this node does not support", variable.name)))
 }
 
@@ -162,13 +184,35 @@ mod tests {
         }
     }
 
+    /// One volume `files` with the file `e.env`.
+    fn mounted() -> BTreeMap<String, Mounted> {
+        let dir = std::env::temp_dir().join(format!("keles-env-files-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("made");
+        std::fs::write(dir.join("e.env"), "A='from a file'\n").expect("written");
+        BTreeMap::from([("files".to_string(), Mounted { name: "files".into(), path: dir, read_only: false })])
+    }
+
+    #[tokio::test]
+    async fn a_variable_comes_from_a_file_of_a_volume() {
+        let one = |volume: &str, path: &str, key: &str, optional: bool| json!({"name": "c", "env": [{"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": volume, "path": path, "key": key, "optional": optional}}}]});
+        assert_eq!(env_of(one("files", "e.env", "A", false)).await.expect("built").get("X").map(String::as_str), Some("from a file"));
+        assert!(!env_of(one("files", "e.env", "B", true)).await.expect("built").contains_key("X"));
+        for (container, expected) in [
+            (one("files", "e.env", "B", false), "environment variable key \"B\" not found in file \"e.env\""),
+            (one("files", "none", "A", false), "couldn't parse env file"),
+            (one("none", "e.env", "A", false), "cannot find the volume \"none\" referenced by FileKeyRef"),
+        ] {
+            assert_eq!(env_of(container).await, Err(expected.to_string()));
+        }
+    }
+
     async fn env_of(container: serde_json::Value) -> Result<BTreeMap<String, String>, String> {
         let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [container]}});
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
         let facts = downward::Facts { pod_ips: vec!["10.42.0.7".into()], ..Default::default() };
         let services = BTreeMap::from([("WEB_SERVICE_HOST".to_string(), "10.43.0.1".to_string()), ("A".to_string(), "service".to_string())]);
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        let built = build(&pod, container, &OneOfEach, &facts, &services).await;
+        let built = build(&pod, container, &OneOfEach, &facts, &services, &mounted()).await;
         built.map(|env| env.into_iter().collect()).map_err(|error| error.to_string())
     }
 

@@ -4,8 +4,8 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! Deliberately absent: static pods, device plugins, eviction by pressure, in-place resize, image garbage collection, checkpoint, user
-//! namespaces; see docs/STATUS.md.
+//! Deliberately absent: static pods, device plugins, eviction by pressure, image garbage collection, checkpoint, user namespaces; see
+//! docs/STATUS.md.
 
 pub mod admission;
 mod agent;
@@ -18,6 +18,8 @@ mod expansion;
 mod hook;
 mod http_get;
 pub mod image_store;
+mod local_storage;
+mod log_rotation;
 mod logs;
 mod machine;
 pub mod naming;
@@ -84,8 +86,10 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
+            pods: pods::Pods::default(),
+            freed: tokio::sync::watch::channel(()).0,
         });
-        let pods = pods::Pods::default();
+        let pods = agent.pods.clone();
         let server = match &agent.config.tls {
             Some(tls) => Some(server::bind(agent.config.listen, tls).await?),
             None => None,
@@ -99,9 +103,10 @@ impl Kubelet {
         };
         // The lease and the status each in a task of their own: neither may wait for pods or for the other.
         let status = tokio::spawn(node::run_status(agent.clone(), port, registered_tx, shutdown.clone()));
+        let rotation = tokio::spawn(log_rotation::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease);
+        let _ = tokio::join!(status, lease, rotation);
         Ok(())
     }
 }

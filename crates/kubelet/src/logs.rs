@@ -163,6 +163,17 @@ impl Reader {
         Ok(Self { file, filter: Filter::new(options), rest: Vec::new() })
     }
 
+    /// Goes on with the file that now has the name, if it is another one.
+    fn follow_rename(&mut self, path: &Path) -> std::io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let own = self.file.metadata()?.ino();
+        if !std::fs::metadata(path).is_ok_and(|info| info.ino() != own) {
+            return Ok(false);
+        }
+        self.file = File::open(path)?;
+        Ok(true)
+    }
+
     /// What came since the last call, at most a block; empty at the end of what is written.
     fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         let mut block = vec![0; BLOCK_BYTES];
@@ -200,6 +211,13 @@ pub async fn stream(path: PathBuf, options: Options, out: mpsc::Sender<Bytes>, e
                 return Ok(());
             }
         }
+        // Rotated: what comes now is in a new file of the same name.
+        if reader.follow_rename(&path)? {
+            if let Some(watch) = &watch {
+                watch.add(&path)?;
+            }
+            continue;
+        }
         if over || reader.filter.is_full() {
             return Ok(());
         }
@@ -212,7 +230,9 @@ pub async fn stream(path: PathBuf, options: Options, out: mpsc::Sender<Bytes>, e
     }
 }
 
-/// inotify on one file.
+const WATCHED: inotify::WatchFlags = inotify::WatchFlags::MODIFY.union(inotify::WatchFlags::CLOSE_WRITE);
+
+/// inotify on one file, and on its folder for a successor.
 struct Watch {
     fd: AsyncFd<std::os::fd::OwnedFd>,
 }
@@ -220,11 +240,20 @@ struct Watch {
 impl Watch {
     fn new(path: &Path) -> std::io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&fd, path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE)?;
+        inotify::add_watch(&fd, path, WATCHED)?;
+        if let Some(dir) = path.parent() {
+            inotify::add_watch(&fd, dir, inotify::WatchFlags::CREATE)?;
+        }
         // An owned descriptor keeps `new`'s condition; its successor `register` is unsafe, which only crate `linux` may be.
         #[allow(deprecated, reason = "sound for an OwnedFd")]
         let fd = AsyncFd::new(fd)?;
         Ok(Self { fd })
+    }
+
+    /// Also wakes for a new file at `path`.
+    fn add(&self, path: &Path) -> std::io::Result<()> {
+        inotify::add_watch(self.fd.get_ref(), path, WATCHED)?;
+        Ok(())
     }
 
     async fn changed(&self) -> std::io::Result<()> {
@@ -306,6 +335,25 @@ mod tests {
         writer.write_all(b"2026-01-01T00:00:01Z stdout F last\n").expect("written");
         end.send(()).expect("still followed");
         assert_eq!(rx.recv().await.as_deref(), Some(b"last\n".as_slice()));
+        assert_eq!(rx.recv().await, None);
+        task.await.expect("joined").expect("read");
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_in_the_file_that_takes_the_place_of_a_rotated_one() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "2026-01-01T00:00:01Z stdout F first\n").expect("written");
+        let (tx, mut rx) = mpsc::channel(16);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let options = Options { follow: true, ..Default::default() };
+        let followed = path.clone();
+        let task = tokio::spawn(async move { stream(followed, options, tx, async { drop(ended.await) }).await });
+        assert_eq!(rx.recv().await.as_deref(), Some(b"first\n".as_slice()));
+        std::fs::rename(&path, dir.path().join("0.log.old")).expect("renamed");
+        std::fs::write(&path, "2026-01-01T00:00:02Z stdout F second\n").expect("written");
+        assert_eq!(rx.recv().await.as_deref(), Some(b"second\n".as_slice()));
+        end.send(()).expect("still followed");
         assert_eq!(rx.recv().await, None);
         task.await.expect("joined").expect("read");
     }

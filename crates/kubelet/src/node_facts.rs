@@ -16,13 +16,23 @@ pub struct NodeFacts {
     pub disk_bytes: i64,
     pub huge_page_sizes: Vec<String>,
     pub max_pods: u32,
+    /// The kernel enforces AppArmor.
+    pub apparmor: bool,
     pub info: NodeSystemInfo,
 }
 
 impl NodeFacts {
     pub fn read(data_dir: &Path, max_pods: u32, runtime_version: &str) -> Self {
         let disk = rustix::fs::statvfs(data_dir).map(|stat| (stat.f_blocks * stat.f_frsize) as i64).unwrap_or(0);
-        Self { cpus: cpus(), memory_bytes: memory_bytes(), disk_bytes: disk, huge_page_sizes: huge_page_sizes(), max_pods, info: info(runtime_version) }
+        Self {
+            cpus: cpus(),
+            memory_bytes: memory_bytes(),
+            disk_bytes: disk,
+            huge_page_sizes: huge_page_sizes(),
+            max_pods,
+            apparmor: read("/sys/module/apparmor/parameters/enabled") == "Y",
+            info: info(runtime_version),
+        }
     }
 
     /// capacity as the Node object shows it.

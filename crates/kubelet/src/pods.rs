@@ -48,6 +48,12 @@ impl Pods {
         self.handles().values().map(Handle::view).collect()
     }
 
+    /// The pods that hold resources and ports here, but for one.
+    pub fn holding(&self, except_uid: &str) -> Vec<Arc<Pod>> {
+        let holds = |view: &View| !view.status.phase.as_deref().is_some_and(phase::is_terminal) && view.pod.metadata.uid.as_deref() != Some(except_uid);
+        self.views().into_iter().filter(holds).map(|view| view.pod).collect()
+    }
+
     /// Follows the API and the runtime until `stop`.
     pub async fn run(&self, agent: Arc<Agent>, stop: CancellationToken) {
         let events = agent.runtime.events();
@@ -172,9 +178,15 @@ impl Pods {
     }
 }
 
-fn node_of(agent: &Agent) -> Node {
+pub(crate) fn node_of(agent: &Agent) -> Node {
     let allocatable: BTreeMap<String, Quantity> = agent.facts.allocatable().into_iter().filter_map(|(name, text)| Some((name, Quantity::parse(&text)?))).collect();
-    Node { name: agent.config.node_name.clone(), labels: crate::node::label_map(agent), allocatable, allowed_unsafe_sysctls: agent.config.allowed_unsafe_sysctls.clone() }
+    Node {
+        name: agent.config.node_name.clone(),
+        labels: crate::node::label_map(agent),
+        allocatable,
+        allowed_unsafe_sysctls: agent.config.allowed_unsafe_sysctls.clone(),
+        apparmor: agent.facts.apparmor,
+    }
 }
 
 /// Sandboxes and containers of an earlier run that no worker took over yet.

@@ -12,30 +12,13 @@ const BEST_EFFORT_OOM_SCORE_ADJ: i64 = 1000;
 /// Pods that the node cannot do without are killed as late as Guaranteed ones.
 const NODE_CRITICAL_PRIORITY: i32 = 2_000_001_000;
 
-fn amount(container: &Container, of_limits: bool, name: &str) -> Option<Quantity> {
-    let resources = container.resources.as_ref()?;
-    let map = if of_limits { resources.limits.as_ref() } else { resources.requests.as_ref() };
-    Quantity::parse(&map?.get(name)?.0).filter(|quantity| !quantity.is_zero())
+fn memory_request(container: &Container) -> Option<Quantity> {
+    Quantity::parse(&container.resources.as_ref()?.requests.as_ref()?.get("memory")?.0)
 }
 
-/// Guaranteed: every container has cpu and memory limits equal to its requests. BestEffort: none has any. Burstable: the rest.
+/// The class the API server gave the pod when it was made; the same rule.
 pub fn class(spec: &PodSpec) -> &'static str {
-    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
-    let any = |container: &Container| ["cpu", "memory"].iter().any(|name| amount(container, false, name).or(amount(container, true, name)).is_some());
-    let guaranteed = |container: &Container| {
-        ["cpu", "memory"].iter().all(|name| {
-            let limit = amount(container, true, name);
-            // A request that is not set is the limit (API defaulting).
-            limit.is_some() && amount(container, false, name).is_none_or(|request| Some(request) == limit)
-        })
-    };
-    if !all().any(any) {
-        BEST_EFFORT
-    } else if all().all(guaranteed) {
-        GUARANTEED
-    } else {
-        BURSTABLE
-    }
+    keles_rules::qos::class_of(spec).as_str()
 }
 
 /// `pod<uid>`, `burstable/pod<uid>` or `besteffort/pod<uid>`, below the runtime's root.
@@ -56,7 +39,7 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory_bytes: i
         GUARANTEED => GUARANTEED_OOM_SCORE_ADJ,
         BEST_EFFORT => BEST_EFFORT_OOM_SCORE_ADJ,
         _ => {
-            let request = amount(container, false, "memory").map_or(0, Quantity::whole);
+            let request = memory_request(container).map_or(0, Quantity::whole);
             let share = (1000i128 * i128::from(request) / i128::from(node_memory_bytes.max(1))) as i64;
             (1000 - share).clamp(1000 + GUARANTEED_OOM_SCORE_ADJ, BEST_EFFORT_OOM_SCORE_ADJ - 1)
         }

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn quality_of_service_decides_cgroup_and_oom_score() {
         let cases = [
-            (json!([{"name": "c", "resources": {"limits": {"cpu": "100m", "memory": "32Mi"}}}]), qos::GUARANTEED, "podu", -997),
+            (json!([{"name": "c", "resources": {"limits": {"cpu": "100m", "memory": "32Mi"}, "requests": {"cpu": "100m", "memory": "32Mi"}}}]), qos::GUARANTEED, "podu", -997),
             (json!([{"name": "c", "resources": {"requests": {"memory": "512Mi"}}}]), qos::BURSTABLE, "burstable/podu", 500),
             (json!([{"name": "c"}]), qos::BEST_EFFORT, "besteffort/podu", 1000),
         ];

@@ -60,6 +60,7 @@ pub fn join(pod: &Pod, container: &Container, image: &NodeImage, seccomp_default
         run_as_group: own.run_as_group.or(of_pod.run_as_group),
         run_as_username: image.user.clone(),
         supplemental_groups,
+        strict_groups: of_pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         masked_paths: paths(&MASKED),
         read_only_paths: paths(&READ_ONLY),
     })
@@ -145,6 +146,9 @@ mod tests {
         let security = joined(json!({"runAsUser": 1, "runAsGroup": 2, "supplementalGroups": [3], "fsGroup": 4}), json!({"runAsUser": 9, "allowPrivilegeEscalation": false}), "")
             .expect("joined");
         assert_eq!((security.run_as_user, security.run_as_group, security.supplemental_groups), (Some(9), Some(2), vec![3, 4]));
+        assert!(!security.strict_groups);
+        let strict = joined(json!({"supplementalGroupsPolicy": "Strict"}), json!({}), "").expect("joined");
+        assert!(strict.strict_groups);
         assert!(security.no_new_privileges && security.masked_paths.contains(&"/proc/kcore".to_string()));
     }
 

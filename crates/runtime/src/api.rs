@@ -104,6 +104,9 @@ pub struct Security {
     /// The image's `User` (`name`, `uid`, `uid:gid`, …), resolved in the container's root when `run_as_user` is absent.
     pub run_as_username: String,
     pub supplemental_groups: Vec<i64>,
+    /// Only the groups named here, none that the image's /etc/group gives the user (CRI SupplementalGroupsPolicy Strict).
+    #[serde(default)]
+    pub strict_groups: bool,
     /// Host paths masked and read-only in /proc and /sys; the defaults unless privileged or procMount Unmasked.
     pub masked_paths: Vec<String>,
     pub read_only_paths: Vec<String>,
@@ -279,6 +282,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     /// New limits for a running container (in-place resize); absent figures stay.
     async fn update_resources(&self, id: &str, _resources: Resources) -> Result<()> {
         Err(RuntimeError::Step { step: "update resources", message: format!("container {id}: this runtime cannot change limits") })
+    }
+    /// New limits for a pod's cgroup (in-place resize); absent figures stay.
+    async fn update_sandbox_resources(&self, sandbox_id: &str, _resources: Resources) -> Result<()> {
+        Err(RuntimeError::Step { step: "update resources", message: format!("sandbox {sandbox_id}: this runtime cannot change limits") })
     }
     /// State changes from now on. A subscriber that lags gets `Lagged` and must list anew.
     fn events(&self) -> tokio::sync::broadcast::Receiver<ContainerEvent>;

@@ -4,15 +4,17 @@
 //! [`sub_path::bind`] gives a container a part of a volume. What volumes need from the API comes through [`Objects`].
 //!
 //! Invariants: `set_up` is idempotent, so the same call refreshes a running pod's files; what the API gave is only ever swapped in whole
-//! (`atomic_writer`); secrets never touch a disk (tmpfs). Deliberately absent: attachable and CSI volumes, persistent volume claims, image
-//! volumes, SELinux labels; they refuse with [`VolumeError::Unsupported`].
+//! (`atomic_writer`); secrets never touch a disk (tmpfs). Image volumes are set up when their image is there ([`image::set_up`]). Deliberately
+//! absent: attachable and CSI volumes, persistent volume claims, SELinux labels; they refuse with [`VolumeError::Unsupported`].
 
 pub mod atomic_writer;
 pub mod config_map;
 pub mod downward;
 pub mod downward_api;
 pub mod empty_dir;
+pub mod env_file;
 pub mod host_path;
+pub mod image;
 pub mod ownership;
 pub mod projected;
 pub mod quantity;

@@ -1,41 +1,53 @@
 //! subPath: a part of a volume for one container, resolved so that no symlink can lead out of the volume (CVE-2017-1002101, CVE-2021-25741).
 //!
-//! Entry point: [`bind`]. The part is opened beneath the volume's root by the kernel (`openat2`, RESOLVE_BENEATH) and that open file is bind
+//! Entry points: [`make`], then [`bind`]. The part is opened beneath the volume's root by the kernel (`openat2`, RESOLVE_BENEATH) and that open file is bind
 //! mounted at a place of our own, so that what was checked is what is mounted.
 
 use crate::{Result, VolumeError};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-/// Mode of folders made for a subPath that is not there yet (the reference kubelet's).
-const MADE_DIR_MODE: u32 = 0o750;
+/// What the reference kubelet's umask takes from the folders on the way.
+const UMASK: u32 = 0o022;
 
 /// Where the part is mounted: `<pod dir>/volume-subpaths/<volume>/<container>/<index>`.
 pub fn place(pod_dir: &Path, volume: &str, container: &str, index: usize) -> PathBuf {
     pod_dir.join("volume-subpaths").join(volume).join(container).join(index.to_string())
 }
 
-/// Bind mounts `volume_root/sub_path` at `place` and returns it. A part that does not exist becomes a folder unless the volume is read-only.
-pub fn bind(volume_root: &Path, sub_path: &str, place: &Path, read_only: bool) -> Result<PathBuf> {
-    let relative = Path::new(sub_path);
-    if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(VolumeError::BadPath(sub_path.into()));
-    }
-    let root: OwnedFd = File::open(volume_root).map_err(VolumeError::io("open", volume_root))?.into();
-    let part = open_beneath(&root, relative).or_else(|error| match error {
-        Errno::NOENT if !read_only => make_dirs(&root, relative).and_then(|()| open_beneath(&root, relative)),
-        other => Err(other),
-    });
-    let part = part.map_err(|error| VolumeError::io("resolve subPath", &volume_root.join(sub_path))(error.into()))?;
+/// Makes `volume_root/sub_path` a folder if nothing is there, with the permissions of the volume itself, so that whoever may write to the volume
+/// may write to it. Volumes made of API objects are no exception: a key that is not there shows as an empty folder.
+pub fn make(volume_root: &Path, sub_path: &str) -> Result<()> {
+    let (root, relative) = open_root(volume_root, sub_path)?;
+    let made = match open_beneath(&root, relative) {
+        Err(Errno::NOENT) => make_dirs(&root, relative),
+        other => other.map(drop),
+    };
+    made.map_err(|error| VolumeError::io("make subPath", &volume_root.join(sub_path))(error.into()))
+}
+
+/// Bind mounts `volume_root/sub_path`, which must exist, at `place` and returns it.
+pub fn bind(volume_root: &Path, sub_path: &str, place: &Path) -> Result<PathBuf> {
+    let (root, relative) = open_root(volume_root, sub_path)?;
+    let part = open_beneath(&root, relative).map_err(|error| VolumeError::io("resolve subPath", &volume_root.join(sub_path))(error.into()))?;
     let is_dir = fstat(&part).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
     prepare_place(place, is_dir)?;
     let source = format!("/proc/self/fd/{}", part.as_raw_fd());
     mount_bind(source.as_str(), place).map_err(|error| VolumeError::io("bind mount at", place)(error.into()))?;
     Ok(place.to_path_buf())
+}
+
+fn open_root<'a>(volume_root: &Path, sub_path: &'a str) -> Result<(OwnedFd, &'a Path)> {
+    let relative = Path::new(sub_path);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(VolumeError::BadPath(sub_path.into()));
+    }
+    let root = File::open(volume_root).map_err(VolumeError::io("open", volume_root))?;
+    Ok((root.into(), relative))
 }
 
 fn open_beneath(root: &OwnedFd, relative: &Path) -> std::result::Result<OwnedFd, Errno> {
@@ -44,14 +56,21 @@ fn open_beneath(root: &OwnedFd, relative: &Path) -> std::result::Result<OwnedFd,
 
 /// Makes the missing folders one by one, never through a symlink.
 fn make_dirs(root: &OwnedFd, relative: &Path) -> std::result::Result<(), Errno> {
+    let permissions = fstat(root)?.st_mode & 0o777;
     let mut dir = root.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     for part in relative.components() {
         let Component::Normal(name) = part else { continue };
-        match mkdirat(&dir, name, Mode::from_raw_mode(MADE_DIR_MODE)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let made = match mkdirat(&dir, name, Mode::from_raw_mode(permissions)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error),
+        };
+        dir = openat(&dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if made {
+            // Explicit, for our own umask must not show; the last folder, which the container sees, gets all of it.
+            let is_last = relative.components().next_back() == Some(part);
+            fchmod(&dir, Mode::from_raw_mode(if is_last { permissions } else { permissions & !UMASK }))?;
         }
-        dir = openat(&dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     }
     Ok(())
 }

@@ -188,7 +188,10 @@ async fn a_host_path_is_checked_against_its_type() {
 async fn a_sub_path_cannot_leave_its_volume() {
     let room = plain();
     let mounted = room.set_up(json!({"name": "d", "emptyDir": {}})).await.expect("set up");
-    let bind = |part: &str, index| sub_path::bind(&mounted.path, part, &sub_path::place(room.dir.path(), "d", "c", index), false);
+    let bind = |part: &str, index| {
+        sub_path::make(&mounted.path, part)?;
+        sub_path::bind(&mounted.path, part, &sub_path::place(room.dir.path(), "d", "c", index))
+    };
     let made = bind("made/here", 0).expect("made");
     std::fs::write(made.join("x"), "1").expect("writable");
     assert_eq!(std::fs::read_to_string(mounted.path.join("made/here/x")).expect("same file"), "1");
@@ -200,11 +203,24 @@ async fn a_sub_path_cannot_leave_its_volume() {
 }
 
 #[tokio::test]
+async fn a_sub_path_that_is_not_there_becomes_a_folder_with_the_volumes_permissions() {
+    let room = plain();
+    let mounted = room.set_up(json!({"name": "d", "emptyDir": {}})).await.expect("set up");
+    sub_path::make(&mounted.path, "made/here").expect("made");
+    assert_eq!((mode(&mounted.path.join("made")), mode(&mounted.path.join("made/here"))), (0o755, 0o777));
+    let map = room.set_up(json!({"name": "c", "configMap": {"name": "cfg"}})).await.expect("set up");
+    sub_path::make(&map.path, "none").expect("a key that is not there");
+    sub_path::make(&map.path, "a").expect("a key that is there stays a file");
+    assert!(map.path.join("none").is_dir() && map.path.join("a").is_file());
+}
+
+#[tokio::test]
 async fn tear_down_leaves_no_mount_and_no_folder() {
     let room = plain();
     room.set_up(json!({"name": "s", "secret": {"secretName": "sec"}})).await.expect("set up");
     let mounted = room.set_up(json!({"name": "d", "emptyDir": {"medium": "Memory"}})).await.expect("set up");
-    sub_path::bind(&mounted.path, "a", &sub_path::place(room.dir.path(), "d", "c", 0), false).expect("bound");
+    sub_path::make(&mounted.path, "a").expect("made");
+    sub_path::bind(&mounted.path, "a", &sub_path::place(room.dir.path(), "d", "c", 0)).expect("bound");
     tear_down(room.dir.path()).expect("torn down");
     assert!(!room.dir.path().exists());
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");

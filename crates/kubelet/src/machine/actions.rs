@@ -84,6 +84,15 @@ fn without_sandbox(observed: &Observed<'_>, attempt: u32) -> Actions {
 
 fn in_sandbox(observed: &Observed<'_>) -> Actions {
     let mut actions = Actions::default();
+    if let Some(trigger) = restart::asks_for_all(observed) {
+        actions.kill = left_over(observed, trigger).collect();
+        let ended = finished_at(trigger);
+        let wait = ended.filter(|_| actions.kill.is_empty() && !has_begun_again(observed)).and_then(|ended| observed.backoffs.waiting(&trigger.name, ended, observed.now));
+        actions.held.extend(wait.map(|wait| Held { name: trigger.name.clone(), wait }));
+        if !(actions.kill.is_empty() && actions.held.is_empty()) {
+            return actions;
+        }
+    }
     let spec = observed.spec();
     for (index, container) in spec.ephemeral_containers.iter().flatten().enumerate() {
         if observed.current(&container.name).is_none() {
@@ -96,6 +105,33 @@ fn in_sandbox(observed: &Observed<'_>) -> Actions {
         Initialization::Failed => actions.finish = true,
     }
     actions
+}
+
+/// What still runs from before `trigger` asked for a restart of all containers: killed at once, without hooks or grace (KEP-5532).
+fn left_over<'a>(observed: &'a Observed<'_>, trigger: &'a ContainerStatus) -> impl Iterator<Item = Kill> + 'a {
+    let spec = observed.spec();
+    let is_ours = |name: &str| spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|container| container.name == name);
+    let before = |record: &&ContainerStatus| record.sandbox_id == trigger.sandbox_id && record.created_at_unix_ns <= trigger.finished_at_unix_ns;
+    let running = observed.records.iter().filter(before).filter(move |record| record.state == ContainerState::Running && is_ours(&record.name));
+    running.map(|record| Kill {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        message: format!("Container {} will be restarted with all containers of the pod", record.name),
+        grace_seconds: Some(0),
+        restart: None,
+        ended_before: None,
+    })
+}
+
+/// Whether any container was made after all were to be restarted.
+fn has_begun_again(observed: &Observed<'_>) -> bool {
+    let spec = observed.spec();
+    spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|container| observed.current(&container.name).is_some())
+}
+
+/// Whether all containers are being ended to be started again; `None` when that never was.
+pub fn restarting_all(observed: &Observed<'_>) -> Option<bool> {
+    restart::asks_for_all(observed).map(|trigger| left_over(observed, trigger).next().is_some() || !has_begun_again(observed))
 }
 
 enum Initialization {
@@ -139,7 +175,7 @@ fn initialize(observed: &Observed<'_>, actions: &mut Actions) -> Initialization 
 fn keep_sidecar(observed: &Observed<'_>, container: &Container, record: Option<&ContainerStatus>, index: usize, actions: &mut Actions) -> bool {
     match record {
         Some(record) if record.state == ContainerState::Running => {
-            if let Some(kill) = failed_probe(observed, container, record, Role::Init, index) {
+            if let Some(kill) = resized(observed, record, Role::Init, index).or_else(|| failed_probe(observed, container, record, Role::Init, index)) {
                 actions.kill.push(kill);
                 return false;
             }
@@ -160,7 +196,7 @@ fn run_main(observed: &Observed<'_>, actions: &mut Actions) {
         match record {
             Some(record) if record.state == ContainerState::Running => {
                 alive += 1;
-                actions.kill.extend(failed_probe(observed, container, record, Role::Main, index));
+                actions.kill.extend(resized(observed, record, Role::Main, index).or_else(|| failed_probe(observed, container, record, Role::Main, index)));
             }
             record if restart::is_due(observed, container, false, record) => {
                 due += 1;
@@ -191,6 +227,18 @@ pub fn finished_at(record: &ContainerStatus) -> Option<Timestamp> {
         return None;
     }
     Timestamp::from_nanosecond(i128::from(record.finished_at_unix_ns)).ok()
+}
+
+/// A resize whose policy asks for a restart: at once, and no back-off counts it.
+fn resized(observed: &Observed<'_>, record: &ContainerStatus, role: Role, index: usize) -> Option<Kill> {
+    observed.resize_restarts.contains(&record.id).then(|| Kill {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        message: format!("Container {} resize requires restart", record.name),
+        grace_seconds: None,
+        restart: Some(Start { role, index, attempt: record.attempt + 1 }),
+        ended_before: None,
+    })
 }
 
 fn failed_probe(observed: &Observed<'_>, container: &Container, record: &ContainerStatus, role: Role, index: usize) -> Option<Kill> {

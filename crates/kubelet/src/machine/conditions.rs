@@ -1,12 +1,23 @@
 //! Pod conditions the node owns: PodReadyToStartContainers, Initialized, Ready, ContainersReady. Others pass through untouched.
 
-use super::{Observed, is_sidecar, phase};
+use super::{Ending, Life, Observed, actions, is_sidecar, phase};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// Condition types in the order they are reported.
-pub const OWNED: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+/// Condition types that are always reported, in their order.
+const ALWAYS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+/// Condition types that are reported while they hold.
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// All that the node writes; others are of others.
+pub const OWNED: [&str; 7] = [ALWAYS[0], ALWAYS[1], ALWAYS[2], ALWAYS[3], RESIZE_PENDING, RESIZE_IN_PROGRESS, RESTARTING_ALL];
+/// KEP-5532; once there, it stays and says whether it is so now.
+const RESTARTING_ALL: &str = "AllContainersRestarting";
+
+/// The reason of a pod that the node evicts.
+pub const EVICTED: &str = "Evicted";
+const DISRUPTION: &str = "DisruptionTarget";
 
 struct Verdict {
     holds: bool,
@@ -28,9 +39,30 @@ pub fn generate(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[Con
     let containers_ready = containers_ready(observed, inits, mains, phase);
     let ready = ready(observed, &containers_ready, old);
     let verdicts = [sandbox_ready(observed), initialized(observed, inits, mains, phase), ready, containers_ready];
-    let ours = OWNED.iter().zip(verdicts).map(|(kind, verdict)| condition(observed, kind, verdict, old));
-    let others = old.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned();
-    ours.chain(others).collect()
+    let restarting = actions::restarting_all(observed).map(|now| (RESTARTING_ALL, if now { Verdict::holds() } else { Verdict::fails(None, None) }));
+    let ours = ALWAYS.into_iter().zip(verdicts).chain(resize(observed)).chain(restarting).map(|(kind, verdict)| condition(observed, kind, verdict, old));
+    let disrupted = disruption(observed).map(|verdict| condition(observed, DISRUPTION, verdict, old));
+    let is_told = disrupted.is_some();
+    let others = old.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str()) && !(is_told && condition.type_ == DISRUPTION)).cloned();
+    ours.chain(disrupted).chain(others).collect()
+}
+
+/// KEP-3329: the node ends the pod for the sake of others. Not [`OWNED`]: others disrupt pods too.
+fn disruption(observed: &Observed<'_>) -> Option<Verdict> {
+    match observed.life {
+        Life::Terminating(Ending::Failed { reason: EVICTED, message }) => Some(Verdict { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.clone()) }),
+        _ => None,
+    }
+}
+
+/// KEP-1287: present only while a resize waits or is under way.
+fn resize(observed: &Observed<'_>) -> Vec<(&'static str, Verdict)> {
+    let pending = observed.resize.pending.as_ref().map(|pending| (RESIZE_PENDING, Verdict { holds: true, reason: Some(pending.reason), message: Some(pending.message.clone()) }));
+    let running = observed.resize.in_progress.as_ref().map(|fault| {
+        let reason = fault.as_ref().map(|_| "Error");
+        (RESIZE_IN_PROGRESS, Verdict { holds: true, reason, message: fault.clone() })
+    });
+    pending.into_iter().chain(running).collect()
 }
 
 fn condition(observed: &Observed<'_>, kind: &str, verdict: Verdict, old: &[PodCondition]) -> PodCondition {

@@ -8,12 +8,13 @@ pub mod actions;
 pub mod backoff;
 pub mod conditions;
 pub mod phase;
+pub mod resize;
 pub mod restart;
 pub mod status;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use keles_runtime::api::{ContainerState, ContainerStatus};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a pod is in its life on this node. Only moves down the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,12 @@ pub struct Observed<'a> {
     /// By container name.
     pub failures: &'a BTreeMap<String, StartFailure>,
     pub backoffs: &'a backoff::Backoffs,
+    /// How a resize in place stands.
+    pub resize: &'a resize::State,
+    /// Resources that running containers have, by container id, where they differ from the spec's or did.
+    pub running_with: &'a resize::Amounts,
+    /// Containers that a resize restarts, by id.
+    pub resize_restarts: &'a BTreeSet<String>,
     /// Termination messages by container id.
     pub messages: &'a BTreeMap<String, String>,
     pub now: jiff::Timestamp,
@@ -88,10 +95,13 @@ impl<'a> Observed<'a> {
         self.records.iter().filter(|record| record.name == name).max_by_key(|record| order(record))
     }
 
-    /// The newest record of a container in the current sandbox: what earlier sandboxes did does not count as done.
+    /// The newest record of a container in the current sandbox: what earlier sandboxes did does not count as done, nor what was before all
+    /// containers were to be restarted.
     pub fn current(&self, name: &str) -> Option<&'a ContainerStatus> {
         let sandbox = self.sandbox?;
-        self.records.iter().filter(|record| record.name == name && record.sandbox_id == sandbox.id).max_by_key(|record| order(record))
+        let of_sandbox = self.records.iter().filter(|record| record.name == name && record.sandbox_id == sandbox.id);
+        let since = restart::asks_for_all(self).map_or(i64::MIN, |trigger| trigger.finished_at_unix_ns);
+        of_sandbox.filter(|record| record.created_at_unix_ns > since).max_by_key(|record| order(record))
     }
 
     /// Whether any regular container was ever made in the current sandbox: then initialization is over.

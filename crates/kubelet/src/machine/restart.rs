@@ -27,13 +27,30 @@ pub fn after_exit(observed: &Observed<'_>, container: &Container, is_init: bool,
     }
 }
 
-/// `restartPolicyRules`: the first rule that matches the exit code asks for a restart.
+/// `restartPolicyRules`: whether the first rule that matches the exit code asks for a restart of the container.
 fn by_rule(container: &Container, exit_code: i32) -> bool {
-    container.restart_policy_rules.iter().flatten().any(|rule| {
+    matching(container, exit_code) == Some("Restart")
+}
+
+/// The action of the first rule that matches.
+fn matching(container: &Container, exit_code: i32) -> Option<&str> {
+    let matches = |rule: &&k8s_openapi::api::core::v1::ContainerRestartRule| {
         let Some(codes) = &rule.exit_codes else { return false };
-        let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
-        rule.action == "Restart" && listed == (codes.operator == "In")
-    })
+        codes.values.iter().flatten().any(|code| *code == exit_code) == (codes.operator == "In")
+    };
+    container.restart_policy_rules.iter().flatten().find(matches).map(|rule| rule.action.as_str())
+}
+
+/// The newest end in the current sandbox whose container has a rule that restarts all containers for it (KEP-5532).
+pub fn asks_for_all<'a>(observed: &Observed<'a>) -> Option<&'a ContainerStatus> {
+    let sandbox = observed.sandbox?;
+    let spec = observed.spec();
+    let matches = |record: &&ContainerStatus| {
+        let container = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|container| container.name == record.name);
+        container.is_some_and(|container| matching(container, record.exit_code).is_some_and(|action| action == "RestartAllContainers"))
+    };
+    let ended = observed.records.iter().filter(|record| record.sandbox_id == sandbox.id && record.state == ContainerState::Exited);
+    ended.filter(matches).max_by_key(|record| record.finished_at_unix_ns)
 }
 
 /// Whether a container is to be started, given its newest record in the current sandbox.

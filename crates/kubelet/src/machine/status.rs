@@ -126,7 +126,8 @@ fn without_record(container: &Container, waiting: &str, old: &[ContainerStatus])
 
 fn from_record(observed: &Observed<'_>, container: &Container, record: &Record, waiting: &str) -> ContainerStatus {
     let requests = container.resources.as_ref().and_then(|resources| resources.requests.clone()).filter(|requests| !requests.is_empty());
-    let resources = container.resources.clone().unwrap_or_default();
+    let resources = observed.running_with.get(&record.id).cloned().or_else(|| container.resources.clone()).unwrap_or_default();
+    let requested = resources.requests.clone().filter(|requests| !requests.is_empty());
     ContainerStatus {
         name: container.name.clone(),
         image: record.image.clone(),
@@ -134,8 +135,8 @@ fn from_record(observed: &Observed<'_>, container: &Container, record: &Record, 
         container_id: Some(format!("{ID_SCHEME}://{}", record.id)),
         restart_count: record.attempt as i32,
         state: Some(api_state(observed, record, waiting)),
-        allocated_resources: requests.clone(),
-        resources: Some(ResourceRequirements { claims: None, limits: resources.limits, requests }),
+        allocated_resources: requests,
+        resources: Some(ResourceRequirements { claims: None, limits: resources.limits, requests: requested }),
         user: crate::security::effective_user(observed.spec(), container),
         volume_mounts: mounts(container),
         ..Default::default()

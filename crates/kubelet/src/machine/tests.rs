@@ -18,6 +18,9 @@ struct World {
     backoffs: Backoffs,
     now: Timestamp,
     told: PodStatus,
+    resize: resize::State,
+    running_with: resize::Amounts,
+    resize_restarts: BTreeSet<String>,
 }
 
 fn start_time() -> Timestamp {
@@ -37,6 +40,9 @@ fn pod(spec: Value) -> World {
         backoffs: Backoffs::default(),
         now: start_time(),
         told: PodStatus::default(),
+        resize: resize::State::default(),
+        running_with: BTreeMap::new(),
+        resize_restarts: BTreeSet::new(),
     }
 }
 
@@ -109,6 +115,9 @@ impl World {
             verdicts: &self.verdicts,
             failures: &self.failures,
             backoffs: &self.backoffs,
+            resize: &self.resize,
+            running_with: &self.running_with,
+            resize_restarts: &self.resize_restarts,
             messages,
             now: self.now,
         }
@@ -240,6 +249,25 @@ fn a_rule_restarts_a_container_by_its_exit_code() {
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rule}]});
     assert_eq!(pod(spec.clone()).exited("c", 42).starts(), [(Role::Main, 0, 1)]);
     assert!(pod(spec).exited("c", 1).decide().finish);
+}
+
+#[test]
+fn a_rule_restarts_all_containers_init_containers_first() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}],
+        "containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "b"}]});
+    let world = pod(spec).exited("i", 0).running("b").exited("a", 42);
+    let kills = world.decide().kill;
+    assert_eq!((kills.len(), kills[0].name.as_str(), kills[0].grace_seconds, kills[0].restart.clone()), (1, "b", Some(0), None));
+    assert_eq!(world.conditions()["AllContainersRestarting"], condition("True", ""));
+    let mut ended = world;
+    ended.records[1].state = ContainerState::Exited;
+    assert_eq!(ended.starts(), [(Role::Init, 0, 1)], "everything begins anew, whatever ended well before");
+    let again = ended.later(1).record("i", 1, ContainerState::Exited, 0);
+    assert_eq!(again.starts(), [(Role::Main, 0, 1), (Role::Main, 1, 1)]);
+    assert_eq!(again.conditions()["AllContainersRestarting"], condition("False", ""));
+    let done = again.record("a", 1, ContainerState::Exited, 0).record("b", 1, ContainerState::Exited, 0);
+    assert!(done.decide().finish);
 }
 
 #[test]
@@ -388,6 +416,14 @@ fn a_deadline_fails_the_pod_with_its_reason() {
 }
 
 #[test]
+fn an_evicted_pod_says_that_the_node_ended_it() {
+    let ending = Ending::Failed { reason: conditions::EVICTED, message: "too much".into() };
+    let world = pod(containers("Never", &["c"])).exited("c", 137).ending(ending).given_back();
+    assert_eq!((world.phase().as_str(), world.status().reason.as_deref()), ("Failed", Some("Evicted")));
+    assert_eq!(world.conditions()["DisruptionTarget"], condition("True", "TerminationByKubelet"));
+}
+
+#[test]
 fn a_start_error_shows_128_whatever_the_runtime_says() {
     let mut world = pod(containers("Never", &["c"])).exited("c", 127);
     world.records[0].reason = "StartError".into();
@@ -464,6 +500,37 @@ fn what_an_earlier_agent_told_of_an_ended_container_stands() {
     let ended = json!({"phase": "Succeeded", "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 2, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]});
     world.told = serde_json::from_value(ended).expect("a status");
     assert_eq!(world.shown(), ["c terminated Completed ready=false started=false restarts=2"]);
+}
+
+#[test]
+fn a_resize_that_waits_or_runs_is_a_condition_and_goes_when_it_is_done() {
+    let mut world = pod(containers("Always", &["c"])).running("c");
+    world.resize.pending = Some(resize::Pending { reason: "Deferred", message: "later".into() });
+    world.resize.in_progress = Some(None);
+    let conditions = world.conditions();
+    assert_eq!((conditions["PodResizePending"].clone(), conditions["PodResizeInProgress"].clone()), (condition("True", "Deferred"), condition("True", "")));
+    world.told = world.status();
+    world.resize = resize::State::default();
+    assert!(!world.conditions().keys().any(|kind| kind.starts_with("PodResize")));
+}
+
+#[test]
+fn a_status_shows_what_was_given_and_what_the_container_runs_with() {
+    let mut spec = containers("Always", &["c"]);
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": "200m"}});
+    let mut world = pod(spec).running("c");
+    world.running_with.insert("c0".into(), serde_json::from_value(json!({"requests": {"cpu": "100m"}})).expect("resources"));
+    let status = world.status().container_statuses.expect("statuses").remove(0);
+    let cpu = |map: Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| map.and_then(|map| map.get("cpu").map(|quantity| quantity.0.clone()));
+    assert_eq!((cpu(status.allocated_resources), cpu(status.resources.and_then(|resources| resources.requests))), (Some("200m".into()), Some("100m".into())));
+}
+
+#[test]
+fn a_resize_that_needs_a_restart_kills_and_starts_at_once() {
+    let mut world = pod(containers("Always", &["c"])).running("c");
+    world.resize_restarts.insert("c0".into());
+    let kill = world.decide().kill.remove(0);
+    assert_eq!((kill.message.as_str(), kill.restart.map(|start| start.attempt), kill.ended_before), ("Container c resize requires restart", Some(1), None));
 }
 
 #[test]

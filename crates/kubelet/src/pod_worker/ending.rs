@@ -4,6 +4,7 @@ use super::{RETRY, Turn, Wish, Worker};
 use crate::events::{NORMAL, WARNING};
 use crate::hook;
 use crate::machine::actions::Kill;
+use crate::machine::conditions::EVICTED;
 use crate::machine::{Ending, Life, is_sidecar};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// A pod that is evicted at once gets no more (upstream's figure).
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// What a container is left after its preStop hook, however long that took (upstream's figure).
 const MIN_AFTER_HOOK: Duration = Duration::from_secs(2);
 
@@ -107,6 +110,7 @@ impl Worker {
         self.prepared = false;
         self.agent.objects.forget(&self.uid);
         self.life = Life::Terminated;
+        let _ = self.agent.freed.send(());
         Turn::Again
     }
 
@@ -118,6 +122,7 @@ impl Worker {
         }
         let grace = match ending {
             Ending::Deleted => grace_of(&self.pod),
+            Ending::Failed { reason: EVICTED, .. } => EVICTION_GRACE,
             _ => seconds(self.pod_grace_seconds()),
         };
         let sidecar_index = |record: &ContainerStatus| {

@@ -5,20 +5,22 @@
 
 mod ending;
 mod preparing;
+mod resizing;
 mod starting;
 mod watching;
 
 use crate::agent::Agent;
 use crate::machine::actions::{Actions, decide};
 use crate::machine::backoff::Backoffs;
-use crate::machine::{Ending, Life, Observed, SandboxView, StartFailure, Verdicts, phase, status};
+use crate::machine::conditions::EVICTED;
+use crate::machine::{Ending, Life, Observed, SandboxView, StartFailure, Verdicts, phase, resize, status};
 use crate::probe::Report;
 use crate::status_writer::StatusWriter;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, Resources, SandboxStatus};
 use keles_volumes::Mounted;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -29,6 +31,8 @@ const EVENTS_LEN: usize = 256;
 const REPORTS_LEN: usize = 64;
 /// A status in which a restart is held is looked at again at least this often (upstream's sync frequency).
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(60);
+/// How often a pod that has limits of disk is measured (upstream's eviction interval).
+const MEASURE_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Pause before what failed for a passing reason is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
@@ -129,7 +133,17 @@ enum Turn {
 
 struct Worker {
     agent: Arc<Agent>,
+    /// With the resources that the node has given it.
     pod: Arc<Pod>,
+    /// As the API has it.
+    wished: Arc<Pod>,
+    allocated: resize::Amounts,
+    running_with: resize::Amounts,
+    resize: resize::State,
+    resize_restarts: BTreeSet<String>,
+    /// Limits of the pod's cgroup, once a resize has set them.
+    pod_figures: Option<Resources>,
+    freed: watch::Receiver<()>,
     uid: String,
     removed: bool,
     life: Life,
@@ -156,6 +170,8 @@ struct Worker {
     reports_tx: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     refresh_at: Timestamp,
+    /// When the pod's use of the disk is looked at next.
+    measure_at: Timestamp,
     view: Arc<Mutex<View>>,
     cleared: watch::Sender<bool>,
 }
@@ -177,7 +193,14 @@ impl Worker {
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             told: pod.status.clone().unwrap_or_default(),
+            freed: agent.freed.subscribe(),
             agent,
+            wished: pod.clone(),
+            allocated: resize::wanted(&pod),
+            running_with: BTreeMap::new(),
+            resize: resize::State::default(),
+            resize_restarts: BTreeSet::new(),
+            pod_figures: None,
             pod,
             removed: false,
             life: Life::Syncing,
@@ -202,6 +225,7 @@ impl Worker {
             reports_tx,
             reports,
             refresh_at,
+            measure_at: Timestamp::now() + MEASURE_EVERY,
             view,
             cleared,
         }
@@ -213,6 +237,7 @@ impl Worker {
         self.sandbox = newest.map(|sandbox| SandboxView { id: sandbox.id.clone(), attempt: sandbox.config.attempt, ready: sandbox.ready, ips: sandbox.ips.clone() });
         self.backoffs = Backoffs::rebuild(&adopted.records);
         self.records = adopted.records;
+        self.load_allocation();
         let statuses = self.told.container_statuses.iter().chain(self.told.init_container_statuses.iter()).flatten();
         let known: Vec<_> = statuses.map(|status| (status.container_id.clone().unwrap_or_default(), status.ready, status.started == Some(true))).collect();
         for record in &self.records {
@@ -264,7 +289,7 @@ impl Worker {
             conditions.retain(|condition| owned(&condition.type_));
             conditions.extend(foreign.into_iter().filter(|condition| !owned(&condition.type_)));
         }
-        self.pod = wish.pod.clone();
+        self.take_pod(wish.pod.clone());
         if wish.ends() && self.life == Life::Syncing {
             self.life = Life::Terminating(Ending::Deleted);
         }
@@ -279,6 +304,9 @@ impl Worker {
             verdicts: &self.verdicts,
             failures: &self.failures,
             backoffs: &self.backoffs,
+            resize: &self.resize,
+            running_with: &self.running_with,
+            resize_restarts: &self.resize_restarts,
             messages: &self.messages,
             now: Timestamp::now(),
         }
@@ -305,6 +333,11 @@ impl Worker {
 
     /// One sync of a pod that is to run.
     async fn sync(&mut self) -> Turn {
+        if let Some(message) = self.measure().await {
+            self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
+            self.life = Life::Terminating(Ending::Failed { reason: EVICTED, message });
+            return Turn::Again;
+        }
         let deadline = self.deadline();
         if deadline.is_some_and(|at| at <= Timestamp::now()) {
             let message = "Pod was active on the node longer than the specified deadline";
@@ -312,6 +345,7 @@ impl Worker {
             self.life = Life::Terminating(Ending::Failed { reason: "DeadlineExceeded", message: message.into() });
             return Turn::Again;
         }
+        self.actuate().await;
         let actions = decide(&self.observed());
         if actions.finish {
             self.life = Life::Terminating(Ending::Completed);
@@ -353,7 +387,18 @@ impl Worker {
         if acted {
             return Turn::Again;
         }
-        Turn::Wait(earliest([deadline, held, self.next_retry(), again]))
+        let measure = crate::local_storage::is_limited(&self.pod).then_some(self.measure_at);
+        Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure]))
+    }
+
+    /// What the pod uses too much of, when it is time to look.
+    async fn measure(&mut self) -> Option<String> {
+        if Timestamp::now() < self.measure_at || !crate::local_storage::is_limited(&self.pod) {
+            return None;
+        }
+        self.measure_at = Timestamp::now() + MEASURE_EVERY;
+        let (pod, dir) = (self.pod.clone(), self.agent.config.pod_dir(&self.uid));
+        tokio::task::spawn_blocking(move || crate::local_storage::exceeded(&pod, &dir)).await.ok().flatten()
     }
 
     /// The starts that no retry pause holds back.

@@ -23,7 +23,7 @@ impl Worker {
             self.end_old_sandbox(attempt).await;
         }
         self.prepared = false;
-        let (sandbox, volumes) = tokio::join!(self.make_sandbox(new_sandbox), self.mount());
+        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount(), self.name_missing_pull_secrets());
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
@@ -40,7 +40,7 @@ impl Worker {
         }
         match volumes {
             Ok(mounted) if sandbox_fault.is_none() => {
-                self.mounted = mounted;
+                self.mounted.extend(mounted);
                 self.prepared = true;
                 self.prepare_pause = FIRST_PAUSE;
                 return Ok(());
@@ -112,7 +112,8 @@ impl Worker {
 
     /// Sets up all volumes side by side; the faults by volume name.
     pub(super) async fn mount(&self) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
-        let volumes = self.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        // Image volumes come with the first container that mounts them.
+        let volumes: Vec<_> = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| volume.image.is_none()).collect();
         let dir = self.agent.config.pod_dir(&self.uid);
         let facts = self.agent.downward_facts(&[]);
         let context = Context { pod: &self.pod, pod_dir: &dir, objects: &self.agent.objects, facts: &facts };
@@ -147,6 +148,9 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
     let node_or = |flag: Option<bool>, other| if flag == Some(true) { NamespaceMode::Node } else { other };
     let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
     let network = node_or(spec.host_network, NamespaceMode::Pod);
+    if spec.host_users == Some(false) {
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
+    }
     let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.clone()).unwrap_or_default();
     Ok(SandboxConfig {
         hostname: if network == NamespaceMode::Node { String::new() } else { naming::kernel_hostname(pod, &config.cluster_dns.domain)? },

@@ -10,7 +10,8 @@ use crate::{env, ephemeral, hook};
 use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
-use keles_runtime::api::RuntimeError;
+use keles_oci::Reference;
+use keles_runtime::api::{RuntimeError, Seccomp};
 use keles_volumes::Objects;
 use std::borrow::Cow;
 use std::time::Instant;
@@ -21,8 +22,8 @@ const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
 
 /// Pause before a start that failed for its configuration is tried again (upstream's worker back-off).
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
-/// ErrImagePull is shown this long before ImagePullBackOff.
-const SOFTEN_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// ErrImagePull is shown this long before ImagePullBackOff: upstream's worker looks again 10 to 15 seconds after a failure.
+const SOFTEN_AFTER: SignedDuration = SignedDuration::from_secs(12);
 
 impl Worker {
     pub(super) fn container_of(&self, start: &Start) -> Cow<'_, Container> {
@@ -57,10 +58,17 @@ impl Worker {
     async fn try_start(&mut self, start: &Start, container: &Container) -> Result<(), Option<StartFailure>> {
         let field = self.field_of(&container.name);
         let image = self.image_for(container, &field).await?;
+        self.image_volumes(container, &field).await?;
         let config = match self.configure(start, container, &image).await {
             Ok(config) => config,
             Err(message) => return Err(Some(self.failed(&field, "CreateContainerConfigError", message))),
         };
+        if let Seccomp::Localhost(profile) = &config.security.seccomp
+            && let Err(error) = std::fs::File::open(profile)
+        {
+            let message = format!("unable to load local seccomp profile {}: {error}", profile.display());
+            return Err(Some(self.failed(&field, "CreateContainerError", message)));
+        }
         let sandbox = self.sandbox.as_ref().map(|sandbox| sandbox.id.clone()).unwrap_or_default();
         let id = match self.agent.runtime.create_container(&sandbox, config).await {
             Ok(id) => id,
@@ -108,7 +116,7 @@ impl Worker {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
         let services = self.agent.services.variables(namespace, links).await;
-        let env = env::build(&self.pod, container, &self.agent.objects, &facts, &services).await.map_err(|error| error.to_string())?;
+        let env = env::build(&self.pod, container, &self.agent.objects, &facts, &services, &self.mounted).await.map_err(|error| error.to_string())?;
         let input = Input {
             config: &self.agent.config,
             pod: &self.pod,
@@ -123,13 +131,41 @@ impl Worker {
         container_config::build(&input).map_err(|error| error.to_string())
     }
 
-    /// The image by the container's pull policy.
+    /// The container's image by its pull policy.
     async fn image_for(&mut self, container: &Container, field: &str) -> Result<NodeImage, Option<StartFailure>> {
         let reference = container.image.clone().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+        let policy = container.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".into());
+        self.image(&container.name, &reference, &policy, field).await
+    }
+
+    /// Gets the images of the volumes that the container mounts and sets these up (KEP-4639). A volume's image that cannot be had keeps the
+    /// container from starting with the reasons its own image would.
+    async fn image_volumes(&mut self, container: &Container, field: &str) -> Result<(), Option<StartFailure>> {
+        let pod = self.pod.clone();
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            let Some(source) = volume.image.as_ref().filter(|_| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name)) else { continue };
+            let reference = source.reference.clone().unwrap_or_default();
+            let policy = source.pull_policy.clone().unwrap_or_else(|| "IfNotPresent".into());
+            let image = self.image(&container.name, &reference, &policy, field).await?;
+            match keles_volumes::image::set_up(&volume.name, &image.layers, &self.agent.config.pod_dir(&self.uid)) {
+                Ok(ready) => drop(self.mounted.insert(volume.name.clone(), ready)),
+                Err(error) => return Err(Some(self.failed(field, "CreateContainerError", error.to_string()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// An image for container `name` by a pull policy.
+    async fn image(&mut self, name: &str, reference: &str, policy: &str, field: &str) -> Result<NodeImage, Option<StartFailure>> {
         let agent = self.agent.clone();
         let event = |kind, reason: &str, text: String| agent.events.container(&self.pod, field, kind, reason, text);
-        let found = match agent.images.find(&reference).await {
+        if let Err(fault) = Reference::parse(reference) {
+            let message = format!("Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": {fault}");
+            event(WARNING, "InspectFailed", message.clone());
+            event(WARNING, "Failed", "Error: InvalidImageName".into());
+            return Err(Some(StartFailure { reason: "InvalidImageName", message }));
+        }
+        let found = match agent.images.find(reference).await {
             Ok(found) => found,
             Err(error) => {
                 event(WARNING, "InspectFailed", format!("Failed to inspect image \"{reference}\": {error}"));
@@ -147,11 +183,11 @@ impl Worker {
                 event(WARNING, "Failed", "Error: ErrImageNeverPull".into());
                 Err(Some(StartFailure { reason: "ErrImageNeverPull", message }))
             }
-            _ => self.pull(container, &reference, field).await,
+            _ => self.pull(name, reference, field).await,
         }
     }
 
-    async fn pull(&mut self, container: &Container, reference: &str, field: &str) -> Result<NodeImage, Option<StartFailure>> {
+    async fn pull(&mut self, name: &str, reference: &str, field: &str) -> Result<NodeImage, Option<StartFailure>> {
         let event = |kind, reason: &str, text: String| self.agent.events.container(&self.pod, field, kind, reason, text);
         event(NORMAL, "Pulling", format!("Pulling image \"{reference}\""));
         let begun = Instant::now();
@@ -178,8 +214,9 @@ impl Worker {
                 event(WARNING, "Failed", format!("Error: {ERR_IMAGE_PULL}"));
                 let now = Timestamp::now();
                 self.image_backoffs.attempted(reference, now, now);
-                let at = self.image_backoffs.waiting(reference, now, now).map_or(now + CONFIG_RETRY, |wait| wait.until);
-                self.retries.insert(container.name.clone(), Retry { at, soften_at: Some(now + SOFTEN_AFTER) });
+                let soften_at = now + SOFTEN_AFTER;
+                let until = self.image_backoffs.waiting(reference, now, now).map_or(now + CONFIG_RETRY, |wait| wait.until);
+                self.retries.insert(name.into(), Retry { at: until.max(soften_at), soften_at: Some(soften_at) });
                 Err(Some(StartFailure { reason: ERR_IMAGE_PULL, message: error.to_string() }))
             }
         }
@@ -206,6 +243,22 @@ impl Worker {
         }
     }
 
+    /// Says once which of the pod's imagePullSecrets are missing, whether or not anything is to be pulled.
+    pub(super) async fn name_missing_pull_secrets(&self) {
+        let references: Vec<String> = self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|reference| reference.name.clone()).collect();
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        let mut missing = Vec::new();
+        for name in references {
+            if let Ok(None) = self.agent.objects.secret(namespace, &name).await {
+                missing.push(name);
+            }
+        }
+        if !missing.is_empty() {
+            let text = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", missing.join(", "));
+            self.agent.events.pod(&self.pod, WARNING, "FailedToRetrieveImagePullSecret", text);
+        }
+    }
+
     /// Credentials of the pod's imagePullSecrets; one that is missing is passed over, as upstream does.
     async fn logins(&self) -> Vec<RegistryLogin> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -213,10 +266,7 @@ impl Worker {
         for reference in self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
             match self.agent.objects.secret(namespace, &reference.name).await {
                 Ok(Some(secret)) => logins.extend(parse_logins(&secret)),
-                Ok(None) => {
-                    let text = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", reference.name);
-                    self.agent.events.pod(&self.pod, WARNING, "FailedToRetrieveImagePullSecret", text);
-                }
+                Ok(None) => {}
                 Err(error) => tracing::warn!(%error, secret = reference.name, "image pull secret not read"),
             }
         }

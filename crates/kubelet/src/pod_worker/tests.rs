@@ -8,6 +8,7 @@ use crate::image_store::{ImageError, ImageStore, NodeImage, RegistryLogin};
 use crate::node_facts::NodeFacts;
 use crate::objects::ApiObjects;
 use crate::pod_network::{HostPort, NetworkError, PodNetwork};
+use crate::pods::Pods;
 use crate::service_env::Services;
 use async_trait::async_trait;
 use http::{Request, Response};
@@ -172,6 +173,14 @@ impl PodRuntime for FakeRuntime {
     async fn stats(&self, _: &str) -> Result<Stats> {
         unused("stats")
     }
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        self.diary.write(format!("update {id} {:?}", resources.cpu_shares.unwrap_or(0)));
+        Ok(())
+    }
+    async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        self.diary.write(format!("update {id} {:?}", resources.cpu_shares.unwrap_or(0)));
+        Ok(())
+    }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.events.subscribe()
     }
@@ -301,7 +310,9 @@ fn node_with(network_refuses: bool) -> Node {
         runtime: runtime.clone(),
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
-        facts: NodeFacts::default(),
+        facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
+        pods: Pods::default(),
+        freed: watch::channel(()).0,
     });
     Node { diary, runtime, agent, _dir: dir, stop }
 }
@@ -480,6 +491,51 @@ async fn a_volume_that_cannot_be_set_up_holds_the_pod_and_says_so() {
     node.diary.has("event FailedMount MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /no/such/folder is not a directory").await;
     assert_eq!(node.diary.position("start"), None);
     drop(handle);
+}
+
+/// A pod whose container asks for so much cpu; each `generation` is one version of its spec.
+fn asking(cpu: &str, policy: &str, generation: i64) -> Pod {
+    let resources = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}, "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]});
+    let mut pod = pod("u1", resources);
+    pod.metadata.generation = Some(generation);
+    pod
+}
+
+#[tokio::test]
+async fn a_resize_changes_the_cgroups_of_what_runs_and_starts_nothing_anew() {
+    let node = node();
+    let handle = node.run(asking("100m", "NotRequired", 1), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(asking("200m", "NotRequired", 2)));
+    node.diary.has("event ResizeCompleted").await;
+    let order = ["event ResizeStarted", "update sandbox-u1 204", "update c-0 204"];
+    assert!(order.iter().all(|line| node.diary.position(line).is_some()), "{:#?}", node.diary.lines());
+    assert_eq!(node.diary.position("start c-1"), None);
+    let given = handle.view().pod.spec.clone().expect("spec").containers[0].resources.clone().expect("resources").requests.expect("requests");
+    assert_eq!(given["cpu"].0, "200m");
+}
+
+#[tokio::test]
+async fn a_resize_restarts_a_container_whose_policy_says_so() {
+    let node = node();
+    let handle = node.run(asking("100m", "RestartContainer", 1), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(asking("200m", "RestartContainer", 2)));
+    node.diary.has("start c-1").await;
+    assert!(node.diary.position("event Killing Container c resize requires restart").is_some(), "{:#?}", node.diary.lines());
+}
+
+#[tokio::test]
+async fn a_resize_that_no_node_like_this_can_give_is_told_and_changes_nothing() {
+    let node = node();
+    let handle = node.run(asking("100m", "NotRequired", 1), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(asking("900", "NotRequired", 2)));
+    node.diary.has("event ResizeInfeasible").await;
+    let pending = || handle.view().status.conditions.into_iter().flatten().find(|condition| condition.type_ == "PodResizePending");
+    let condition = until_some(pending).await;
+    assert_eq!(condition.message.as_deref(), Some("Node didn't have enough capacity: cpu, requested: 900000, capacity: 4000"));
+    assert_eq!(node.diary.position("update"), None);
 }
 
 #[tokio::test]

@@ -166,9 +166,9 @@ impl Worker {
                     // Nobody wishes anything any more: the agent stops.
                     if changed.is_err() { return std::future::pending().await; }
                     let wish = self.wish.borrow_and_update().clone();
-                    if wish.removed || matters(&self.pod, &wish.pod) { self.wish.mark_changed(); return; }
+                    if wish.removed || matters(&self.wished, &wish.pod) { self.wish.mark_changed(); return; }
                     self.writer.seen(&wish.pod);
-                    self.pod = wish.pod;
+                    self.take_pod(wish.pod);
                 }
                 Some(event) = self.events.recv() => if self.learn(&event.container_id).await { return },
                 () = self.dirty.notified() => { self.relist().await; return }
@@ -177,6 +177,8 @@ impl Worker {
                     self.refresh_at = Timestamp::now() + SignedDuration::try_from(self.agent.config.volume_refresh).unwrap_or(super::LONGEST_WAIT);
                     let Turn::Again = self.refresh_volumes().await else { return };
                 }
+                // There may be room for a resize that was put off.
+                Ok(()) = self.freed.changed(), if self.resize.pending.is_some() => return,
                 () = timer => return,
             }
         }

@@ -143,6 +143,11 @@ impl Inner {
         let container = self.container(id)?;
         blocking(move || container.group.limit(&limits(&resources, true)).map_err(step("container cgroup"))).await
     }
+
+    pub(super) async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        let group = self.layout.group(&self.sandbox(id)?.file.cgroup).map_err(step("pod cgroup"))?;
+        blocking(move || group.limit(&limits(&resources, false)).map_err(step("pod cgroup"))).await
+    }
 }
 
 pub(super) fn new_status(bundle: &Bundle) -> ContainerStatus {

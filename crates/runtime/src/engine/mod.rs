@@ -367,6 +367,9 @@ impl PodRuntime for Engine {
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
         self.inner.update_resources(id, resources).await
     }
+    async fn update_sandbox_resources(&self, sandbox_id: &str, resources: Resources) -> Result<()> {
+        self.inner.update_sandbox_resources(sandbox_id, resources).await
+    }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.inner.events.subscribe()
     }

@@ -87,7 +87,7 @@ fn resolve_in(security: &Security, passwd: &str, group: &str) -> Result<User, Fa
         },
     };
     let mut groups = vec![gid];
-    if let Some(l) = &line {
+    if let Some(l) = line.as_ref().filter(|_| !security.strict_groups) {
         groups.extend(group_lines(group).filter(|(_, _, members)| members.contains(&l.name.as_str())).map(|(_, gid, _)| gid));
     }
     for g in &security.supplemental_groups {
@@ -128,7 +128,9 @@ mod tests {
         let s = Security { run_as_username: "web".into(), run_as_user: Some(1234), supplemental_groups: vec![3456, 3456], ..Security::default() };
         assert_eq!(user(s), (1234, 0, vec![0, 3456], "/".into()));
         let s = Security { run_as_user: Some(101), run_as_group: Some(2345), ..Security::default() };
-        assert_eq!(user(s), (101, 2345, vec![2345, 7], "/srv".into()));
+        assert_eq!(user(s.clone()), (101, 2345, vec![2345, 7], "/srv".into()));
+        let strict = Security { supplemental_groups: vec![9], strict_groups: true, ..s };
+        assert_eq!(user(strict), (101, 2345, vec![2345, 9], "/srv".into()), "the image's groups stay out");
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! In-place resize (KEP-1287), its pure part: what a pod asks for, what the node has given it, and what that means for running containers.
+//!
+//! Entry points: [`wanted`], [`given`] (the pod as the node runs it), [`judge`], [`needs_restart`]. Deliberately absent: pod-level resources.
+
+use crate::admission::{self, Node};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use keles_volumes::quantity::Quantity;
+use std::collections::BTreeMap;
+
+/// Resources by container name, init containers among them.
+pub type Amounts = BTreeMap<String, ResourceRequirements>;
+
+/// What can be resized.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// Why a resize waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// `Deferred`: there may be room later. `Infeasible`: never on this node.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// How a pod's resize stands, for its conditions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub pending: Option<Pending>,
+    /// Given, but not what all containers run with yet; with what went wrong, if anything did.
+    pub in_progress: Option<Option<String>>,
+}
+
+/// What the spec asks for.
+pub fn wanted(pod: &Pod) -> Amounts {
+    let all = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    all.map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default())).collect()
+}
+
+/// The pod with the resources that the node has given it; containers that `amounts` does not name keep their own.
+pub fn given(pod: &Pod, amounts: &Amounts) -> Pod {
+    let mut pod = pod.clone();
+    if let Some(spec) = &mut pod.spec {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+            if let Some(amount) = amounts.get(&container.name) {
+                container.resources = Some(amount.clone());
+            }
+        }
+    }
+    pod
+}
+
+/// Whether the node can give `pod` what its spec asks for, beside `others`.
+pub fn judge(pod: &Pod, node: &Node, others: &[&Pod]) -> Option<Pending> {
+    let requests = admission::requests(pod);
+    for name in ["memory", "cpu"] {
+        let (Some(wanted), Some(capacity)) = (requests.get(name).copied(), node.allocatable.get(name).copied()) else { continue };
+        if wanted > capacity {
+            let figure = |quantity: Quantity| if name == "cpu" { quantity.milli() } else { quantity.whole() };
+            let message = format!("Node didn't have enough capacity: {name}, requested: {}, capacity: {}", figure(wanted), figure(capacity));
+            return Some(Pending { reason: "Infeasible", message });
+        }
+    }
+    let refusal = admission::fits(pod, node, others).err()?;
+    Some(Pending { reason: "Deferred", message: refusal.message })
+}
+
+/// Whether going from one to the other asks for a restart, by the container's resizePolicy.
+pub fn needs_restart(container: &Container, from: &ResourceRequirements, to: &ResourceRequirements) -> bool {
+    let restarts = |name: &str| container.resize_policy.iter().flatten().any(|policy| policy.resource_name == name && policy.restart_policy == "RestartContainer");
+    RESIZABLE.iter().any(|name| restarts(name) && differ(from, to, name))
+}
+
+fn differ(from: &ResourceRequirements, to: &ResourceRequirements, name: &str) -> bool {
+    let of =
+        |list: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| list.as_ref().and_then(|map| map.get(name)).and_then(|q| Quantity::parse(&q.0));
+    of(&from.requests) != of(&to.requests) || of(&from.limits) != of(&to.limits)
+}
+
+/// What events of a resize carry: the resources of each container, and the generation that asked for them.
+pub fn summary(pod: &Pod) -> String {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let containers: Vec<_> = containers.map(|container| serde_json::json!({"name": container.name, "resources": container.resources})).collect();
+    serde_json::json!({"containers": containers, "generation": pod.metadata.generation}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(cpu: &str, policy: &str) -> Pod {
+        let container = json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Mi"}}, "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]});
+        serde_json::from_value(json!({"metadata": {"name": "p", "generation": 2}, "spec": {"containers": [container]}})).expect("a pod")
+    }
+
+    fn node() -> Node {
+        let allocatable = BTreeMap::from([("cpu".to_string(), Quantity::from_whole(2)), ("pods".to_string(), Quantity::from_whole(9))]);
+        Node { name: "n".into(), allocatable, ..Default::default() }
+    }
+
+    #[test]
+    fn what_never_fits_is_infeasible_and_what_may_fit_later_is_deferred() {
+        let judged = |cpu: &str, others: &[&Pod]| judge(&pod(cpu, "NotRequired"), &node(), others).map(|pending| (pending.reason, pending.message));
+        assert_eq!(judged("1", &[]), None);
+        assert_eq!(judged("3", &[]), Some(("Infeasible", "Node didn't have enough capacity: cpu, requested: 3000, capacity: 2000".into())));
+        let other = pod("1500m", "NotRequired");
+        let message = "Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000";
+        assert_eq!(judged("1", &[&other]), Some(("Deferred", message.into())));
+    }
+
+    #[test]
+    fn only_a_changed_resource_whose_policy_says_so_restarts() {
+        let amount = |cpu: &str| wanted(&pod(cpu, "NotRequired")).remove("c").expect("the container");
+        let restarts = |from: &str, to: &str, policy: &str| needs_restart(&pod("1", policy).spec.expect("spec").containers[0], &amount(from), &amount(to));
+        assert!(restarts("1", "2", "RestartContainer"));
+        assert!(!restarts("1", "2", "NotRequired"));
+        assert!(!restarts("1", "1000m", "RestartContainer"), "the same amount in other words");
+    }
+
+    #[test]
+    fn a_pod_runs_with_what_it_was_given() {
+        let before = wanted(&pod("1", "NotRequired"));
+        let after = given(&pod("2", "NotRequired"), &before);
+        assert_eq!((wanted(&after), after.metadata.generation), (before, Some(2)));
+    }
+}

@@ -1,0 +1,168 @@
+//! In-place resize, the shell's part: what the node gives the pod, told to running containers without a restart where their policy allows it.
+//!
+//! Entry points: [`Worker::take_pod`] (each new version of the pod), [`Worker::actuate`] (each sync). Invariants: `pod` always carries what the node
+//! has given, `wished` what the API asks for; both what was given and what containers run with survive a restart of the agent.
+
+use super::Worker;
+use crate::events::{NORMAL, WARNING};
+use crate::machine::{Life, is_sidecar, resize};
+use crate::resources;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use keles_runtime::api::{ContainerState, Resources};
+use std::sync::Arc;
+
+/// In the pod's folder: amounts given by container name, and run with by container id.
+const FILE: &str = "allocation.json";
+
+impl Worker {
+    /// Takes a version of the pod from the API and decides about a resize it asks for.
+    pub(super) fn take_pod(&mut self, pod: Arc<Pod>) {
+        let wanted = resize::wanted(&pod);
+        if self.allocated.is_empty() {
+            self.allocated = wanted.clone();
+        }
+        if wanted == self.allocated || self.life != Life::Syncing {
+            self.resize.pending = None;
+        } else {
+            self.decide_resize(&pod, wanted);
+        }
+        self.pod = if resize::wanted(&pod) == self.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.allocated)) };
+        self.wished = pod;
+    }
+
+    fn decide_resize(&mut self, pod: &Arc<Pod>, wanted: resize::Amounts) {
+        let pending = match self.mirror_of_file() {
+            true => Some(resize::Pending { reason: "Infeasible", message: "In-place resize of static-pods is not supported".into() }),
+            false => {
+                let others = self.agent.pods.holding(&self.uid);
+                let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
+                resize::judge(pod, &crate::pods::node_of(&self.agent), &others)
+            }
+        };
+        if let Some(found) = &pending {
+            if self.resize.pending.as_ref() != Some(found) {
+                let text = format!("Pod resize {}: {}", found.reason, resize::summary(pod));
+                self.agent.events.pod(pod, WARNING, &format!("Resize{}", found.reason), text);
+            }
+        } else {
+            self.agent.events.pod(pod, NORMAL, "ResizeStarted", format!("Pod resize started: {}", resize::summary(pod)));
+            self.allocated = wanted;
+            self.resize.in_progress = Some(None);
+            self.save_allocation();
+        }
+        self.resize.pending = pending;
+    }
+
+    /// Gives running containers what the pod was given; the ones that need a restart for it are left to the machine.
+    pub(super) async fn actuate(&mut self) {
+        let pod = self.pod.clone();
+        let Some(spec) = &pod.spec else { return };
+        let mut changed = Vec::new();
+        self.resize_restarts.clear();
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|container| is_sidecar(container))) {
+            let Some(record) = self.observed().current(&container.name).filter(|record| record.state == ContainerState::Running) else { continue };
+            let id = record.id.clone();
+            let given = container.resources.clone().unwrap_or_default();
+            let has = self.running_with.entry(id.clone()).or_insert_with(|| given.clone());
+            if *has == given {
+                continue;
+            }
+            if resize::needs_restart(container, has, &given) {
+                self.resize_restarts.insert(id);
+            } else {
+                changed.push((id, container.clone()));
+            }
+        }
+        let known: Vec<String> = self.records.iter().map(|record| record.id.clone()).collect();
+        self.running_with.retain(|id, _| known.contains(id));
+        if changed.is_empty() {
+            self.finish_resize(None);
+            return;
+        }
+        let mut fault = None;
+        let whole = resources::of_pod(spec);
+        let grows = self.pod_figures.as_ref().is_none_or(|old| !shrinks(old, &whole));
+        if grows {
+            fault = self.resize_sandbox(whole.clone()).await.err();
+        }
+        for (id, container) in changed {
+            if let Err(message) = self.resize_container(&id, &container).await {
+                fault = Some(message);
+            }
+        }
+        if !grows && fault.is_none() {
+            fault = self.resize_sandbox(whole).await.err();
+        }
+        self.save_allocation();
+        self.finish_resize(fault);
+    }
+
+    async fn resize_container(&mut self, id: &str, container: &Container) -> Result<(), String> {
+        let spec = self.pod.spec.as_ref().expect("the API server admits no pod without a spec");
+        let figures = resources::of_container(spec, container, self.agent.facts.memory_bytes);
+        // A limit below what is used would have the kernel kill; upstream refuses it too.
+        if let Some(limit) = figures.memory_limit_bytes
+            && let Ok(stats) = self.agent.runtime.stats(id).await
+            && stats.memory_usage_bytes > limit as u64
+        {
+            return Err(format!("attempting to set container \"{}\" memory limit ({limit}) below current usage ({})", container.name, stats.memory_usage_bytes));
+        }
+        // The score of a running process stays: it is set once, when it starts.
+        self.agent.runtime.update_resources(id, Resources { oom_score_adj: None, ..figures }).await.map_err(|error| error.to_string())?;
+        self.running_with.insert(id.into(), container.resources.clone().unwrap_or_default());
+        Ok(())
+    }
+
+    async fn resize_sandbox(&mut self, figures: Resources) -> Result<(), String> {
+        let Some(sandbox) = self.sandbox.as_ref().map(|sandbox| sandbox.id.clone()) else { return Ok(()) };
+        self.agent.runtime.update_sandbox_resources(&sandbox, figures.clone()).await.map_err(|error| error.to_string())?;
+        self.pod_figures = Some(figures);
+        Ok(())
+    }
+
+    fn finish_resize(&mut self, fault: Option<String>) {
+        if self.resize.in_progress.is_none() {
+            return;
+        }
+        if fault.is_none() && self.resize_restarts.is_empty() {
+            self.resize.in_progress = None;
+            self.agent.events.pod(&self.pod, NORMAL, "ResizeCompleted", format!("Pod resize completed: {}", resize::summary(&self.pod)));
+        } else if self.resize.in_progress.as_ref() != Some(&fault) {
+            if let Some(fault) = &fault {
+                self.agent.events.pod(&self.pod, WARNING, "ResizeError", format!("Pod resize error: {}: {fault}", resize::summary(&self.pod)));
+            }
+            self.resize.in_progress = Some(fault);
+        }
+    }
+
+    fn save_allocation(&self) {
+        let dir = self.agent.config.pod_dir(&self.uid);
+        let text = serde_json::to_vec(&(&self.allocated, &self.running_with)).unwrap_or_default();
+        // Whole or not at all: what is read back decides what containers are told.
+        let fresh = dir.join(format!("{FILE}.new"));
+        let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&fresh, text)).and_then(|()| std::fs::rename(&fresh, dir.join(FILE)));
+        if let Err(error) = written {
+            tracing::warn!(%error, pod = crate::pod_ref(&self.pod), "what a resize gave could not be kept");
+        }
+    }
+
+    /// What an earlier run of the agent had given.
+    pub(super) fn load_allocation(&mut self) {
+        let Ok(text) = std::fs::read(self.agent.config.pod_dir(&self.uid).join(FILE)) else { return };
+        if let Ok((allocated, running_with)) = serde_json::from_slice(&text) {
+            (self.allocated, self.running_with) = (allocated, running_with);
+            // Whether more can be given is for the first turn: here the pods may not be looked at yet.
+            self.pod = Arc::new(resize::given(&self.wished, &self.allocated));
+        }
+    }
+
+    fn mirror_of_file(&self) -> bool {
+        self.pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("kubernetes.io/config.mirror"))
+    }
+}
+
+/// Whether the pod as a whole gets less of anything.
+fn shrinks(old: &Resources, new: &Resources) -> bool {
+    let less = |old: Option<i64>, new: Option<i64>| matches!((old, new), (Some(old), Some(new)) if new < old) || (old.is_none() && new.is_some());
+    less(old.memory_limit_bytes, new.memory_limit_bytes) || less(old.cpu_quota_us, new.cpu_quota_us)
+}

@@ -57,7 +57,7 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn lifetimes(&self) -> Lifetimes {
-        Lifetimes { event_ttl: self.event_ttl, watch_min: self.min_request_timeout }
+        Lifetimes { event_ttl: self.event_ttl, watch_min: self.min_request_timeout, ..Lifetimes::default() }
     }
 
     /// The time of a request that asks with `?timeout=`: no more than the server's.

@@ -11,6 +11,8 @@ pub struct Lifetimes {
     pub event_ttl: Duration,
     /// Shortest of the random lengths of watches that name none; the longest is twice that. Zero: they do not end by themselves.
     pub watch_min: Duration,
+    /// How long the watch of the store may be silent before the store is asked whether it moved on.
+    pub store_silence: Duration,
 }
 
 /// A watch of no end; any longer and clocks overflow.
@@ -18,7 +20,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Lifetimes { event_ttl: Duration::from_secs(3600), watch_min: Duration::from_secs(1800) }
+        Lifetimes { event_ttl: Duration::from_secs(3600), watch_min: Duration::from_secs(1800), store_silence: Duration::from_secs(30) }
     }
 }
 

@@ -36,6 +36,13 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
 }
 
+/// How a watch of the store ended, when not by an error.
+enum Ended {
+    Closed,
+    /// Nothing more came of it, though there was something.
+    Silent,
+}
+
 pub struct Registry {
     store: Arc<dyn Store>,
     lifetimes: Lifetimes,
@@ -129,23 +136,38 @@ impl Registry {
     pub async fn run(self: Arc<Self>) -> Result<(), StoreError> {
         loop {
             let followed = match self.store.watch(PREFIX.as_bytes(), self.seen()).await {
-                Ok(mut stream) => loop {
-                    match stream.next().await {
-                        Some(Ok(Watched::Changes(changes))) => self.apply(&changes),
-                        Some(Ok(Watched::Progress(revision))) => self.advance(revision),
-                        Some(Err(e)) => break Err(e),
-                        None => break Ok(()),
-                    }
-                },
+                Ok(stream) => self.follow(stream).await,
                 Err(e) => Err(e),
             };
             match followed {
+                Ok(Ended::Silent) => tracing::warn!(seen = self.seen(), "the watch of the store is silent though the store moved on; watching anew from there"),
                 Err(StoreError::Compacted { asked, oldest }) => {
                     tracing::warn!(asked, oldest, "the watch of the store fell behind its compaction; comparing everything");
                     self.compare().await?;
                 }
-                Ok(()) | Err(StoreError::Closed) => return Ok(()),
+                Ok(Ended::Closed) | Err(StoreError::Closed) => return Ok(()),
                 Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Takes in what a watch of the store tells until it ends, or is silent for twice as long as it may be while the store moved on.
+    async fn follow(&self, mut stream: futures::stream::BoxStream<'static, Result<Watched, StoreError>>) -> Result<Ended, StoreError> {
+        let mut owed = None;
+        loop {
+            let Ok(told) = tokio::time::timeout(self.lifetimes.store_silence, stream.next()).await else {
+                // What the store has by now may be on its way: it is owed by the end of the next silence.
+                if owed.is_some_and(|revision| self.seen() < revision) {
+                    return Ok(Ended::Silent);
+                }
+                owed = Some(self.store.revision().await?);
+                continue;
+            };
+            match told {
+                Some(Ok(Watched::Changes(changes))) => self.apply(&changes),
+                Some(Ok(Watched::Progress(revision))) => self.advance(revision),
+                Some(Err(e)) => return Err(e),
+                None => return Ok(Ended::Closed),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Laws of watches.
 
 use crate::world::*;
+use futures::StreamExt;
 use keles_registry::{Form, MetaVersion};
 use keles_store::Store;
 use std::sync::Arc;
@@ -278,6 +279,8 @@ async fn a_watch_ends_in_time_though_its_resource_is_busy() {
 struct Counting {
     inner: std::sync::Arc<keles_store::embedded::Embedded>,
     watches: std::sync::atomic::AtomicUsize,
+    /// How many of them tell nothing, the first ones.
+    silent: usize,
 }
 
 #[async_trait::async_trait]
@@ -299,8 +302,9 @@ impl Store for Counting {
         prefix: &[u8],
         after: u64,
     ) -> Result<futures::stream::BoxStream<'static, Result<keles_store::Watched, keles_store::StoreError>>, keles_store::StoreError> {
-        self.watches.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.inner.watch(prefix, after).await
+        let before = self.watches.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let told = self.inner.watch(prefix, after).await?;
+        Ok(if before < self.silent { futures::stream::pending().boxed() } else { told })
     }
     async fn compact(&self, before: u64) -> Result<(), keles_store::StoreError> {
         self.inner.compact(before).await
@@ -313,7 +317,7 @@ impl Store for Counting {
 #[tokio::test]
 async fn one_watch_of_the_store_serves_every_watcher_of_every_resource() {
     let w = World::new().await;
-    let store = std::sync::Arc::new(Counting { inner: w.store.clone(), watches: Default::default() });
+    let store = std::sync::Arc::new(Counting { inner: w.store.clone(), watches: Default::default(), silent: 0 });
     let registry = start(store.clone()).await;
     let _run = spawn(&registry);
     let mut watchers = Vec::new();
@@ -325,6 +329,22 @@ async fn one_watch_of_the_store_serves_every_watcher_of_every_resource() {
         assert_eq!(s.short().await, "ADDED a 1");
     }
     assert_eq!(store.watches.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_watch_of_the_store_that_went_silent_is_opened_anew_and_misses_nothing() {
+    let w = World::new().await;
+    let store = std::sync::Arc::new(Counting { inner: w.store.clone(), watches: Default::default(), silent: 2 });
+    let lifetimes = keles_registry::Lifetimes { store_silence: std::time::Duration::from_millis(5), ..Default::default() };
+    let registry = start_with(store.clone(), lifetimes).await;
+    let _run = spawn(&registry);
+    let mut s = Req::new(registry.clone(), "configmaps").query("watch=1").watch().await;
+    // Through the other registry: this one hears of it by its watch alone.
+    w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    assert_eq!(s.short().await, "ADDED a 1");
+    assert!(store.watches.load(std::sync::atomic::Ordering::SeqCst) >= 3);
+    w.req("configmaps").create(&config("b", "1")).await.unwrap();
+    assert_eq!(s.short().await, "ADDED b 1");
 }
 
 /// More changes than a ring holds; [`keles_registry`] keeps 8192 at most.

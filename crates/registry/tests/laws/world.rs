@@ -67,6 +67,10 @@ pub fn spawn(r: &Arc<Registry>) -> tokio::task::JoinHandle<()> {
 }
 
 pub async fn start(store: Arc<dyn Store>) -> Arc<Registry> {
+    start_with(store, Default::default()).await
+}
+
+pub async fn start_with(store: Arc<dyn Store>, lifetimes: keles_registry::Lifetimes) -> Arc<Registry> {
     let kinds: Vec<Arc<dyn AnyKind>> = vec![
         Arc::new(Erased::<kinds::Namespace>::new()),
         Arc::new(Erased::<kinds::Config>::new()),
@@ -77,7 +81,7 @@ pub async fn start(store: Arc<dyn Store>) -> Arc<Registry> {
         Arc::new(Erased::<kinds::Foreign>::new()),
         Arc::new(Erased::<kinds::Budget>::new()),
     ];
-    Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)], lifetimes: Default::default() }).await.expect("a registry")
+    Registry::start(Settings { store, kinds, admission: vec![Arc::new(NamespaceLifecycle)], lifetimes }).await.expect("a registry")
 }
 
 /// A request being put together.

@@ -205,7 +205,7 @@ impl Cluster {
         let child = match part {
             Self::PROXY => {
                 let (own, node) = (credentials("proxy", "system:kube-proxy", &[]), credentials("node", &node, &["--org", "system:nodes"]));
-                self.spawn_keles(&[&["proxy", "--kubeconfig", &own, "--node-kubeconfig", &node][..], &network, &name].concat())
+                self.spawn_keles(&[&["proxy", "--metrics-bind-address=", "--healthz-bind-address=", "--kubeconfig", &own, "--node-kubeconfig", &node][..], &network, &name].concat())
             }
             Self::KUBELET => {
                 let own = credentials("node", &node, &["--org", "system:nodes"]);
@@ -215,7 +215,8 @@ impl Cluster {
                 let files = ["--tls-cert-file", &certificate, "--tls-private-key-file", &key, "--root-dir", &data, "--port", &port];
                 self.spawn_keles(&[&["kubelet", "--kubeconfig", &own][..], &network, &name, &files].concat())
             }
-            other => self.spawn_keles(&[other, "--kubeconfig", &credentials(other, &format!("system:kube-{other}"), &[])]),
+            // Several clusters run at once: nothing listens on upstream's fixed ports.
+            other => self.spawn_keles(&[other, "--secure-port=0", "--kubeconfig", &credentials(other, &format!("system:kube-{other}"), &[])]),
         };
         self.parts.push((part, child));
     }

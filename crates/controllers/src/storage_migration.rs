@@ -174,7 +174,9 @@ impl StorageVersionMigrator {
             let stored = (came.is_ok() && untouched).then(|| storage_version(&d));
             self.describe(&d, ("False", reason, message), stored).await?;
         }
-        let mut new = self.migrations.get(&key).await?;
+        // What was written of it is there already; who changed it meanwhile makes this a conflict, and another try.
+        let Some(held) = self.migrations.informer().get_key(&key) else { return Ok(()) };
+        let mut new = StorageVersionMigration::clone(&held);
         let conditions = new.status.get_or_insert_default().conditions.get_or_insert_default();
         if conditions.iter().any(|c| c.type_ == RUNNING) {
             set(conditions, RUNNING, false, "MigrationCompleted", "The migration has completed");

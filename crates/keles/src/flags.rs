@@ -4,12 +4,13 @@
 
 use crate::lifecycle_flags::LifecycleFlags;
 use crate::observe_flags::{LogFlags, ObserveFlags};
+use crate::part_http::flags::{LeaderFlags, SecureFlags};
 use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, ServingFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidrs;
 use keles_auth::durations::GoDuration;
 use keles_network::Cidr;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/keles";
@@ -31,9 +32,9 @@ pub enum Role {
     /// Run the API server alone.
     Apiserver(Box<Apiserver>),
     /// Run the scheduler alone, against any API server.
-    Scheduler(Part),
+    Scheduler(Box<Scheduler>),
     /// Run the controllers alone, against any API server.
-    ControllerManager(ControllerManager),
+    ControllerManager(Box<ControllerManager>),
     /// Run the node agent alone (pods, their network and volumes), against any API server.
     Kubelet(Box<Kubelet>),
     /// Run the service proxy alone, against any API server.
@@ -158,9 +159,23 @@ pub struct Part {
 }
 
 #[derive(Args)]
+pub struct Scheduler {
+    #[command(flatten)]
+    pub part: Part,
+    #[command(flatten)]
+    pub secure: SecureFlags,
+    #[command(flatten)]
+    pub leader: LeaderFlags,
+}
+
+#[derive(Args)]
 pub struct ControllerManager {
     #[command(flatten)]
     pub part: Part,
+    #[command(flatten)]
+    pub secure: SecureFlags,
+    #[command(flatten)]
+    pub leader: LeaderFlags,
     /// Let each controller speak as its own service account, whose token the kubeconfig's user asks for; with =false all speak as that user.
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub use_service_account_credentials: bool,
@@ -273,6 +288,15 @@ pub struct Certificate {
 pub struct Proxy {
     #[command(flatten)]
     pub part: Part,
+    /// Where metrics, flags and status are served, without TLS; empty: not served.
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = address)]
+    pub metrics_bind_address: Address,
+    /// Where health is served, without TLS; empty: not served.
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = address)]
+    pub healthz_bind_address: Address,
+    /// Serve CPU profiles at /debug/pprof and the verbosity at /debug/flags/v, with the metrics.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub profiling: bool,
     /// The node's own kubeconfig, to read its pods for their host ports, which the proxy's user may not [default: --kubeconfig].
     #[arg(long)]
     pub node_kubeconfig: Option<PathBuf>,
@@ -285,6 +309,17 @@ pub struct Proxy {
     pub service_cidr: Cidr,
     #[arg(long, default_value = "keles0")]
     pub bridge: String,
+}
+
+/// Where to listen; none when empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub Option<SocketAddr>);
+
+fn address(text: &str) -> Result<Address, String> {
+    match text {
+        "" => Ok(Address(None)),
+        text => text.parse().map(|at| Address(Some(at))).map_err(|_| format!("{text:?} is not ADDRESS:PORT")),
+    }
 }
 
 #[derive(Args)]

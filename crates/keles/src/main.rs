@@ -13,6 +13,7 @@ mod images;
 mod node;
 mod observe_flags;
 mod oci;
+mod part_http;
 mod parts;
 mod security_flags;
 mod server;
@@ -41,7 +42,13 @@ fn main() -> ExitCode {
     let matches = command.clone().get_matches_from(args);
     observe_flags::remember(&command, &matches);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    keles_observe::init_logs(cli.logs.options());
+    match cli.logs.options() {
+        Ok(options) => keles_observe::init_logs(options),
+        Err(why) => {
+            eprintln!("keles: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
     match run(cli.role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&*e),
@@ -65,8 +72,8 @@ fn run(role: Role) -> Result<(), keles_supervise::BoxError> {
         match role {
             Role::Server(f) => server::run(f).await,
             Role::Apiserver(f) => parts::apiserver(f).await,
-            Role::Scheduler(f) => parts::scheduler(f).await,
-            Role::ControllerManager(f) => parts::controller_manager(f).await,
+            Role::Scheduler(f) => parts::scheduler(*f).await,
+            Role::ControllerManager(f) => parts::controller_manager(*f).await,
             Role::Kubelet(f) => parts::kubelet(f).await,
             Role::Kubeconfig(f) => credentials::kubeconfig(f),
             Role::Certificate(f) => credentials::certificate(f),

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, ArgMatches, Args, Command};
 use keles_apiserver::{Config, Features};
-use keles_observe::logs::{LogFormat, LogOptions};
+use keles_observe::logs::{LogFormat, LogOptions, Modules};
 use keles_observe::trace::{Configuration, TraceError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,11 +20,18 @@ pub struct LogFlags {
     /// How much is logged: 4 adds our own details, 6 those of libraries, 8 our steps, 10 everything.
     #[arg(short = 'v', long = "v", global = true, default_value_t = 0)]
     pub verbosity: u32,
+    /// Numbers like -v for single source files: PATTERN=N,… (patterns of * and ? over the file's name); only with the text format.
+    #[arg(long, global = true, default_value = "")]
+    pub vmodule: Modules,
 }
 
 impl LogFlags {
-    pub fn options(&self) -> LogOptions {
-        LogOptions { format: if self.log_json { LogFormat::Json } else { self.logging_format }, verbosity: self.verbosity }
+    pub fn options(&self) -> Result<LogOptions, String> {
+        let format = if self.log_json { LogFormat::Json } else { self.logging_format };
+        if format == LogFormat::Json && !self.vmodule.is_empty() {
+            return Err(format!("vmodule: Forbidden: Only supported for text log format (--vmodule={})", self.vmodule));
+        }
+        Ok(LogOptions { format, verbosity: self.verbosity, modules: self.vmodule.clone() })
     }
 }
 
@@ -46,7 +53,7 @@ impl ObserveFlags {
     pub fn apply(&self, config: &mut Config) -> Result<(), TraceError> {
         config.profiling = self.profiling;
         config.features = self.feature_gates.clone();
-        config.flags = FLAGS.get().cloned().unwrap_or_default();
+        config.flags = all();
         if let Some(path) = &self.tracing_config_file {
             keles_observe::trace::start(&Configuration::read(path)?, "apiserver");
         }
@@ -58,6 +65,11 @@ impl ObserveFlags {
 const SECRET: &[&str] = &["token"];
 
 static FLAGS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Flags of the role that was started, secrets left out.
+pub fn all() -> BTreeMap<String, String> {
+    FLAGS.get().cloned().unwrap_or_default()
+}
 
 /// Keeps the flags of the role that was started, for `/flagz`.
 pub fn remember(command: &Command, matches: &ArgMatches) {

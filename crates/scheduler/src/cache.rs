@@ -119,6 +119,8 @@ pub struct Cache {
     nodes: BTreeMap<String, Arc<NodeInfo>>,
     /// Pod uid -> its node, and whether that is only assumed.
     placed: HashMap<String, (String, bool)>,
+    /// How many of them are only assumed.
+    assumed: usize,
 }
 
 impl Cache {
@@ -159,7 +161,8 @@ impl Cache {
         self.placed.contains_key(uid)
     }
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
-        let (node, _) = self.placed.remove(uid)?;
+        let (node, assumed) = self.placed.remove(uid)?;
+        self.assumed -= usize::from(assumed);
         let info = self.nodes.get_mut(&node)?;
         let pod = Arc::make_mut(info).remove(uid);
         if info.node.is_none() && info.pods.is_empty() {
@@ -167,12 +170,17 @@ impl Cache {
         }
         pod
     }
+    /// Nodes, pods and assumed pods.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        (self.nodes.len(), self.placed.len(), self.assumed)
+    }
     /// The nodes as they are now.
     pub fn snapshot(&self) -> Vec<Arc<NodeInfo>> {
         self.nodes.values().filter(|info| info.node.is_some()).cloned().collect()
     }
     fn place(&mut self, pod: Arc<PodInfo>, node: String, assumed: bool) {
-        self.placed.insert(pod.uid().to_owned(), (node.clone(), assumed));
+        let before = self.placed.insert(pod.uid().to_owned(), (node.clone(), assumed));
+        self.assumed = self.assumed + usize::from(assumed) - usize::from(before.is_some_and(|(_, assumed)| assumed));
         Arc::make_mut(self.nodes.entry(node).or_insert_with(|| Arc::new(NodeInfo::empty()))).add(pod);
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{CycleState, PreFilter, Rejection};
+use crate::metrics::{self, Meter};
 use crate::plugins::{ALL, Row};
 use crate::report::{NO_NODES, fit_message};
 use rand::Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Below this many nodes all are looked at; above, a share of them that shrinks to [`MIN_SHARE_PERCENT`].
 const MIN_FEASIBLE_NODES: usize = 100;
@@ -28,12 +30,15 @@ pub fn schedule(pod: &PodInfo, nodes: &[Arc<NodeInfo>], rotation: &mut Rotation)
     if nodes.is_empty() {
         return Err(NoFit { message: NO_NODES.into(), rejected_by: Vec::new() });
     }
-    let mut state = CycleState::default();
-    let filters = pre_filter(&mut state, pod, nodes)?;
-    let feasible = filter(&state, pod, nodes, &filters, rotation)?;
-    let chosen = choose(&mut state, pod, &feasible);
+    let began = Instant::now();
+    let meter = Meter::of(pod);
+    let mut state = CycleState::metered(meter.clone());
+    let filters = meter.point("PreFilter", Result::is_ok, || pre_filter(&mut state, pod, nodes))?;
+    let feasible = meter.point("Filter", Result::is_ok, || filter(&state, pod, nodes, &filters, rotation))?;
+    let chosen = meter.point("Score", |_| true, || choose(&mut state, pod, &feasible));
     let name = chosen.name().to_owned();
-    reserve(&state, pod, &name)?;
+    metrics::chosen(began.elapsed());
+    meter.point("Reserve", Result::is_ok, || reserve(&state, pod, &name))?;
     Ok(name)
 }
 
@@ -46,7 +51,7 @@ struct Filters {
 fn pre_filter(state: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>]) -> Result<Filters, NoFit> {
     let mut filters = Filters { rows: Vec::new(), only: None };
     for row in ALL {
-        match row.plugin.pre_filter(state, pod) {
+        match state.meter.clone().plugin("PreFilter", row.name, Result::is_ok, || row.plugin.pre_filter(state, pod)) {
             Ok(PreFilter::Skip) => {}
             Ok(PreFilter::Continue) => filters.rows.push(row),
             Ok(PreFilter::Nodes(names)) => {
@@ -95,7 +100,7 @@ fn filter_node(state: &CycleState, pod: &PodInfo, node: &NodeInfo, filters: &Fil
         return Err(("NodeAffinity", Rejection::unresolvable("node(s) didn't satisfy plugin(s) [NodeAffinity]")));
     }
     for row in &filters.rows {
-        row.plugin.filter(state, pod, node).map_err(|rejection| (row.name, rejection))?;
+        state.meter.plugin("Filter", row.name, Result::is_ok, || row.plugin.filter(state, pod, node)).map_err(|rejection| (row.name, rejection))?;
     }
     Ok(())
 }
@@ -118,7 +123,7 @@ fn choose<'n>(state: &mut CycleState, pod: &PodInfo, nodes: &'n [Arc<NodeInfo>])
         if !row.plugin.pre_score(state, pod, nodes) {
             continue;
         }
-        let mut scores: Vec<i64> = nodes.iter().map(|node| row.plugin.score(state, pod, node)).collect();
+        let mut scores: Vec<i64> = nodes.iter().map(|node| state.meter.plugin("Score", row.name, |_| true, || row.plugin.score(state, pod, node))).collect();
         row.plugin.normalize(&mut scores);
         for (total, score) in totals.iter_mut().zip(scores) {
             *total += score * row.weight;

@@ -4,6 +4,7 @@
 //! must not block; PreBind, Bind and PostBind run in the background, many pods at a time.
 
 use crate::cache::{NodeInfo, PodInfo};
+use crate::metrics::Meter;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use std::any::Any;
@@ -54,6 +55,14 @@ pub enum Event {
 }
 
 impl Event {
+    /// Upstream's name of it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::NodeAdded(_) => "NodeAdd",
+            Event::NodeChanged { .. } => "NodeUpdate",
+            Event::PodRemoved(_) => "AssignedPodDelete",
+        }
+    }
     /// The node as it is now, where the event is about one.
     pub fn node(&self) -> Option<&Arc<Node>> {
         match self {
@@ -66,10 +75,14 @@ impl Event {
 /// What plugins remember within one cycle.
 #[derive(Default)]
 pub struct CycleState {
+    pub(crate) meter: Meter,
     data: Vec<(&'static str, Box<dyn Any + Send>)>,
 }
 
 impl CycleState {
+    pub(crate) fn metered(meter: Meter) -> CycleState {
+        CycleState { meter, data: Vec::new() }
+    }
     pub fn put<T: Any + Send>(&mut self, plugin: &'static str, value: T) {
         self.data.retain(|(name, _)| *name != plugin);
         self.data.push((plugin, Box::new(value)));

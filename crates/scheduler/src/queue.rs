@@ -5,6 +5,7 @@
 
 use crate::cache::PodInfo;
 use crate::framework::Event;
+use crate::metrics::{self, Waiting};
 use crate::plugins::ALL;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -37,8 +38,31 @@ enum Place {
     Binding,
 }
 
+impl Place {
+    fn queue(self) -> Option<Waiting> {
+        match self {
+            Place::Active(..) => Some(Waiting::Active),
+            Place::BackOff { .. } => Some(Waiting::BackOff),
+            Place::Unschedulable { .. } => Some(Waiting::Unschedulable),
+            Place::Gated => Some(Waiting::Gated),
+            Place::InCycle { .. } | Place::Binding => None,
+        }
+    }
+}
+
+/// Why a pod moves, as metrics name it.
+mod reason {
+    pub const ADDED: &str = "PodAdd";
+    pub const CHANGED: &str = "PodUpdate";
+    pub const FAILED: &str = "ScheduleAttemptFailure";
+    pub const BACK_OFF_OVER: &str = "BackoffComplete";
+    pub const WAITED_LONG: &str = "UnschedulableTimeout";
+}
+
 struct Entry {
     pod: Arc<PodInfo>,
+    /// When it first stood in the active queue.
+    queued: Option<Instant>,
     place: Place,
     attempts: u32,
     /// Names of plugins that rejected it; empty: anything may help.
@@ -58,6 +82,8 @@ pub struct Queue {
     recent: Vec<Event>,
     /// Pods in a cycle.
     cycling: usize,
+    /// How many stand in each queue, in the order of [`Waiting::ALL`].
+    waiting: [usize; 4],
 }
 
 impl Queue {
@@ -65,22 +91,32 @@ impl Queue {
     pub fn set(&mut self, pod: Arc<PodInfo>) {
         let uid = pod.uid().to_owned();
         let Some(held) = self.entries.get_mut(&uid) else {
-            let entry = Entry { pod, place: Place::Gated, attempts: 0, rejected_by: Vec::new(), tried: None };
+            let entry = Entry { pod, queued: None, place: Place::Gated, attempts: 0, rejected_by: Vec::new(), tried: None };
             self.entries.insert(uid.clone(), entry);
-            return self.enter(&uid);
+            self.waiting[Waiting::Gated as usize] += 1;
+            return self.enter(&uid, reason::ADDED);
         };
         let changed = held.pod.pod.spec != pod.pod.spec || held.pod.pod.metadata.labels != pod.pod.metadata.labels;
         held.pod = pod;
         match held.place {
-            Place::Gated => self.enter(&uid),
+            Place::Gated => self.enter(&uid, reason::CHANGED),
             // The pod's own change may be what it waited for.
-            Place::Unschedulable { .. } if changed => self.go_on(&uid, Instant::now()),
+            Place::Unschedulable { .. } if changed => self.go_on(&uid, Instant::now(), reason::CHANGED),
             _ => {}
         }
     }
     pub fn remove(&mut self, uid: &str) {
         self.leave(uid);
         self.entries.remove(uid);
+    }
+    /// How often a pod was tried, and since when it waits.
+    pub fn tries(&self, uid: &str) -> Option<(u32, Instant)> {
+        let entry = self.entries.get(uid)?;
+        Some((entry.attempts, entry.queued?))
+    }
+    /// How many stand in each queue, in the order of [`Waiting::ALL`].
+    pub fn waiting(&self) -> [usize; 4] {
+        self.waiting
     }
     /// The cycle found a node.
     pub fn assumed(&mut self, uid: &str) {
@@ -122,19 +158,26 @@ impl Queue {
         let (until, sequence) = (now + UNSCHEDULABLE_MAX, self.sequence);
         self.leave(uid);
         self.settle(uid, Place::Unschedulable { until, sequence });
+        let Some(entry) = self.entries.get(uid) else { return };
+        metrics::rejected(profile(entry), &entry.rejected_by, true);
         if helped {
-            self.go_on(uid, now);
+            self.go_on(uid, now, reason::FAILED);
+        } else {
+            metrics::incoming(reason::FAILED, Waiting::Unschedulable);
         }
     }
     /// The cycle or the binding failed for a reason that is not the pod's: back off and try again.
     pub fn failed(&mut self, uid: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.tried = Some(now);
-        entry.rejected_by.clear();
+        metrics::incoming(reason::FAILED, Waiting::BackOff);
         let until = now + back_off(entry.attempts);
         self.sequence += 1;
         let sequence = self.sequence;
         self.leave(uid);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.rejected_by.clear();
+        }
         self.settle(uid, Place::BackOff { until, sequence, early: false });
     }
     /// Something changed in the world: whom it may help goes on.
@@ -142,33 +185,40 @@ impl Queue {
         let waiting = self.entries.iter().filter(|(_, entry)| matches!(entry.place, Place::Unschedulable { .. }) && helps(entry, &event));
         let helped: Vec<String> = waiting.map(|(uid, _)| uid.clone()).collect();
         for uid in helped {
-            self.go_on(&uid, now);
+            self.go_on(&uid, now, event.name());
         }
         if self.cycling > 0 {
             self.recent.push(event);
         }
     }
 
-    fn enter(&mut self, uid: &str) {
+    fn enter(&mut self, uid: &str, why: &str) {
         let gated = ALL.iter().any(|row| row.plugin.pre_enqueue(&self.entries[uid].pod).is_err());
         if !gated {
-            self.activate(uid);
+            self.activate(uid, why);
+        } else if why == reason::ADDED {
+            metrics::incoming(why, Waiting::Gated);
         }
     }
-    fn activate(&mut self, uid: &str) {
+    fn activate(&mut self, uid: &str, why: &str) {
+        metrics::incoming(why, Waiting::Active);
         self.leave(uid);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.queued.get_or_insert_with(Instant::now);
+        }
         self.sequence += 1;
         let key = ALL.iter().find_map(|row| row.plugin.queue_key(&self.entries[uid].pod)).unwrap_or(0);
         let place = Place::Active(key, self.sequence);
         self.settle(uid, place);
     }
     /// To the active queue if its back-off is over, else to wait for that.
-    fn go_on(&mut self, uid: &str, now: Instant) {
+    fn go_on(&mut self, uid: &str, now: Instant, why: &str) {
         let entry = &self.entries[uid];
         let until = entry.tried.map_or(now, |tried| tried + back_off(entry.attempts));
         if until <= now {
-            return self.activate(uid);
+            return self.activate(uid, why);
         }
+        metrics::incoming(why, Waiting::BackOff);
         self.leave(uid);
         self.sequence += 1;
         let sequence = self.sequence;
@@ -180,7 +230,8 @@ impl Queue {
                 return;
             }
             let uid = uid.clone();
-            self.activate(&uid);
+            let why = if matches!(self.entries[&uid].place, Place::Unschedulable { .. }) { reason::WAITED_LONG } else { reason::BACK_OFF_OVER };
+            self.activate(&uid, why);
         }
     }
     fn early(&self) -> Option<String> {
@@ -189,6 +240,12 @@ impl Queue {
     /// Takes the pod out of the order it stands in.
     fn leave(&mut self, uid: &str) {
         let Some(entry) = self.entries.get(uid) else { return };
+        if let Some(queue) = entry.place.queue() {
+            self.waiting[queue as usize] -= 1;
+        }
+        if matches!(entry.place, Place::Unschedulable { .. }) {
+            metrics::rejected(profile(entry), &entry.rejected_by, false);
+        }
         match entry.place {
             Place::Active(priority, sequence) => _ = self.active.remove(&(priority, sequence)),
             Place::BackOff { until, sequence, .. } | Place::Unschedulable { until, sequence } => _ = self.timed.remove(&(until, sequence)),
@@ -197,6 +254,9 @@ impl Queue {
         }
     }
     fn settle(&mut self, uid: &str, place: Place) {
+        if let Some(queue) = place.queue() {
+            self.waiting[queue as usize] += 1;
+        }
         match place {
             Place::Active(priority, sequence) => _ = self.active.insert((priority, sequence), uid.to_owned()),
             Place::BackOff { until, sequence, .. } | Place::Unschedulable { until, sequence } => _ = self.timed.insert((until, sequence), uid.to_owned()),
@@ -204,6 +264,10 @@ impl Queue {
         }
         self.entries.get_mut(uid).expect("only known pods are settled").place = place;
     }
+}
+
+fn profile(entry: &Entry) -> &str {
+    entry.pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler")
 }
 
 fn helps(entry: &Entry, event: &Event) -> bool {

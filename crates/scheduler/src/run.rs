@@ -17,6 +17,7 @@ use kube::Resource;
 use kube::api::{Patch, PatchParams};
 use kube::core::Request;
 use serde_json::json;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, Semaphore};
@@ -136,6 +137,9 @@ impl Scheduler {
             let (next, due) = {
                 let mut state = self.lock();
                 let next = state.queue.pop(Instant::now());
+                metrics::pending(state.queue.waiting());
+                let (nodes, pods, assumed) = state.cache.sizes();
+                metrics::cached(nodes, pods, assumed);
                 (next, state.queue.next_due())
             };
             match (next, due) {
@@ -177,11 +181,16 @@ impl Scheduler {
     async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String, started: Instant) {
         let _slot = self.bindings.acquire().await;
         let binding = Binding { client: self.client.clone(), pod: pod.clone(), node: node.clone() };
-        let bound = run_bind(&binding).await;
+        let bound = run_bind(&self.name, &binding).await;
         metrics::attempted(&self.name, if bound.is_ok() { Outcome::Scheduled } else { Outcome::Error }, started.elapsed());
         match bound {
             Ok(()) => {
-                self.lock().queue.remove(pod.uid());
+                let mut state = self.lock();
+                if let Some((attempts, queued)) = state.queue.tries(pod.uid()) {
+                    metrics::bound(attempts, queued.elapsed());
+                }
+                state.queue.remove(pod.uid());
+                drop(state);
                 let message = format!("Successfully assigned {} to {node}", pod.display());
                 self.events.event(reference_of(pod.pod.as_ref()), "Normal", "Scheduled", "Binding", message);
             }
@@ -245,12 +254,26 @@ fn matters(old: &Node, new: &Node) -> bool {
     old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
 }
 
-async fn run_bind(binding: &Binding) -> Result<(), BindError> {
-    for row in ALL {
-        row.plugin.pre_bind(binding).await?;
-    }
+async fn run_bind(profile: &str, binding: &Binding) -> Result<(), BindError> {
+    measured(profile, "PreBind", async {
+        for row in ALL {
+            row.plugin.pre_bind(binding).await?;
+        }
+        Ok(())
+    })
+    .await?;
     let Some(bind) = ALL.iter().find_map(|row| row.plugin.bind(binding)) else { return Err(BindError::NoBinder { pod: binding.pod.display() }) };
-    bind.await?;
-    ALL.iter().for_each(|row| row.plugin.post_bind(binding));
-    Ok(())
+    measured(profile, "Bind", bind).await?;
+    measured(profile, "PostBind", async {
+        ALL.iter().for_each(|row| row.plugin.post_bind(binding));
+        Ok(())
+    })
+    .await
+}
+
+async fn measured(profile: &str, point: &str, run: impl Future<Output = Result<(), BindError>>) -> Result<(), BindError> {
+    let began = Instant::now();
+    let said = run.await;
+    metrics::point(profile, point, said.is_ok(), began.elapsed());
+    said
 }

@@ -5,11 +5,15 @@
 //! `info,keles_kubelet=debug`) overrides it at the start. Sources: k8s.io/klog, k8s.io/component-base/logs.
 
 mod json;
+mod modules;
 mod text;
+
+pub use modules::{BadModules, Modules};
 
 use std::str::FromStr;
 use std::sync::OnceLock;
 use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -44,11 +48,13 @@ impl std::fmt::Display for LogFormat {
 }
 
 /// How a process logs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LogOptions {
     pub format: LogFormat,
     /// klog's `-v`.
     pub verbosity: u32,
+    /// klog's `-vmodule`: adds to what the verbosity lets through.
+    pub modules: Modules,
 }
 
 /// Name of the environment variable with the filter.
@@ -89,10 +95,17 @@ pub fn init_logs(options: LogOptions) {
         LogFormat::Text => tracing_subscriber::fmt::layer().event_format(text::Klog).with_writer(std::io::stderr).boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer().event_format(json::Json).with_writer(std::io::stderr).boxed(),
     };
+    // Without modules nothing but the verbosity is asked: what it leaves out costs a compare.
+    let lines = if options.modules.is_empty() { lines.with_filter(wanted).boxed() } else { lines.with_filter(wanted.or(by_module(options.modules))).boxed() };
     // The error says that a subscriber is already set: the first call stands.
-    if tracing_subscriber::registry().with(wanted).with(lines).try_init().is_ok() {
+    if tracing_subscriber::registry().with(lines).try_init().is_ok() {
         let _ = FILTER.set(handle);
     }
+}
+
+/// Lets through what modules ask for.
+fn by_module(modules: Modules) -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {
+    filter_fn(move |meta| modules.want(meta))
 }
 
 /// Changes how much is logged from now on, as upstream's `PUT /debug/flags/v`. What it answers, or why not.
@@ -225,6 +238,25 @@ mod tests {
         assert_eq!((&lines[0]["msg"], &lines[0]["v"], &lines[0]["pod"], &lines[0]["tries"]), (&"Pod \"started\"".into(), &0.into(), &"a/b".into(), &3.into()));
         assert!(lines[0]["ts"].as_f64().unwrap() > 1.7e12 && lines[0]["caller"].as_str().unwrap().contains("mod.rs:"));
         assert_eq!((&lines[1]["err"], lines[1].get("v")), (&"out of\nroom".into(), None), "errors have no verbosity");
+    }
+
+    #[test]
+    fn a_module_says_more_than_the_verbosity_lets_through() {
+        let kept = Kept::default();
+        let said = |modules: &str| {
+            let to = kept.clone();
+            let layer = tracing_subscriber::fmt::layer().with_writer(move || to.clone()).event_format(text::Klog);
+            let filter = EnvFilter::new(filter(0)).or(by_module(modules.parse().unwrap()));
+            let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::debug!("a detail of ours");
+                tracing::trace!("a step of ours");
+            });
+            String::from_utf8(std::mem::take(&mut *kept.0.lock().unwrap())).unwrap()
+        };
+        assert_eq!(said("elsewhere=9"), "");
+        assert!(said("logs=4").contains("a detail of ours") && !said("log?=4").contains("a step of ours"));
+        assert!(said("l*=8").contains("a step of ours"));
     }
 
     #[test]

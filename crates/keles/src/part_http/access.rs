@@ -1,0 +1,213 @@
+//! Who may ask a part that runs alone: the API server is asked who a token is (TokenReview) and what a user may do (SubjectAccessReview), and
+//! says whose client certificates count (`kube-system/extension-apiserver-authentication`). Its answers are kept for a short while.
+//!
+//! Source: k8s.io/apiserver/pkg/server/options, delegating authentication and authorization.
+
+use super::HttpError;
+use super::flags::SecureFlags;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::ConfigMap;
+use keles_api::Status;
+use keles_auth::ttl_cache::{self, TtlCache};
+use keles_auth::{Attributes, User};
+use keles_client::{Informers, Scope};
+use keles_pki::{Certified, Names};
+use keles_serve::tls::{self, ClientVerifier, Settings, verify_client};
+use kube::Api;
+use kube::api::PostParams;
+use rustls::pki_types::CertificateDer;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Upstream's time that answers are kept.
+const KEPT: Duration = Duration::from_secs(10);
+const TRUST: (&str, &str, &str) = ("kube-system", "extension-apiserver-authentication", "client-ca-file");
+
+pub struct Access {
+    client: kube::Client,
+    /// Answered for everybody; a trailing `*` covers what is below.
+    open: Vec<String>,
+    own: Certified,
+    tls: Settings,
+    /// Whose client certificates count, once known.
+    clients: RwLock<Option<ClientVerifier>>,
+    users: TtlCache<Option<User>>,
+    decisions: TtlCache<Result<(), String>>,
+}
+
+impl Access {
+    /// Reads the certificate, or makes one that nobody signed. `reviewer` asks the reviews.
+    pub fn new(f: &SecureFlags, component: &str, reviewer: kube::Client) -> Result<Arc<Access>, HttpError> {
+        let own = certificate(f, component)?;
+        let tls = settings(&own, None)?;
+        let access = Access {
+            client: reviewer,
+            open: f.authorization_always_allow_paths.clone(),
+            own,
+            tls,
+            clients: RwLock::default(),
+            users: TtlCache::default(),
+            decisions: TtlCache::default(),
+        };
+        if let Some(path) = &f.client_ca_file {
+            access.trust(&read(path)?)?;
+        }
+        Ok(Arc::new(access))
+    }
+
+    pub fn tls(&self) -> Settings {
+        self.tls.clone()
+    }
+
+    /// Follows what the cluster says of client certificates until `stop`; not where a flag says it.
+    pub async fn follow(self: Arc<Self>, f: SecureFlags, stop: CancellationToken) {
+        if f.client_ca_file.is_some() {
+            return;
+        }
+        let (namespace, name, field) = TRUST;
+        let scope = Scope { namespace: namespace.into(), fields: format!("metadata.name={name}"), ..Scope::default() };
+        let maps = Informers::new(self.client.clone(), stop.child_token()).scoped::<ConfigMap>(scope);
+        let mut version = maps.version();
+        let mut known = String::new();
+        loop {
+            version.mark_unchanged();
+            let pem = maps.get(namespace, name).and_then(|m| m.data.as_ref()?.get(field).cloned()).unwrap_or_default();
+            if pem != known && !pem.is_empty() {
+                match self.trust(&pem) {
+                    Ok(()) => known = pem,
+                    Err(error) => tracing::warn!(%error, "the cluster's authorities of clients are not usable"),
+                }
+            }
+            let Some(Ok(())) = stop.run_until_cancelled(version.changed()).await else { return };
+        }
+    }
+
+    fn trust(&self, pem: &str) -> Result<(), HttpError> {
+        let ders: Vec<Vec<u8>> = rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(Result::ok).map(|c| c.to_vec()).collect();
+        let verifier = tls::client_verifier(&ders)?;
+        self.tls.replace(&settings(&self.own, Some(verifier.clone()))?);
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Some(verifier);
+        Ok(())
+    }
+
+    /// Whether the request may be answered.
+    pub async fn admit(&self, method: &Method, path: &str, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<(), Status> {
+        if self.open.iter().any(|open| covers(open, path)) {
+            return Ok(());
+        }
+        let user = self.user(headers, certificates).await?;
+        if user.groups.iter().any(|g| g == keles_auth::MASTERS) {
+            return Ok(());
+        }
+        let verb = method.as_str().to_ascii_lowercase();
+        let attributes = Attributes { user: &user, verb: verb.as_str(), group: "", version: "", resource: "", subresource: "", namespace: "", name: "", path, selectors: None };
+        self.decide(&user, &verb, path).await?.map_err(|why| attributes.forbidden(&why))
+    }
+
+    async fn user(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<User, Status> {
+        let verifier = self.clients.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(leaf), Some(verifier)) = (certificates.first(), verifier)
+            && verify_client(verifier.as_ref(), certificates).is_ok()
+        {
+            let id: String = ttl_cache::key([leaf.as_ref()]).iter().map(|b| format!("{b:02x}")).collect();
+            return keles_auth::x509::user(leaf, &id).ok_or_else(Status::unauthorized);
+        }
+        let Some(header) = headers.get(AUTHORIZATION) else {
+            return if certificates.is_empty() { Ok(keles_auth::anonymous()) } else { Err(Status::unauthorized()) };
+        };
+        let token = header.to_str().ok().and_then(|h| h.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim());
+        let Some(token) = token.filter(|t| !t.is_empty()) else { return Ok(keles_auth::anonymous()) };
+        let key = ttl_cache::key([token.as_bytes()]);
+        if let Some(known) = self.users.get(&key) {
+            return known.ok_or_else(Status::unauthorized);
+        }
+        let review = TokenReview { spec: TokenReviewSpec { token: token.to_owned(), audiences: None }, ..TokenReview::default() };
+        let said = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await.map_err(|error| {
+            tracing::warn!(%error, "the API server did not say whose token it is");
+            Status::unauthorized()
+        })?;
+        let status = said.status.unwrap_or_default();
+        let user = status.user.filter(|_| status.authenticated == Some(true)).map(|u| User {
+            name: u.username.unwrap_or_default(),
+            uid: u.uid.unwrap_or_default(),
+            groups: u.groups.unwrap_or_default(),
+            extra: u.extra.unwrap_or_default().into_iter().collect(),
+        });
+        self.users.put(key, user.clone(), KEPT);
+        user.ok_or_else(Status::unauthorized)
+    }
+
+    /// Inside: the reason of a refusal.
+    async fn decide(&self, user: &User, verb: &str, path: &str) -> Result<Result<(), String>, Status> {
+        let spec = SubjectAccessReviewSpec {
+            user: Some(user.name.clone()),
+            groups: Some(user.groups.clone()),
+            uid: Some(user.uid.clone()).filter(|u| !u.is_empty()),
+            extra: Some(user.extra.clone().into_iter().collect()),
+            non_resource_attributes: Some(NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb.to_owned()) }),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let key = ttl_cache::key([serde_json::to_vec(&spec).map_err(Status::internal)?.as_slice()]);
+        if let Some(known) = self.decisions.get(&key) {
+            return Ok(known);
+        }
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let said = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await.map_err(Status::internal)?;
+        let status = said.status.unwrap_or_default();
+        let decision = if status.allowed { Ok(()) } else { Err(status.reason.unwrap_or_default()) };
+        self.decisions.put(key, decision.clone(), KEPT);
+        Ok(decision)
+    }
+}
+
+fn covers(open: &str, path: &str) -> bool {
+    match open.strip_suffix('*') {
+        Some(root) => path.starts_with(root),
+        None => path.trim_end_matches('/') == open.trim_end_matches('/'),
+    }
+}
+
+fn read(path: &Path) -> Result<String, HttpError> {
+    std::fs::read_to_string(path).map_err(|source| HttpError::Read { path: path.into(), source })
+}
+
+/// The one given; the one of `--cert-dir`, made when there is none; else one for this run alone.
+fn certificate(f: &SecureFlags, component: &str) -> Result<Certified, HttpError> {
+    if let (Some(certificate), Some(key)) = (&f.tls_cert_file, &f.tls_private_key_file) {
+        return Ok(Certified { certificate_pem: read(certificate)?, key_pem: read(key)? });
+    }
+    let names = Names { dns: vec!["localhost".into(), component.into()], ips: vec![[127, 0, 0, 1].into()] };
+    let Some(dir) = &f.cert_dir else { return Ok(keles_pki::self_signed(component, &names)?) };
+    let (certificate, key) = (dir.join(format!("{component}.crt")), dir.join(format!("{component}.key")));
+    if certificate.exists() && key.exists() {
+        return Ok(Certified { certificate_pem: read(&certificate)?, key_pem: read(&key)? });
+    }
+    std::fs::create_dir_all(dir).map_err(|source| HttpError::Read { path: dir.clone(), source })?;
+    let made = keles_pki::self_signed(component, &names)?;
+    keles_pki::write_atomically(&key, made.key_pem.as_bytes())?;
+    keles_pki::write_atomically(&certificate, made.certificate_pem.as_bytes())?;
+    Ok(made)
+}
+
+fn settings(own: &Certified, clients: Option<ClientVerifier>) -> Result<Settings, HttpError> {
+    let (Some(chain), Some(key)) = (own.certificate_der().filter(|c| !c.is_empty()), own.key_der()) else {
+        return Err(HttpError::NoCertificate("--tls-cert-file".into()));
+    };
+    Ok(tls::server_config(chain, key, clients)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_open_by_name_or_below_a_star() {
+        assert!(covers("/healthz", "/healthz") && covers("/healthz/", "/healthz") && covers("/livez/*", "/livez/ping"));
+        assert!(!covers("/healthz", "/healthz/ping") && !covers("/healthz", "/metrics"));
+    }
+}

@@ -51,7 +51,10 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
             Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
             None => openapi(server, &asked, &rest.join("/")),
         },
-        [".well-known", "openid-configuration"] => json_answer(&asked, &openid_configuration(server)),
+        [".well-known", "openid-configuration"] => {
+            let document = openid_configuration(server).await?;
+            json_answer(&asked, &document)
+        }
         ["openid", "v1", "jwks"] => jwks(server).await,
         ["api"] | ["apis"] if negotiate::aggregated_discovery(asked.request.headers()).is_some() => Ok(aggregated(server, &asked, path)),
         ["api" | "apis", ..] => match server.discovery.get(&server.registry).plain(path) {
@@ -185,14 +188,16 @@ fn aggregated(server: &Inner, asked: &Asked, path: &str) -> Response<Body> {
     r
 }
 
-fn openid_configuration(server: &Inner) -> Value {
-    json!({
+async fn openid_configuration(server: &Inner) -> Result<Value, Status> {
+    let tokens = server.tokens.clone();
+    let algorithms = if tokens.key().is_ready() { tokens.algorithms() } else { tokio::task::spawn_blocking(move || tokens.algorithms()).await.map_err(Status::internal)? };
+    Ok(json!({
         "issuer": server.tokens.issuer(),
         "jwks_uri": server.config.service_accounts.jwks_uri.clone().unwrap_or_else(|| format!("https://{}:{}/openid/v1/jwks", server.config.advertise_address, server.config.port)),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-    })
+        "id_token_signing_alg_values_supported": algorithms.map_err(Status::internal)?,
+    }))
 }
 
 async fn jwks(server: &Inner) -> Result<Response<Body>, Status> {

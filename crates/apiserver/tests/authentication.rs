@@ -214,3 +214,112 @@ async fn an_impersonated_user_is_whole() {
     let account = w.admin().with_header("impersonate-user", "system:serviceaccount:shop:bot");
     assert_eq!(who(&account).await["groups"], json!(["system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"]));
 }
+
+/// Keys of elliptic curves sign and check tokens as RSA keys do, and the published set has each.
+#[tokio::test]
+async fn tokens_of_elliptic_curve_keys_count_and_are_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |curve: &str, name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, private_key(curve)).unwrap();
+        path
+    };
+    let (old, new) = (make("P-384", "old.key"), make("P-256", "new.key"));
+    let w = world(|c| c.service_accounts.signing_key_file = Some(old.clone())).await;
+    w.admin().post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}})).await;
+    let token = async |w: &World| {
+        let a = w.admin().post("/api/v1/namespaces/default/serviceaccounts/bot/token", &json!({"spec": {}})).await;
+        a.json()["status"]["token"].as_str().expect("a token").to_owned()
+    };
+    let first = token(&w).await;
+    assert_eq!(who(&w.bearer(&first)).await["username"], "system:serviceaccount:default:bot");
+    let folder = w.stop().await;
+    // The key is rotated: the old one still counts, the new one signs.
+    let w = World::configured(
+        folder,
+        |c| {
+            c.service_accounts.signing_key_file = Some(new);
+            c.service_accounts.key_files = vec![old];
+        },
+        None,
+    )
+    .await;
+    let second = token(&w).await;
+    for t in [&first, &second] {
+        assert_eq!(who(&w.bearer(t)).await["username"], "system:serviceaccount:default:bot");
+    }
+    let swapped = format!("{}.{}", first.rsplit_once('.').unwrap().0, second.rsplit_once('.').unwrap().1);
+    assert_eq!(w.bearer(&swapped).get("/version").await.status, StatusCode::UNAUTHORIZED, "the signature of another");
+    let keys = w.admin().get("/openid/v1/jwks").await.json()["keys"].clone();
+    let told: Vec<_> = keys.as_array().unwrap().iter().map(|k| (k["kty"].as_str().unwrap(), k["crv"].as_str().unwrap(), k["alg"].as_str().unwrap())).collect();
+    assert_eq!(told, [("EC", "P-256", "ES256"), ("EC", "P-384", "ES384")]);
+    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(second.split('.').next().unwrap()).unwrap()).unwrap();
+    assert_eq!(header, json!({"alg": "ES256", "kid": keys[0]["kid"]}));
+    assert_eq!(w.admin().get("/.well-known/openid-configuration").await.json()["id_token_signing_alg_values_supported"], json!(["ES256", "ES384"]));
+}
+
+/// A private key in PKCS#8.
+fn private_key(curve: &str) -> &'static str {
+    match curve {
+        "P-256" => "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQglKQkfFTkHCLeB+3M\nFCUFNEZqeIe9EeYXt0OMPnmdq+GhRANCAATs9ePfbhTNZwwM35kSleXRMknOzfm+\nN5p6LsWKU2Hd7CBzDhUOlLggvO7lhZf50SB95v6HPpg/rfKoyrk6uPIa\n-----END PRIVATE KEY-----\n",
+        _ => "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAtpWj4/HgJgkrXrxTv\n6qEV/4z6aqmrq0uE/LFLMeXSOjTo8adY31Dk+V22CAlc/zChZANiAARxIEIyoo3L\nFkRv8DJkJBHLJHoAKbYjJPQuBsl6jdUqOotvEWAjh816QDnGAIxxzRHwUTqTft77\n3XsJ0ilt18DFiJdWFEYzvCpITGDaxt2/65K4BCaW56dK/19l+aItQ5s=\n-----END PRIVATE KEY-----\n",
+    }
+}
+
+/// A proxy by HTTP CONNECT that counts what goes through it.
+async fn proxy() -> (std::net::SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), std::sync::Arc::<std::sync::atomic::AtomicUsize>::default());
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(near.read_u8().await.expect("a request"));
+                }
+                let head = String::from_utf8(head).unwrap();
+                let to = head.strip_prefix("CONNECT ").and_then(|r| r.split(' ').next()).expect("CONNECT").to_owned();
+                let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_webhook_is_reached_as_its_kubeconfig_says() {
+    let hook = Peer::start(|_, _, said| {
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {"authenticated": said["spec"]["token"] == "good", "user": {"username": "jane"}}})
+    })
+    .await;
+    let (proxy, through) = proxy().await;
+    let ca = STANDARD.encode(hook.ca_pem());
+    let ran = hook.file("ran", "");
+    let script = format!("echo x >> {}; echo '{{\"kind\":\"ExecCredential\",\"apiVersion\":\"client.authentication.k8s.io/v1\",\"status\":{{\"token\":\"t\"}}}}'", ran.display());
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script], "interactiveMode": "Never"});
+    for (name, cluster, user, good) in [
+        ("insecure", json!({"server": hook.url, "insecure-skip-tls-verify": true}), json!({}), true),
+        ("nobody's authority", json!({"server": hook.url}), json!({}), false),
+        ("proxy", json!({"server": hook.url, "certificate-authority-data": ca, "proxy-url": format!("http://{proxy}")}), json!({}), true),
+        ("server name", json!({"server": hook.url, "certificate-authority-data": ca, "tls-server-name": "localhost"}), json!({}), true),
+        ("another name", json!({"server": hook.url, "certificate-authority-data": ca, "tls-server-name": "other.example"}), json!({}), false),
+        ("exec", json!({"server": hook.url, "certificate-authority-data": ca}), json!({"exec": exec}), true),
+    ] {
+        let text = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}], "clusters": [{"name": "k", "cluster": cluster}], "users": [{"name": "u", "user": user}]});
+        let kubeconfig = hook.file("webhook.kubeconfig", &text.to_string());
+        let w = world(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::ZERO })).await;
+        let status = w.bearer("good").get("/version").await.status;
+        assert_eq!(status, if good { StatusCode::OK } else { StatusCode::UNAUTHORIZED }, "{name}");
+    }
+    assert_eq!(through.load(std::sync::atomic::Ordering::SeqCst), 1, "one connection went through the proxy");
+    assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n", "the program ran once");
+    let both = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k"}}], "clusters": [{"name": "k", "cluster": {"server": hook.url, "insecure-skip-tls-verify": true, "certificate-authority-data": ca}}]});
+    let why = keles_auth::outbound::Endpoint::from_kubeconfig(&hook.file("both", &both.to_string())).unwrap_err().to_string();
+    assert!(why.contains("with the insecure flag is not allowed"), "{why}");
+}

@@ -1,4 +1,4 @@
-//! ServiceAccount tokens: JWTs signed with RS256, bound to objects that must still exist.
+//! ServiceAccount tokens: JWTs bound to objects that must still exist.
 //!
 //! Claims are upstream's (KEP-1205): issuer, audiences, times, and `kubernetes.io` with namespace, service account, and the pod, secret
 //! or node the token is bound to. A checked token is remembered for [`REMEMBER`], as upstream does, so that the signature and the
@@ -88,6 +88,9 @@ pub trait BoundObjects: Send + Sync + 'static {
     fn find(&self, plural: &str, namespace: &str, name: &str) -> Option<Found>;
 }
 
+/// What a key of ours may sign with.
+const ALGORITHMS: &[&str] = &["RS256", "ES256", "ES384"];
+
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -138,7 +141,8 @@ impl Tokens {
 
     /// Signs claims. Blocks while the key is still being made.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, TokenError> {
-        let header = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, self.key.public()?.id);
+        let public = self.key.public()?;
+        let header = format!(r#"{{"alg":"{}","kid":"{}"}}"#, public.algorithm(), public.id);
         let body = serde_json::to_vec(claims).expect("claims always encode");
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body));
         let signature = self.key.sign(signed.as_bytes())?;
@@ -187,21 +191,31 @@ impl Tokens {
         let bytes = |s: &str| URL_SAFE_NO_PAD.decode(s).map_err(|_| TokenError::NotOurs);
         let header: Header = serde_json::from_slice(&bytes(header)?).map_err(|_| TokenError::NotOurs)?;
         let claims: Claims = serde_json::from_slice(&bytes(body)?).map_err(|_| TokenError::NotOurs)?;
-        if header.alg != "RS256" || !self.issuers.contains(&claims.iss) {
+        if !ALGORITHMS.contains(&header.alg.as_str()) || !self.issuers.contains(&claims.iss) {
             return Err(TokenError::NotOurs);
         }
         if self.is_signed(token) { Ok(claims) } else { Err(TokenError::Signature) }
     }
 
-    /// Whether one of our keys signed the token, with RS256. Blocks while the key is still being made.
+    /// The algorithms of our keys, each once. Blocks while the key is still being made.
+    pub fn algorithms(&self) -> Result<Vec<&'static str>, TokenError> {
+        let own = self.key.public()?;
+        let mut all: Vec<_> = std::iter::once(&own).chain(&self.further).map(PublicKey::algorithm).collect();
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Whether one of our keys signed the token, with the algorithm it names. Blocks while the key is still being made.
     pub fn is_signed(&self, token: &str) -> bool {
         let parts = || {
             let (signed, signature) = token.rsplit_once('.')?;
             let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(signed.split('.').next()?).ok()?).ok()?;
-            (header.alg == "RS256").then_some((signed.as_bytes(), URL_SAFE_NO_PAD.decode(signature).ok()?))
+            Some((header.alg, signed.as_bytes(), URL_SAFE_NO_PAD.decode(signature).ok()?))
         };
-        let Some((signed, signature)) = parts() else { return false };
-        self.key.public().is_ok_and(|k| k.verify(signed, &signature)) || self.further.iter().any(|k| k.verify(signed, &signature))
+        let Some((algorithm, signed, signature)) = parts() else { return false };
+        let good = |k: &PublicKey| k.algorithm() == algorithm && k.verify(signed, &signature);
+        self.key.public().is_ok_and(|k| good(&k)) || self.further.iter().any(good)
     }
 
     /// Checks times and that everything the token is bound to still is what it was.

@@ -116,7 +116,8 @@ fn claims(secret: &Secret, account: &ServiceAccount) -> serde_json::Value {
 }
 
 fn sign(key: &SigningKey, claims: &serde_json::Value) -> Result<String, PkiError> {
-    let header = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, key.public()?.id);
+    let public = key.public()?;
+    let header = format!(r#"{{"alg":"{}","kid":"{}"}}"#, public.algorithm(), public.id);
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims.to_string()));
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())?)))
 }

@@ -80,10 +80,10 @@ pub struct AuthenticationFlags {
     /// Issuers of ServiceAccount tokens; the first makes them, all count.
     #[arg(long)]
     pub service_account_issuer: Vec<String>,
-    /// RSA key that signs ServiceAccount tokens [default: one made in the data folder].
+    /// Key that signs ServiceAccount tokens, RSA or EC (P-256, P-384) [default: one made in the data folder].
     #[arg(long)]
     pub service_account_signing_key_file: Option<PathBuf>,
-    /// Further RSA keys whose ServiceAccount tokens count; may be repeated.
+    /// Further keys whose ServiceAccount tokens count, RSA or EC (P-256, P-384); may be repeated.
     #[arg(long)]
     pub service_account_key_file: Vec<PathBuf>,
     /// Longest life of a ServiceAccount token that is asked for.
@@ -209,7 +209,7 @@ pub struct SigningFlags {
     /// Longest life of certificates that are asked for.
     #[arg(long, default_value = "8760h")]
     pub cluster_signing_duration: GoDuration,
-    /// RSA key that signs the tokens in Secrets of service accounts [default: the API server's; none where the controllers run alone].
+    /// Key that signs the tokens in Secrets of service accounts [default: the API server's; none where the controllers run alone].
     #[arg(long)]
     pub service_account_private_key_file: Option<PathBuf>,
 }

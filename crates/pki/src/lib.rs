@@ -11,13 +11,15 @@ mod kubeconfig;
 mod requests;
 mod self_signed;
 mod signing;
+mod token_key;
 
 pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject, dns_names};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
 pub use requests::{CertificateRequest, not_after};
 pub use self_signed::self_signed;
-pub use signing::{PublicKey, SigningKey, jwks};
+pub use signing::SigningKey;
+pub use token_key::{PublicKey, jwks};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -148,6 +148,7 @@ impl Rolling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use serde_json::json;
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
         let log = Log::open(&path, &Options { log_max_megabytes: 1, log_max_backups: 2, ..Options::default() }).unwrap();
         let event = Arc::new(json!({"filler": "x".repeat(600 << 10)}));
         for _ in 0..5 {
-            log.take(&event);
+            assert_eq!(log.take(&event).now_or_never(), Some(true));
             // Two files of one millisecond would have one name.
             let at = SystemTime::now();
             while at.elapsed().unwrap() < Duration::from_millis(2) {}

@@ -47,7 +47,8 @@ impl Default for Options {
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
     pub name: String,
-    pub kubeconfig: PathBuf,
+    /// Absent: the API server of the pod this process runs in.
+    pub kubeconfig: Option<PathBuf>,
     /// Of SubjectAccessReview: `v1` or `v1beta1`.
     pub version: String,
     pub authorized_ttl: Duration,
@@ -199,7 +200,7 @@ impl Options {
         }
         Ok(WebhookOptions {
             name: "default".into(),
-            kubeconfig,
+            kubeconfig: Some(kubeconfig),
             version: self.webhook_version.clone(),
             authorized_ttl: self.webhook_authorized_ttl,
             unauthorized_ttl: self.webhook_unauthorized_ttl,
@@ -298,9 +299,10 @@ fn webhook_entry(name: &str, w: &WebhookEntry) -> Result<WebhookOptions, String>
         other => return Err(format!("failurePolicy: Unsupported value: {other:?}: supported values: \"Deny\", \"NoOpinion\"")),
     };
     let kubeconfig = match (w.connection_info.r#type.as_str(), &w.connection_info.kube_config_file) {
-        ("KubeConfigFile", Some(f)) => f.clone(),
+        ("KubeConfigFile", Some(f)) => Some(f.clone()),
         ("KubeConfigFile", None) => return Err("connectionInfo.kubeConfigFile: Required value".into()),
-        ("InClusterConfig", _) => return Err("connectionInfo.type: InClusterConfig is not supported here: give a KubeConfigFile".into()),
+        ("InClusterConfig", None) => None,
+        ("InClusterConfig", Some(_)) => return Err("connectionInfo.kubeConfigFile: Invalid value: can only be set when type=KubeConfigFile".into()),
         (other, _) => return Err(format!("connectionInfo.type: Unsupported value: {other:?}: supported values: \"KubeConfigFile\", \"InClusterConfig\"")),
     };
     let timeout = durations::parse(&w.timeout).map_err(|e| format!("timeout: {e}"))?;

@@ -47,7 +47,7 @@ const CACHED_QUESTION_BYTES_MAX: usize = 10_000;
 
 impl Webhook {
     pub fn open(o: &WebhookOptions) -> Result<Webhook, WebhookError> {
-        let endpoint = Endpoint::from_kubeconfig(&o.kubeconfig).map_err(|source| WebhookError::Endpoint { name: o.name.clone(), source })?;
+        let endpoint = o.kubeconfig.as_deref().map_or_else(Endpoint::in_cluster, Endpoint::from_kubeconfig).map_err(|source| WebhookError::Endpoint { name: o.name.clone(), source })?;
         let conditions = o.match_conditions.iter().enumerate().map(|(i, text)| Expression::compile_condition(&format!("matchConditions[{i}].expression"), text, Over::Request));
         let conditions = conditions.collect::<Result<_, _>>().map_err(|source| WebhookError::Condition { name: o.name.clone(), source })?;
         Ok(Webhook {

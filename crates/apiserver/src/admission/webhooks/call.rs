@@ -1,15 +1,12 @@
 //! One call of one hook: the AdmissionReview out, the answer back, and what upstream says when they do not fit together.
 
-use super::config::{Client, Hook};
-use crate::http_proxy::service_address;
+use super::config::Hook;
 use base64::Engine;
 use keles_api::Status;
-use keles_auth::outbound::Endpoint;
 use keles_registry::Attributes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -61,45 +58,8 @@ pub async fn review(a: &Attributes<'_>, hook: &Hook, mut request: Value) -> Resu
     let uid = uuid::Uuid::new_v4().to_string();
     request["uid"] = uid.as_str().into();
     let body = json!({"kind": "AdmissionReview", "apiVersion": API_VERSION, "request": request});
-    let endpoint = endpoint(a, &hook.client, hook.timeout)?;
-    let answer = endpoint.post_once(&body, hook.timeout).await.map_err(|e| {
-        if e.is_timeout() {
-            return unreached(&hook.client, hook.timeout, "context deadline exceeded");
-        }
-        format!("failed to call webhook: {e}")
-    })?;
+    let answer = hook.client.post(a.registry, &body, hook.timeout).await.map_err(|why| format!("failed to call webhook: {why}"))?;
     read(answer, &hook.name, &uid)
-}
-
-/// No connection came about, in the words of Go's client.
-fn unreached(c: &Client, timeout: Duration, why: &str) -> String {
-    format!("failed to call webhook: Post \"{}\": {why}", shown(c, timeout))
-}
-
-/// The address as messages show it.
-fn shown(c: &Client, timeout: Duration) -> String {
-    let (s, seconds) = (&c.service, timeout.as_secs());
-    c.url.clone().map_or_else(|| format!("https://{}:{}{}?timeout={seconds}s", s.host(), s.port, slashed(&s.path)), |u| format!("{u}?timeout={seconds}s"))
-}
-
-fn slashed(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
-}
-
-fn endpoint(a: &Attributes<'_>, c: &Client, timeout: Duration) -> Result<Endpoint, String> {
-    let made = match &c.url {
-        Some(url) => c.endpoint(None, || Endpoint::https(&with_timeout(url, timeout), c.ca_pem.as_deref())),
-        None => {
-            let at = service_address(a.registry, &c.service.namespace, &c.service.name, c.service.port).map_err(|s| unreached(c, timeout, &s.message))?;
-            let url = format!("https://{at}{}?timeout={}s", slashed(&c.service.path), timeout.as_secs());
-            c.endpoint(Some(at), || Endpoint::https_as(&url, c.ca_pem.as_deref(), &c.service.host()))
-        }
-    };
-    made.map_err(|e| e.to_string())
-}
-
-fn with_timeout(url: &str, timeout: Duration) -> String {
-    format!("{url}{}timeout={}s", if url.contains('?') { '&' } else { '?' }, timeout.as_secs())
 }
 
 /// What an answer means.

@@ -3,13 +3,15 @@
 use crate::admission::dynamic::OnFailure;
 use crate::admission::dynamic::conditions::Conditions;
 use crate::admission::dynamic::rules::Matching;
+use crate::http_proxy::service_address;
 use keles_api::Object;
 use keles_auth::outbound::{Endpoint, OutboundError};
 use keles_registry::Registry;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -31,27 +33,27 @@ pub struct Hook {
     pub client: Client,
 }
 
-/// Where a hook's server is.
+/// Where a hook's server is, or that of a conversion.
 pub struct Client {
     /// Absent: `service` says where.
-    pub url: Option<String>,
-    pub service: Service,
-    pub ca_pem: Option<Vec<u8>>,
+    url: Option<String>,
+    service: Service,
+    ca_pem: Option<Vec<u8>>,
     /// Connections that are kept, by where they lead: a Service's endpoints change.
     endpoints: Mutex<HashMap<Option<SocketAddr>, Endpoint>>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Service {
-    pub namespace: String,
-    pub name: String,
-    pub path: String,
-    pub port: u16,
+struct Service {
+    namespace: String,
+    name: String,
+    path: String,
+    port: u16,
 }
 
 impl Service {
     /// The name its certificate must have.
-    pub fn host(&self) -> String {
+    fn host(&self) -> String {
         format!("{}.{}.svc", self.name, self.namespace)
     }
 }
@@ -75,13 +77,34 @@ impl Client {
         }
     }
 
-    /// A pooled connection to `at`, made by `make` at first.
-    pub fn endpoint(&self, at: Option<SocketAddr>, make: impl FnOnce() -> Result<Endpoint, OutboundError>) -> Result<Endpoint, OutboundError> {
-        let mut all = self.endpoints.lock().expect("no holder panics");
+    /// Posts JSON to the server, once; the JSON of its answer. The error is what Go's client says, with the address as messages show it.
+    pub async fn post(&self, registry: &Registry, body: &Value, timeout: Duration) -> Result<Value, String> {
+        let unreached = |why: String| format!("Post \"{}\": {why}", self.shown(timeout));
+        let at = match &self.url {
+            Some(_) => None,
+            None => Some(service_address(registry, &self.service.namespace, &self.service.name, self.service.port).map_err(|s| unreached(s.message))?),
+        };
+        let endpoint = self.endpoint(at, timeout).map_err(|e| e.to_string())?;
+        endpoint.post_once(body, timeout).await.map_err(|e| match e {
+            OutboundError::Timeout { .. } => unreached("context deadline exceeded".into()),
+            OutboundError::Transport { url, source } => unreached(transport(&url, &source)),
+            OutboundError::Refused { code, .. } if code.as_u16() == 404 => "the server could not find the requested resource".into(),
+            OutboundError::Refused { code, text, .. } if code.is_server_error() => format!("an error on the server ({:?}) has prevented the request from succeeding", text.trim()),
+            OutboundError::Refused { code, .. } => format!("the server responded with the status code {} but did not return more information", code.as_u16()),
+            other => other.to_string(),
+        })
+    }
+
+    /// A connection to `at`, or to the URL; it is kept, with others where a Service's endpoints are several.
+    fn endpoint(&self, at: Option<SocketAddr>, timeout: Duration) -> Result<Endpoint, OutboundError> {
+        let mut all = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(e) = all.get(&at) {
             return Ok(e.clone());
         }
-        let e = make()?;
+        let e = match at {
+            None => Endpoint::https(&self.shown(timeout), self.ca_pem.as_deref())?,
+            Some(at) => Endpoint::https_as(&format!("https://{at}{}", self.path(timeout)), self.ca_pem.as_deref(), &self.service.host())?,
+        };
         // Pods come and go: what is kept stays small.
         const KEPT: usize = 16;
         if all.len() >= KEPT {
@@ -90,6 +113,33 @@ impl Client {
         all.insert(at, e.clone());
         Ok(e)
     }
+
+    /// Path and query at a Service.
+    fn path(&self, timeout: Duration) -> String {
+        format!("/{}?timeout={}s", self.service.path.trim_start_matches('/'), timeout.as_secs())
+    }
+
+    /// The address as messages show it.
+    fn shown(&self, timeout: Duration) -> String {
+        match &self.url {
+            Some(url) => format!("{url}{}timeout={}s", if url.contains('?') { '&' } else { '?' }, timeout.as_secs()),
+            None => format!("https://{}:{}{}", self.service.host(), self.service.port, self.path(timeout)),
+        }
+    }
+}
+
+/// Why no connection came about.
+fn transport(url: &str, source: &dyn Error) -> String {
+    let mut deepest = source;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    let deepest = deepest.to_string();
+    if !deepest.contains("Connection refused") {
+        return deepest;
+    }
+    let address = url.strip_prefix("https://").and_then(|u| u.split('/').next()).unwrap_or(url);
+    format!("dial tcp {address}: connect: connection refused")
 }
 
 impl Hook {

@@ -49,6 +49,7 @@ async fn requests_are_counted_under_upstreams_names_and_labels() {
         "# TYPE apiserver_response_sizes histogram",
         "# TYPE apiserver_current_inflight_requests gauge",
         "# TYPE apiserver_storage_objects gauge",
+        "# TYPE apiserver_storage_size_bytes gauge",
         "# TYPE apiserver_resource_objects gauge",
         "# TYPE apiserver_admission_controller_admission_duration_seconds histogram",
         "# TYPE apiserver_admission_step_admission_duration_seconds histogram",

@@ -204,6 +204,76 @@ fn settings(own: &Certified, clients: Option<ClientVerifier>) -> Result<Settings
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+    use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+    use k8s_openapi::api::core::v1::ServiceAccount;
+    use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+    use keles_apiserver::{ApiServer, Config};
+    use keles_pki::Pki;
+    use keles_store::embedded::{Embedded, Options};
+    use serde_json::json;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        secure: SecureFlags,
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn monitor(admin: &kube::Client) -> String {
+        let params = PostParams::default();
+        let role = json!({"metadata": {"name": "monitor"}, "rules": [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]});
+        Api::<ClusterRole>::all(admin.clone()).create(&params, &serde_json::from_value(role).unwrap()).await.unwrap();
+        let subject = json!({"kind": "ServiceAccount", "name": "monitor", "namespace": "default"});
+        let binding =
+            json!({"metadata": {"name": "monitor"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "monitor"}, "subjects": [subject]});
+        Api::<ClusterRoleBinding>::all(admin.clone()).create(&params, &serde_json::from_value(binding).unwrap()).await.unwrap();
+        let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
+        accounts.create(&params, &serde_json::from_value(json!({"metadata": {"name": "monitor"}})).unwrap()).await.unwrap();
+        let asked = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
+        accounts.create_token_request("monitor", &params, &asked).await.unwrap().status.unwrap().token
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_api_server_says_who_asks_and_whether_they_may() {
+        let folder = std::env::temp_dir().join(format!("keles-part-access-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let server = ApiServer::start(Config::new(&folder), Embedded::open(&folder.join("store"), Options::default()).unwrap()).await.unwrap();
+        let user = |name: &str, groups: &[&str]| {
+            let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
+            keles_client::in_process(server.service_for(user))
+        };
+        let flags = Cli::parse_from(["part"]).secure;
+        let access = Access::new(&flags, "kube-scheduler", user("system:kube-scheduler", &[])).unwrap();
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(access.clone().follow(flags, stop.clone()));
+        let ask = async |path: &str, token: &str, certificates: &[CertificateDer<'static>]| {
+            let mut headers = HeaderMap::new();
+            if !token.is_empty() {
+                headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            }
+            access.admit(&Method::GET, path, &headers, certificates).await.map_err(|s| (s.code, s.message))
+        };
+        assert_eq!(ask("/healthz", "", &[]).await, Ok(()));
+        let no = |user: &str, path: &str| Err((403, format!("forbidden: User \"{user}\" cannot get path \"{path}\"")));
+        assert_eq!(ask("/metrics", "", &[]).await, no("system:anonymous", "/metrics"));
+        let token = monitor(&user("admin", &["system:masters"])).await;
+        assert_eq!(ask("/metrics", &token, &[]).await, Ok(()));
+        assert_eq!(ask("/flagz", &token, &[]).await, no("system:serviceaccount:default:monitor", "/flagz"));
+        assert_eq!(ask("/metrics", "nobody's", &[]).await.unwrap_err().0, 401);
+        let admin = Pki::open(&folder).unwrap().admin().unwrap().certificate_der().unwrap();
+        let known = async {
+            while ask("/flagz", "", &admin).await != Ok(()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, known).await.expect("the cluster's authority of clients is read from the cluster");
+        stop.cancel();
+        following.await.unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_path_is_open_by_name_or_below_a_star() {

@@ -7,6 +7,7 @@ use crate::features::Feature;
 use crate::health::{self, Check};
 use crate::metrics;
 use crate::negotiate::{self, Accepted, Forms, JSON};
+use crate::pieces;
 use crate::respond::{self, Style};
 use crate::server::Inner;
 use bytes::Bytes;
@@ -45,7 +46,7 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         [which @ ("statusz" | "flagz")] => debug::page(server, &asked, which).unwrap_or_else(|| Ok(respond::no_route())),
         ["metrics"] => Ok(metrics::serve(server, &asked)),
         ["metrics", "slis"] => Ok(metrics::serve_slis(&asked)),
-        ["openapi", "v2"] => swagger(server, &asked),
+        ["openapi", "v2"] => swagger(server, asked).await,
         ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
         ["openapi", "v3", rest @ ..] => match aggregation::documents::owner_of_v3(&server.aggregation.state(), &rest.join("/")) {
             Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
@@ -139,24 +140,40 @@ fn openapi(server: &Inner, asked: &Asked, path: &str) -> Result<Response<Body>, 
     Ok(kept(asked, gzip, hash, JSON, if fresh { "public, immutable" } else { "no-cache, private" }))
 }
 
-fn swagger(server: &Inner, asked: &Asked) -> Result<Response<Body>, Status> {
+async fn swagger(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
     let Some(binary) = negotiate::swagger(asked.request.headers()) else {
         return Ok(respond::text(StatusCode::NOT_ACCEPTABLE, "406 Not Acceptable\n"));
     };
     let documents = server.openapi.get(&server.registry);
-    let (gzip, hash) = documents.swagger(binary);
-    Ok(kept(asked, gzip, hash, if binary { gnostic::ANSWERED } else { JSON }, "no-cache, private"))
+    let etag = tag(documents.hash());
+    if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) {
+        return Ok(not_modified(etag));
+    }
+    // It may take seconds, which no other request is to wait for.
+    let made = tokio::task::spawn_blocking({
+        let documents = documents.clone();
+        move || documents.swagger(binary)
+    });
+    let gzip = made.await.map_err(Status::internal)?;
+    Ok(kept(&asked, gzip, documents.hash(), if binary { gnostic::ANSWERED } else { JSON }, "no-cache, private"))
 }
+
+/// Plain documents up to this size are sent with their length; longer ones as they are inflated.
+const WHOLE_BYTES_MAX: usize = 1 << 20;
 
 /// A document that is kept as gzip, with its hash as tag.
 fn kept(asked: &Asked, gzip: Bytes, hash: &str, media: &'static str, cache: &'static str) -> Response<Body> {
     let zipped = header(asked.request.headers(), ACCEPT_ENCODING).contains("gzip");
-    let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hex digits are a header value");
+    let etag = tag(hash);
     if asked.request.headers().get(IF_NONE_MATCH) == Some(&etag) {
         return not_modified(etag);
     }
-    let bytes = if zipped { gzip } else { crate::openapi::inflate(&gzip) };
-    let mut r = Response::new(body::full(bytes));
+    let body = match zipped {
+        true => body::full(gzip),
+        false if pieces::plain_len(&gzip) <= WHOLE_BYTES_MAX => body::full(pieces::inflated(gzip).collect::<Vec<_>>().concat()),
+        false => body::stream(futures::stream::iter(pieces::inflated(gzip))),
+    };
+    let mut r = Response::new(body);
     r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     r.headers_mut().insert(ETAG, etag);
     r.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
@@ -165,6 +182,10 @@ fn kept(asked: &Asked, gzip: Bytes, hash: &str, media: &'static str, cache: &'st
         r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     r
+}
+
+fn tag(hash: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{hash}\"")).expect("hex digits are a header value")
 }
 
 fn not_modified(etag: HeaderValue) -> Response<Body> {

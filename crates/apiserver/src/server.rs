@@ -17,7 +17,7 @@ use crate::kubelet::Kubelets;
 use crate::lifecycle::Door;
 use crate::live::Live;
 use crate::metrics;
-use crate::openapi::OpenApi;
+use crate::openapi::{Kept, OpenApi};
 use crate::policy::FromRegistry;
 use crate::reload::{self, Followed};
 use bytes::Bytes;
@@ -155,8 +155,8 @@ impl ApiServer {
                 move |r| Discovery::new(&r.kinds(), &address, &aggregation.state())
             }),
             openapi: Live::new({
-                let aggregation = aggregation.clone();
-                move |r| OpenApi::new(&r.kinds(), &aggregation.state())
+                let (aggregation, kept) = (aggregation.clone(), Arc::<Kept>::default());
+                move |r| OpenApi::new(&r.kinds(), &aggregation.state(), kept.clone())
             }),
             kubelets,
             aggregation,

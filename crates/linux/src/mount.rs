@@ -43,10 +43,13 @@ pub enum FsOption<'a> {
     Text(&'a str, &'a str),
 }
 
-/// A new filesystem, attached nowhere yet.
+/// A new filesystem, attached nowhere yet. /proc/mounts names it by its kind unless an option `source` says otherwise, as mount(8) users expect.
 pub fn filesystem(kind: &str, options: &[FsOption<'_>], attributes: Attributes) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     let made = (|| {
+        if !options.iter().any(|o| matches!(o, FsOption::Text("source", _))) {
+            fsconfig_set_string(context.as_fd(), "source", kind)?;
+        }
         for o in options {
             match o {
                 FsOption::Flag(name) => fsconfig_set_flag(context.as_fd(), *name)?,

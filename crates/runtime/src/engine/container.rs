@@ -4,6 +4,7 @@ use super::{Container, Inner, RequestError, blocking, io_error, limits, new_id, 
 use crate::api::{ContainerConfig, ContainerState, ContainerStatus, Resources, Result, RuntimeError, Stats};
 use crate::steps::devices;
 use crate::wire::{Bundle, CONFIG_FILE, Operation, START_ERROR_CODE, now_unix_ns, write_file};
+use keles_linux::capabilities::Set;
 use keles_linux::cgroup::Group;
 use keles_linux::signal::{SIGKILL, SIGTERM};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -21,6 +22,11 @@ impl Inner {
         let sandbox = self.sandbox(sandbox_id)?;
         if !sandbox.ready.load(Ordering::Acquire) {
             return Err(RuntimeError::Step { step: "create container", message: format!("sandbox {sandbox_id} is not running") });
+        }
+        // Told now rather than by a process that cannot start: the pod waits instead of failing.
+        let security = &config.security;
+        if !security.privileged {
+            Set::default_of_containers().changed(&security.add_capabilities, &security.drop_capabilities).map_err(step("capabilities"))?;
         }
         let id = new_id();
         let log_path = sandbox.file.config.log_directory.join(&config.log_path);

@@ -86,7 +86,7 @@ pub fn set_sysctl(name: &str, value: &str) -> Result<(), Failure> {
 
 fn shared_memory() -> Result<OwnedFd, Failure> {
     let quiet = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOEXEC;
-    mount::filesystem("tmpfs", &[FsOption::Text("mode", "1777"), FsOption::Text("size", SHM_BYTES)], quiet).map_err(at("make shared memory"))
+    mount::filesystem("tmpfs", &[FsOption::Text("source", "shm"), FsOption::Text("mode", "1777"), FsOption::Text("size", SHM_BYTES)], quiet).map_err(at("make shared memory"))
 }
 
 /// The init of a shared pid namespace. It ignores SIGCHLD, so the kernel reaps the orphans it inherits.

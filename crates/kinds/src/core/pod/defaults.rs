@@ -23,6 +23,18 @@ pub fn pod(o: &mut Object) {
             }
         }
     }
+    pod_requests(pod_spec);
+}
+
+/// What a pod as a whole is limited to and asks nothing of: it asks for what its containers ask for together, else for its limit (KEP-2837).
+fn pod_requests(s: &mut Value) {
+    let Some(limits) = s.get("resources").and_then(|r| r["limits"].as_object()).filter(|l| !l.is_empty()).cloned() else { return };
+    let together = keles_rules::requests::of_containers(s);
+    let Some(requests) = s.get_mut("resources").and_then(|r| child_mut(r, "requests")).and_then(Value::as_object_mut) else { return };
+    for (name, limit) in limits {
+        let asked = together.get(&name).filter(|q| q.sign() > 0).map_or(limit, |q| json!(q.to_string()));
+        requests.entry(name).or_insert(asked);
+    }
 }
 
 /// A pod spec, wherever it stands.

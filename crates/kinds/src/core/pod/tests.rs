@@ -92,3 +92,14 @@ fn the_status_column_says_what_holds_a_pod_up() {
     o.set_meta("deletionTimestamp", "2026-01-01T00:00:00Z");
     assert_eq!(shown(&o), "Terminating");
 }
+
+#[test]
+fn a_pod_limited_as_a_whole_asks_for_what_its_containers_ask_for_else_for_its_limit() {
+    let requests = |containers: Value| {
+        let o = pod(json!({"resources": {"limits": {"cpu": "1", "memory": "64Mi"}}, "containers": containers}));
+        o.0["spec"]["resources"]["requests"].clone()
+    };
+    assert_eq!(requests(json!([{"name": "c", "image": "i"}])), json!({"cpu": "1", "memory": "64Mi"}));
+    let asking = json!({"resources": {"requests": {"cpu": "100m"}}, "name": "c", "image": "i"});
+    assert_eq!(requests(json!([asking])), json!({"cpu": "100m", "memory": "64Mi"}));
+}

@@ -1,10 +1,11 @@
-//! `keles-bench PATH-TO-keles [start|api|watch|pods|crds]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|watch|pods|crds|oci]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
-//! is not in the figures. `start` and `pods` need root. Nothing here is a test: there is no limit that fails.
+//! is not in the figures. `start`, `pods` and `oci` need root. Nothing here is a test: there is no limit that fails.
 
 mod api;
 mod crds;
+mod oci;
 mod pods;
 mod process;
 mod start;
@@ -24,12 +25,13 @@ const ALL: &[Bench] = &[
     ("watch", |k| Box::pin(watch::run(k))),
     ("pods", |k| Box::pin(pods::run(k))),
     ("crds", |k| Box::pin(crds::run(k))),
+    ("oci", |k| Box::pin(oci::run(k))),
 ];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(keles) = args.next().map(PathBuf::from) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|watch|pods|crds]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|watch|pods|crds|oci]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

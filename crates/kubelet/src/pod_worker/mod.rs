@@ -141,8 +141,8 @@ struct Worker {
     running_with: resize::Amounts,
     resize: resize::State,
     resize_restarts: BTreeSet<String>,
-    /// Limits of the pod's cgroup, once a resize has set them.
-    pod_figures: Option<Resources>,
+    /// Limits that the pod's cgroup has.
+    pod_figures: Resources,
     freed: watch::Receiver<()>,
     uid: String,
     removed: bool,
@@ -200,7 +200,7 @@ impl Worker {
             running_with: BTreeMap::new(),
             resize: resize::State::default(),
             resize_restarts: BTreeSet::new(),
-            pod_figures: None,
+            pod_figures: pod.spec.as_ref().map(crate::resources::of_pod).unwrap_or_default(),
             pod,
             removed: false,
             life: Life::Syncing,
@@ -388,7 +388,7 @@ impl Worker {
             return Turn::Again;
         }
         let measure = crate::local_storage::is_limited(&self.pod).then_some(self.measure_at);
-        Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure]))
+        Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure, self.resize_retry()]))
     }
 
     /// What the pod uses too much of, when it is time to look.

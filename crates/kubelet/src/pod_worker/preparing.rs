@@ -31,6 +31,9 @@ impl Worker {
                 let had = self.sandbox.as_ref().is_some_and(|old| !old.ips.is_empty());
                 let ips = if volumes.is_ok() || had { view.ips.clone() } else { Vec::new() };
                 self.sandbox = Some(SandboxView { ips, ..view });
+                if new_sandbox.is_some() {
+                    self.pod_figures = self.pod.spec.as_ref().map(resources::of_pod).unwrap_or_default();
+                }
                 None
             }
             Err(message) => Some(message),

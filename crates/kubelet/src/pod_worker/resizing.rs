@@ -7,10 +7,13 @@ use super::Worker;
 use crate::events::{NORMAL, WARNING};
 use crate::machine::{Life, is_sidecar, resize};
 use crate::resources;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_runtime::api::{ContainerState, Resources};
 use std::sync::Arc;
 
+/// Pause after a resize that a cgroup refused.
+const RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// In the pod's folder: amounts given by container name, and run with by container id.
 const FILE: &str = "allocation.json";
 
@@ -75,22 +78,19 @@ impl Worker {
         }
         let known: Vec<String> = self.records.iter().map(|record| record.id.clone()).collect();
         self.running_with.retain(|id, _| known.contains(id));
-        if changed.is_empty() {
+        let whole = resources::of_pod(spec);
+        if changed.is_empty() && self.pod_figures == whole {
             self.finish_resize(None);
             return;
         }
-        let mut fault = None;
-        let whole = resources::of_pod(spec);
-        let grows = self.pod_figures.as_ref().is_none_or(|old| !shrinks(old, &whole));
-        if grows {
-            fault = self.resize_sandbox(whole.clone()).await.err();
-        }
+        // The kernel gives no container more than its pod has: the pod first gets the larger of both, and what it shall have at last.
+        let mut fault = self.resize_sandbox(larger(&self.pod_figures, &whole)).await.err();
         for (id, container) in changed {
             if let Err(message) = self.resize_container(&id, &container).await {
                 fault = Some(message);
             }
         }
-        if !grows && fault.is_none() {
+        if fault.is_none() && self.resize_restarts.is_empty() {
             fault = self.resize_sandbox(whole).await.err();
         }
         self.save_allocation();
@@ -114,9 +114,12 @@ impl Worker {
     }
 
     async fn resize_sandbox(&mut self, figures: Resources) -> Result<(), String> {
+        if figures == self.pod_figures {
+            return Ok(());
+        }
         let Some(sandbox) = self.sandbox.as_ref().map(|sandbox| sandbox.id.clone()) else { return Ok(()) };
         self.agent.runtime.update_sandbox_resources(&sandbox, figures.clone()).await.map_err(|error| error.to_string())?;
-        self.pod_figures = Some(figures);
+        self.pod_figures = figures;
         Ok(())
     }
 
@@ -133,6 +136,11 @@ impl Worker {
             }
             self.resize.in_progress = Some(fault);
         }
+    }
+
+    /// When a resize that went wrong is tried again.
+    pub(super) fn resize_retry(&self) -> Option<Timestamp> {
+        self.resize.in_progress.as_ref()?.as_ref().map(|_| Timestamp::now() + RETRY)
     }
 
     fn save_allocation(&self) {
@@ -153,6 +161,8 @@ impl Worker {
             (self.allocated, self.running_with) = (allocated, running_with);
             // Whether more can be given is for the first turn: here the pods may not be looked at yet.
             self.pod = Arc::new(resize::given(&self.wished, &self.allocated));
+            // Those of a resize that was cut off are not known; telling the cgroup again does no harm.
+            self.pod_figures = self.pod.spec.as_ref().map(resources::of_pod).unwrap_or_default();
         }
     }
 
@@ -161,8 +171,28 @@ impl Worker {
     }
 }
 
-/// Whether the pod as a whole gets less of anything.
-fn shrinks(old: &Resources, new: &Resources) -> bool {
-    let less = |old: Option<i64>, new: Option<i64>| matches!((old, new), (Some(old), Some(new)) if new < old) || (old.is_none() && new.is_some());
-    less(old.memory_limit_bytes, new.memory_limit_bytes) || less(old.cpu_quota_us, new.cpu_quota_us)
+/// Of each figure the larger; no limit is larger than any.
+fn larger(old: &Resources, new: &Resources) -> Resources {
+    let limit = |old: Option<i64>, new: Option<i64>| old.zip(new).map(|(old, new)| old.max(new));
+    Resources {
+        cpu_shares: old.cpu_shares.max(new.cpu_shares),
+        cpu_quota_us: limit(old.cpu_quota_us, new.cpu_quota_us),
+        cpu_period_us: new.cpu_period_us,
+        memory_limit_bytes: limit(old.memory_limit_bytes, new.memory_limit_bytes),
+        pids_limit: new.pids_limit,
+        oom_score_adj: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_the_larger_of_both_while_its_containers_change() {
+        let figures = |quota, memory| Resources { cpu_quota_us: quota, memory_limit_bytes: memory, ..Default::default() };
+        let both = larger(&figures(Some(10), Some(30)), &figures(Some(20), Some(5)));
+        assert_eq!((both.cpu_quota_us, both.memory_limit_bytes), (Some(20), Some(30)));
+        assert_eq!(larger(&figures(None, Some(30)), &figures(Some(20), None)), figures(None, None), "no limit is larger than any");
+    }
 }

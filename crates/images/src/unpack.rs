@@ -38,17 +38,28 @@ pub enum UnpackError {
     TooLarge { limit: u64, what: &'static str },
 }
 
+/// How much one layer may become: a small archive can stand for any amount of files and bytes.
+#[derive(Clone, Copy)]
+struct Limits {
+    entries: u64,
+    bytes: u64,
+}
+
 /// Unpacks into an empty folder; the bytes of all files.
 pub fn unpack(tar: impl Read, root: &Path) -> Result<u64, UnpackError> {
+    unpack_within(tar, root, Limits { entries: ENTRIES_LIMIT, bytes: FILES_LIMIT_BYTES })
+}
+
+fn unpack_within(tar: impl Read, root: &Path, limits: Limits) -> Result<u64, UnpackError> {
     let open = || rustix::fs::open(root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root_fd = open().map_err(|e| UnpackError::Write { entry: root.display().to_string(), reason: e.into() })?;
-    let mut unpacker = Unpacker { root: Rc::new(root_fd), parent: None, folders: Vec::new(), bytes: 0, buffer: vec![0; COPY_BYTES] };
+    let mut unpacker = Unpacker { root: Rc::new(root_fd), parent: None, folders: Vec::new(), bytes: 0, limit_bytes: limits.bytes, buffer: vec![0; COPY_BYTES] };
     let mut archive = tar::Archive::new(tar);
     let mut entries = 0;
     for entry in archive.entries().map_err(UnpackError::Read)? {
         entries += 1;
-        if entries > ENTRIES_LIMIT {
-            return Err(UnpackError::TooLarge { limit: ENTRIES_LIMIT, what: "entries" });
+        if entries > limits.entries {
+            return Err(UnpackError::TooLarge { limit: limits.entries, what: "entries" });
         }
         unpacker.entry(&mut entry.map_err(UnpackError::Read)?)?;
     }
@@ -63,6 +74,7 @@ struct Unpacker {
     /// Folders get their times at the end, since filling them changes these.
     folders: Vec<(Vec<u8>, Timespec)>,
     bytes: u64,
+    limit_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -258,8 +270,8 @@ impl Unpacker {
                 break;
             }
             self.bytes += count as u64;
-            if self.bytes > FILES_LIMIT_BYTES {
-                return Err(UnpackError::TooLarge { limit: FILES_LIMIT_BYTES, what: "bytes" });
+            if self.bytes > self.limit_bytes {
+                return Err(UnpackError::TooLarge { limit: self.limit_bytes, what: "bytes" });
             }
             file.write_all(&self.buffer[..count]).map_err(|reason| UnpackError::Write { entry: target.shown.clone(), reason })?;
         }
@@ -406,4 +418,30 @@ fn link_name<R: Read>(entry: &tar::Entry<'_, R>, target: &Target) -> Result<Vec<
 fn device<R: Read>(entry: &tar::Entry<'_, R>) -> Result<u64, UnpackError> {
     let number = |n: io::Result<Option<u32>>| n.map_err(UnpackError::Read).map(Option::unwrap_or_default);
     Ok(rustix::fs::makedev(number(entry.header().device_major())?, number(entry.header().device_minor())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer of `files` files of `bytes` zeros each.
+    fn layer(files: usize, bytes: usize) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for i in 0..files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, format!("f{i}"), io::repeat(0).take(bytes as u64)).expect("in memory");
+        }
+        tar.into_inner().expect("in memory")
+    }
+
+    #[test]
+    fn a_layer_that_swells_past_its_limits_is_refused_while_it_is_unpacked() {
+        let limits = Limits { entries: 3, bytes: 1000 };
+        let unpacked = |files, bytes| unpack_within(&*layer(files, bytes), tempfile::tempdir().expect("a folder").path(), limits);
+        assert_eq!(unpacked(3, 300).expect("within both"), 900);
+        assert!(matches!(unpacked(4, 1), Err(UnpackError::TooLarge { limit: 3, what: "entries" })));
+        assert!(matches!(unpacked(2, 600), Err(UnpackError::TooLarge { limit: 1000, what: "bytes" })), "the sum of all files counts");
+    }
 }

@@ -94,7 +94,7 @@ fn build(folder: &Path, id: &str, bundle: &Bundle, options: &CreateOptions) -> R
 }
 
 /// Below the trees' tops, absolute or not; the container's id when the bundle names none.
-fn cgroup_path(asked: &str, id: &str) -> String {
+pub fn cgroup_path(asked: &str, id: &str) -> String {
     let path: Vec<&str> = asked.split('/').filter(|p| !p.is_empty()).collect();
     if path.is_empty() { id.to_owned() } else { path.join("/") }
 }

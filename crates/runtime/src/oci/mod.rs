@@ -48,8 +48,13 @@ fn kill(container: &Container, number: i32, all: bool) -> Result<(), Failure> {
 fn delete(store: &Store, id: &str, force: bool) -> Result<(), Failure> {
     let container = match store.open(id) {
         Ok(c) => c,
-        Err(_) if store.remove_unfinished(id) || force => return Ok(()),
-        Err(e) => return Err(e),
+        Err(e) => {
+            return match store.unfinished(id) {
+                Some(folder) => remove_unfinished(&folder, id),
+                None if force => Ok(()),
+                None => Err(e),
+            };
+        }
     };
     match container.status() {
         Status::Stopped => {}
@@ -63,6 +68,16 @@ fn delete(store: &Store, id: &str, force: bool) -> Result<(), Failure> {
     std::fs::remove_dir_all(&container.folder).map_err(at("remove container folder"))?;
     hooks::run_each("poststop", &spec?.hooks.poststop, &state);
     Ok(())
+}
+
+/// What a killed `create` left: its groups, with whoever is in them, are found by the configuration that it kept first of all.
+fn remove_unfinished(folder: &std::path::Path, id: &str) -> Result<(), Failure> {
+    if let Ok(spec) = bundle::read_limited(&folder.join(bundle::CONFIG)).and_then(|text| bundle::parse(&text)) {
+        let layout = keles_linux::cgroup::Layout::discover_with(&resources::controllers(&spec.linux.resources)).map_err(at("find cgroups"))?;
+        let group = layout.group(&create::cgroup_path(&spec.linux.cgroups_path, id)).map_err(at("cgroup"))?;
+        group.destroy().map_err(at("remove cgroup"))?;
+    }
+    std::fs::remove_dir_all(folder).map_err(at("remove container folder"))
 }
 
 /// Kills the first process and waits until it has ended.

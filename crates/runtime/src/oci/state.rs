@@ -99,9 +99,10 @@ impl Store {
         }
     }
 
-    /// A folder without a state is what a `create` that was killed left; true when one was removed.
-    pub fn remove_unfinished(&self, id: &str) -> bool {
-        check_id(id).is_ok() && !self.root.join(id).join(STATE).exists() && std::fs::remove_dir_all(self.root.join(id)).is_ok()
+    /// The folder of a `create` that was killed: it has no state.
+    pub fn unfinished(&self, id: &str) -> Option<PathBuf> {
+        let folder = self.root.join(id);
+        (check_id(id).is_ok() && folder.is_dir() && !folder.join(STATE).exists()).then_some(folder)
     }
 
     /// By name.

@@ -142,3 +142,24 @@ fn two_creates_of_one_name_at_once_make_one_container() {
     let won = both.iter_mut().map(|c| c.wait().unwrap()).filter(|s| s.success()).count();
     assert_eq!((won, w.status().as_str()), (1, "running"));
 }
+
+#[test]
+fn delete_takes_away_what_a_killed_create_left() {
+    let w = World::new();
+    let mark = w.path("in-hook").display().to_string();
+    w.shell("true", |s| {
+        s["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", format!("touch {mark}; exec sleep 1000")], "env": ["PATH=/bin:/usr/bin"]}]})
+    });
+    let mut create = w.command(&["create", &w.id]).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    w.wait_for("the hook", || w.path("in-hook").exists());
+    let hook = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", create.id())).unwrap();
+    create.kill().unwrap();
+    create.wait().unwrap();
+    assert!(!w.groups().is_empty());
+    w.on("delete").fine();
+    assert_eq!(w.groups().len(), 0);
+    // The hook is the host's own process, not the container's.
+    for pid in hook.split_whitespace().filter(|p| std::fs::read(format!("/proc/{p}/cmdline")).is_ok_and(|c| c == b"sleep\x001000\x00")) {
+        let _ = std::process::Command::new("kill").args(["-9", pid]).status();
+    }
+}

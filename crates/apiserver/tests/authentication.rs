@@ -136,21 +136,26 @@ impl Issuer {
         let key = SigningKey::open(folder.path()).unwrap();
         let k = key.clone();
         let jwks: Value = tokio::task::spawn_blocking(move || serde_json::from_str(&k.public().unwrap().jwks()).unwrap()).await.unwrap();
+        let signs = key.clone();
         let peer = Peer::start(move |url, path, _| match path {
             "/.well-known/openid-configuration" => json!({"issuer": url, "jwks_uri": format!("{url}/keys")}),
+            "/claims" => Issuer::signed(&signs, url, json!({"groups": ["far"]})).into(),
             _ => jwks.clone(),
         })
         .await;
         Issuer { peer, key, _folder: folder }
     }
     fn token(&self, more: Value) -> String {
-        let mut claims = json!({"iss": self.peer.url, "aud": "app", "exp": jiff::Timestamp::now().as_second() + 600, "sub": "jane", "groups": ["dev"], "hd": "example.com"});
+        Issuer::signed(&self.key, &self.peer.url, more)
+    }
+    fn signed(key: &SigningKey, url: &str, more: Value) -> String {
+        let mut claims = json!({"iss": url, "aud": "app", "exp": jiff::Timestamp::now().as_second() + 600, "sub": "jane", "groups": ["dev"], "hd": "example.com"});
         for (k, v) in more.as_object().unwrap() {
             claims[k] = v.clone();
         }
-        let header = json!({"alg": "RS256", "kid": self.key.public().unwrap().id});
+        let header = json!({"alg": "RS256", "kid": key.public().unwrap().id});
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()).unwrap()))
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).unwrap()))
     }
 }
 
@@ -322,4 +327,44 @@ async fn a_webhook_is_reached_as_its_kubeconfig_says() {
     let both = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k"}}], "clusters": [{"name": "k", "cluster": {"server": hook.url, "insecure-skip-tls-verify": true, "certificate-authority-data": ca}}]});
     let why = keles_auth::outbound::Endpoint::from_kubeconfig(&hook.file("both", &both.to_string())).unwrap_err().to_string();
     assert!(why.contains("with the insecure flag is not allowed"), "{why}");
+}
+
+/// OpenID Connect Core 1.0, 5.6.2: groups that the token points to are fetched, of the same issuer or of another.
+#[tokio::test]
+async fn groups_that_a_token_points_to_are_fetched_and_checked() {
+    let (issuer, far) = (Issuer::start().await, Issuer::start().await);
+    let both = format!("{}{}", issuer.peer.ca_pem(), far.peer.ca_pem());
+    let oidc = Oidc {
+        issuer_url: issuer.peer.url.clone(),
+        client_id: "app".into(),
+        ca_file: Some(issuer.peer.file("ca.crt", &both)),
+        username_claim: "sub".into(),
+        username_prefix: "-".into(),
+        groups_claim: "groups".into(),
+        signing_algs: vec!["RS256".into()],
+        ..Oidc::default()
+    };
+    let w = world(|c| c.authentication.oidc = Some(oidc)).await;
+    let pointing = |sources: Value| {
+        let mut claims = json!({"iss": issuer.peer.url, "aud": "app", "exp": jiff::Timestamp::now().as_second() + 600, "sub": "jane", "_claim_names": {"groups": "s"}, "_claim_sources": sources});
+        if claims["_claim_sources"].is_null() {
+            claims.as_object_mut().unwrap().remove("_claim_sources");
+        }
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(json!({"alg": "RS256"}).to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(issuer.key.sign(signed.as_bytes()).unwrap()))
+    };
+    for at in [&issuer.peer.url, &far.peer.url] {
+        let me = who(&w.bearer(&pointing(json!({"s": {"endpoint": format!("{at}/claims"), "access_token": "t"}})))).await;
+        assert_eq!(me, json!({"username": "jane", "groups": ["far", "system:authenticated"]}), "{at}");
+    }
+    let aggregated = who(&w.bearer(&pointing(json!({"s": {"JWT": "x"}})))).await;
+    assert_eq!(aggregated["groups"], json!(["system:authenticated"]), "what stands in the token itself is not looked at");
+    for (sources, words) in [
+        (json!(null), "no claim sources"),
+        (json!({"other": {}}), "contained a source s missing in _claims_sources"),
+        (json!({"s": {"endpoint": format!("{}/keys", far.peer.url)}}), "malformed jwt"),
+    ] {
+        let r = review(&w, &pointing(sources)).await;
+        assert!(r["error"].as_str().unwrap_or_default().contains(words), "{words}: {r}");
+    }
 }

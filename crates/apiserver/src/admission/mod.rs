@@ -81,3 +81,49 @@ fn list_mut<'a>(v: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
     }
     slot.as_array_mut().expect("made a list just above")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every plugin in the order they run, with a test of what it does: the file under `tests/`, and the test.
+    const TESTED: &[(&str, &str, &str)] = &[
+        ("NamespaceLifecycle", "admission", "nothing_is_created_in_a_namespace_that_ends"),
+        ("LimitRanger", "admission", "limit_ranges_set_defaults_and_bounds"),
+        ("ServiceAccount", "chain", "pods_get_what_admission_gives_every_pod"),
+        ("NodeRestriction", "node_rules", "a_node_touches_the_pods_bound_to_it_alone"),
+        ("TaintNodesByCondition", "admission", "new_nodes_are_tainted_and_claims_protected"),
+        ("PodSecurity", "admission_classes", "pods_must_meet_the_standard_of_their_namespace"),
+        ("Priority", "admission", "priorities_come_from_classes_alone"),
+        ("DefaultTolerationSeconds", "admission", "tolerations_are_added_only_where_none_fits"),
+        ("DefaultStorageClass", "admission_classes", "claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_allows"),
+        ("StorageObjectInUseProtection", "admission", "new_nodes_are_tainted_and_claims_protected"),
+        ("PersistentVolumeClaimResize", "admission_classes", "claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_allows"),
+        ("RuntimeClass", "admission_classes", "a_pod_takes_overhead_and_scheduling_from_its_runtime_class"),
+        ("CertificateApproval", "admission_certificates", "approving_and_signing_need_a_right_on_the_signer"),
+        ("CertificateSigning", "admission_certificates", "approving_and_signing_need_a_right_on_the_signer"),
+        ("CertificateSubjectRestriction", "admission_certificates", "nobody_becomes_an_administrator_by_a_request"),
+        ("DefaultIngressClass", "admission_classes", "claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_allows"),
+        ("PodTopologyLabels", "admission", "a_pod_says_where_its_node_is_from_the_moment_it_has_one"),
+        ("CreateRight", "admission_certificates", "a_patch_that_creates_needs_the_right_to_create"),
+        ("RBACEscalation", "chain", "nobody_grants_what_they_do_not_hold"),
+        ("MutatingAdmissionPolicy", "admission_policies", "a_mutating_policy_applies_configurations_and_patches"),
+        ("MutatingAdmissionWebhook", "webhooks", "a_mutating_hook_sees_the_request_and_its_patch_is_stored"),
+        ("ServiceAddresses", "addresses", "a_refused_write_takes_nothing_and_a_taken_address_stays_with_its_holder"),
+        ("ValidatingAdmissionPolicy", "admission_policies", "a_policy_refuses_in_its_own_words"),
+        ("ValidatingAdmissionWebhook", "webhooks", "a_denial_stands_and_nothing_is_stored"),
+        ("ResourceQuota", "admission_classes", "a_quota_is_charged_before_an_object_is_stored_and_never_overrun"),
+    ];
+
+    /// A row without a test, a test that went, or another order: upstream's is defaults and limits, then hooks, then what counts.
+    #[test]
+    fn every_plugin_stands_in_its_place_and_has_its_test() {
+        let names: Vec<&str> = rows(&Config::new("/nowhere"), Later::default()).iter().map(|r| r.name()).collect();
+        assert_eq!(names, TESTED.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
+        for (name, file, test) in TESTED {
+            let path = format!("{}/tests/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert!(text.contains(&format!("#[tokio::test]\nasync fn {test}()")), "{name}: {path} has no test {test}");
+        }
+    }
+}

@@ -27,7 +27,7 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// `answer` gets its own URL, the path and the body (null when there is none).
+    /// `answer` gets its own URL, the path and the body (null when there is none). A string is sent as it stands, all else as JSON.
     pub async fn start(answer: impl Fn(&str, &str, &Value) -> Value + Send + Sync + 'static) -> Peer {
         let folder = tempfile::tempdir().expect("a folder");
         let pki = Pki::open(folder.path()).expect("a CA");
@@ -51,7 +51,7 @@ impl Peer {
                         let answer = (shared.0)(&shared.1, &path, &said);
                         shared.2.lock().unwrap().push(said);
                         shared.3.send_modify(|n| *n += 1);
-                        let mut r = Response::new(body::full(Bytes::from(answer.to_string())));
+                        let mut r = Response::new(body::full(Bytes::from(answer.as_str().map_or_else(|| answer.to_string(), str::to_owned))));
                         r.headers_mut().insert("content-type", "application/json".parse().expect("a value"));
                         r
                     }

@@ -1,7 +1,8 @@
 //! OpenID Connect: JWTs of other issuers, checked by the keys the issuer publishes.
 //!
 //! Keys come from the issuer's discovery document and are fetched again when a token names a key that is not known, at most once in
-//! [`REFETCH_EVERY`]. Source: OpenID Connect Discovery 1.0, RFC 7515, 7517, 7519, KEP-3331. Deliberately absent: ES512, and distributed claims.
+//! [`REFETCH_EVERY`]. Source: OpenID Connect Discovery 1.0, RFC 7515, 7517, 7519, KEP-3331. Groups that a token only
+//! points to (OpenID Connect Core 1.0, 5.6.2) are fetched from where it says. Deliberately absent: ES512.
 
 use super::{Authenticated, Refused, TokenAuthenticator, implicit};
 use crate::expression::Expression;
@@ -13,7 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::sync::{Arc, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Unknown key ids do not make us ask the issuer more often than this.
@@ -144,13 +146,15 @@ pub struct Jwt {
     endpoint: Endpoint,
     own_audiences: Vec<String>,
     keys: RwLock<Keys>,
+    /// Issuers of claims that tokens of this one point to, by their URL.
+    others: Mutex<HashMap<String, Arc<Jwt>>>,
     /// When the keys were last asked for; held while they are, so that one asks for all.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Jwt {
     pub fn new(trust: Trust, endpoint: Endpoint, own_audiences: Vec<String>) -> Jwt {
-        Jwt { trust, endpoint, own_audiences, keys: RwLock::default(), asked: tokio::sync::Mutex::default() }
+        Jwt { trust, endpoint, own_audiences, keys: RwLock::default(), others: Mutex::default(), asked: tokio::sync::Mutex::default() }
     }
 
     fn known(&self) -> Arc<Vec<Key>> {
@@ -210,7 +214,8 @@ impl Jwt {
         serde_json::from_slice(&bytes(body)?).map_err(|_| refuse("malformed jwt"))
     }
 
-    fn check(&self, c: &Map<String, Value>, now: f64) -> Result<(), Refused> {
+    /// Times and audience.
+    fn check_token(&self, c: &Map<String, Value>, now: f64) -> Result<(), Refused> {
         let number = |k: &str| c.get(k).and_then(Value::as_f64);
         let expires = number("exp").ok_or_else(|| Refused("oidc: verify token: the token has no exp claim".into()))?;
         if now >= expires {
@@ -223,6 +228,11 @@ impl Jwt {
         if !got.iter().any(|a| self.trust.audiences.contains(a)) {
             return Err(Refused(format!("oidc: verify token: oidc: expected audience in {:?} got {got:?}", self.trust.audiences)));
         }
+        Ok(())
+    }
+
+    fn check(&self, c: &Map<String, Value>, now: f64) -> Result<(), Refused> {
+        self.check_token(c, now)?;
         for rule in &self.trust.rules {
             match rule {
                 ClaimRule::Equals { claim, value } => match c.get(claim) {
@@ -235,6 +245,41 @@ impl Jwt {
             }
         }
         Ok(())
+    }
+
+    /// Fetches the groups where the token points to them instead of naming them.
+    async fn expand(&self, c: &mut Map<String, Value>, now: f64) -> Result<(), Refused> {
+        let Some(Mapping::Claim { claim, .. }) = &self.trust.groups else { return Ok(()) };
+        let Some(source) = c.get("_claim_names").and_then(|n| n[claim].as_str()).filter(|_| !c.contains_key(claim)) else { return Ok(()) };
+        let refuse = |why: String| Refused(format!("oidc: could not expand distributed claims: {why}"));
+        let sources = c.get("_claim_sources").ok_or_else(|| refuse("oidc: no claim sources".into()))?;
+        let at = sources.get(source).ok_or_else(|| refuse(format!("id token _claim_names contained a source {source} missing in _claims_sources")))?;
+        // Without an address it is an aggregated claim, which is none of ours.
+        let Some(url) = at["endpoint"].as_str().filter(|u| !u.is_empty()) else { return Ok(()) };
+        let jwt = self.endpoint.get_text(url, at["access_token"].as_str(), FETCH_TIMEOUT).await.map_err(|e| refuse(format!("while getting distributed claim {claim:?}: {e}")))?;
+        let jwt = jwt.trim();
+        let issuer = claimed_issuer(jwt).ok_or_else(|| refuse("getting untrusted issuer from endpoint: malformed jwt".into()))?;
+        let theirs = match issuer == self.trust.issuer {
+            true => self.verify(jwt).await,
+            false => Box::pin(self.other(&issuer).map_err(refuse)?.verify(jwt)).await,
+        };
+        let theirs = theirs.map_err(|e| refuse(format!("verify distributed claim token: {e}")))?;
+        self.check_token(&theirs, now).map_err(|e| refuse(format!("verify distributed claim token: {e}")))?;
+        let value = theirs.get(claim).ok_or_else(|| refuse(format!("jwt returned by distributed claim endpoint {url:?} did not contain claim: {claim}")))?;
+        c.insert(claim.clone(), value.clone());
+        Ok(())
+    }
+
+    /// Whose tokens are only looked at for what ours point to.
+    fn other(&self, issuer: &str) -> Result<Arc<Jwt>, String> {
+        const OTHERS_MAX: usize = 16;
+        super::structured::check_url(issuer)?;
+        let mut all = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= OTHERS_MAX && !all.contains_key(issuer) {
+            all.clear();
+        }
+        let made = || Arc::new(Jwt::new(Trust { issuer: issuer.into(), discovery_url: None, ..self.trust.clone() }, self.endpoint.clone(), self.own_audiences.clone()));
+        Ok(all.entry(issuer.into()).or_insert_with(made).clone())
     }
 
     fn user(&self, c: &Map<String, Value>) -> Result<User, Refused> {
@@ -339,8 +384,11 @@ impl TokenAuthenticator for Jwt {
             return Ok(None);
         }
         let Some(audiences) = implicit(&self.own_audiences, audiences) else { return Ok(None) };
-        let claims = self.verify(token).await?;
-        self.check(&claims, jiff::Timestamp::now().as_millisecond() as f64 / 1000.0)?;
+        let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+        let mut claims = self.verify(token).await?;
+        self.check_token(&claims, now)?;
+        self.expand(&mut claims, now).await?;
+        self.check(&claims, now)?;
         Ok(Some(Authenticated { user: Arc::new(self.user(&claims)?), audiences }))
     }
 }

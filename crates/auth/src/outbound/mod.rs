@@ -423,6 +423,13 @@ impl Endpoint {
         serde_json::from_slice(&answer).map_err(|source| OutboundError::Json { url: url.to_string(), source })
     }
 
+    /// Gets text from any address over this endpoint's trust, with a bearer token of the address's own.
+    pub async fn get_text(&self, url: &str, token: Option<&str>, limit: Duration) -> Result<String, OutboundError> {
+        let url: Uri = url.parse().map_err(|_| OutboundError::Url(url.into()))?;
+        let answer = self.within(limit, &url, self.with(&self.client, token, Method::GET, &url, Bytes::new())).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     async fn within<T>(&self, limit: Duration, url: &Uri, f: impl Future<Output = Result<T, OutboundError>>) -> Result<T, OutboundError> {
         tokio::time::timeout(limit, f).await.unwrap_or_else(|_| Err(OutboundError::Timeout { url: url.to_string(), seconds: limit.as_secs_f64() }))
     }

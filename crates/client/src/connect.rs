@@ -38,8 +38,13 @@ pub async fn from_kubeconfig(path: impl AsRef<Path>) -> Result<kube::Client, Con
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|source| ConnectError::Context { path: path.into(), source })?;
     // Watches are long and may be silent; the informer's own watchdog finds dead connections.
     config.read_timeout = None;
-    let builder = ClientBuilder::try_from(config).map_err(|source| ConnectError::Transport { path: path.into(), source: Box::new(source) })?;
-    Ok(builder.with_layer(&Counting).build())
+    over_https(config).map_err(|source| ConnectError::Transport { path: path.into(), source: Box::new(source) })
+}
+
+/// A client over HTTPS whose requests are counted. Must run inside a tokio runtime.
+pub fn over_https(config: kube::Config) -> kube::Result<kube::Client> {
+    let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting::host(&host)).build())
 }
 
 /// A client whose transport is a function call: no TCP, no TLS, no HTTP framing. The service decides as which user the caller comes.
@@ -52,5 +57,5 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<tower::BoxError>,
 {
-    kube::Client::new(Counting.layer(service), "default")
+    kube::Client::new(Counting::in_process().layer(service), "default")
 }

@@ -13,6 +13,6 @@ mod reflector;
 mod watched;
 
 pub use cache::{Change, ObjectKey};
-pub use connect::{ConnectError, from_kubeconfig, in_process};
+pub use connect::{ConnectError, from_kubeconfig, in_process, over_https};
 pub use informer::{Informer, Informers, Options, Scope};
 pub use watched::{MetadataOnly, Watched, revision_of};

@@ -5,12 +5,11 @@ use keles_observe::metrics::{Collect, CounterVec, HistogramVec, alpha, register}
 use kube::client::Body;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 const SECONDS: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
-/// What stands for the host where a request is a function call.
-const IN_PROCESS: &str = "in-process";
 /// What stands for the code of a request that was not answered.
 const NO_ANSWER: &str = "<error>";
 
@@ -21,17 +20,30 @@ static FAMILIES: &[&dyn Collect] = &[&REQUESTS, &DURATION];
 
 /// Counts what goes through it.
 #[derive(Clone, Debug)]
-pub struct Counted<S>(S);
+pub struct Counted<S> {
+    inner: S,
+    host: Arc<str>,
+}
 
-/// Makes [`Counted`] of any transport.
-#[derive(Clone, Copy, Debug)]
-pub struct Counting;
+/// Makes [`Counted`] of any transport to a host: requests name it only further down.
+#[derive(Clone, Debug)]
+pub struct Counting(Arc<str>);
+
+impl Counting {
+    pub fn host(host: &str) -> Counting {
+        Counting(host.into())
+    }
+    /// Where a request is a function call.
+    pub fn in_process() -> Counting {
+        Counting::host("in-process")
+    }
+}
 
 impl<S> tower::Layer<S> for Counting {
     type Service = Counted<S>;
     fn layer(&self, inner: S) -> Counted<S> {
         register(FAMILIES);
-        Counted(inner)
+        Counted { inner, host: self.0.clone() }
     }
 }
 
@@ -46,12 +58,12 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = request.method().clone();
-        let host = request.uri().authority().map_or_else(|| IN_PROCESS.to_owned(), ToString::to_string);
-        let answering = self.0.call(request);
+        let host = self.host.clone();
+        let answering = self.inner.call(request);
         Box::pin(async move {
             let began = Instant::now();
             let answer = answering.await;
@@ -73,8 +85,8 @@ mod tests {
     #[tokio::test]
     async fn requests_are_counted_by_code_host_and_method() {
         let answers = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::builder().status(404).body(()).unwrap()) });
-        let request = Request::delete("https://h.example:6443/api/v1/pods").body(Body::empty()).unwrap();
-        Counting.layer(answers).oneshot(request).await.unwrap();
+        let request = Request::delete("/api/v1/pods").body(Body::empty()).unwrap();
+        Counting::host("h.example:6443").layer(answers).oneshot(request).await.unwrap();
         let text = render(Format::Text, &[]);
         assert!(text.contains("rest_client_requests_total{code=\"404\",host=\"h.example:6443\",method=\"DELETE\"} 1\n"), "{text}");
         assert!(text.contains("rest_client_request_duration_seconds_count{host=\"h.example:6443\",verb=\"DELETE\"} 1\n"), "{text}");

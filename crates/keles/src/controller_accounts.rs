@@ -49,7 +49,7 @@ impl Accounts {
         }
         let mut config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
         config.read_timeout = None;
-        Ok(Self { own, bare: kube::Client::try_from(config)? })
+        Ok(Self { own, bare: keles_client::over_https(config)? })
     }
 
     /// A client for a user's name; who is no service account of kube-system is the kubeconfig's user.

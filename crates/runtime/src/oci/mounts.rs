@@ -177,10 +177,9 @@ pub fn open_own_groups(group: &Group) -> Result<Vec<(PathBuf, OwnedFd)>, Failure
 const OVER_PROC: &[&str] = &["cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"];
 
 fn refuse_under_proc(root: &RootDir, destination: &Path, is_folder: bool) -> io::Result<()> {
-    // Where the path truly leads, links of the image followed.
+    // Where the path truly leads, links of the image followed; 0x9fa0 is PROC_SUPER_MAGIC.
     let Ok(at) = root.resolve(destination, OFlags::PATH) else { return Ok(()) };
-    const PROC_MAGIC: i64 = 0x9fa0;
-    let is_proc = rustix::fs::fstatfs(&at).is_ok_and(|s| s.f_type as i64 == PROC_MAGIC);
+    let is_proc = rustix::fs::fstatfs(&at).is_ok_and(|s| s.f_type == 0x9fa0);
     let allowed = destination.strip_prefix("/proc").is_ok_and(|rest| (rest.as_os_str().is_empty() && is_folder) || OVER_PROC.iter().any(|a| rest == Path::new(a)));
     if is_proc && !allowed { Err(io::Error::other("it is inside /proc, where only a few figures may be covered")) } else { Ok(()) }
 }

@@ -254,3 +254,87 @@ fn a_bundle_without_a_cgroup_or_mount_namespace_sees_no_more_than_it_must() {
     });
     assert!(w.run().fine().contains("data\n"));
 }
+
+/// As the containers of a pod with a user namespace are made: all by path, exec too.
+#[test]
+fn a_user_namespace_by_path_is_joined_and_new_namespaces_belong_to_it() {
+    let first = World::new();
+    let ids = |s: &mut Value| {
+        s["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 300_000, "size": 65536}]);
+        (s["linux"]["uidMappings"], s["linux"]["gidMappings"]) = (map.clone(), map);
+        let all = json!(["CAP_SYS_ADMIN"]);
+        s["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+    };
+    let own = |w: &World| assert!(std::process::Command::new("chown").args(["-hR", "300000:300000"]).arg(w.rootfs()).status().unwrap().success());
+    own(&first);
+    first.bundle(&["sleep", "1000"], ids);
+    first.begin(&["run", "-d"]).fine();
+    assert_eq!(first.call(&["exec", &first.id, "sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; hostname y && hostname"]).fine(), "0\n 0 300000 65536\ny\n");
+    let pid = first.state()["pid"].as_i64().unwrap();
+    let second = World::new();
+    own(&second);
+    second.shell("readlink /proc/self/ns/user; readlink /proc/self/ns/net; hostname z && hostname; mount -t tmpfs x /tmp && echo mounted; cat /proc/1/comm; true", |s| {
+        ids(s);
+        for n in s["linux"]["namespaces"].as_array_mut().unwrap() {
+            match n["type"].as_str().unwrap() {
+                "user" => n["path"] = json!(format!("/proc/{pid}/ns/user")),
+                "network" => n["path"] = json!(format!("/proc/{pid}/ns/net")),
+                _ => {}
+            }
+        }
+    });
+    let out = second.run().fine();
+    let link = |kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().display().to_string();
+    assert_eq!(out, format!("{}\n{}\nz\nmounted\nsh\n", link("user"), link("net")));
+    // A new user namespace, and the network of one that belongs to the host.
+    let host = World::new();
+    host.bundle(&["sleep", "1000"], |_| {});
+    host.begin(&["run", "-d"]).fine();
+    let net = format!("/proc/{}/ns/net", host.state()["pid"]);
+    second.shell("readlink /proc/self/ns/net; id -u", |s| {
+        ids(s);
+        for n in s["linux"]["namespaces"].as_array_mut().unwrap().iter_mut().filter(|n| n["type"] == "network") {
+            n["path"] = json!(net);
+        }
+        // /sys shows a network namespace, which is another's here.
+        mounts(s).retain(|m| m["type"] != "sysfs" && m["type"] != "cgroup");
+    });
+    assert_eq!(second.run().fine(), format!("{}\n0\n", std::fs::read_link(&net).unwrap().display()));
+}
+
+/// The trees of the first version are unmounted: groups, the devices' program, the freezer and figures are the second's.
+#[test]
+fn a_host_with_version_2_alone_limits_devices_and_freezes() {
+    let mut w = World::new();
+    let alone = "mount --make-rprivate /; for m in $(awk '$3 == \"cgroup\" {print $2}' /proc/mounts); do umount $m; done; exec \"$@\"";
+    let ours = std::mem::take(&mut w.runtime);
+    w.runtime = ["unshare", "-m", "sh", "-c", alone, "sh"].map(String::from).into_iter().chain(ours).collect();
+    w.shell("mknod /dev/m c 1 1; head -c1 /dev/zero > /dev/null && echo zero; head -c1 /dev/m > /dev/null 2>&1 || echo refused; ls /sys/fs/cgroup/cgroup.procs; while true; do echo x; usleep 1000; done", |s| {
+        let all = json!(["CAP_MKNOD"]);
+        s["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+    });
+    w.begin(&["run", "-d"]).fine();
+    w.wait_for("output", || w.output().contains("x\n"));
+    assert!(w.output().starts_with("zero\nrefused\n/sys/fs/cgroup/cgroup.procs\n"), "{}", w.output());
+    w.on("pause").fine();
+    assert_eq!(w.status(), "paused");
+    w.on("resume").fine();
+    assert_eq!(w.call(&["exec", &w.id, "echo", "in"]).fine(), "in\n");
+}
+
+#[test]
+fn a_limit_of_huge_pages_reaches_the_controller_that_only_it_needs() {
+    let w = World::new();
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let v2 = mountinfo.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4).map(std::path::PathBuf::from));
+    let offered = v2.map(|m| std::fs::read_to_string(m.join("cgroup.controllers")).unwrap()).unwrap_or_default();
+    if !offered.split_whitespace().any(|c| c == "hugetlb") || !std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+        eprintln!("SKIPPED: this host has no hugetlb controller of version 2");
+        return;
+    }
+    w.bundle(&["sleep", "1000"], |s| s["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4 << 20}]));
+    w.begin(&["create"]).fine();
+    let limits: Vec<String> = w.groups().iter().filter_map(|g| std::fs::read_to_string(g.join("hugetlb.2MB.max")).ok()).collect();
+    assert_eq!(limits, [format!("{}\n", 4 << 20)]);
+}

@@ -353,3 +353,32 @@ fn field_path(s: &Field, rule: &Field, breaks: impl Fn(&str) -> bool, p: &mut Pr
         p.push(Problem { kind: ProblemKind::Invalid, field: at.as_str().into(), value: Some(path.into()), detail: "fieldPath must be a valid path".into() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn told(schema: Value) -> Vec<String> {
+        let validation = json!({"openAPIV3Schema": {"type": "object", "properties": {"l": schema}}});
+        let mut p = Problems::new();
+        check(&Field::new(&validation, Path::new("v")), false, &mut p);
+        p.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn items_that_are_neither_schema_nor_list_are_as_good_as_none() {
+        let list = |items: Value| json!({"type": "array", "items": items, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]});
+        let at = "v.openAPIV3Schema.properties[l].items";
+        // So the decoder leaves any text, number or boolean.
+        assert_eq!(
+            told(list(json!([]))),
+            [
+                format!("{at}: Required value: must be specified"),
+                format!("{at}: Invalid value: {{\"Schema\":null,\"JSONSchemas\":null}}: must only have a single schema if x-kubernetes-list-type is map")
+            ]
+        );
+        assert!(told(list(json!([{"type": "object"}]))).iter().any(|t| t.ends_with("items must be a schema object and not an array")));
+        assert_eq!(told(list(json!({"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}}}))), [""; 0]);
+    }
+}

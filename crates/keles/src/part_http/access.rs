@@ -231,8 +231,8 @@ mod tests {
         Api::<ClusterRoleBinding>::all(admin.clone()).create(&params, &serde_json::from_value(binding).unwrap()).await.unwrap();
         let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
         accounts.create(&params, &serde_json::from_value(json!({"metadata": {"name": "monitor"}})).unwrap()).await.unwrap();
-        let asked = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
-        accounts.create_token_request("monitor", &params, &asked).await.unwrap().status.unwrap().token
+        let asked = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
+        accounts.create_token_request("monitor", &params, &asked).await.unwrap().status.unwrap().token.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

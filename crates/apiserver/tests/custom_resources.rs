@@ -344,3 +344,124 @@ async fn rules_hold_and_deprecated_versions_say_so() {
     assert_eq!(old.header("warning"), "299 - \"data.example.com/v1beta1 Backup is deprecated; use data.example.com/v1 Backup\"");
     assert_eq!(c.get(&format!("{BACKUPS}/a")).await.header("warning"), "");
 }
+
+/// The v2 document once it is as wanted.
+async fn published(w: &World, c: &Client, wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut kinds = w.server().registry().kinds_changed();
+    let there = async {
+        loop {
+            kinds.borrow_and_update();
+            let doc = c.get("/openapi/v2").await.json();
+            if wanted(&doc["definitions"]) {
+                return doc;
+            }
+            kinds.changed().await.expect("the registry lives");
+        }
+    };
+    tokio::time::timeout(PATIENCE, there).await.expect("it is published")
+}
+
+fn references<'v>(v: &'v Value, out: &mut Vec<&'v str>) {
+    match v {
+        Value::Object(o) => {
+            out.extend(o.get("$ref").and_then(Value::as_str));
+            o.values().for_each(|v| references(v, out));
+        }
+        Value::Array(a) => a.iter().for_each(|v| references(v, out)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn versions_that_go_or_get_another_name_do_so_in_openapi() {
+    let w = World::start().await;
+    let c = w.admin();
+    established(&c, &w).await;
+    let own = format!("{CRDS}/backups.data.example.com");
+    let has = |definitions: &Value, version: &str| definitions[format!("com.example.data.{version}.Backup")].is_object();
+    let doc = published(&w, &c, |d| has(d, "v1") && has(d, "v1beta1")).await;
+    let mut found = Vec::new();
+    references(&doc, &mut found);
+    let missing: Vec<_> = found.iter().filter(|r| doc["definitions"].get(r.rsplit('/').next().unwrap_or_default()).is_none()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let change = async |operations: Value| {
+        let r = c.send(Method::PATCH, &own, "application/json-patch+json", operations.to_string().into_bytes()).await;
+        assert_eq!(r.status, 200, "{}", r.text());
+    };
+    change(json!([{"op": "replace", "path": "/spec/versions/1/served", "value": false}])).await;
+    let doc = published(&w, &c, |d| has(d, "v1") && !has(d, "v1beta1")).await;
+    assert!(doc["paths"].get("/apis/data.example.com/v1beta1/backups").is_none());
+    assert!(c.get("/openapi/v3").await.json()["paths"].get("apis/data.example.com/v1beta1").is_none());
+    change(json!([{"op": "replace", "path": "/spec/versions/1/served", "value": true}, {"op": "replace", "path": "/spec/versions/1/name", "value": "v1beta2"}])).await;
+    published(&w, &c, |d| has(d, "v1") && has(d, "v1beta2") && !has(d, "v1beta1")).await;
+    assert!(c.get("/openapi/v3").await.json()["paths"].get("apis/data.example.com/v1beta2").is_some());
+}
+
+#[tokio::test]
+async fn definitions_are_deleted_by_label_and_their_status_is_anybodys_to_add_to() {
+    let w = World::start().await;
+    let c = w.admin();
+    established(&c, &w).await;
+    for (plural, label) in [("ones", "x"), ("twos", "x")] {
+        let kind = format!("{}{}", plural[..1].to_uppercase(), &plural[1..]);
+        let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        let made = c
+            .post(
+                CRDS,
+                &json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.other.example"), "labels": {"set": label}},
+                    "spec": {"group": "other.example", "scope": "Cluster", "names": {"plural": plural, "kind": kind, "listKind": format!("{kind}List")},
+                        "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}}),
+            )
+            .await;
+        assert_eq!(made.status, 201, "{}", made.text());
+    }
+    let names = |list: &Value| list["items"].as_array().into_iter().flatten().map(|o| o["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&c.get(&format!("{CRDS}?labelSelector=set%3Dx")).await.json()), ["ones.other.example", "twos.other.example"]);
+    assert_eq!(c.send(Method::DELETE, &format!("{CRDS}?labelSelector=set%3Dx"), "", Vec::new()).await.status, 200);
+    let mut changed = w.server().registry().subscribe("apiextensions.k8s.io", "customresourcedefinitions").expect("definitions are a resource");
+    let gone = async {
+        loop {
+            changed.borrow_and_update();
+            if names(&c.get(CRDS).await.json()) == ["backups.data.example.com"] {
+                return;
+            }
+            changed.changed().await.expect("the registry lives");
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("those with the label go, and no other");
+    let status = format!("{CRDS}/backups.data.example.com/status");
+    let mine = json!([{"op": "add", "path": "/status/conditions/-", "value": {"type": "Mine", "status": "True", "reason": "Test", "message": "m"}}]);
+    let r = c.send(Method::PATCH, &status, "application/json-patch+json", mine.to_string().into_bytes()).await;
+    assert_eq!(r.status, 200, "{}", r.text());
+    let conditions = c.get(&status).await.json()["status"]["conditions"].clone();
+    let kinds: Vec<_> = conditions.as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["NamesAccepted", "Established", "Mine"]);
+}
+
+#[tokio::test]
+async fn what_no_schema_knows_and_what_is_written_twice_is_told_of() {
+    let w = World::start().await;
+    let c = w.admin();
+    established(&c, &w).await;
+    let head = "apiVersion: data.example.com/v1\nkind: Backup\nmetadata:\n  name: a\n";
+    let send = async |method: Method, path: &str, media: &str, rest: &str| {
+        c.send(method, path, media, format!("{head}{rest}").into_bytes()).await.json()["message"].as_str().unwrap_or_default().to_owned()
+    };
+    let apply = format!("{BACKUPS}/a?fieldManager=m&fieldValidation=Strict");
+    let create = format!("{BACKUPS}?fieldValidation=Strict");
+    let twice = "spec:\n  schedule: daily\n  options:\n    a: 1\n    a: 2\n  schedule: daily\n";
+    for (method, path, media) in [(Method::PATCH, &apply, "application/apply-patch+yaml"), (Method::POST, &create, "application/yaml")] {
+        let told = send(method, path, media, twice).await;
+        assert!(told.contains("line 9: key \"a\" already set in map") && told.contains("line 10: key \"schedule\" already set in map"), "{told}");
+    }
+    let unknown = "  odd: 1\nspec:\n  schedule: daily\n  zeal: 1\n  template:\n    apiVersion: v1\n    kind: X\n    metadata:\n      name: inner\n      strange: 1\n";
+    let told = send(Method::PATCH, &apply, "application/apply-patch+yaml", unknown).await;
+    for path in [".metadata.odd", ".spec.zeal", ".spec.template.metadata.strange"] {
+        assert!(told.contains(&format!("{path}: field not declared in schema")), "{path}: {told}");
+    }
+    let told = send(Method::POST, &create, "application/yaml", unknown).await;
+    for path in ["metadata.odd", "spec.zeal", "spec.template.metadata.strange"] {
+        assert!(told.contains(&format!("unknown field \"{path}\"")), "{path}: {told}");
+    }
+    assert_eq!(c.get(&format!("{BACKUPS}/a")).await.status, 404, "nothing of it is stored");
+}

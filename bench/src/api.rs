@@ -1,7 +1,7 @@
 //! Server CPU of create, get and list of 5 KB pods over HTTPS.
 
 use crate::Error;
-use crate::process::{Server, http_get};
+use crate::process::{Meter, Server, http_get};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Api;
@@ -34,7 +34,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     let s = Server::start(&keles, "apiserver").await?;
     namespace_with_account(&s).await?;
     let pods: Api<Pod> = Api::default_namespaced(s.client.clone());
-    let mut cpu = Meter { server: &s, last: s.cpu_seconds() };
+    let mut cpu = Meter::new(&s);
     all(PODS, |i| {
         let pods = pods.clone();
         async move { pods.create(&PostParams::default(), &pod(&format!("p{i}"))).await.map(|_| ()) }
@@ -65,7 +65,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
 }
 
 /// Runs `count` requests, a few at a time.
-async fn all<F>(count: usize, request: impl Fn(usize) -> F) -> Result<(), Error>
+pub async fn all<F>(count: usize, request: impl Fn(usize) -> F) -> Result<(), Error>
 where
     F: std::future::Future<Output = Result<(), kube::Error>>,
 {
@@ -74,19 +74,4 @@ where
         r?;
     }
     Ok(())
-}
-
-struct Meter<'a> {
-    server: &'a Server,
-    last: f64,
-}
-
-impl Meter<'_> {
-    /// Server CPU seconds since the last lap.
-    fn lap(&mut self) -> f64 {
-        let now = self.server.cpu_seconds();
-        let spent = now - self.last;
-        self.last = now;
-        spent
-    }
 }

@@ -1,9 +1,10 @@
-//! `keles-bench PATH-TO-keles [start|api|watch|pods|crds|oci]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|crds|oci]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
 //! is not in the figures. `start`, `pods` and `oci` need root. Nothing here is a test: there is no limit that fails.
 
 mod api;
+mod content;
 mod crds;
 mod oci;
 mod pods;
@@ -22,6 +23,7 @@ type Bench = (&'static str, fn(PathBuf) -> futures::future::BoxFuture<'static, R
 const ALL: &[Bench] = &[
     ("start", |k| Box::pin(start::run(k))),
     ("api", |k| Box::pin(api::run(k))),
+    ("content", |k| Box::pin(content::run(k))),
     ("watch", |k| Box::pin(watch::run(k))),
     ("pods", |k| Box::pin(pods::run(k))),
     ("crds", |k| Box::pin(crds::run(k))),
@@ -31,7 +33,7 @@ const ALL: &[Bench] = &[
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(keles) = args.next().map(PathBuf::from) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|watch|pods|crds|oci]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|crds|oci]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

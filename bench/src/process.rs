@@ -105,3 +105,22 @@ impl Drop for Server {
         let _ = Command::new("nft").args(["delete", "table", "ip", BRIDGE]).stderr(Stdio::null()).status();
     }
 }
+
+/// Laps of a server's CPU time.
+pub struct Meter<'a> {
+    server: &'a Server,
+    last: f64,
+}
+
+impl<'a> Meter<'a> {
+    pub fn new(server: &'a Server) -> Self {
+        Meter { server, last: server.cpu_seconds() }
+    }
+    /// Server CPU seconds since the last lap.
+    pub fn lap(&mut self) -> f64 {
+        let now = self.server.cpu_seconds();
+        let spent = now - self.last;
+        self.last = now;
+        spent
+    }
+}

@@ -63,7 +63,6 @@ pub enum Gate {
 }
 
 /// The right to go on, until it is dropped.
-#[expect(dead_code, reason = "held, not read")]
 pub enum Pass {
     Seat(Seat),
     Slot(Option<Slot>),

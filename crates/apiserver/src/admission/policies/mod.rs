@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicy and MutatingAdmissionPolicy: admission in CEL, without a server to call (KEP-3488, KEP-3962).
 //!
-//! A policy acts through its bindings, with the parameters each names. Deliberately absent: the type checks that a policy's status tells
-//! of (docs/STATUS.md); an expression that does not compile fails when it is evaluated, as its failure policy says.
+//! A policy acts through its bindings, with the parameters each names. An expression that does not compile fails when it is evaluated, as
+//! its failure policy says; what a policy's status tells of types is the controllers' work (`validating_policy_status`).
 
 mod config;
 mod mutating;

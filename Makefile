@@ -5,14 +5,16 @@ CARGO ?= cargo
 KELES := target/release/keles
 DATA ?= /var/lib/keles
 HELLO := target/static/x86_64-unknown-linux-gnu/release/hello
-DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl runc crun
+DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl
+# What tests and figures are compared with. Asked for by command: other packages bring them too, which Debian's would push out.
+PEERS := runc crun containerd
 
 .PHONY: help deps build up down test unit e2e bench fmt hello-image
 
 help: ## list what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-deps: debian target/clients/python/complete target/clients/javascript/complete ## install missing Debian packages and the clients that tests run
+deps: debian peers target/clients/python/complete target/clients/javascript/complete ## install missing Debian packages and the clients that tests run
 
 # Without an index or a registry the tests of these clients say that they are skipped, which CI makes a failure.
 target/clients/python/complete: e2e/clients/python/requirements.txt | debian
@@ -26,6 +28,12 @@ debian:
 	@missing=""; command -v npm >/dev/null || missing=" nodejs npm"; \
 	for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'install ok' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+# Without them the tests say that they are skipped, which CI makes a failure.
+.PHONY: peers
+peers: debian
+	@missing=""; for p in $(PEERS); do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; } || echo "could not be installed:$$missing"; fi
 
 build: debian ## build the release binary
 	$(CARGO) build --release --locked -p keles-keles
@@ -50,7 +58,7 @@ unit: deps ## all tests but e2e
 e2e: deps build hello-image ## e2e alone
 	$(CARGO) test --locked -p keles-e2e -- --test-threads=1
 
-bench: build ## the figures that the README quotes
+bench: build peers ## the figures that the README quotes
 	$(CARGO) run --release --locked -q -p keles-bench -- $(KELES)
 
 fmt: ## format everything

@@ -17,7 +17,7 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/keles";
 
 /// Kubernetes v1.36 in one binary.
 #[derive(Parser)]
-#[command(name = "keles", version, about, long_about = None)]
+#[command(name = "keles", version, about, long_about = None, after_help = "keles oci is an OCI runtime with runc's commands: keles oci --help.")]
 pub struct Cli {
     #[command(subcommand)]
     pub role: Role,

@@ -32,7 +32,8 @@ const ALL: &[Bench] = &[
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let Some(keles) = args.next().map(PathBuf::from) else {
+    // Absolute: some is run from other folders and namespaces.
+    let Some(keles) = args.next().and_then(|a| std::path::absolute(a).ok()) else {
         eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|crds|oci]...");
         return ExitCode::FAILURE;
     };

@@ -141,6 +141,12 @@ pub fn hide_from_tracers() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })
 }
 
+/// Whether the process, and all it starts from here on, may get transparent huge pages.
+pub fn allow_huge_pages(allowed: bool) -> io::Result<()> {
+    // SAFETY: an attribute of the address space; no memory is read or written.
+    check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!allowed), 0, 0, 0) })
+}
+
 /// Orphaned descendants come to this process.
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: a flag of this process.

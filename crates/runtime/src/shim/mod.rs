@@ -41,6 +41,8 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ! {
     if flag != "--sandbox" {
         usage();
     }
+    // The server does without them, and what it starts would too.
+    let _ = process::allow_huge_pages(true);
     match Shim::new(Path::new(folder)) {
         // Sockets close with the process, not before it: who sees their end may rely on there being no shim.
         Ok(mut shim) => process::exit_now(shim.run()),

@@ -12,7 +12,6 @@ use keles_auth::authenticators::request_header::RequestHeader;
 use keles_pki::{APISERVER_NAMES, Certified, Pki};
 use keles_serve::ConnInfo;
 use keles_serve::tls::{self, ClientVerifier, Named, Settings};
-use rustls::pki_types::CertificateDer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -157,10 +156,6 @@ impl Connected {
     }
 }
 
-fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
-    rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(Result::ok).collect()
-}
-
 fn read(path: &Path) -> Result<String, StartError> {
     std::fs::read_to_string(path).map_err(|source| StartError::Read { path: path.into(), source })
 }
@@ -170,7 +165,7 @@ fn trust(own_ca: &str, client: &Option<PathBuf>, own_front_proxy_ca: &str, proxy
     let given = |file: &Option<PathBuf>| -> Result<Option<String>, StartError> {
         let Some(path) = file else { return Ok(None) };
         let pem = read(path)?;
-        if ders(&pem).is_empty() { Err(StartError::NoCertificate { path: path.clone() }) } else { Ok(Some(pem)) }
+        if keles_pki::certificates(&pem).is_empty() { Err(StartError::NoCertificate { path: path.clone() }) } else { Ok(Some(pem)) }
     };
     Ok(Trust {
         client_ca_pem: given(client)?.map_or_else(|| own_ca.to_owned(), |g| format!("{own_ca}{g}")),
@@ -179,7 +174,7 @@ fn trust(own_ca: &str, client: &Option<PathBuf>, own_front_proxy_ca: &str, proxy
 }
 
 fn verifiers(t: &Trust) -> Result<Verifiers, StartError> {
-    let verifier = |pem: &str| tls::client_verifier(&ders(pem).iter().map(|c| c.to_vec()).collect::<Vec<_>>());
+    let verifier = |pem: &str| tls::client_verifier(&keles_pki::certificates(pem).iter().map(|c| c.to_vec()).collect::<Vec<_>>());
     Ok(Verifiers { clients: verifier(&t.client_ca_pem)?, proxies: verifier(&t.front_proxy_ca_pem)? })
 }
 
@@ -187,7 +182,7 @@ fn verifiers(t: &Trust) -> Result<Verifiers, StartError> {
 fn shown(own: &Certified, default: &Option<NamedFiles>, by_name: &[NamedFiles]) -> Result<Vec<Named>, StartError> {
     let mut all = Vec::new();
     for f in default.iter().chain(by_name) {
-        let chain = ders(&read(&f.certificate)?);
+        let chain = keles_pki::certificates(&read(&f.certificate)?);
         let leaf = chain.first().ok_or_else(|| StartError::NoCertificate { path: f.certificate.clone() })?;
         let mut names = if f.names.is_empty() { keles_pki::dns_names(leaf) } else { f.names.clone() };
         // The administrator's kubeconfig asks for this name and trusts our authority.

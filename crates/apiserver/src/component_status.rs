@@ -4,7 +4,6 @@
 //! Sources: kubernetes pkg/registry/core/componentstatus, pkg/printers/internalversion.
 
 use crate::chain::{Asked, method_not_allowed};
-use crate::kubelet::AnyCertificate;
 use crate::negotiate::Forms;
 use crate::respond::{self, Style};
 use crate::server::Inner;
@@ -14,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use keles_api::selector::{FieldSelector, Selector};
 use keles_api::{Status, problems};
 use keles_registry::{Answer, Form, MetaVersion};
-use keles_serve::tls::provider;
+use keles_serve::tls::{AnyCertificate, provider};
 use keles_serve::{Body, body};
 use serde_json::{Value, json};
 use std::borrow::Cow;

@@ -4,10 +4,10 @@
 //! ([`crate::live::Live`]).
 
 use crate::aggregation::{State, priorities};
-use base64::Engine;
 use bytes::Bytes;
 use keles_kinds::{GROUPS, VIRTUAL};
 use keles_registry::{AnyKind, Scope};
+use keles_rules::storage_hash::storage_hash;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -186,11 +186,6 @@ fn upstream_storage_version(kind: &str) -> Option<&'static str> {
         "DeviceTaintRule" => "v1alpha3",
         _ => return None,
     })
-}
-
-/// Tells clients when the stored form of a kind changed: the first 8 bytes of SHA-256 of `group/version/kind`.
-fn storage_hash(group: &str, version: &str, kind: &str) -> String {
-    base64::engine::general_purpose::STANDARD.encode(&Sha256::digest(format!("{group}/{version}/{kind}"))[..8])
 }
 
 fn resource_list(group: &str, version: &str, list: &[Row]) -> Value {

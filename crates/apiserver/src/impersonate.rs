@@ -141,9 +141,11 @@ impl Inner {
             return None;
         }
         // A right of the account on all its nodes: which of them it is on is settled, and the rest of its extra counts for nothing.
-        let anywhere =
-            User { extra: BTreeMap::from([("authentication.kubernetes.io/associated-node-keys".to_owned(), asked.user.extra.keys().cloned().collect())]), ..asked.user.clone() };
-        let by = if at == ASSOCIATED_NODE { &anywhere } else { asked.user };
+        let anywhere = (at == ASSOCIATED_NODE).then(|| {
+            let keys = asked.user.extra.keys().cloned().collect();
+            User { extra: BTreeMap::from([("authentication.kubernetes.io/associated-node-keys".to_owned(), keys)]), ..asked.user.clone() }
+        });
+        let by = anywhere.as_ref().unwrap_or(asked.user);
         let verb = format!("{}{}", mode.on, asked.verb);
         if let Err(s) = self.authorize(&Attributes { user: by, verb: &verb, ..*asked }).await {
             return Some(Err(s));

@@ -7,12 +7,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use keles_api::Status;
 use keles_pki::Certified;
-use keles_serve::tls::{TlsError, provider};
+use keles_serve::tls::{AnyCertificate, TlsError, provider};
 use keles_serve::{Body, BoxError};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -85,23 +83,4 @@ impl Kubelets {
 
 fn dial_failed(to: &NodeAddress, what: &str, why: &dyn std::fmt::Display) -> Status {
     Status::internal(format!("error dialing backend: {what} {}:{}: {why}", to.host, to.port))
-}
-
-/// Takes any certificate: the proxy encrypts to pods and services, it does not authenticate them (upstream's InsecureSkipVerify).
-#[derive(Debug)]
-pub struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(m, c, d, &provider().signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(m, c, d, &provider().signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

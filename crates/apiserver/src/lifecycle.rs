@@ -8,11 +8,10 @@ use keles_api::Status;
 use keles_api::status::Details;
 use keles_registry::{Lifetimes, Query};
 use keles_serve::body::{self, Body};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// `--request-timeout` and its neighbours, with upstream's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,45 +69,24 @@ impl Options {
     }
 }
 
-/// Counts requests that came over the wire and are being worked on; once shut, lets no more in but those that ask about health.
+/// Knows the requests that came over the wire and are being worked on; once shut, lets no more in but those that ask about health.
 #[derive(Default)]
-pub(crate) struct Door {
-    open: AtomicUsize,
-    shut: AtomicBool,
-    emptied: Notify,
-}
-
-/// A request that is being worked on.
-pub(crate) struct Inside(Arc<Door>);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.emptied.notify_one();
-        }
-    }
-}
+pub(crate) struct Door(TaskTracker);
 
 impl Door {
-    /// `Err`: the refusal to answer with.
-    pub fn enter(self: &Arc<Self>, request_path: &str) -> Result<Inside, Response<Body>> {
+    /// Inside for as long as the token lives. `Err`: the refusal to answer with.
+    pub fn enter(&self, request_path: &str) -> Result<TaskTrackerToken, Response<Body>> {
         // Counted before the look at the door, so that who shuts it waits for whoever got past.
-        self.open.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(self.clone());
-        if self.shut.load(Ordering::SeqCst) && health::path(request_path).is_none() {
+        let inside = self.0.token();
+        if self.0.is_closed() && health::path(request_path).is_none() {
             return Err(come_again());
         }
         Ok(inside)
     }
     /// Lets no more in, and waits for those inside, but not longer than `limit`.
     pub async fn shut(&self, limit: Duration) {
-        self.shut.store(true, Ordering::SeqCst);
-        let empty = async {
-            while self.open.load(Ordering::SeqCst) > 0 {
-                self.emptied.notified().await;
-            }
-        };
-        let _ = tokio::time::timeout(limit, empty).await;
+        self.0.close();
+        let _ = tokio::time::timeout(limit, self.0.wait()).await;
     }
 }
 
@@ -159,6 +137,7 @@ fn unit(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn a_shut_door_refuses_waits_for_who_is_inside_and_still_answers_about_health() {
@@ -168,7 +147,7 @@ mod tests {
             let door = door.clone();
             async move { door.shut(Duration::from_secs(3600)).await }
         });
-        while !door.shut.load(Ordering::SeqCst) {
+        while !door.0.is_closed() {
             tokio::task::yield_now().await;
         }
         let refused = door.enter("/api/v1/pods").err().expect("shut");

@@ -26,6 +26,7 @@ pub struct OpenApi {
     index: Bytes,
     /// Other servers' parts of the v2 document.
     others: Vec<Arc<Value>>,
+    others_hash: String,
     kept: Arc<Kept>,
 }
 
@@ -89,10 +90,12 @@ impl OpenApi {
         let others: Vec<_> = state.remotes.values().map(|r| r.documents()).collect();
         paths.extend(others.iter().flat_map(|d| &d.v3).map(|(path, url)| (path.clone(), json!({"serverRelativeURL": url}))));
         let others: Vec<Arc<Value>> = others.iter().filter_map(|d| d.v2.clone()).collect();
-        let hash = if others.is_empty() { hash } else { hex::encode_upper(Sha256::digest(format!("{hash} {}", others_text(&others)))) };
+        let text = others_text(&others);
+        let others_hash = hex::encode(Sha256::digest(&text));
+        let hash = if others.is_empty() { hash } else { hex::encode_upper(Sha256::digest(format!("{hash} {text}"))) };
         let index = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree always encodes").into();
         kept.forget(|path| hashes.contains_key(path));
-        OpenApi { resources, custom, hashes, hash, index, others, kept }
+        OpenApi { resources, custom, hashes, hash, index, others, others_hash, kept }
     }
 
     pub fn index(&self) -> Bytes {
@@ -116,7 +119,7 @@ impl OpenApi {
         let _alone = self.kept.making.lock().unwrap_or_else(|e| e.into_inner());
         let form = if binary { Form::V2Binary } else { Form::V2 };
         let (own, first): (Vec<_>, Vec<_>) = self.hashes.iter().partition(|(path, _)| self.is_custom(path));
-        let first_hash = format!("{} {}", first.iter().map(|(_, hash)| hash.as_str()).collect::<String>(), others_text(&self.others));
+        let first_hash = format!("{} {}", first.iter().map(|(_, hash)| hash.as_str()).collect::<String>(), self.others_hash);
         let mut all = vec![self.kept.pieces(FIRST, form, &first_hash, || self.first(first.iter().map(|(path, _)| path.as_str()), form))];
         all.extend(own.into_iter().map(|(path, hash)| self.kept.pieces(path, form, hash, || self.addition(path, form))));
         if binary {

@@ -54,8 +54,8 @@ impl BoundObjects for FromRegistry {
 }
 
 impl Objects for FromRegistry {
-    fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Object> {
-        self.registry.read("", plural, namespace, name).map(Arc::unwrap_or_clone)
+    fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.registry.read("", plural, namespace, name)
     }
     /// Notes the day in the label that upstream's clean-up of old tokens reads, at most once a day.
     fn legacy_token_used(&self, secret: &Object) {

@@ -9,19 +9,17 @@
 
 use crate::Start;
 use crate::discovery::{Resource, discover};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
 use k8s_openapi::api::storagemigration::v1beta1::StorageVersionMigration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, CustomResourceDefinitionCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResourceList, Condition, ListMeta, ObjectMeta, Time};
 use keles_client::{MetadataOnly, ObjectKey};
 use keles_reconcile::{Context, Controller, Outcome, ReconcileError, Watches, WriteError, Writer};
+use keles_rules::storage_hash::storage_hash;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 const NAME: &str = "storage-version-migrator-controller";
@@ -127,7 +125,7 @@ impl StorageVersionMigrator {
         let request = http::Request::get(format!("/apis/{}/{}", resource.group, resource.version)).body(Vec::new()).expect("a path of names");
         let list: APIResourceList = self.client.request(request).await.map_err(ReconcileError::read(format!("reading discovery of {}", resource.name())))?;
         let shown = list.resources.into_iter().find(|r| r.name == resource.plural).and_then(|r| r.storage_version_hash);
-        Ok(shown.as_deref() == Some(&version_hash(&resource.group, storage_version(d), &resource.kind)))
+        Ok(shown.as_deref() == Some(&storage_hash(&resource.group, storage_version(d), &resource.kind)))
     }
 
     /// Says that it runs, and from which state on; the definition before the migration, so that a running one is always known there.
@@ -318,12 +316,6 @@ fn migrating(d: &CustomResourceDefinition) -> Option<&CustomResourceDefinitionCo
     d.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == MIGRATING)
 }
 
-/// How discovery names the version that is stored: upstream's `StorageVersionHash`.
-fn version_hash(group: &str, version: &str, kind: &str) -> String {
-    const BYTES: usize = 8;
-    STANDARD.encode(&Sha256::digest(format!("{group}/{version}/{kind}"))[..BYTES])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +347,6 @@ mod tests {
         assert!(set(&mut all, RUNNING, true, "MigrationRunning", "m") && !set(&mut all, RUNNING, true, "MigrationRunning", "m"));
         assert_eq!(all[0].last_transition_time, began);
         assert!(set(&mut all, RUNNING, false, "MigrationCompleted", "m") && all[0].last_transition_time != began);
-        assert_eq!(version_hash("", "v1", "ConfigMap"), "qFsyl6wFWjQ=", "as discovery of v1.36 says");
+        assert_eq!(storage_hash("", "v1", "ConfigMap"), "qFsyl6wFWjQ=", "as discovery of v1.36 says");
     }
 }

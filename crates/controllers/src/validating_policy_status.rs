@@ -90,10 +90,9 @@ impl Published {
     fn read(group: &str, version: &str, list: &Value, document: &Value) -> Published {
         let text = |v: &Value, field: &str| v[field].as_str().unwrap_or_default().to_owned();
         let resources = list["resources"].as_array().into_iter().flatten().map(|r| (text(r, "name"), text(r, "kind"))).collect();
-        let own = json!({"group": group, "version": version});
         let kind_of = |s: &Value| {
             let all = s["x-kubernetes-group-version-kind"].as_array()?;
-            all.iter().find(|g| g["group"] == own["group"] && g["version"] == own["version"]).map(|g| text(g, "kind"))
+            all.iter().find(|g| g["group"] == group && g["version"] == version).map(|g| text(g, "kind"))
         };
         let schemas = document["components"]["schemas"].as_object().into_iter().flatten().filter_map(|(_, s)| Some((kind_of(s)?, s.clone()))).collect();
         Published { resources, schemas }

@@ -32,7 +32,7 @@ pub enum Role {
     /// Run the API server alone.
     Apiserver(Box<Apiserver>),
     /// Run the scheduler alone, against any API server.
-    Scheduler(Box<Scheduler>),
+    Scheduler(Box<Elected>),
     /// Run the controllers alone, against any API server.
     ControllerManager(Box<ControllerManager>),
     /// Run the node agent alone (pods, their network and volumes), against any API server.
@@ -158,8 +158,9 @@ pub struct Part {
     pub kubeconfig: PathBuf,
 }
 
+/// A part of the control plane that may stand several times, of which one works.
 #[derive(Args)]
-pub struct Scheduler {
+pub struct Elected {
     #[command(flatten)]
     pub part: Part,
     #[command(flatten)]
@@ -171,11 +172,7 @@ pub struct Scheduler {
 #[derive(Args)]
 pub struct ControllerManager {
     #[command(flatten)]
-    pub part: Part,
-    #[command(flatten)]
-    pub secure: SecureFlags,
-    #[command(flatten)]
-    pub leader: LeaderFlags,
+    pub elected: Elected,
     /// Let each controller speak as its own service account, whose token the kubeconfig's user asks for; with =false all speak as that user.
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub use_service_account_credentials: bool,

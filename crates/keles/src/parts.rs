@@ -3,7 +3,7 @@
 use crate::controller_accounts::Accounts;
 use crate::part_http;
 use crate::part_http::access::Access;
-use crate::part_http::flags::{LeaderFlags, SecureFlags};
+use crate::part_http::flags::SecureFlags;
 use crate::{flags, node, observe_flags, server};
 use http::{Response, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
@@ -49,11 +49,11 @@ pub async fn apiserver(f: Box<flags::Apiserver>) -> Result<(), BoxError> {
     Ok(s.run(stop).await?)
 }
 
-pub async fn scheduler(f: flags::Scheduler) -> Result<(), BoxError> {
+pub async fn scheduler(f: flags::Elected) -> Result<(), BoxError> {
     let (stop, client) = (server::stop_signal()?, keles_client::from_kubeconfig(&f.part.kubeconfig).await?);
     let alone = Alone { component: "kube-scheduler", port: SCHEDULER_PORT, group: "kubescheduler.config.k8s.io", kind: "KubeSchedulerConfiguration" };
     let own = client.clone();
-    alone.run(&f.part, &f.secure, &f.leader, client, stop, |stop| keles_scheduler::run(own, keles_scheduler::Options::default(), stop)).await
+    alone.run(&f, client, stop, |stop| keles_scheduler::run(own, keles_scheduler::Options::default(), stop)).await
 }
 
 /// A part of the control plane that may stand several times, of which one works.
@@ -73,14 +73,13 @@ impl Alone {
     /// Serves health and metrics, and works for as long as it leads.
     async fn run<F: Future<Output = ()>>(
         &self,
-        part: &flags::Part,
-        secure: &SecureFlags,
-        leader: &LeaderFlags,
+        flags: &flags::Elected,
         client: kube::Client,
         stop: CancellationToken,
         work: impl FnOnce(CancellationToken) -> F,
     ) -> Result<(), BoxError> {
         let identity = format!("{}_{}", node::host_name().unwrap_or_else(|| "localhost".into()), uuid::Uuid::new_v4());
+        let flags::Elected { part, secure, leader } = flags;
         let election = leader.election(self.component, &identity)?;
         let lost = Arc::new(AtomicBool::new(false));
         let serving = match secure.address(self.port) {
@@ -170,7 +169,7 @@ fn pages_of(component: &'static str) -> Component {
 
 /// Controllers speak as their own accounts or as the kubeconfig's user; the API server's CA is the kubeconfig's.
 pub async fn controller_manager(f: flags::ControllerManager) -> Result<(), BoxError> {
-    let (stop, kubeconfig) = (server::stop_signal()?, &f.part.kubeconfig);
+    let (stop, kubeconfig) = (server::stop_signal()?, &f.elected.part.kubeconfig);
     let options = keles_controllers::Options {
         root_ca: authority_of(kubeconfig)?,
         signer: f.signing.authority()?.map(Arc::new),
@@ -183,7 +182,7 @@ pub async fn controller_manager(f: flags::ControllerManager) -> Result<(), BoxEr
     let accounts = if f.use_service_account_credentials { Some(Accounts::open(kubeconfig).await?) } else { None };
     let own = client.clone();
     let client_for = move |user: &str| accounts.as_ref().map_or_else(|| own.clone(), |a| a.client(user));
-    alone.run(&f.part, &f.secure, &f.leader, client, stop, |stop| keles_controllers::run(client_for, options, stop)).await
+    alone.run(&f.elected, client, stop, |stop| keles_controllers::run(client_for, options, stop)).await
 }
 
 /// PEM of the authority that a kubeconfig trusts; empty when it names none.

@@ -50,8 +50,8 @@ impl Pods {
 
     /// The pods that hold resources and ports here, but for one.
     pub fn holding(&self, except_uid: &str) -> Vec<Arc<Pod>> {
-        let holds = |view: &View| !view.status.phase.as_deref().is_some_and(phase::is_terminal) && view.pod.metadata.uid.as_deref() != Some(except_uid);
-        self.views().into_iter().filter(holds).map(|view| view.pod).collect()
+        let others = |view: &View| holds(view) && view.pod.metadata.uid.as_deref() != Some(except_uid);
+        self.views().into_iter().filter(others).map(|view| view.pod).collect()
     }
 
     /// Follows the API and the runtime until `stop`.
@@ -134,8 +134,7 @@ impl Pods {
     /// The status of a pod that this node cannot take.
     fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Option<PodStatus> {
         let views: Vec<View> = handles.values().map(Handle::view).collect();
-        let holds = |view: &&View| !view.status.phase.as_deref().is_some_and(phase::is_terminal);
-        let others: Vec<&Pod> = views.iter().filter(holds).map(|view| view.pod.as_ref()).collect();
+        let others: Vec<&Pod> = views.iter().filter(|view| holds(view)).map(|view| view.pod.as_ref()).collect();
         let Refusal { reason, message } = admission::admit(pod, &node_of(agent), &others).err()?;
         agent.events.pod(pod, WARNING, &reason, message.clone());
         let spec = pod.spec.as_ref()?;
@@ -223,6 +222,11 @@ impl Leftovers {
             tokio::spawn(async move { remove_orphan(&agent, &uid, adopted).await });
         }
     }
+}
+
+/// Whether a pod holds resources and ports here.
+fn holds(view: &View) -> bool {
+    !view.status.phase.as_deref().is_some_and(phase::is_terminal)
 }
 
 fn pod_dirs(agent: &Agent) -> Vec<String> {

@@ -13,7 +13,7 @@ mod self_signed;
 mod signing;
 mod token_key;
 
-pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject, dns_names};
+pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject, certificates, dns_names};
 pub use files::write_atomically;
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
 pub use requests::{CertificateRequest, not_after};

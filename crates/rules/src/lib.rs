@@ -1,4 +1,4 @@
-//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template hash.
+//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template and storage hash.
 //!
 //! Pure, over the typed objects. One file a fact.
 
@@ -8,5 +8,6 @@ pub mod qos;
 pub mod quota;
 pub mod readiness;
 pub mod requests;
+pub mod storage_hash;
 pub mod template_hash;
 pub mod tolerations;

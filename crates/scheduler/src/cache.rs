@@ -7,6 +7,14 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+/// The profile of pods that name none.
+pub const DEFAULT_PROFILE: &str = "default-scheduler";
+
+/// Whose pod it is.
+pub fn profile_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(DEFAULT_PROFILE)
+}
+
 /// A port that a pod takes on its node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {

@@ -3,7 +3,7 @@
 //! Counted as it happens and read off nothing: a scrape costs the scheduler no lock. What each plugin takes is measured for one pod of
 //! [`SAMPLED`], as upstream does. Deliberately absent: figures of preemption and of what is not built.
 
-use crate::cache::PodInfo;
+use crate::cache::{PodInfo, profile_of};
 use keles_observe::metrics::{Collect, CounterVec, Gauge, GaugeVec, HistogramVec, alpha, beta, register, stable};
 use rand::Rng;
 use std::sync::{Arc, OnceLock};
@@ -171,8 +171,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn of(pod: &PodInfo) -> Meter {
-        let profile = pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler").into();
-        Meter { profile, sampled: rand::rng().random_range(0..SAMPLED) == 0 }
+        Meter { profile: profile_of(&pod.pod).into(), sampled: rand::rng().random_range(0..SAMPLED) == 0 }
     }
     /// Runs an extension point; what it says is good decides the status.
     pub fn point<T>(&self, name: &str, good: impl Fn(&T) -> bool, run: impl FnOnce() -> T) -> T {

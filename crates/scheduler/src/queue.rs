@@ -3,7 +3,7 @@
 //! A rejected pod waits until an event that a plugin that rejected it says may help; it then goes on when its back-off is over (1 s doubling to 10 s),
 //! or at once when nothing else is to do. Events that happen while a pod is in a cycle count for it too. Pure: time is given.
 
-use crate::cache::PodInfo;
+use crate::cache::{PodInfo, profile_of};
 use crate::framework::Event;
 use crate::metrics::{self, Waiting};
 use crate::plugins::ALL;
@@ -159,7 +159,7 @@ impl Queue {
         self.leave(uid);
         self.settle(uid, Place::Unschedulable { until, sequence });
         let Some(entry) = self.entries.get(uid) else { return };
-        metrics::rejected(profile(entry), &entry.rejected_by, true);
+        metrics::rejected(profile_of(&entry.pod.pod), &entry.rejected_by, true);
         if helped {
             self.go_on(uid, now, reason::FAILED);
         } else {
@@ -244,7 +244,7 @@ impl Queue {
             self.waiting[queue as usize] -= 1;
         }
         if matches!(entry.place, Place::Unschedulable { .. }) {
-            metrics::rejected(profile(entry), &entry.rejected_by, false);
+            metrics::rejected(profile_of(&entry.pod.pod), &entry.rejected_by, false);
         }
         match entry.place {
             Place::Active(priority, sequence) => _ = self.active.remove(&(priority, sequence)),
@@ -264,10 +264,6 @@ impl Queue {
         }
         self.entries.get_mut(uid).expect("only known pods are settled").place = place;
     }
-}
-
-fn profile(entry: &Entry) -> &str {
-    entry.pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler")
 }
 
 fn helps(entry: &Entry, event: &Event) -> bool {

@@ -1,6 +1,6 @@
 //! The scheduler at work: watches in, bindings out.
 
-use crate::cache::{Cache, PodInfo};
+use crate::cache::{Cache, DEFAULT_PROFILE, PodInfo, profile_of};
 use crate::cycle::{NoFit, Rotation, schedule};
 use crate::framework::{BindError, Binding, Event};
 use crate::metrics::{self, Outcome};
@@ -39,7 +39,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { name: "default-scheduler".into(), host: String::new(), informers: None }
+        Options { name: DEFAULT_PROFILE.into(), host: String::new(), informers: None }
     }
 }
 
@@ -129,7 +129,7 @@ impl Scheduler {
         self.wake.notify_one();
     }
     fn is_ours(&self, pod: &Pod) -> bool {
-        pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler") == self.name
+        profile_of(pod) == self.name
     }
 
     async fn work(self: Arc<Self>) {

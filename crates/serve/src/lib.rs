@@ -10,6 +10,6 @@ pub mod server;
 pub mod tls;
 
 pub use body::{Body, BoxError, ReadError};
-pub use server::{ConnInfo, Limits, Server};
+pub use server::{ConnInfo, Limits, Server, run_plain};
 
 pub mod streams;

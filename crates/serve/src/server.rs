@@ -80,58 +80,87 @@ impl Server {
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let http = Arc::new(protocol(&self.limits));
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
-        let open = TaskTracker::new();
-        let leave = CancellationToken::new();
-        let gone = CancellationToken::new();
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { break };
-            let accepted = tokio::select! {
-                a = self.listener.accept() => a,
-                () = shutdown.cancelled() => break,
-            };
-            let (tcp, peer) = match accepted {
-                Ok(a) => a,
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let acceptor = TlsAcceptor::from(self.tls.current());
-            let (http, connect, gone, handshake) = (http.clone(), connect.clone(), gone.clone(), self.limits.handshake);
-            let away = leave.child_token();
-            open.spawn(async move {
-                let _slot = slot;
-                let serve = async {
-                    let Some((io, info)) = shake_hands(acceptor, tcp, peer, handshake, away.clone()).await else { return };
-                    let handler = connect(info);
-                    let service = service_fn(move |r| {
-                        let answer = handler(r);
-                        async move { Ok::<_, Infallible>(answer.await) }
-                    });
-                    let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(io, service));
-                    let ended = tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = away.cancelled() => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    };
-                    if let Err(error) = ended {
-                        tracing::debug!(%peer, error, "connection ended");
+        let (tls, handshake) = (self.tls, self.limits.handshake);
+        let shake = move |tcp, peer, away| shake_hands(TlsAcceptor::from(tls.current()), tcp, peer, handshake, away);
+        accept(self.listener, self.limits, shake, connect, shutdown).await;
+    }
+}
+
+/// The same as [`Server::run`] without TLS: what upstream serves to everybody who reaches the address.
+pub async fn run_plain<C, H, F>(listener: TcpListener, limits: Limits, connect: C, shutdown: CancellationToken)
+where
+    C: Fn(ConnInfo) -> H + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let shake = |tcp: TcpStream, peer, away| {
+        let _ = tcp.set_nodelay(true);
+        std::future::ready(Some((TokioIo::new(tcp), ConnInfo { peer, certificates: Arc::default(), away })))
+    };
+    accept(listener, limits, shake, connect, shutdown).await;
+}
+
+/// The loop of both; `shake` makes of a connection what requests come over, or nothing.
+async fn accept<S, T, IO, C, H, F>(listener: TcpListener, limits: Limits, shake: S, connect: C, shutdown: CancellationToken)
+where
+    S: Fn(TcpStream, SocketAddr, CancellationToken) -> T,
+    T: Future<Output = Option<(IO, ConnInfo)>> + Send + 'static,
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    C: Fn(ConnInfo) -> H + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let http = Arc::new(protocol(&limits));
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let open = TaskTracker::new();
+    let leave = CancellationToken::new();
+    let gone = CancellationToken::new();
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            a = listener.accept() => a,
+            () = shutdown.cancelled() => break,
+        };
+        let (tcp, peer) = match accepted {
+            Ok(a) => a,
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let away = leave.child_token();
+        let shaken = shake(tcp, peer, away.clone());
+        let (http, connect, gone) = (http.clone(), connect.clone(), gone.clone());
+        open.spawn(async move {
+            let _slot = slot;
+            let serve = async {
+                let Some((io, info)) = shaken.await else { return };
+                let handler = connect(info);
+                let service = service_fn(move |r| {
+                    let answer = handler(r);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(io, service));
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = away.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
                     }
                 };
-                tokio::select! { () = serve => {}, () = gone.cancelled() => {} }
-            });
-        }
-        drop(self.listener);
-        leave.cancel();
-        open.close();
-        let _ = tokio::time::timeout(self.limits.drain, open.wait()).await;
-        gone.cancel();
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, error, "connection ended");
+                }
+            };
+            tokio::select! { () = serve => {}, () = gone.cancelled() => {} }
+        });
     }
+    drop(listener);
+    leave.cancel();
+    open.close();
+    let _ = tokio::time::timeout(limits.drain, open.wait()).await;
+    gone.cancel();
 }
 
 async fn shake_hands(

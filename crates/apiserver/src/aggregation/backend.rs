@@ -5,7 +5,6 @@
 
 use super::documents::Documents;
 use crate::http_proxy::service_address;
-use crate::kubelet::AnyCertificate;
 use crate::server::Inner;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use keles_api::Object;
 use keles_auth::User;
 use keles_pki::Certified;
-use keles_serve::tls::provider;
+use keles_serve::tls::{AnyCertificate, provider};
 use keles_serve::{Body, body};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};

@@ -20,7 +20,7 @@ const SECRET_CHARS: usize = 16;
 /// Stored objects as authenticators see them.
 pub trait Objects: Send + Sync + 'static {
     /// An object of the core group; `None` when there is none.
-    fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Object>;
+    fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
     /// A legacy token of this Secret was used (upstream notes the day in a label).
     fn legacy_token_used(&self, _secret: &Object) {}
 }
@@ -102,8 +102,8 @@ mod tests {
 
     struct One(Object);
     impl Objects for One {
-        fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Object> {
-            ((plural, namespace, name) == ("secrets", NAMESPACE, "bootstrap-token-abcdef")).then(|| self.0.clone())
+        fn read(&self, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+            ((plural, namespace, name) == ("secrets", NAMESPACE, "bootstrap-token-abcdef")).then(|| Arc::new(self.0.clone()))
         }
     }
 

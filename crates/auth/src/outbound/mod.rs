@@ -17,10 +17,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -234,7 +232,7 @@ impl Reach {
         let builder = ClientConfig::builder_with_provider(keles_serve::tls::provider()).with_safe_default_protocol_versions().map_err(OutboundError::Tls)?;
         let builder = match &self.roots {
             Some(roots) => builder.with_root_certificates(roots.clone()),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)),
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(keles_serve::tls::AnyCertificate)),
         };
         let tls = match identity {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(OutboundError::Tls)?,
@@ -249,25 +247,6 @@ impl Reach {
             None => builder.enable_http1().wrap_connector(self.dial.clone()),
         };
         Ok(Client::builder(TokioExecutor::new()).build(connector))
-    }
-}
-
-/// Takes any server: only where the operator says so.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &keles_serve::tls::provider().signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &keles_serve::tls::provider().signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        keles_serve::tls::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -88,7 +88,7 @@ impl Access {
     }
 
     fn trust(&self, pem: &str) -> Result<(), HttpError> {
-        let ders: Vec<Vec<u8>> = rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(Result::ok).map(|c| c.to_vec()).collect();
+        let ders: Vec<Vec<u8>> = keles_pki::certificates(pem).iter().map(|c| c.to_vec()).collect();
         let verifier = tls::client_verifier(&ders)?;
         self.tls.replace(&settings(&self.own, Some(verifier.clone()))?);
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Some(verifier);
@@ -105,7 +105,7 @@ impl Access {
             return Ok(());
         }
         let verb = method.as_str().to_ascii_lowercase();
-        let attributes = Attributes { user: &user, verb: verb.as_str(), group: "", version: "", resource: "", subresource: "", namespace: "", name: "", path, selectors: None };
+        let attributes = Attributes { verb: &verb, path, ..Attributes::of(&user) };
         self.decide(&user, &verb, path).await?.map_err(|why| attributes.forbidden(&why))
     }
 

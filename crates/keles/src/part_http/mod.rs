@@ -12,8 +12,6 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use keles_api::Status;
 use keles_apiserver::health::{self, Check};
 use keles_apiserver::metrics::checks;
@@ -23,12 +21,10 @@ use keles_observe::pages::{self, Component};
 use keles_registry::Query;
 use keles_serve::{Body, BoxError, Limits, Server};
 use serde_json::Value;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Roots of what is served, for `/statusz`.
 pub const PATHS: &[&str] = &["/configz", "/debug", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz"];
@@ -143,37 +139,19 @@ pub async fn serve_plain<F>(part: Arc<Part>, own: F, listener: TcpListener, stop
 where
     F: Fn(&str) -> Option<Response<Body>> + Clone + Send + Sync + 'static,
 {
-    let open = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            a = listener.accept() => a,
-            () = stop.cancelled() => break,
-        };
-        let Ok((tcp, _)) = accepted else { continue };
-        let (part, own, stop) = (part.clone(), own.clone(), stop.clone());
-        open.spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (part, own) = (part.clone(), own.clone());
-                async move {
-                    Ok::<_, Infallible>(match own(request.uri().path()) {
-                        Some(answer) => answer,
-                        None => part.answer(boxed(request)).await,
-                    })
+    let connect = move |_| {
+        let (part, own) = (part.clone(), own.clone());
+        move |request: Request<Incoming>| {
+            let (part, own) = (part.clone(), own.clone());
+            async move {
+                match own(request.uri().path()) {
+                    Some(answer) => answer,
+                    None => part.answer(boxed(request)).await,
                 }
-            });
-            let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(tcp), service));
-            let _ = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-        });
-    }
-    open.close();
-    let _ = tokio::time::timeout(Limits::default().drain, open.wait()).await;
+            }
+        }
+    };
+    keles_serve::run_plain(listener, Limits::default(), connect, stop).await;
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ impl Worker {
                 changed.push((id, container.clone()));
             }
         }
-        let known: Vec<String> = self.records.iter().map(|record| record.id.clone()).collect();
-        self.running_with.retain(|id, _| known.contains(id));
+        let records = &self.records;
+        self.running_with.retain(|id, _| records.iter().any(|record| record.id == *id));
         let whole = resources::of_pod(spec);
         if changed.is_empty() && self.pod_figures == whole {
             self.finish_resize(None);

@@ -1,5 +1,6 @@
 //! A bundle's folder: `config.json` read, checked, and what we do not do refused by name.
 
+use crate::steps::privileges::Filter;
 use crate::wire::{Failure, at};
 use keles_linux::seccomp::Profile;
 use keles_oci::runtime::{Hook, Process, Spec};
@@ -14,6 +15,8 @@ pub struct Bundle {
     pub folder: PathBuf,
     pub rootfs: PathBuf,
     pub spec: Spec,
+    /// Its seccomp profile, as what the kernel takes.
+    pub filter: Option<Filter>,
     /// The file as it was read: later commands go by this, not by what the bundle has become.
     pub text: Vec<u8>,
 }
@@ -26,10 +29,10 @@ pub fn load(folder: &Path) -> Result<Bundle, Failure> {
     let failed = |e: std::io::Error| Failure::new("read bundle", format!("{}: {e}", folder.display()));
     let folder = std::fs::canonicalize(folder).map_err(failed)?;
     let text = read_limited(&folder.join(CONFIG))?;
-    let spec = parse(&text)?;
+    let (spec, filter) = parse(&text)?;
     let root = &spec.root.as_ref().expect("checked by parse").path;
     let rootfs = std::fs::canonicalize(folder.join(root)).map_err(|e| Failure::new("find root", format!("{}: {e}", folder.join(root).display())))?;
-    Ok(Bundle { folder, rootfs, spec, text })
+    Ok(Bundle { folder, rootfs, spec, filter, text })
 }
 
 pub fn read_limited(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -40,8 +43,15 @@ pub fn read_limited(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// Reads and checks.
-pub fn parse(text: &[u8]) -> Result<Spec, Failure> {
+/// Reads and checks, the seccomp profile by compiling it.
+fn parse(text: &[u8]) -> Result<(Spec, Option<Filter>), Failure> {
+    let spec = kept(text)?;
+    let filter = seccomp(&spec)?;
+    Ok((spec, filter))
+}
+
+/// What a container keeps of its bundle; its profile was compiled when it was made, which takes longer than the rest.
+pub fn kept(text: &[u8]) -> Result<Spec, Failure> {
     let spec = Spec::parse(text).map_err(|e| refuse(format!("{CONFIG}: {e}")))?;
     check(&spec)?;
     Ok(spec)
@@ -73,7 +83,7 @@ fn check(spec: &Spec) -> Result<(), Failure> {
     }
     match spec.mounts.iter().find(|m| m.destination.as_os_str().is_empty()) {
         Some(m) => Err(refuse(format!("a mount of {:?} has no destination", m.source))),
-        None => seccomp(spec).map(drop),
+        None => Ok(()),
     }
 }
 
@@ -158,7 +168,7 @@ fn check_sysctl(name: &str, has: &impl Fn(&str) -> bool) -> Result<(), Failure> 
 }
 
 /// The profile of the `seccomp` section, as what the kernel takes.
-pub fn seccomp(spec: &Spec) -> Result<Option<crate::steps::privileges::Filter>, Failure> {
+pub fn seccomp(spec: &Spec) -> Result<Option<Filter>, Failure> {
     let Some(section) = &spec.linux.seccomp else { return Ok(None) };
     let profile: Profile = serde_json::from_value(section.clone()).map_err(at("read seccomp profile"))?;
     crate::steps::privileges::compile(&profile).map(Some)

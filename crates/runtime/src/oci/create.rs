@@ -9,6 +9,7 @@ use super::init::{self, Init};
 use super::namespaces;
 use super::state::{Container, START, Saved, Store, start_time};
 use super::{devices, hooks, mounts, resources};
+use crate::shim::{ERROR_MARK, report_failure};
 use crate::steps::terminal::TERMINAL_MARK;
 use crate::wire::{Failure, at};
 use keles_linux::cgroup::{Group, Layout};
@@ -16,7 +17,6 @@ use keles_linux::{fdpass, mount, process, signal};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-pub const ERROR_MARK: u8 = b'E';
 /// From the first process: run the hooks of the host's side; everything is mounted.
 pub const HOOKS_MARK: u8 = b'H';
 /// From the first process: it waits to be started.
@@ -77,7 +77,6 @@ fn build(folder: &Path, id: &str, bundle: &Bundle, options: &CreateOptions) -> R
         annotations: spec.annotations.clone(),
         cgroup: group.path().to_owned(),
         layout,
-        own_pids: spec.linux.namespaces.iter().any(|n| n.kind == "pid" && n.path.is_none()),
     };
     let mut container = Container { folder: folder.to_owned(), saved };
     let made = confine(&container, spec, &group).and_then(|()| launch(&mut container, bundle, &group, options));
@@ -125,7 +124,6 @@ fn launch(container: &mut Container, bundle: &Bundle, group: &Group, options: &C
     let init = Init {
         bundle,
         options,
-        filter: bundle::seccomp(spec)?,
         sources: mounts::prepare(spec, &bundle.folder)?,
         own_groups: if namespaces.mounts && !namespaces.new_cgroup { mounts::open_own_groups(group)? } else { Vec::new() },
         doors: group.doors(birth_place.is_some()).map_err(at("open cgroup"))?,
@@ -188,10 +186,6 @@ fn make_through_stage(init: &Init<'_>, listener: OwnedFd, theirs: OwnedFd, repor
         (Some(&PID_MARK), Some(pid)) => Ok(i32::from_ne_bytes(pid)),
         _ => Err(failure_of(&message)),
     }
-}
-
-pub fn report_failure(report: &OwnedFd, failure: &Failure) -> i32 {
-    crate::shim::report_failure(report, failure)
 }
 
 /// The failure that a message tells.

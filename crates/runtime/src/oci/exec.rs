@@ -1,9 +1,10 @@
 //! `exec`: one more process in a running container, in its namespaces and groups, by default with its identity and rules.
 
-use super::create::{CreateOptions, READY_MARK, failure_of, hand_over, report_failure, write_pid_file};
+use super::create::{CreateOptions, READY_MARK, failure_of, hand_over, write_pid_file};
 use super::process::Identity;
 use super::state::{Container, Status};
 use super::{bundle, namespaces};
+use crate::shim::report_failure;
 use crate::steps::command::{self, Command};
 use crate::steps::terminal::{self, TERMINAL_MARK};
 use crate::wire::{Failure, at};

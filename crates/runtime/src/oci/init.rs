@@ -1,12 +1,13 @@
 //! A container's first process, from its making to its command: the list of steps that a bundle asks for, in the specification's order.
 
-use super::create::{CreateOptions, GO, HOOKS_MARK, READY_MARK, report_failure};
+use super::create::{CreateOptions, GO, HOOKS_MARK, READY_MARK};
 use super::mounts::{Prepared, View};
 use super::namespaces::Namespaces;
 use super::process::Identity;
 use super::{bundle, devices, hooks};
+use crate::shim::report_failure;
 use crate::steps::command::{self, Command};
-use crate::steps::{masks, privileges::Filter, root, terminal};
+use crate::steps::{masks, root, terminal};
 use crate::wire::{Failure, at};
 use keles_linux::cgroup::{self, Group, Layout};
 use keles_linux::mount::{self, Attributes, Propagation};
@@ -21,7 +22,6 @@ use std::path::{Path, PathBuf};
 pub struct Init<'a> {
     pub bundle: &'a bundle::Bundle,
     pub options: &'a CreateOptions,
-    pub filter: Option<Filter>,
     pub sources: Vec<Prepared>,
     pub own_groups: Vec<(PathBuf, OwnedFd)>,
     pub doors: Vec<OwnedFd>,
@@ -65,7 +65,7 @@ fn set_up(init: &Init<'_>, report: &OwnedFd) -> Result<Identity, Failure> {
     if let Some(personality) = &spec.linux.personality {
         super::process::set_personality(personality)?;
     }
-    let identity = Identity::prepare(p, init.filter.clone())?;
+    let identity = Identity::prepare(p, init.bundle.filter.clone())?;
     fdpass::send(report, &[HOOKS_MARK], &[]).map_err(at("talk to create"))?;
     wait_for_go(report)?;
     hooks::run("createContainer", &spec.hooks.create_container, &State { pid: std::process::id() as i32, ..init.state.clone() })?;

@@ -72,7 +72,7 @@ fn delete(store: &Store, id: &str, force: bool) -> Result<(), Failure> {
 
 /// What a killed `create` left: its groups, with whoever is in them, are found by the configuration that it kept first of all.
 fn remove_unfinished(folder: &std::path::Path, id: &str) -> Result<(), Failure> {
-    if let Ok(spec) = bundle::read_limited(&folder.join(bundle::CONFIG)).and_then(|text| bundle::parse(&text)) {
+    if let Ok(spec) = bundle::read_limited(&folder.join(bundle::CONFIG)).and_then(|text| bundle::kept(&text)) {
         let layout = keles_linux::cgroup::Layout::discover_with(&resources::controllers(&spec.linux.resources)).map_err(at("find cgroups"))?;
         let group = layout.group(&create::cgroup_path(&spec.linux.cgroups_path, id)).map_err(at("cgroup"))?;
         group.destroy().map_err(at("remove cgroup"))?;

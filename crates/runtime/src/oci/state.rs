@@ -31,8 +31,6 @@ pub struct Saved {
     pub annotations: BTreeMap<String, String>,
     pub cgroup: String,
     pub layout: Layout,
-    /// Its processes end with the first, as it is the first of its pid namespace.
-    pub own_pids: bool,
 }
 
 pub struct Store {
@@ -119,7 +117,7 @@ impl Container {
     }
 
     pub fn spec(&self) -> Result<Spec, Failure> {
-        bundle::parse(&bundle::read_limited(&self.folder.join(bundle::CONFIG))?)
+        bundle::kept(&bundle::read_limited(&self.folder.join(bundle::CONFIG))?)
     }
 
     pub fn group(&self) -> Result<Group, Failure> {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// After the last process is gone its pipes are closed; this is for descriptors that leaked elsewhere.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// The mark of an error report; a terminal is sent with [`TERMINAL_MARK`].
-const ERROR_MARK: u8 = b'E';
+pub const ERROR_MARK: u8 = b'E';
 
 /// A child that is on its way to exec.
 pub struct Launch {

@@ -17,7 +17,7 @@ use crate::wire::{Event, Failure, Message, Operation, Request, SANDBOX_FILE, San
 pub(crate) use attach::set_window_size;
 use connection::Connection;
 use container::Container;
-pub(crate) use container::report_failure;
+pub(crate) use container::{ERROR_MARK, report_failure};
 use exec::Exec;
 use keles_linux::{fdpass, process, signal};
 use pod::Pod;

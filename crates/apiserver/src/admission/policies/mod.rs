@@ -51,6 +51,14 @@ impl Turn<'_> {
     }
 }
 
+/// A policy that is about an object.
+struct Bound<'t> {
+    /// The version it sees it in.
+    version: Served,
+    /// The bindings through which it acts, with the parameters of each.
+    bindings: Vec<(&'t Binding, Result<Params, String>)>,
+}
+
 impl<'a> Stage<'a> {
     fn new(a: &'a Attributes<'a>, server: &'a Later, object: Option<&Object>) -> Self {
         let of_request = || (!a.request.namespace.is_empty()).then(|| a.registry.read("", "namespaces", "", &a.request.namespace)).flatten();
@@ -62,33 +70,26 @@ impl<'a> Stage<'a> {
         o.map_or(Value::Null, |o| subject::in_version(self.a, o, version).0)
     }
 
-    /// The version in which a policy sees the object as it is now; none when the policy is not about it.
-    fn version(&self, policy: &Policy, object: Option<&Object>) -> Option<Served> {
-        policy.matching.version(self.a).filter(|_| policy.matching.selects(self.a, object, self.namespace.as_deref()))
-    }
-
-    /// The bindings through which a policy acts on the object as it is now, with the parameters of each.
-    async fn bound<'t>(&self, policy: &'t Policy, object: Option<&Object>) -> Vec<(&'t Binding, Result<Params, String>)> {
-        let mut all = Vec::new();
-        if self.version(policy, object).is_none() {
-            return all;
-        }
+    /// How a policy acts on the object as it is now; `None`: it is not about it.
+    async fn bound<'t>(&self, policy: &'t Policy, object: Option<&Object>) -> Option<Bound<'t>> {
+        let version = policy.matching.version(self.a).filter(|_| policy.matching.selects(self.a, object, self.namespace.as_deref()))?;
+        let mut bindings = Vec::new();
         for binding in &policy.bindings {
             if let Some(m) = &binding.matching
                 && ((!m.rules.is_empty() && m.version(self.a).is_none()) || !m.selects(self.a, object, self.namespace.as_deref()))
             {
                 continue;
             }
-            all.push((binding, params::of(self.a, policy, binding).await));
+            bindings.push((binding, params::of(self.a, policy, binding).await));
         }
-        all
+        Some(Bound { version, bindings })
     }
 
     /// Every turn of a policy for the object as it is now; problems before an evaluation are told by binding.
-    fn turns<'t>(&'t self, policy: &'t Policy, object: Option<&Object>, bound: Vec<(&'t Binding, Result<Params, String>)>) -> Vec<Result<Turn<'t>, (&'t Binding, String)>> {
-        let Some(version) = self.version(policy, object) else { return Vec::new() };
+    fn turns<'t>(&'t self, policy: &'t Policy, object: Option<&Object>, bound: Option<Bound<'t>>) -> Vec<Result<Turn<'t>, (&'t Binding, String)>> {
+        let Some(Bound { version, bindings }) = bound else { return Vec::new() };
         let mut all = Vec::new();
-        for (binding, params) in bound {
+        for (binding, params) in bindings {
             let params = match params {
                 Ok(Params::None) => vec![Value::Null],
                 Ok(Params::Some(all)) => all,

@@ -55,15 +55,18 @@ impl Admission for MutatingPolicies {
 /// One policy with all its bindings; whether it changed the object.
 async fn run(a: &Attributes<'_>, server: &Later, policy: &Policy, o: &mut Object) -> Result<bool, Status> {
     let mut changed = false;
-    // Each turn sees what the one before it did.
-    let stage = Stage::new(a, server, Some(o));
-    let bound = stage.bound(policy, Some(o)).await;
-    let count = stage.turns(policy, Some(o), bound).len();
-    for i in 0..count {
+    // Each turn sees what the one before it did; how many there are is settled by the first look.
+    let (mut at, mut count) = (0, 1);
+    while at < count {
         let made = {
             let stage = Stage::new(a, server, Some(o));
             let bound = stage.bound(policy, Some(o)).await;
-            let Some(turn) = stage.turns(policy, Some(o), bound).into_iter().nth(i) else { continue };
+            let turns = stage.turns(policy, Some(o), bound);
+            if at == 0 {
+                count = turns.len();
+            }
+            at += 1;
+            let Some(turn) = turns.into_iter().nth(at - 1) else { continue };
             match turn {
                 Ok(t) => mutated(a, &t).map(|m| m.map(|m| (m, t.version))).map_err(|why| (t.binding.name.clone(), why)),
                 Err((binding, why)) => Err((binding.name.clone(), format!("failed to configure binding: {why}"))),

@@ -64,7 +64,7 @@ fn unpack_layer(layout: &Layout, archive: &Archive, image: &Found, layer: &Found
         Slot::Present(size) => Ok(size),
         Slot::Missing(_lock) => {
             let shown = image.tags.first().cloned().unwrap_or_else(|| image.id.to_string());
-            layer::make(layout, &Expected { image: &shown, diff_id: &layer.diff_id, blob: layer.blob.as_ref() }, archive.reader(&layer.name)?)
+            layer::make(layout, &Expected { image: &shown, diff_id: &layer.diff_id, blob: layer.blob.as_ref() }, archive.reader(&layer.name)?, || ())
         }
     }
 }

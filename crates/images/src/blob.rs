@@ -18,10 +18,14 @@ impl<R: Read> Hashing<R> {
         Hashing { inner, hasher: Hasher::default() }
     }
 
-    /// Reads to the end, since a digest is of everything: the digest and what was read from.
-    pub fn finish(mut self) -> io::Result<(Digest, R)> {
-        io::copy(&mut self, &mut io::sink())?;
-        Ok((self.hasher.finish(), self.inner))
+    /// Reads to the end, since a digest is of everything.
+    pub fn drain(&mut self) -> io::Result<()> {
+        io::copy(self, &mut io::sink()).map(drop)
+    }
+
+    /// The digest of what was read, and what it was read from.
+    pub fn finish(self) -> (Digest, R) {
+        (self.hasher.finish(), self.inner)
     }
 }
 

@@ -6,6 +6,10 @@ use crate::{find, parse};
 use keles_oci::Digest;
 use keles_oci::digest::is_hex_id;
 use std::collections::HashSet;
+use std::time::Duration;
+
+/// What came of a blob is kept so long for a pull that goes on with it.
+const PARTIAL_AGE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Removes a name, or the image with its last name or when asked for by id.
 pub fn remove(layout: &Layout, wanted: &str) -> Result<(), ImageError> {
@@ -74,11 +78,25 @@ pub fn leftovers(layout: &Layout) -> Result<(), ImageError> {
         // Without a layer its size says nothing; a stale one is replaced when the layer returns.
         let _ = std::fs::remove_file(layout.size_file(&diff_id));
     }
+    stale_partials(layout)?;
     let folder = layout.tmp();
     for entry in std::fs::read_dir(&folder).map_err(disk(&folder))?.flatten() {
         let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
         let removed = if is_folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
         removed.map_err(disk(&entry.path()))?;
+    }
+    Ok(())
+}
+
+fn stale_partials(layout: &Layout) -> Result<(), ImageError> {
+    let folder = layout.partials();
+    for entry in std::fs::read_dir(&folder).map_err(disk(&folder))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let made = name.split('-').next().is_some_and(|hex| layout.layers().join(hex).exists());
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if made || age.is_some_and(|age| age > PARTIAL_AGE_LIMIT) {
+            std::fs::remove_file(entry.path()).map_err(disk(&entry.path()))?;
+        }
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub enum RegistryFault {
 impl RegistryFault {
     /// Whether the same request may well succeed at once.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, RegistryFault::Unreachable { .. }) || matches!(self, RegistryFault::Status { status: 500.., .. })
+        matches!(self, RegistryFault::Unreachable { .. }) || matches!(self, RegistryFault::Status { status: 429 | 500.., .. })
     }
 }
 

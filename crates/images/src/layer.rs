@@ -41,10 +41,12 @@ pub struct Expected<'a> {
     pub blob: Option<&'a Digest>,
 }
 
-/// Streams a blob into the layer's folder; the bytes of its files. The caller holds the layer's lock. Blocks.
-pub fn make(layout: &Layout, expected: &Expected, blob: impl Read) -> Result<u64, ImageError> {
+/// Streams a blob into the layer's folder; the bytes of its files. `verified` is called when everything is there and right, before it is made
+/// durable. The caller holds the layer's lock. Blocks.
+pub fn make(layout: &Layout, expected: &Expected, blob: impl Read, verified: impl FnOnce()) -> Result<u64, ImageError> {
     let temporary = layout.new_tmp();
     let made = unpack_verified(&temporary, expected, blob).and_then(|size| {
+        verified();
         layout.replace(&layout.size_file(expected.diff_id), size.to_string().as_bytes())?;
         settle(layout, &temporary, expected.diff_id).map(|()| size)
     });
@@ -58,6 +60,7 @@ pub fn make(layout: &Layout, expected: &Expected, blob: impl Read) -> Result<u64
 fn unpack_verified(temporary: &std::path::Path, expected: &Expected, blob: impl Read) -> Result<u64, ImageError> {
     let failed = |reason: UnpackError| match reason {
         UnpackError::Write { entry, reason } if reason.kind() == std::io::ErrorKind::StorageFull => ImageError::Disk { path: format!("{} ({entry})", temporary.display()), reason },
+        UnpackError::Read(reason) if reason.kind() == std::io::ErrorKind::StorageFull => ImageError::Disk { path: temporary.display().to_string(), reason },
         reason => ImageError::Layer { image: expected.image.to_string(), layer: expected.diff_id.clone(), reason },
     };
     let read_failed = |e| failed(UnpackError::Read(e));
@@ -65,16 +68,21 @@ fn unpack_verified(temporary: &std::path::Path, expected: &Expected, blob: impl 
     let decompressed = Decompressed::new(Hashing::new(blob)).map_err(read_failed)?;
     let mut tar = Hashing::new(decompressed);
     let unpacked = unpack::unpack(&mut tar, temporary);
-    // A wrong digest explains a broken tar better than the tar's own error does, so the digests are looked at first.
-    let finished = tar.finish().and_then(|(diff_id, rest)| Ok((diff_id, rest.into_raw().into_inner().finish()?.0)));
-    if let (Err(UnpackError::Read(_)) | Ok(_), Ok((diff_id, blob))) = (&unpacked, &finished) {
+    // A wrong digest explains a broken tar, or broken compression, better than their own errors do, so the digests are looked at first.
+    let drained = tar.drain();
+    let (diff_id, rest) = tar.finish();
+    let mut raw = rest.into_raw().into_inner();
+    let all_came = raw.drain();
+    if let (Err(UnpackError::Read(_)) | Ok(_), Ok(())) = (&unpacked, &all_came) {
         if let Some(wanted) = expected.blob {
-            check(expected.image, "blob", wanted, blob)?;
+            check(expected.image, "blob", wanted, &raw.finish().0)?;
         }
-        check(expected.image, "an unpacked layer", expected.diff_id, diff_id)?;
+        if drained.is_ok() {
+            check(expected.image, "an unpacked layer", expected.diff_id, &diff_id)?;
+        }
     }
     let size = unpacked.map_err(failed)?;
-    finished.map_err(read_failed)?;
+    drained.and(all_came).map_err(read_failed)?;
     Ok(size)
 }
 

@@ -7,6 +7,7 @@
 //! layers/HEX/     an unpacked layer, whole as soon as it has this name
 //! sizes/HEX       how many bytes of files it holds
 //! locks/HEX       held by the one process that makes the layer
+//! partial/HEX-HEX what came of a blob so far: the layer it becomes, the blob; written under the layer's lock
 //! tmp/            what is being made
 //! ```
 
@@ -53,7 +54,7 @@ pub struct Lock(#[allow(dead_code, reason = "held, not read")] File);
 impl Layout {
     pub fn open(root: &Path) -> Result<Layout, ImageError> {
         let layout = Layout { root: root.to_path_buf() };
-        for folder in ["layers", "sizes", "locks", "tmp"] {
+        for folder in ["layers", "sizes", "locks", "partial", "tmp"] {
             let path = root.join(folder);
             DirBuilder::new().recursive(true).mode(0o711).create(&path).map_err(disk(&path))?;
         }
@@ -74,6 +75,14 @@ impl Layout {
 
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    pub fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    pub fn partial(&self, diff_id: &Digest, blob: &Digest) -> PathBuf {
+        self.partials().join(format!("{}-{}", diff_id.hex(), blob.hex()))
     }
 
     /// A name in `tmp` that no other process or thread takes, nor one that was killed and had our process id.

@@ -8,6 +8,8 @@ mod archive;
 mod blob;
 mod collect;
 mod error;
+mod fetch;
+mod keyring;
 mod layer;
 mod layout;
 mod pull;
@@ -16,7 +18,9 @@ mod unpack;
 
 pub use error::{ImageError, RegistryFault};
 pub use keles_oci::{ImageConfig, Reference, ReferenceError};
+pub use keyring::{Keyring, KeyringError, is_match};
 pub use registry::Auth;
+pub use registry::config::{Registries, RegistriesError};
 pub use unpack::UnpackError;
 
 use keles_oci::digest::is_hex_id;
@@ -25,7 +29,12 @@ use layout::{Layout, Record};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How long a registry may send nothing, before an answer and within one.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// Tries of a blob that bring nothing.
+const TRIES_LIMIT: usize = 5;
 /// The shortest part of an id that names an image.
 const SHORT_ID_MINIMUM: usize = 6;
 
@@ -67,10 +76,26 @@ pub enum PullEvent {
 
 pub type Progress = Arc<dyn Fn(PullEvent) + Send + Sync>;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// `host` or `host:port` of registries spoken to by plain HTTP, besides those on this machine's loopback.
-    pub insecure_registries: Vec<String>,
+    /// Mirrors, credentials and trust by `registries.yaml`.
+    pub registries: Registries,
+    /// How long a registry may send nothing until a pull goes on with another connection, or fails.
+    pub silence_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { registries: Registries::default(), silence_limit: SILENCE_LIMIT }
+    }
+}
+
+/// What a pull gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pulled {
+    pub image: Image,
+    /// Which of the caller's credentials the registry let in, by its place; none: it needed none of them.
+    pub accepted: Option<usize>,
 }
 
 /// The images under a root folder. Cheap to clone.
@@ -82,7 +107,6 @@ pub struct Images {
 struct Inner {
     layout: Layout,
     options: Options,
-    tls: registry::Tls,
 }
 
 impl Images {
@@ -94,7 +118,7 @@ impl Images {
     pub fn open_with(root: &Path, options: Options) -> Result<Images, ImageError> {
         let layout = Layout::open(root)?;
         collect::leftovers(&layout)?;
-        Ok(Images { inner: Arc::new(Inner { layout, options, tls: registry::Tls::default() }) })
+        Ok(Images { inner: Arc::new(Inner { layout, options }) })
     }
 
     /// Every image of a `docker save` archive or a tar of an OCI layout; the tar may be compressed.
@@ -103,11 +127,12 @@ impl Images {
         self.blocking(move |layout| archive::load(layout, &path)?.into_iter().map(|r| image(layout, &r)).collect()).await
     }
 
-    /// Fetches an image; layers that are here are not fetched again. Credentials for other registries are ignored.
-    pub async fn pull(&self, reference: &str, auths: &[Auth], progress: Option<Progress>) -> Result<Image, ImageError> {
+    /// Fetches an image; layers that are here are not fetched again, and those that came in part are gone on with. Credentials for other
+    /// registries are ignored.
+    pub async fn pull(&self, reference: &str, auths: &[Auth], progress: Option<Progress>) -> Result<Pulled, ImageError> {
         let reference = parse(reference)?;
-        let record = pull::pull(&self.inner, &reference, auths, progress).await?;
-        image(&self.inner.layout, &record)
+        let (record, accepted) = pull::pull(&self.inner, &reference, auths, progress).await?;
+        Ok(Pulled { image: image(&self.inner.layout, &record)?, accepted })
     }
 
     /// By name (normalised), name with digest, id, or the beginning of an id.

@@ -1,64 +1,63 @@
 //! A pull: manifest, configuration, then the layers that are not here, a few at a time, each streamed into its folder.
 
 use crate::error::{ImageError, RegistryFault};
-use crate::layer::{self, Expected, Slot};
-use crate::layout::{Layout, Lock, Record};
+use crate::layer::{self, Slot};
+use crate::layout::{Layout, Record};
+use crate::registry::config::Endpoint;
 use crate::registry::{Auth, Repository};
-use crate::{Inner, Progress, PullEvent, record};
+use crate::{Inner, Progress, PullEvent, fetch, record};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use http_body_util::BodyExt;
 use keles_oci::manifest::Manifest;
 use keles_oci::{Descriptor, Digest, Document, ImageFile, Platform, Reference};
-use std::io::{self, Read};
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// Layers fetched at once.
 const PARALLEL_LAYERS: usize = 3;
-/// Tries of a layer when the connection breaks.
-const LAYER_TRIES: usize = 3;
-/// Chunks between the network and the disk.
-const CHUNKS_WAITING: usize = 16;
+/// Indexes within indexes.
+const NESTING_LIMIT: usize = 4;
 
-pub async fn pull(inner: &Arc<Inner>, reference: &Reference, auths: &[Auth], progress: Option<Progress>) -> Result<Record, ImageError> {
+/// Which of the credentials the registry let in: its place among those given; none: without one, or with one of `registries.yaml`.
+pub type Accepted = Option<usize>;
+
+pub async fn pull(inner: &Arc<Inner>, reference: &Reference, auths: &[Auth], progress: Option<Progress>) -> Result<(Record, Accepted), ImageError> {
     let layout = inner.layout.clone();
     let _use = blocking(move || layout.lock_use()).await?;
     let pull = Pull { layout: inner.layout.clone(), image: reference.to_string(), progress };
-    let (repository, top) = pull.authorized(inner, reference, auths).await?;
-    let repository = Arc::new(repository);
-    let top_digest = Digest::of(&top);
-    if let Some(expected) = &reference.digest {
-        pull.check("the manifest", expected, &top_digest)?;
+    let mut failure = None;
+    for endpoint in inner.options.registries.endpoints(reference) {
+        let last = endpoint.namespace.is_none();
+        match pull.from_endpoint(inner, &endpoint, reference, auths).await {
+            Ok((record, accepted)) => {
+                let layout = inner.layout.clone();
+                return Ok((blocking(move || layout.commit(record)).await?, accepted));
+            }
+            // A full disk is full for the next server too.
+            Err(error @ (ImageError::Disk { .. } | ImageError::Index { .. } | ImageError::Interrupted)) => return Err(error),
+            Err(error) => {
+                if !last {
+                    tracing::warn!(image = pull.image, mirror = endpoint.host, %error, "a mirror did not give the image, asking the next");
+                }
+                failure = Some(error);
+            }
+        }
     }
-    let manifest = pull.for_host(&repository, &top).await?;
-    let config = repository.small_blob(&manifest.config.digest).await.map_err(|f| pull.fault(f))?;
-    let id = Digest::of(&config);
-    pull.check("the configuration", &manifest.config.digest, &id)?;
-    let file: ImageFile = serde_json::from_slice(&config).map_err(|e| pull.malformed(format!("its configuration is not valid: {e}")))?;
-    if file.rootfs.diff_ids.len() != manifest.layers.len() {
-        return Err(pull.malformed(format!("its configuration names {} layers, its manifest {}", file.rootfs.diff_ids.len(), manifest.layers.len())));
-    }
-    let layers: Vec<(Digest, Descriptor)> = file.rootfs.diff_ids.iter().cloned().zip(manifest.layers).collect();
-    let sizes: Vec<u64> = stream::iter(layers).map(|(diff_id, blob)| pull.layer(&repository, diff_id, blob)).buffered(PARALLEL_LAYERS).try_collect().await?;
-    let tags = reference.tagged().filter(|_| reference.digest.is_none()).into_iter().collect();
-    let done = record(id, file, sizes.iter().sum(), tags, vec![reference.with_digest(&top_digest)]);
-    let layout = inner.layout.clone();
-    blocking(move || layout.commit(done)).await
+    Err(failure.expect("the registry itself is always among the endpoints"))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::Interrupted)?
 }
 
-struct Pull {
-    layout: Layout,
-    image: String,
+pub struct Pull {
+    pub layout: Layout,
+    /// For messages.
+    pub image: String,
     progress: Option<Progress>,
 }
 
 impl Pull {
-    fn fault(&self, fault: RegistryFault) -> ImageError {
+    pub fn fault(&self, fault: RegistryFault) -> ImageError {
         ImageError::Pull { image: self.image.clone(), fault }
     }
 
@@ -73,135 +72,78 @@ impl Pull {
         Err(ImageError::Mismatch { image: self.image.clone(), what: what.into(), expected: expected.clone(), found: found.clone() })
     }
 
-    fn tell(&self, event: PullEvent) {
+    pub fn tell(&self, event: PullEvent) {
         if let Some(progress) = &self.progress {
             progress(event);
         }
     }
 
-    /// Tries each credential that fits the registry, then none; the manifest comes with the first that is let in.
-    async fn authorized(&self, inner: &Inner, reference: &Reference, auths: &[Auth]) -> Result<(Repository, Bytes), ImageError> {
-        let fitting = auths.iter().filter(|a| a.fits(&reference.registry)).cloned().map(Some);
+    async fn from_endpoint(&self, inner: &Inner, endpoint: &Endpoint, reference: &Reference, auths: &[Auth]) -> Result<(Record, Accepted), ImageError> {
+        let (repository, top, accepted) = self.authorized(inner, endpoint, reference, auths).await?;
+        let top_digest = Digest::of(&top);
+        if let Some(expected) = &reference.digest {
+            self.check("the manifest", expected, &top_digest)?;
+        }
+        let manifest = self.for_host(&repository, top).await?;
+        let config = repository.small_blob(&manifest.config.digest).await.map_err(|f| self.fault(f))?;
+        let id = Digest::of(&config);
+        self.check("the configuration", &manifest.config.digest, &id)?;
+        let file: ImageFile = serde_json::from_slice(&config).map_err(|e| self.malformed(format!("its configuration is not valid: {e}")))?;
+        if file.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(self.malformed(format!("its configuration names {} layers, its manifest {}", file.rootfs.diff_ids.len(), manifest.layers.len())));
+        }
+        let layers: Vec<(Digest, Descriptor)> = file.rootfs.diff_ids.iter().cloned().zip(manifest.layers).collect();
+        let sizes: Vec<u64> = stream::iter(layers).map(|(diff_id, blob)| self.layer(&repository, diff_id, blob)).buffered(PARALLEL_LAYERS).try_collect().await?;
+        let tags = reference.tagged().filter(|_| reference.digest.is_none()).into_iter().collect();
+        Ok((record(id, file, sizes.iter().sum(), tags, vec![reference.with_digest(&top_digest)]), accepted))
+    }
+
+    /// Tries each credential that fits the registry, then that of `registries.yaml`, then none; the manifest comes with the first that is
+    /// let in. The caller's credentials are for the registry: a mirror gets them only over a connection that nobody reads.
+    async fn authorized(&self, inner: &Inner, endpoint: &Endpoint, reference: &Reference, auths: &[Auth]) -> Result<(Repository, Bytes, Accepted), ImageError> {
+        let may_know = endpoint.namespace.is_none() || endpoint.is_private();
+        let fitting = auths.iter().enumerate().filter(|(_, a)| may_know && a.fits(&reference.registry)).map(|(at, a)| (Some(a.clone()), Some(at)));
+        let others = endpoint.auth.clone().map(|a| (Some(a), None)).into_iter().chain([(None, None)]);
         let mut denied = None;
-        for auth in fitting.chain([None]) {
-            let repository = Repository::new(reference, auth, &inner.options.insecure_registries, &inner.tls);
+        for (auth, place) in fitting.chain(others) {
+            let repository = Repository::new(endpoint, auth, &inner.options.registries, inner.options.silence_limit);
             match repository.manifest(reference.wanted()).await {
-                Ok(manifest) => return Ok((repository, manifest)),
-                Err(RegistryFault::Denied { registry }) => denied = Some(RegistryFault::Denied { registry }),
+                Ok(manifest) => return Ok((repository, manifest, place)),
+                Err(fault @ RegistryFault::Denied { .. }) => denied = Some(fault),
                 Err(other) => return Err(self.fault(other)),
             }
         }
         Err(self.fault(denied.expect("the last try is without credentials and did not return")))
     }
 
-    /// The manifest for this machine, through an index if there is one.
-    async fn for_host(&self, repository: &Repository, top: &[u8]) -> Result<Manifest, ImageError> {
-        let parse = |bytes: &[u8]| Document::parse(bytes).map_err(|e| self.malformed(e.to_string()));
-        let index = match parse(top)? {
-            Document::Manifest(manifest) => return Ok(manifest),
-            Document::Index(index) => index,
-        };
-        let host = Platform::host();
-        let none = || ImageError::Platform { image: self.image.clone(), platform: format!("{}/{}", host.os, host.architecture) };
-        let wanted = index.for_host().ok_or_else(none)?;
-        let bytes = repository.manifest(wanted.digest.as_str()).await.map_err(|f| self.fault(f))?;
-        self.check("the manifest", &wanted.digest, &Digest::of(&bytes))?;
-        match parse(&bytes)? {
-            Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(_) => Err(self.malformed("its index names another index".into())),
+    /// The manifest for this machine, through indexes if there are any.
+    async fn for_host(&self, repository: &Repository, top: Bytes) -> Result<Manifest, ImageError> {
+        let mut bytes = top;
+        for _ in 0..NESTING_LIMIT {
+            let index = match Document::parse(&bytes).map_err(|e| self.malformed(e.to_string()))? {
+                Document::Manifest(manifest) => return Ok(manifest),
+                Document::Index(index) => index,
+            };
+            let host = Platform::host();
+            let none = || ImageError::Platform { image: self.image.clone(), platform: format!("{}/{}", host.os, host.architecture) };
+            let wanted = index.for_host().ok_or_else(none)?;
+            bytes = repository.manifest(wanted.digest.as_str()).await.map_err(|f| self.fault(f))?;
+            self.check("the manifest", &wanted.digest, &Digest::of(&bytes))?;
         }
+        Err(self.malformed("its indexes are nested too deeply".into()))
     }
 
-    async fn layer(&self, repository: &Arc<Repository>, diff_id: Digest, blob: Descriptor) -> Result<u64, ImageError> {
+    async fn layer(&self, repository: &Repository, diff_id: Digest, blob: Descriptor) -> Result<u64, ImageError> {
         let (layout, wanted) = (self.layout.clone(), diff_id.clone());
         let lock = match blocking(move || layer::claim(&layout, &wanted)).await? {
             Slot::Present(size) => {
                 self.tell(PullEvent::Present { layer: diff_id.to_string() });
                 return Ok(size);
             }
-            Slot::Missing(lock) => Arc::new(lock),
+            Slot::Missing(lock) => lock,
         };
-        for attempt in 1.. {
-            match self.fetch(repository, &diff_id, &blob, lock.clone()).await {
-                Err(ImageError::Pull { fault, .. }) if attempt < LAYER_TRIES && fault.is_transient() => {
-                    tracing::warn!(image = self.image, layer = %diff_id, %fault, "fetching a layer failed, trying again");
-                }
-                done => {
-                    done.as_ref().inspect(|_| self.tell(PullEvent::Unpacked { layer: diff_id.to_string() })).ok();
-                    return done;
-                }
-            }
-        }
-        unreachable!("the loop ends by returning: attempts are bounded above")
-    }
-
-    /// One try: the network side here, the unpacking on a blocking thread, a short queue between.
-    async fn fetch(&self, repository: &Repository, diff_id: &Digest, blob: &Descriptor, lock: Arc<Lock>) -> Result<u64, ImageError> {
-        let mut body = repository.blob(&blob.digest).await.map_err(|f| self.fault(f))?;
-        let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-        let (layout, image, wanted, expected) = (self.layout.clone(), self.image.clone(), diff_id.clone(), blob.digest.clone());
-        let unpacking = blocking(move || {
-            // The lock lives as long as the folder is being made, also when the pull is given up meanwhile.
-            let _lock = lock;
-            layer::make(&layout, &Expected { image: &image, diff_id: &wanted, blob: Some(&expected) }, Chunks { receiver, chunk: Bytes::new() })
-        });
-        let sending = async {
-            let mut done_bytes = 0;
-            while let Some(chunk) = repository.next_chunk(&mut body).await {
-                let failed = chunk.as_ref().err().map(|e| RegistryFault::Unreachable { registry: repository.registry().into(), reason: e.to_string() });
-                done_bytes += chunk.as_ref().map_or(0, |c| c.len() as u64);
-                if sender.send(chunk).await.is_err() {
-                    break;
-                }
-                if let Some(fault) = failed {
-                    drop(sender);
-                    return Err(self.fault(fault));
-                }
-                self.tell(PullEvent::Downloading { layer: diff_id.to_string(), done_bytes, total_bytes: blob.size });
-            }
-            drop(sender);
-            Ok(())
-        };
-        let (sent, unpacked) = tokio::join!(sending, unpacking);
-        sent?;
-        unpacked
-    }
-}
-
-/// Chunks from the network, read on a blocking thread.
-struct Chunks {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    chunk: Bytes,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.chunk = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let count = self.chunk.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
-        Ok(count)
-    }
-}
-
-impl Repository {
-    /// The next bytes of a body; a connection that is silent for too long is an error.
-    async fn next_chunk(&self, body: &mut hyper::body::Incoming) -> Option<io::Result<Bytes>> {
-        loop {
-            let frame = match tokio::time::timeout(crate::registry::SILENCE_LIMIT, body.frame()).await {
-                Err(_) => return Some(Err(io::ErrorKind::TimedOut.into())),
-                Ok(None) => return None,
-                Ok(Some(Err(e))) => return Some(Err(io::Error::other(e))),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            // Trailers carry nothing of the blob.
-            if let Ok(data) = frame.into_data() {
-                return Some(Ok(data));
-            }
-        }
+        let size = fetch::layer(self, repository, &diff_id, &blob, lock).await?;
+        self.tell(PullEvent::Unpacked { layer: diff_id.to_string() });
+        Ok(size)
     }
 }

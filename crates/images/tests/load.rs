@@ -4,6 +4,7 @@ mod world;
 
 use keles_images::{Image, ImageError, Images, UnpackError};
 use keles_oci::Digest;
+use keles_testkit::registry::Blobs;
 use rustix::fs::{FileType, lgetxattr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -78,7 +79,7 @@ async fn compressed_archives_and_layers_load_like_plain_ones() {
 #[tokio::test]
 async fn an_oci_layout_loads_with_names_and_digests_from_its_annotations() {
     let layer = Tar::new().file("f", b"content").done();
-    let image = world::blobs(&[(layer.clone(), gzip(&layer))]);
+    let image = Blobs::new(&[(layer.clone(), gzip(&layer))]);
     let mut tar = Tar::new();
     for (digest, bytes) in &image.blobs {
         tar = tar.file(&format!("blobs/sha256/{}", &digest[7..]), bytes);

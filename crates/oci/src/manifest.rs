@@ -49,6 +49,9 @@ pub struct Descriptor {
     pub digest: Digest,
     #[serde(default)]
     pub size: u64,
+    /// Where else the content is found (foreign layers).
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
@@ -70,11 +73,13 @@ pub struct Index {
 }
 
 impl Index {
-    /// The first manifest for this machine; one that names no platform serves when it is the only one.
+    /// The first manifest for this machine, one without a variant before one with (they ask for newer processors); one that names no
+    /// platform serves when it is the only one.
     pub fn for_host(&self) -> Option<&Descriptor> {
         let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(Platform::runs_here);
+        let plain = |d: &&Descriptor| fits(d) && d.platform.as_ref().is_some_and(|p| matches!(p.variant.as_str(), "" | "v1") || (p.architecture == "arm64" && p.variant == "v8"));
         let only = || if self.manifests.len() == 1 { self.manifests.first().filter(|d| d.platform.is_none()) } else { None };
-        self.manifests.iter().find(fits).or_else(only)
+        self.manifests.iter().find(plain).or_else(|| self.manifests.iter().find(fits)).or_else(only)
     }
 }
 
@@ -135,6 +140,16 @@ mod tests {
         );
         let Ok(Document::Index(index)) = Document::parse(text.as_bytes()) else { panic!("an index") };
         assert_eq!(index.for_host().map(|d| &d.digest), Some(&digest("b")));
+        let of = |name: &str, variant: &str| Descriptor {
+            media_type: String::new(),
+            digest: digest(name),
+            size: 1,
+            urls: Vec::new(),
+            platform: Some(Platform { variant: variant.into(), ..Platform::host() }),
+            annotations: BTreeMap::new(),
+        };
+        let variants = Index { manifests: vec![of("newer", "v3"), of("plain", "")] };
+        assert_eq!(variants.for_host().map(|d| &d.digest), Some(&digest("plain")));
         assert!(matches!(Document::parse(br#"{"fsLayers":[]}"#), Err(DocumentError::Schema1)));
         assert!(matches!(Document::parse(b"{}"), Err(DocumentError::NotAnImage)));
     }

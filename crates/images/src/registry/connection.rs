@@ -1,14 +1,17 @@
 //! One request over one connection: TCP, TLS when the URL says so, HTTP/1.1.
 
-use super::SILENCE_LIMIT;
+use super::config::TlsEntry;
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,24 +20,51 @@ use tokio::net::TcpStream;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const AGENT: &str = concat!("keles/", env!("CARGO_PKG_VERSION"));
 
-/// The machine's trusted certificates, read when the first HTTPS registry is asked.
-#[derive(Clone, Default)]
+/// How the servers of a kind are believed. Without more: by the machine's trusted certificates, read when the first of them is asked.
+#[derive(Clone, Debug, Default)]
 pub struct Tls(Arc<OnceLock<Arc<ClientConfig>>>);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Tls {
+    /// With a server's own authority, our certificate, or no belief at all. Errors name the file.
+    pub fn with(entry: &TlsEntry) -> Result<Tls, String> {
+        let verifying = builder()?;
+        let trusting = if entry.insecure_skip_verify {
+            verifying.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        } else {
+            let roots = match &entry.ca_file {
+                Some(path) => own_roots(path)?,
+                None => machine_roots()?,
+            };
+            verifying.with_root_certificates(roots)
+        };
+        let config = match (&entry.cert_file, &entry.key_file) {
+            (None, None) => trusting.with_no_client_auth(),
+            (Some(certificate), Some(key)) => {
+                let chain = certificates(certificate)?;
+                let key_der = rustls_pemfile::private_key(&mut &*read(key)?).ok().flatten().ok_or_else(|| format!("{} holds no private key in PEM", key.display()))?;
+                trusting.with_client_auth_cert(chain, key_der).map_err(|e| format!("{} and {}: {e}", certificate.display(), key.display()))?
+            }
+            _ => return Err("cert_file and key_file belong together".into()),
+        };
+        let tls = Tls::default();
+        tls.0.get_or_init(|| Arc::new(config));
+        Ok(tls)
+    }
+
     /// The response's head; an error in words. The connection ends with the response's body.
-    pub async fn send(&self, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Result<Response<Incoming>, String> {
-        let stream = tokio::time::timeout(CONNECT_LIMIT, self.connect(uri)).await.map_err(|_| format!("no connection within {} s", CONNECT_LIMIT.as_secs()))??;
+    pub async fn send(&self, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes, silence_limit: Duration) -> Result<Response<Incoming>, String> {
+        let limit = CONNECT_LIMIT.min(silence_limit);
+        let stream = tokio::time::timeout(limit, self.connect(uri)).await.map_err(|_| format!("no connection within {limit:?}"))??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         // Drives the one connection; ends when sender and body are dropped.
         tokio::spawn(connection);
         let request = request(method, uri, headers, body)?;
-        match tokio::time::timeout(SILENCE_LIMIT, sender.send_request(request)).await {
+        match tokio::time::timeout(silence_limit, sender.send_request(request)).await {
             Ok(response) => response.map_err(|e| in_words(&e)),
-            Err(_) => Err(format!("no answer within {} s", SILENCE_LIMIT.as_secs())),
+            Err(_) => Err(format!("no answer within {silence_limit:?}")),
         }
     }
 
@@ -62,15 +92,72 @@ impl Tls {
         if let Some(config) = self.0.get() {
             return Ok(config.clone());
         }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err("this machine has no trusted certificates; install the package ca-certificates".into());
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-        let config = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+        let config = Arc::new(builder()?.with_root_certificates(machine_roots()?).with_no_client_auth());
         Ok(self.0.get_or_init(|| config).clone())
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|e| e.to_string())
+}
+
+fn machine_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err("this machine has no trusted certificates; install the package ca-certificates, or name the registry's own by ca_file in registries.yaml".into());
+    }
+    Ok(roots)
+}
+
+fn own_roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut &*read(path)?).collect();
+    let found = found.map_err(|e| format!("{}: {e}", path.display()))?;
+    if found.is_empty() { Err(format!("{} holds no certificate in PEM", path.display())) } else { Ok(found) }
+}
+
+/// Believes every server: what `insecure_skip_verify` asks for. Signatures are checked, so that the connection is with one server at least.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _others: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

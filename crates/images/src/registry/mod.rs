@@ -1,30 +1,28 @@
 //! The registry protocol, as far as pulls need it: manifests and blobs of one repository, with the challenge-response of tokens.
 //!
-//! Entry point: [`Repository`]. A connection per request: a pull makes few, and blobs come from other hosts anyway. HTTPS with the
-//! machine's trusted certificates; plain HTTP only to loopback and registries configured so. Deliberately absent: push, mirrors, proxies.
+//! Entry point: [`Repository`]. A connection per request: a pull makes few, and blobs come from other hosts anyway. Which server is asked, and
+//! how it is believed, is `registries.yaml`'s ([`config`]). Deliberately absent: push, proxies.
 
 mod challenge;
+pub mod config;
 mod connection;
-
-pub use connection::Tls;
 
 use crate::archive::DOCUMENT_LIMIT_BYTES;
 use crate::error::RegistryFault;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use challenge::Challenge;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
+use config::{Endpoint, Registries};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use keles_oci::Digest;
 use keles_oci::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use keles_oci::{Digest, Reference};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// How long a registry may say nothing.
-pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 const REDIRECTS_LIMIT: usize = 5;
 /// Of a token reply or an error message.
 const REPLY_LIMIT_BYTES: usize = 1 << 20;
@@ -63,51 +61,96 @@ impl Auth {
     }
 }
 
-/// One repository of one registry, with what was learned about access to it.
+/// `user:password` in base64, padded or not, as docker's configuration has it.
+pub fn decoded(auth: &str) -> Option<(String, String)> {
+    let bytes = STANDARD_NO_PAD.decode(auth.trim_end_matches('=')).ok()?;
+    // Docker once ended passwords with a NUL.
+    let text = String::from_utf8(bytes).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))
+}
+
+/// One repository at one server, with what was learned about access to it.
 pub struct Repository {
-    registry: String,
-    base: String,
-    repository: String,
+    endpoint: Endpoint,
     auth: Option<Auth>,
-    insecure: Vec<String>,
-    tls: Tls,
-    /// The `Authorization` that the registry accepted.
+    registries: Registries,
+    /// How long the server may say nothing.
+    silence_limit: Duration,
+    /// The `Authorization` that the server accepted.
     authorization: Mutex<Option<String>>,
 }
 
 impl Repository {
-    pub fn new(reference: &Reference, auth: Option<Auth>, insecure: &[String], tls: &Tls) -> Repository {
-        let scheme = if is_insecure(&reference.registry, insecure) { "http" } else { "https" };
+    pub fn new(endpoint: &Endpoint, auth: Option<Auth>, registries: &Registries, silence_limit: Duration) -> Repository {
         let given = auth.as_ref().filter(|a| !a.registry_token.is_empty()).map(|a| format!("Bearer {}", a.registry_token));
-        Repository {
-            registry: reference.registry.clone(),
-            base: format!("{scheme}://{}/v2/{}", reference.host(), reference.repository),
-            repository: reference.repository.clone(),
-            auth,
-            insecure: insecure.to_vec(),
-            tls: tls.clone(),
-            authorization: Mutex::new(given),
-        }
+        Repository { endpoint: endpoint.clone(), auth, registries: registries.clone(), silence_limit, authorization: Mutex::new(given) }
     }
 
     pub fn registry(&self) -> &str {
-        &self.registry
+        &self.endpoint.host
+    }
+
+    /// Mirrors are told whom they stand in for, as containerd does.
+    fn url(&self, what: &str) -> String {
+        let namespace = self.endpoint.namespace.as_ref().map(|n| format!("?{}", challenge::form(&[("ns", n.clone())]))).unwrap_or_default();
+        format!("{}/{}/{what}{namespace}", self.endpoint.base, self.endpoint.repository)
     }
 
     /// A manifest or index by tag or digest.
     pub async fn manifest(&self, wanted: &str) -> Result<Bytes, RegistryFault> {
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
-        let response = self.get(&format!("{}/manifests/{wanted}", self.base), &accept).await?;
+        let response = self.get(&self.url(&format!("manifests/{wanted}")), &accept, 0).await?;
         self.whole(response, DOCUMENT_LIMIT_BYTES as usize).await
     }
 
     pub async fn small_blob(&self, digest: &Digest) -> Result<Bytes, RegistryFault> {
-        let response = self.blob(digest).await?;
-        self.collect(response, DOCUMENT_LIMIT_BYTES as usize).await
+        let (_, body) = self.blob(digest, 0).await?;
+        self.collect(body, DOCUMENT_LIMIT_BYTES as usize).await
     }
 
-    pub async fn blob(&self, digest: &Digest) -> Result<Incoming, RegistryFault> {
-        Ok(self.get(&format!("{}/blobs/{digest}", self.base), "*/*").await?.into_body())
+    /// A blob from this byte on, or from its beginning when the server knows no ranges: where the body starts, and the body.
+    pub async fn blob(&self, digest: &Digest, from: u64) -> Result<(u64, Incoming), RegistryFault> {
+        let response = self.get(&self.url(&format!("blobs/{digest}")), "*/*", from).await?;
+        self.body_from(response, from)
+    }
+
+    /// A blob by a URL that its manifest gives (foreign layers); no credential goes there.
+    pub async fn foreign(&self, url: &str, from: u64) -> Result<(u64, Incoming), RegistryFault> {
+        let uri = self.uri(url)?;
+        if uri.scheme_str() != Some("https") && !self.registries.is_plain(uri.authority().map(|a| a.as_str()).unwrap_or_default()) {
+            return Err(self.protocol(format!("the layer's own address {url} is not reached by HTTPS")));
+        }
+        let response = self.follow(url, "*/*", None, from).await?;
+        let response = self.judge(response).await?;
+        self.body_from(response, from)
+    }
+
+    fn body_from(&self, response: Response<Incoming>, from: u64) -> Result<(u64, Incoming), RegistryFault> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok((0, response.into_body()));
+        }
+        let range = response.headers().get(CONTENT_RANGE).and_then(|r| r.to_str().ok()).unwrap_or_default();
+        let start = range.strip_prefix("bytes ").and_then(|r| r.split('-').next()).and_then(|start| start.parse::<u64>().ok());
+        match start {
+            Some(start) if start == from => Ok((from, response.into_body())),
+            _ => Err(self.protocol(format!("asked for bytes from {from} on it sent {range:?}"))),
+        }
+    }
+
+    /// The next bytes of a body; a connection that is silent for too long is an error.
+    pub async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, RegistryFault> {
+        loop {
+            let frame = match tokio::time::timeout(self.silence_limit, body.frame()).await {
+                Err(_) => return Err(self.unreachable(format!("nothing came for {:?}", self.silence_limit))),
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(|e| self.unreachable(e.to_string()))?,
+            };
+            // Trailers carry nothing of the blob.
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
     }
 
     async fn whole(&self, response: Response<Incoming>, limit: usize) -> Result<Bytes, RegistryFault> {
@@ -115,7 +158,7 @@ impl Repository {
     }
 
     async fn collect(&self, body: Incoming, limit: usize) -> Result<Bytes, RegistryFault> {
-        match tokio::time::timeout(SILENCE_LIMIT, Limited::new(body, limit).collect()).await {
+        match tokio::time::timeout(self.silence_limit, Limited::new(body, limit).collect()).await {
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
             Ok(Err(e)) => Err(self.unreachable(e.to_string())),
             Err(_) => Err(self.unreachable("it stopped answering".into())),
@@ -123,11 +166,11 @@ impl Repository {
     }
 
     fn unreachable(&self, reason: String) -> RegistryFault {
-        RegistryFault::Unreachable { registry: self.registry.clone(), reason }
+        RegistryFault::Unreachable { registry: self.endpoint.host.clone(), reason }
     }
 
     fn protocol(&self, what: impl Into<String>) -> RegistryFault {
-        RegistryFault::Protocol { registry: self.registry.clone(), what: what.into() }
+        RegistryFault::Protocol { registry: self.endpoint.host.clone(), what: what.into() }
     }
 
     fn accepted(&self) -> Option<String> {
@@ -135,22 +178,22 @@ impl Repository {
     }
 
     /// A successful response; answers the registry's challenge once.
-    async fn get(&self, url: &str, accept: &str) -> Result<Response<Incoming>, RegistryFault> {
+    async fn get(&self, url: &str, accept: &str, from: u64) -> Result<Response<Incoming>, RegistryFault> {
         let before = self.accepted();
-        let response = self.follow(url, accept, before.as_deref()).await?;
+        let response = self.follow(url, accept, before.as_deref(), from).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.judge(response).await;
         }
         let challenges: Vec<Challenge> = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok()).filter_map(Challenge::parse).collect();
         let answer = self.answer(&challenges).await?;
-        let response = self.follow(url, accept, Some(&answer)).await?;
+        let response = self.follow(url, accept, Some(&answer), from).await?;
         *self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
         self.judge(response).await
     }
 
     /// Errors by status, in the registry's own words where it has some.
     async fn judge(&self, response: Response<Incoming>) -> Result<Response<Incoming>, RegistryFault> {
-        let registry = self.registry.clone();
+        let registry = self.endpoint.host.clone();
         match response.status() {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND => Err(RegistryFault::NotFound { registry }),
@@ -163,11 +206,14 @@ impl Repository {
     }
 
     /// Redirects lead to storage servers: the registry's credential is not for them.
-    async fn follow(&self, url: &str, accept: &str, authorization: Option<&str>) -> Result<Response<Incoming>, RegistryFault> {
+    async fn follow(&self, url: &str, accept: &str, authorization: Option<&str>, from: u64) -> Result<Response<Incoming>, RegistryFault> {
         let mut uri = self.uri(url)?;
         let mut headers = self.headers(accept, authorization)?;
+        if from > 0 {
+            headers.insert(RANGE, HeaderValue::from_str(&format!("bytes={from}-")).expect("digits"));
+        }
         for _ in 0..=REDIRECTS_LIMIT {
-            let response = self.tls.send(Method::GET, &uri, headers.clone(), Bytes::new()).await.map_err(|e| self.unreachable(e))?;
+            let response = self.send(Method::GET, &uri, headers.clone(), Bytes::new()).await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
@@ -182,6 +228,11 @@ impl Repository {
             uri = next;
         }
         Err(self.protocol(format!("more than {REDIRECTS_LIMIT} redirects")))
+    }
+
+    async fn send(&self, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Result<Response<Incoming>, RegistryFault> {
+        let host = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+        self.registries.tls(host).send(method, uri, headers, body, self.silence_limit).await.map_err(|e| self.unreachable(e))
     }
 
     fn uri(&self, url: &str) -> Result<Uri, RegistryFault> {
@@ -202,7 +253,7 @@ impl Repository {
 
     /// What to send as `Authorization` to satisfy the registry.
     async fn answer(&self, challenges: &[Challenge]) -> Result<String, RegistryFault> {
-        let denied = || RegistryFault::Denied { registry: self.registry.clone() };
+        let denied = || RegistryFault::Denied { registry: self.endpoint.host.clone() };
         for challenge in challenges {
             match challenge {
                 Challenge::Bearer(parameters) => return self.token(parameters).await,
@@ -221,10 +272,10 @@ impl Repository {
         let realm = parameters.get("realm").ok_or_else(|| self.protocol("its challenge names no token server"))?;
         let uri = self.uri(realm)?;
         let host = uri.authority().map(|a| a.as_str()).unwrap_or_default();
-        if uri.scheme_str() != Some("https") && !is_insecure(host, &self.insecure) {
+        if uri.scheme_str() != Some("https") && !self.registries.is_plain(host) {
             return Err(self.protocol(format!("its token server {realm} is not reached by HTTPS; credentials are not sent there")));
         }
-        let scope = parameters.get("scope").cloned().unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+        let scope = parameters.get("scope").cloned().unwrap_or_else(|| format!("repository:{}:pull", self.endpoint.repository));
         let mut query = vec![("scope", scope)];
         query.extend(parameters.get("service").map(|s| ("service", s.clone())));
         let response = match self.auth.as_ref().filter(|a| !a.identity_token.is_empty()) {
@@ -232,12 +283,12 @@ impl Repository {
                 query.extend([("grant_type", "refresh_token".into()), ("refresh_token", auth.identity_token.clone()), ("client_id", "keles".into())]);
                 let mut headers = self.headers("application/json", None)?;
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-                self.tls.send(Method::POST, &uri, headers, challenge::form(&query).into()).await.map_err(|e| self.unreachable(e))?
+                self.send(Method::POST, &uri, headers, challenge::form(&query).into()).await?
             }
             None => {
                 let separator = if realm.contains('?') { '&' } else { '?' };
                 let basic = self.auth.as_ref().and_then(Auth::basic);
-                self.follow(&format!("{realm}{separator}{}", challenge::form(&query)), "application/json", basic.as_deref()).await?
+                self.follow(&format!("{realm}{separator}{}", challenge::form(&query)), "application/json", basic.as_deref(), 0).await?
             }
         };
         let response = self.judge(response).await?;
@@ -254,15 +305,6 @@ struct TokenReply {
     access_token: Option<String>,
 }
 
-/// Loopback needs no TLS: nobody is in between.
-fn is_insecure(registry: &str, configured: &[String]) -> bool {
-    let authority: Option<http::uri::Authority> = registry.parse().ok();
-    let host = authority.as_ref().map(|a| a.host()).unwrap_or(registry).trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let https_port = authority.as_ref().and_then(|a| a.port_u16()) == Some(443);
-    (loopback && !https_port) || configured.iter().any(|c| c == registry || c == host)
-}
-
 fn message(body: &[u8]) -> String {
     let tree: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let own = tree.pointer("/errors/0/message").and_then(|m| m.as_str()).map(str::to_string);
@@ -274,14 +316,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_loopback_and_what_is_configured() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.3.2.1", "[::1]:5000"] {
-            assert!(is_insecure(host, &[]), "{host}");
-        }
-        for host in ["docker.io", "localhost:443", "10.0.0.1:5000", "localhost.example.com", "127.0.0.1.example.com"] {
-            assert!(!is_insecure(host, &[]), "{host}");
-        }
-        assert!(is_insecure("10.0.0.1:5000", &["10.0.0.1:5000".into()]) && is_insecure("reg.local:80", &["reg.local".into()]));
+    fn a_docker_credential_is_decoded_with_and_without_padding() {
+        let words = |u: &str, p: &str| Some((u.to_owned(), p.to_owned()));
+        assert_eq!((decoded("dTpwOnA="), decoded("dTpwOnA")), (words("u", "p:p"), words("u", "p:p")));
+        assert_eq!((decoded("dQ=="), decoded("!")), (None, None), "without a colon, and no base64");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A layer becomes a folder: once, whole, verified, durable.
 
-use crate::blob::{Decompressed, Hashing};
+use crate::blob::{Hashing, pipe};
 use crate::error::{ImageError, disk};
 use crate::layout::{Layout, Lock, sync_folder_of};
 use crate::unpack::{self, UnpackError};
@@ -43,7 +43,7 @@ pub struct Expected<'a> {
 
 /// Streams a blob into the layer's folder; the bytes of its files. `verified` is called when everything is there and right, before it is made
 /// durable. The caller holds the layer's lock. Blocks.
-pub fn make(layout: &Layout, expected: &Expected, blob: impl Read, verified: impl FnOnce()) -> Result<u64, ImageError> {
+pub fn make(layout: &Layout, expected: &Expected, blob: impl Read + Send, verified: impl FnOnce()) -> Result<u64, ImageError> {
     let temporary = layout.new_tmp();
     let made = unpack_verified(&temporary, expected, blob).and_then(|size| {
         verified();
@@ -57,7 +57,7 @@ pub fn make(layout: &Layout, expected: &Expected, blob: impl Read, verified: imp
     made
 }
 
-fn unpack_verified(temporary: &std::path::Path, expected: &Expected, blob: impl Read) -> Result<u64, ImageError> {
+fn unpack_verified(temporary: &std::path::Path, expected: &Expected, blob: impl Read + Send) -> Result<u64, ImageError> {
     let failed = |reason: UnpackError| match reason {
         UnpackError::Write { entry, reason } if reason.kind() == std::io::ErrorKind::StorageFull => ImageError::Disk { path: format!("{} ({entry})", temporary.display()), reason },
         UnpackError::Read(reason) if reason.kind() == std::io::ErrorKind::StorageFull => ImageError::Disk { path: temporary.display().to_string(), reason },
@@ -65,24 +65,29 @@ fn unpack_verified(temporary: &std::path::Path, expected: &Expected, blob: impl 
     };
     let read_failed = |e| failed(UnpackError::Read(e));
     std::fs::create_dir(temporary).map_err(disk(temporary))?;
-    let decompressed = Decompressed::new(Hashing::new(blob)).map_err(read_failed)?;
-    let mut tar = Hashing::new(decompressed);
-    let unpacked = unpack::unpack(&mut tar, temporary);
+    let (filler, ahead) = pipe();
+    let (unpacked, drained, diff_id, stored) = std::thread::scope(|scope| {
+        let filling = scope.spawn(move || filler.run(blob));
+        let mut tar = Hashing::new(ahead);
+        let unpacked = unpack::unpack(&mut tar, temporary);
+        let drained = tar.drain();
+        let (diff_id, ahead) = tar.finish();
+        drop(ahead);
+        let stored = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (unpacked, drained, diff_id, stored)
+    });
     // A wrong digest explains a broken tar, or broken compression, better than their own errors do, so the digests are looked at first.
-    let drained = tar.drain();
-    let (diff_id, rest) = tar.finish();
-    let mut raw = rest.into_raw().into_inner();
-    let all_came = raw.drain();
-    if let (Err(UnpackError::Read(_)) | Ok(_), Ok(())) = (&unpacked, &all_came) {
+    if let (Err(UnpackError::Read(_)) | Ok(_), Ok(stored)) = (&unpacked, &stored) {
         if let Some(wanted) = expected.blob {
-            check(expected.image, "blob", wanted, &raw.finish().0)?;
+            check(expected.image, "blob", wanted, stored)?;
         }
         if drained.is_ok() {
             check(expected.image, "an unpacked layer", expected.diff_id, &diff_id)?;
         }
     }
     let size = unpacked.map_err(failed)?;
-    drained.and(all_came).map_err(read_failed)?;
+    drained.map_err(read_failed)?;
+    stored.map_err(read_failed)?;
     Ok(size)
 }
 

@@ -29,7 +29,8 @@ use layout::{Layout, Record};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// How long a registry may send nothing, before an answer and within one.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -82,11 +83,13 @@ pub struct Options {
     pub registries: Registries,
     /// How long a registry may send nothing until a pull goes on with another connection, or fails.
     pub silence_limit: Duration,
+    /// Pulls at once; none: as many as are asked for.
+    pub parallel_pulls: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { registries: Registries::default(), silence_limit: SILENCE_LIMIT }
+        Options { registries: Registries::default(), silence_limit: SILENCE_LIMIT, parallel_pulls: None }
     }
 }
 
@@ -96,6 +99,8 @@ pub struct Pulled {
     pub image: Image,
     /// Which of the caller's credentials the registry let in, by its place; none: it needed none of them.
     pub accepted: Option<usize>,
+    /// How long it waited for other pulls to end.
+    pub waited: Duration,
 }
 
 /// The images under a root folder. Cheap to clone.
@@ -107,6 +112,8 @@ pub struct Images {
 struct Inner {
     layout: Layout,
     options: Options,
+    /// A permit a pull.
+    turns: Semaphore,
 }
 
 impl Images {
@@ -118,7 +125,8 @@ impl Images {
     pub fn open_with(root: &Path, options: Options) -> Result<Images, ImageError> {
         let layout = Layout::open(root)?;
         collect::leftovers(&layout)?;
-        Ok(Images { inner: Arc::new(Inner { layout, options }) })
+        let turns = Semaphore::new(options.parallel_pulls.unwrap_or(Semaphore::MAX_PERMITS).clamp(1, Semaphore::MAX_PERMITS));
+        Ok(Images { inner: Arc::new(Inner { layout, options, turns }) })
     }
 
     /// Every image of a `docker save` archive or a tar of an OCI layout; the tar may be compressed.
@@ -131,8 +139,12 @@ impl Images {
     /// registries are ignored.
     pub async fn pull(&self, reference: &str, auths: &[Auth], progress: Option<Progress>) -> Result<Pulled, ImageError> {
         let reference = parse(reference)?;
+        let asked = Instant::now();
+        // First come, first served; the permit goes back when this is given up.
+        let _turn = self.inner.turns.acquire().await.map_err(|_| ImageError::Interrupted)?;
+        let waited = asked.elapsed();
         let (record, accepted) = pull::pull(&self.inner, &reference, auths, progress).await?;
-        Ok(Pulled { image: image(&self.inner.layout, &record)?, accepted })
+        Ok(Pulled { image: image(&self.inner.layout, &record)?, accepted, waited })
     }
 
     /// By name (normalised), name with digest, id, or the beginning of an id.

@@ -316,3 +316,24 @@ async fn many_pulls_of_one_image_fetch_each_layer_once() {
         assert_eq!(registry.count(digest), 1, "{digest}");
     }
 }
+
+#[tokio::test]
+async fn pulls_wait_for_their_turn() {
+    let (registry, dir, image) = (Registry::start().await, temp(), small());
+    registry.serve("app", "v1", &image);
+    registry.put("/v2/slow/manifests/v1", b"never sent");
+    registry.fault("/v2/slow/", Fault::Silence(0), usize::MAX);
+    let images = open_with(&dir, Options { parallel_pulls: Some(1), ..Options::default() });
+    let (first, name) = (images.clone(), format!("{}/slow:v1", registry.host));
+    let first = tokio::spawn(async move { first.pull(&name, &[], None).await });
+    while registry.count("/v2/slow/") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let name = format!("{}/app:v1", registry.host);
+    let mut second = Box::pin(images.pull(&name, &[], None));
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!(registry.count("/v2/app/"), 0, "not before the first ends");
+    first.abort();
+    assert!(first.await.is_err_and(|e| e.is_cancelled()));
+    second.await.expect("its turn");
+}

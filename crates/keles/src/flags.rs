@@ -2,6 +2,7 @@
 //!
 //! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
+use crate::image_flags::{PullFlags, RegistryFlags};
 use crate::lifecycle_flags::LifecycleFlags;
 use crate::observe_flags::{LogFlags, ObserveFlags};
 use crate::part_http::flags::{LeaderFlags, SecureFlags};
@@ -140,6 +141,8 @@ pub struct Server {
     pub bridge: String,
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]
     pub max_pods: u32,
+    #[command(flatten)]
+    pub pulls: PullFlags,
     /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
@@ -240,6 +243,8 @@ pub struct Kubelet {
     /// Sysctls outside the safe list that pods may set; a trailing * matches a prefix.
     #[arg(long, value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+    #[command(flatten)]
+    pub pulls: PullFlags,
     /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
@@ -347,6 +352,8 @@ pub struct Images {
 #[derive(Args)]
 pub struct Pull {
     pub image: String,
+    #[command(flatten)]
+    pub registries: RegistryFlags,
     #[command(flatten)]
     pub data: Data,
 }

@@ -1,9 +1,13 @@
 //! The image verbs: `load`, `images`, `pull`, `tag`, `rmi`, over the node's image store, with or without a server running.
 
 use crate::flags;
-use keles_images::{Image, Images};
+use keles_images::{Auth, Image, Images, Progress, PullEvent};
 use keles_supervise::BoxError;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Folder of images under the data folder.
 pub fn folder(data_dir: &Path) -> PathBuf {
@@ -29,10 +33,66 @@ pub async fn load(f: flags::Load) -> Result<(), BoxError> {
     Ok(())
 }
 
+/// With the credentials of the docker configuration, as the node agent pulls with the node's.
 pub async fn pull(f: flags::Pull) -> Result<(), BoxError> {
-    let image = open(&f.data)?.pull(&f.image, &[], None).await?;
+    let images = Images::open_with(&folder(&f.data.data_dir), f.registries.options()?)?;
+    let auths: Vec<Auth> = match f.image.parse() {
+        Ok(reference) => keles_kubelet::image_credentials::keyring(&[], &f.data.data_dir).lookup(&reference).into_iter().map(|(auth, _)| auth).collect(),
+        // Pulling says what is wrong with the name.
+        Err(_) => Vec::new(),
+    };
+    let image = images.pull(&f.image, &auths, Some(progress())).await?.image;
     println!("{}", image.digests.first().unwrap_or(&image.id));
     Ok(())
+}
+
+/// Shows how far a pull is, on standard error: on a terminal one line that changes, else a line for each layer that is done.
+fn progress() -> Progress {
+    let terminal = std::io::stderr().is_terminal();
+    let state = Mutex::new(Shown::default());
+    Arc::new(move |event| {
+        let mut shown = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let layer = |layer: &str| short(layer).to_owned();
+        match event {
+            PullEvent::Present { layer: l } => shown.line(terminal, &format!("{}: Already exists", layer(&l))),
+            PullEvent::Unpacked { layer: l } => {
+                shown.under_way.remove(&l);
+                shown.line(terminal, &format!("{}: Pull complete", layer(&l)));
+            }
+            PullEvent::Downloading { layer, done_bytes, total_bytes } => {
+                shown.under_way.insert(layer, (done_bytes, total_bytes));
+            }
+        }
+        if terminal && shown.is_due() {
+            let (done, total) = shown.under_way.values().fold((0, 0), |(d, t), (done, total)| (d + done, t + total));
+            if total > 0 {
+                eprint!("\r\x1b[KDownloading {} of {}", size(done), size(total));
+            }
+        }
+    })
+}
+
+#[derive(Default)]
+struct Shown {
+    /// Layer to bytes done and bytes in all.
+    under_way: BTreeMap<String, (u64, u64)>,
+    last: Option<Instant>,
+}
+
+impl Shown {
+    fn line(&self, terminal: bool, text: &str) {
+        eprintln!("{}{text}", if terminal { "\r\x1b[K" } else { "" });
+    }
+
+    /// A terminal need not see every chunk.
+    fn is_due(&mut self) -> bool {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let due = self.last.is_none_or(|at| at.elapsed() >= PAUSE);
+        if due {
+            self.last = Some(Instant::now());
+        }
+        due
+    }
 }
 
 pub async fn tag(f: flags::Tag) -> Result<(), BoxError> {

@@ -9,6 +9,7 @@ mod controller_accounts;
 mod credentials;
 mod flags;
 mod lifecycle_flags;
+mod image_flags;
 mod images;
 mod node;
 mod observe_flags;

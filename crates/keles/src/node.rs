@@ -27,6 +27,7 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
+    pub images: keles_images::Options,
 }
 
 /// The host's name as a node's: lower case.
@@ -75,7 +76,7 @@ pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir:
 /// Opens runtime and images and runs the node agent until it is told to stop.
 pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodNetwork, h: Handle) -> Result<(), BoxError> {
     let runtime = Engine::open(engine_options(&o.data_dir, &o.bridge)).await?;
-    let images = keles_images::Images::open(&crate::images::folder(&o.data_dir))?;
+    let images = keles_images::Images::open_with(&crate::images::folder(&o.data_dir), o.images.clone())?;
     h.ready();
     Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), Arc::new(images), Arc::new(Network(network)), h.stop()).await?;
     Ok(())

@@ -53,6 +53,8 @@ struct Shared {
     api: OnceLock<ApiServer>,
     network: OnceLock<PodNetwork>,
     stop: CancellationToken,
+    /// How images are pulled; read before anything is begun.
+    images: keles_images::Options,
 }
 
 impl Shared {
@@ -84,6 +86,7 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
         api: OnceLock::new(),
         network: OnceLock::new(),
         stop: stop.clone(),
+        images: f.pulls.options()?,
         flags: *f,
     });
     let mut s = Supervisor::new();
@@ -297,6 +300,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         labels: Default::default(),
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: f.seccomp_default,
+        images: s.images.clone(),
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

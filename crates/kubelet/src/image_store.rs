@@ -1,19 +1,13 @@
 //! What the node asks of the image store; [`keles_images::Images`] is the real one.
 
 use async_trait::async_trait;
+use keles_images::Auth;
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ImageError(pub String);
-
-/// Credentials for one registry host (`docker.io` for Docker Hub).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistryLogin {
-    pub registry: String,
-    pub username: String,
-    pub password: String,
-}
 
 /// An image on this node with what a container needs of it.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +27,21 @@ pub struct NodeImage {
     pub layers: Vec<PathBuf>,
 }
 
+/// What a pull brought.
+#[derive(Clone, Debug, Default)]
+pub struct PulledImage {
+    pub image: NodeImage,
+    /// Which of the given credentials the registry took, by its place; none: it asked for none of them.
+    pub accepted: Option<usize>,
+    /// How long the pull waited for others to end.
+    pub waited: Duration,
+}
+
 #[async_trait]
 pub trait ImageStore: Send + Sync + 'static {
     async fn find(&self, reference: &str) -> Result<Option<NodeImage>, ImageError>;
-    async fn pull(&self, reference: &str, logins: &[RegistryLogin]) -> Result<NodeImage, ImageError>;
+    /// `auths` are tried in their order, then none; each is for this image.
+    async fn pull(&self, reference: &str, auths: &[Auth]) -> Result<PulledImage, ImageError>;
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError>;
 }
 
@@ -69,15 +74,9 @@ impl ImageStore for keles_images::Images {
         Ok(self.get(reference).await.map_err(told)?.map(Into::into))
     }
 
-    async fn pull(&self, reference: &str, logins: &[RegistryLogin]) -> Result<NodeImage, ImageError> {
-        let auth = |login: &RegistryLogin| keles_images::Auth {
-            registry: login.registry.clone(),
-            username: login.username.clone(),
-            password: login.password.clone(),
-            ..Default::default()
-        };
-        let auths: Vec<_> = logins.iter().map(auth).collect();
-        Ok(keles_images::Images::pull(self, reference, &auths, None).await.map_err(told)?.into())
+    async fn pull(&self, reference: &str, auths: &[Auth]) -> Result<PulledImage, ImageError> {
+        let pulled = keles_images::Images::pull(self, reference, auths, None).await.map_err(told)?;
+        Ok(PulledImage { image: pulled.image.into(), accepted: pulled.accepted, waited: pulled.waited })
     }
 
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
@@ -90,8 +89,8 @@ impl<T: ImageStore + ?Sized> ImageStore for std::sync::Arc<T> {
     async fn find(&self, reference: &str) -> Result<Option<NodeImage>, ImageError> {
         (**self).find(reference).await
     }
-    async fn pull(&self, reference: &str, logins: &[RegistryLogin]) -> Result<NodeImage, ImageError> {
-        (**self).pull(reference, logins).await
+    async fn pull(&self, reference: &str, auths: &[Auth]) -> Result<PulledImage, ImageError> {
+        (**self).pull(reference, auths).await
     }
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
         (**self).list().await

@@ -17,6 +17,8 @@ mod events;
 mod expansion;
 mod hook;
 mod http_get;
+mod image_access;
+pub mod image_credentials;
 pub mod image_store;
 mod local_storage;
 mod log_rotation;

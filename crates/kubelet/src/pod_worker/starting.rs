@@ -3,18 +3,20 @@
 use super::{Retry, Worker};
 use crate::container_config::{self, Input};
 use crate::events::{NORMAL, WARNING};
-use crate::image_store::{NodeImage, RegistryLogin};
+use crate::image_access::Records;
+use crate::image_credentials::{self, Source};
+use crate::image_store::NodeImage;
 use crate::machine::StartFailure;
 use crate::machine::actions::{Role, Start};
 use crate::{env, ephemeral, hook};
-use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
+use keles_images::Auth;
 use keles_oci::Reference;
 use keles_runtime::api::{RuntimeError, Seccomp};
 use keles_volumes::Objects;
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) const CRASH_LOOP: &str = "CrashLoopBackOff";
 const ERR_IMAGE_PULL: &str = "ErrImagePull";
@@ -159,12 +161,15 @@ impl Worker {
     async fn image(&mut self, name: &str, reference: &str, policy: &str, field: &str) -> Result<NodeImage, Option<StartFailure>> {
         let agent = self.agent.clone();
         let event = |kind, reason: &str, text: String| agent.events.container(&self.pod, field, kind, reason, text);
-        if let Err(fault) = Reference::parse(reference) {
-            let message = format!("Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": {fault}");
-            event(WARNING, "InspectFailed", message.clone());
-            event(WARNING, "Failed", "Error: InvalidImageName".into());
-            return Err(Some(StartFailure { reason: "InvalidImageName", message }));
-        }
+        let parsed = match Reference::parse(reference) {
+            Ok(parsed) => parsed,
+            Err(fault) => {
+                let message = format!("Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": {fault}");
+                event(WARNING, "InspectFailed", message.clone());
+                event(WARNING, "Failed", "Error: InvalidImageName".into());
+                return Err(Some(StartFailure { reason: "InvalidImageName", message }));
+            }
+        };
         let found = match agent.images.find(reference).await {
             Ok(found) => found,
             Err(error) => {
@@ -172,44 +177,60 @@ impl Worker {
                 return Err(Some(self.failed(field, "ImageInspectError", error.to_string())));
             }
         };
+        let never = |message: String| {
+            event(WARNING, "ErrImageNeverPull", message.clone());
+            event(WARNING, "Failed", "Error: ErrImageNeverPull".into());
+            Err(Some(StartFailure { reason: "ErrImageNeverPull", message }))
+        };
+        let credentials = self.credentials(&parsed).await;
         match (found, policy) {
-            (Some(image), "IfNotPresent" | "Never") => {
+            (Some(image), "IfNotPresent" | "Never") if Records::new(&agent.config.data_dir).may_use(reference, &parsed, &image.id, &credentials) => {
                 event(NORMAL, "Pulled", format!("Container image \"{reference}\" already present on machine and can be accessed by the pod"));
                 Ok(image)
             }
-            (None, "Never") => {
-                let message = format!("Container image \"{reference}\" is not present with pull policy of Never");
-                event(WARNING, "ErrImageNeverPull", message.clone());
-                event(WARNING, "Failed", "Error: ErrImageNeverPull".into());
-                Err(Some(StartFailure { reason: "ErrImageNeverPull", message }))
-            }
-            _ => self.pull(name, reference, field).await,
+            (Some(_), "Never") => never(format!("Container image \"{reference}\" is present with pull policy of Never but the pod has no credentials that it was pulled with")),
+            (None, "Never") => never(format!("Container image \"{reference}\" is not present with pull policy of Never")),
+            _ => self.pull(name, reference, &parsed, &credentials, field).await,
         }
     }
 
-    async fn pull(&mut self, name: &str, reference: &str, field: &str) -> Result<NodeImage, Option<StartFailure>> {
-        let event = |kind, reason: &str, text: String| self.agent.events.container(&self.pod, field, kind, reason, text);
+    async fn pull(&mut self, name: &str, reference: &str, parsed: &Reference, credentials: &[(Auth, Source)], field: &str) -> Result<NodeImage, Option<StartFailure>> {
+        let agent = self.agent.clone();
+        let pod = self.pod.clone();
+        let event = |kind, reason: &str, text: String| agent.events.container(&pod, field, kind, reason, text);
         event(NORMAL, "Pulling", format!("Pulling image \"{reference}\""));
         let begun = Instant::now();
-        let logins = self.logins().await;
-        let images = self.agent.images.clone();
+        let auths: Vec<Auth> = credentials.iter().map(|(auth, _)| auth.clone()).collect();
+        let records = Records::new(&agent.config.data_dir);
         let ending = super::until_ends(self.wish.clone());
         // A pull may take long; the status says meanwhile that the pod is being made.
         self.publish();
-        let pulled = tokio::select! {
-            pulled = images.pull(reference, &logins) => pulled,
-            () = ending => return Err(None),
+        // Noted first: an image whose pull ends with the agent must not count as everybody's.
+        let noted = records.begin(reference).map_err(|error| crate::image_store::ImageError(format!("the pull cannot be noted: {error}")));
+        let pulled = match noted {
+            Err(error) => Err(error),
+            Ok(()) => tokio::select! {
+                pulled = agent.images.pull(reference, &auths) => pulled,
+                () = ending => return Err(None),
+            },
         };
-        let event = |kind, reason: &str, text: String| self.agent.events.container(&self.pod, field, kind, reason, text);
+        let pulled = pulled.and_then(|pulled| {
+            let by = pulled.accepted.and_then(|at| credentials.get(at));
+            records.pulled(reference, parsed, &pulled.image.id, by).map_err(|error| crate::image_store::ImageError(format!("the pull cannot be noted: {error}")))?;
+            Ok(pulled)
+        });
         match pulled {
-            Ok(image) => {
-                let took = format!("{:.3}s", begun.elapsed().as_secs_f64());
-                let size = image.size_bytes;
-                event(NORMAL, "Pulled", format!("Successfully pulled image \"{reference}\" in {took} ({took} including waiting). Image size: {size} bytes."));
+            Ok(pulled) => {
+                let whole = begun.elapsed();
+                let took = whole.saturating_sub(pulled.waited);
+                let size = pulled.image.size_bytes;
+                let text = format!("Successfully pulled image \"{reference}\" in {} ({} including waiting). Image size: {size} bytes.", in_go(took), in_go(whole));
+                event(NORMAL, "Pulled", text);
                 self.image_backoffs.clear(reference);
-                Ok(image)
+                Ok(pulled.image)
             }
             Err(error) => {
+                records.failed(reference);
                 event(WARNING, "Failed", format!("Failed to pull image \"{reference}\": {error}"));
                 event(WARNING, "Failed", format!("Error: {ERR_IMAGE_PULL}"));
                 let now = Timestamp::now();
@@ -259,18 +280,17 @@ impl Worker {
         }
     }
 
-    /// Credentials of the pod's imagePullSecrets; one that is missing is passed over, as upstream does.
-    async fn logins(&self) -> Vec<RegistryLogin> {
+    /// Credentials for an image, best first, by the pod's imagePullSecrets and the node's; a secret that is missing is passed over, as upstream does.
+    async fn credentials(&self, image: &Reference) -> Vec<(Auth, Source)> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
-        let mut logins = Vec::new();
+        let mut secrets = Vec::new();
         for reference in self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
             match self.agent.objects.secret(namespace, &reference.name).await {
-                Ok(Some(secret)) => logins.extend(parse_logins(&secret)),
-                Ok(None) => {}
+                Ok(found) => secrets.extend(found),
                 Err(error) => tracing::warn!(%error, secret = reference.name, "image pull secret not read"),
             }
         }
-        logins
+        image_credentials::keyring(&secrets, &self.agent.config.data_dir).lookup(image)
     }
 
     pub(super) fn address(&self) -> String {
@@ -279,43 +299,33 @@ impl Worker {
     }
 }
 
-/// `.dockerconfigjson` or the older `.dockercfg`.
-fn parse_logins(secret: &k8s_openapi::api::core::v1::Secret) -> Vec<RegistryLogin> {
-    let data = secret.data.as_ref();
-    let read = |key: &str| data.and_then(|data| data.get(key)).and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes.0).ok());
-    let table = read(".dockerconfigjson").and_then(|config| config.get("auths").cloned()).or_else(|| read(".dockercfg"));
-    let Some(serde_json::Value::Object(table)) = table else { return Vec::new() };
-    table.into_iter().filter_map(|(registry, entry)| login(&registry, &entry)).collect()
-}
-
-fn login(registry: &str, entry: &serde_json::Value) -> Option<RegistryLogin> {
-    let host = registry.trim_start_matches("https://").trim_start_matches("http://");
-    let host = host.split('/').next().unwrap_or(host);
-    let host = if host == "index.docker.io" { "docker.io" } else { host };
-    let text = |key: &str| entry.get(key).and_then(serde_json::Value::as_str).map(String::from);
-    let (username, password) = match text("auth") {
-        Some(auth) => {
-            let decoded = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(auth).ok()?).ok()?;
-            let (username, password) = decoded.split_once(':')?;
-            (username.to_string(), password.to_string())
-        }
-        None => (text("username")?, text("password")?),
-    };
-    Some(RegistryLogin { registry: host.into(), username, password })
+/// As Go prints a duration, to the millisecond: `405ms`, `1.2s`, `1m45.457s`.
+fn in_go(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".into();
+    }
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let fraction = format!(".{:03}", rest % 1000);
+    let seconds = format!("{}{}s", rest / 1000, fraction.trim_end_matches('0').trim_end_matches('.'));
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::ByteString;
 
     #[test]
-    fn a_pull_secret_gives_logins_by_registry() {
-        let auth = base64::engine::general_purpose::STANDARD.encode("me:pa:ss");
-        let json = serde_json::json!({"auths": {"https://index.docker.io/v1/": {"auth": auth}, "r.example:5000": {"username": "u", "password": "p"}}});
-        let data = std::collections::BTreeMap::from([(".dockerconfigjson".to_string(), ByteString(json.to_string().into_bytes()))]);
-        let logins = parse_logins(&k8s_openapi::api::core::v1::Secret { data: Some(data), ..Default::default() });
-        let login = |registry: &str, username: &str, password: &str| RegistryLogin { registry: registry.into(), username: username.into(), password: password.into() };
-        assert_eq!(logins, [login("docker.io", "me", "pa:ss"), login("r.example:5000", "u", "p")]);
+    fn durations_read_as_upstream_prints_them() {
+        let text = |millis| in_go(Duration::from_millis(millis));
+        assert_eq!((text(0), text(405), text(1200), text(2000)), ("0s".into(), "405ms".into(), "1.2s".into(), "2s".into()));
+        assert_eq!((text(105_457), text(60_000), text(3_600_000)), ("1m45.457s".into(), "1m0s".into(), "1h0m0s".into()));
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::agent::Agent;
 use crate::config::KubeletConfig;
 use crate::events::Recorder;
-use crate::image_store::{ImageError, ImageStore, NodeImage, RegistryLogin};
+use crate::image_store::{ImageError, ImageStore, NodeImage, PulledImage};
 use crate::node_facts::NodeFacts;
 use crate::objects::ApiObjects;
 use crate::pod_network::{HostPort, NetworkError, PodNetwork};
@@ -210,7 +210,7 @@ impl ImageStore for FakeImages {
     async fn find(&self, _: &str) -> std::result::Result<Option<NodeImage>, ImageError> {
         Ok(Some(NodeImage { id: "sha256:1".into(), cmd: vec!["run".into()], ..Default::default() }))
     }
-    async fn pull(&self, _: &str, _: &[RegistryLogin]) -> std::result::Result<NodeImage, ImageError> {
+    async fn pull(&self, _: &str, _: &[keles_images::Auth]) -> std::result::Result<PulledImage, ImageError> {
         Err(ImageError("not part of this test".into()))
     }
     async fn list(&self) -> std::result::Result<Vec<NodeImage>, ImageError> {

@@ -1,7 +1,8 @@
 //! The image verbs: `load`, `images`, `pull`, `tag`, `rmi`, over the node's image store, with or without a server running.
 
 use crate::flags;
-use keles_images::{Auth, Image, Images, Progress, PullEvent};
+use keles_images::{Auth, Image, Images, Keyring, Progress, PullEvent};
+use keles_kubelet::image_credentials::credentials;
 use keles_supervise::BoxError;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -37,7 +38,7 @@ pub async fn load(f: flags::Load) -> Result<(), BoxError> {
 pub async fn pull(f: flags::Pull) -> Result<(), BoxError> {
     let images = Images::open_with(&folder(&f.data.data_dir), f.registries.options()?)?;
     let auths: Vec<Auth> = match f.image.parse() {
-        Ok(reference) => keles_kubelet::image_credentials::keyring(&[], &f.data.data_dir).lookup(&reference).into_iter().map(|(auth, _)| auth).collect(),
+        Ok(reference) => credentials(&reference, &[], &f.data.data_dir, &Keyring::default()).into_iter().map(|(auth, _)| auth).collect(),
         // Pulling says what is wrong with the name.
         Err(_) => Vec::new(),
     };

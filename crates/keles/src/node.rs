@@ -27,7 +27,7 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
-    pub images: keles_images::Options,
+    pub pulls: crate::image_flags::Pulls,
 }
 
 /// The host's name as a node's: lower case.
@@ -76,7 +76,7 @@ pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir:
 /// Opens runtime and images and runs the node agent until it is told to stop.
 pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodNetwork, h: Handle) -> Result<(), BoxError> {
     let runtime = Engine::open(engine_options(&o.data_dir, &o.bridge)).await?;
-    let images = keles_images::Images::open_with(&crate::images::folder(&o.data_dir), o.images.clone())?;
+    let images = keles_images::Images::open_with(&crate::images::folder(&o.data_dir), o.pulls.options.clone())?;
     h.ready();
     Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), Arc::new(images), Arc::new(Network(network)), h.stop()).await?;
     Ok(())
@@ -91,6 +91,7 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.labels = o.labels;
     c.allowed_unsafe_sysctls = o.allowed_unsafe_sysctls;
     c.seccomp_default = o.seccomp_default;
+    c.credential_providers = o.pulls.providers;
     c
 }
 

@@ -298,7 +298,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         labels: f.node_labels.iter().cloned().collect(),
         allowed_unsafe_sysctls: f.allowed_unsafe_sysctls.clone(),
         seccomp_default: f.seccomp_default,
-        images: f.pulls.options()?,
+        pulls: f.pulls.pulls()?,
     };
     let opened = Arc::new(OnceLock::<PodNetwork>::new());
     let mut s = Supervisor::new();

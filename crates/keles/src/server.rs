@@ -54,7 +54,7 @@ struct Shared {
     network: OnceLock<PodNetwork>,
     stop: CancellationToken,
     /// How images are pulled; read before anything is begun.
-    images: keles_images::Options,
+    pulls: crate::image_flags::Pulls,
 }
 
 impl Shared {
@@ -86,7 +86,7 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
         api: OnceLock::new(),
         network: OnceLock::new(),
         stop: stop.clone(),
-        images: f.pulls.options()?,
+        pulls: f.pulls.pulls()?,
         flags: *f,
     });
     let mut s = Supervisor::new();
@@ -300,7 +300,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         labels: Default::default(),
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: f.seccomp_default,
-        images: s.images.clone(),
+        pulls: s.pulls.clone(),
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

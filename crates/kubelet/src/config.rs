@@ -1,8 +1,10 @@
 //! How the node agent is set up; parsed and checked by the caller.
 
+use crate::credential_provider::Providers;
 use crate::naming::ClusterDns;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Upstream's default.
@@ -40,6 +42,8 @@ pub struct KubeletConfig {
     pub labels: std::collections::BTreeMap<String, String>,
     /// Running pods' configMap, secret, downwardAPI and projected files are compared with the API this often.
     pub volume_refresh: Duration,
+    /// Programs that give credentials for images.
+    pub credential_providers: Arc<Providers>,
 }
 
 impl KubeletConfig {
@@ -57,6 +61,7 @@ impl KubeletConfig {
             allowed_unsafe_sysctls: Vec::new(),
             labels: Default::default(),
             volume_refresh: Duration::from_secs(60),
+            credential_providers: Arc::default(),
         }
     }
 

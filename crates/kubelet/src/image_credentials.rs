@@ -1,10 +1,11 @@
 //! With what the node may pull for a pod: the pod's pull secrets (its service account's are among them, admission put them there), then the
-//! node's own docker configuration.
+//! node's own docker configuration, and what its plugins say ([`crate::credential_provider`]).
 //!
-//! Entry point: [`keyring`]. Absent: credential provider plugins.
+//! Entry point: [`credentials`].
 
 use k8s_openapi::api::core::v1::Secret;
-use keles_images::{Keyring, KeyringError};
+use keles_images::{Auth, Keyring, KeyringError};
+use keles_oci::Reference;
 use std::path::{Path, PathBuf};
 
 /// Whose a credential is.
@@ -19,17 +20,18 @@ pub enum Source {
     Node,
 }
 
-/// All credentials there are; what cannot be read is passed over with a line in the log, as the pull may do without.
-pub fn keyring(secrets: &[Secret], data_dir: &Path) -> Keyring<Source> {
-    let mut ring = Keyring::default();
+/// The credentials for an image, best first: those of secrets, then the node's, then what its plugins said. What cannot be read is passed over
+/// with a line in the log, as the pull may do without.
+pub fn credentials(image: &Reference, secrets: &[Secret], data_dir: &Path, provided: &Keyring<Source>) -> Vec<(Auth, Source)> {
+    let (mut by_pod, mut by_node) = (Keyring::default(), Keyring::default());
     for secret in secrets {
-        if let Err(error) = add_secret(&mut ring, secret) {
+        if let Err(error) = add_secret(&mut by_pod, secret) {
             let (namespace, name) = (secret.metadata.namespace.as_deref().unwrap_or_default(), secret.metadata.name.as_deref().unwrap_or_default());
             tracing::warn!(%error, namespace, name, "an image pull secret cannot be read");
         }
     }
-    add_node(&mut ring, data_dir);
-    ring
+    add_node(&mut by_node, data_dir);
+    [&by_pod, &by_node, provided].into_iter().flat_map(|ring| ring.lookup(image)).collect()
 }
 
 /// The type says which key counts.
@@ -64,7 +66,6 @@ fn add_node(ring: &mut Keyring<Source>, data_dir: &Path) {
 mod tests {
     use super::*;
     use k8s_openapi::ByteString;
-    use keles_oci::Reference;
 
     fn secret(name: &str, type_: &str, key: &str, json: &str) -> Secret {
         let data = std::collections::BTreeMap::from([(key.to_string(), ByteString(json.as_bytes().to_vec()))]);
@@ -84,9 +85,11 @@ mod tests {
             secret("new", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", config),
             secret("old", "kubernetes.io/dockercfg", ".dockercfg", r#"{"r.example:5000/team": {"username": "u", "password": "p"}}"#),
         ];
-        let found = keyring(&secrets, dir.path()).lookup(&Reference::parse("r.example:5000/team/app").expect("good"));
+        let mut provided = Keyring::default();
+        provided.add("r.example:5000/team/app", Auth { username: "plugin".into(), ..Auth::default() }, Source::Node);
+        let found = credentials(&Reference::parse("r.example:5000/team/app").expect("good"), &secrets, dir.path(), &provided);
         let users: Vec<(&str, Source)> = found.iter().map(|(auth, source)| (auth.username.as_str(), source.clone())).collect();
         let of = |name: &str| Source::Secret { namespace: "n".into(), name: name.into(), uid: "u".into() };
-        assert_eq!(users, [("u", of("old")), ("me", of("new")), ("node", Source::Node)]);
+        assert_eq!(users, [("u", of("old")), ("me", of("new")), ("node", Source::Node), ("plugin", Source::Node)]);
     }
 }

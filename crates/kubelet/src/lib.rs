@@ -11,6 +11,7 @@ pub mod admission;
 mod agent;
 pub mod config;
 mod container_config;
+pub mod credential_provider;
 mod env;
 mod ephemeral;
 mod events;

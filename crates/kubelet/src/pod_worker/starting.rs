@@ -290,7 +290,8 @@ impl Worker {
                 Err(error) => tracing::warn!(%error, secret = reference.name, "image pull secret not read"),
             }
         }
-        image_credentials::keyring(&secrets, &self.agent.config.data_dir).lookup(image)
+        let provided = self.agent.config.credential_providers.provide(image).await;
+        image_credentials::credentials(image, &secrets, &self.agent.config.data_dir, &provided)
     }
 
     pub(super) fn address(&self) -> String {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub const WEB: &str = "e2e/web:v1";
 /// The same, saying v2.
 pub const WEB2: &str = "e2e/web:v2";
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 pub struct Cluster {

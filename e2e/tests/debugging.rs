@@ -4,7 +4,7 @@ use keles_e2e::{Cluster, WEB, skip, until};
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn pod(name: &str, container: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: c, image: \"{WEB}\", {container}}}\n")

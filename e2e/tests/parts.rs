@@ -4,7 +4,7 @@
 use keles_e2e::{Cluster, WEB, skip, until};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn parts_with_users_of_their_own_make_a_whole_cluster() {

@@ -3,9 +3,9 @@
 use keles_e2e::{Cluster, WEB, skip, until};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// The pods' grace period, which httpd as a container's first process sits out (nothing stops such a one but SIGKILL), and a while for the rest.
-const GRACE_AND_SOON: Duration = Duration::from_secs(60);
+const GRACE_AND_SOON: Duration = Duration::from_secs(90);
 
 fn started_at(c: &Cluster, pod: &str) -> String {
     c.json(&["get", "pod", pod])["status"]["containerStatuses"][0]["containerID"].to_string()

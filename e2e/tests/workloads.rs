@@ -4,7 +4,7 @@ use keles_e2e::{Cluster, WEB, WEB2, skip, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn web(replicas: u32) -> String {
     format!(

@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A node renews its lease this often, and is silent after [`NODE_GRACE`].
 const RENEWAL: Duration = Duration::from_millis(300);
-pub const NODE_GRACE: Duration = Duration::from_secs(2);
+pub const NODE_GRACE: Duration = Duration::from_secs(4);
 pub const ROOT_CA: &str = "-----BEGIN CERTIFICATE-----\nsim\n-----END CERTIFICATE-----\n";
 
 pub struct World {

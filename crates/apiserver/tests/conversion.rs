@@ -19,7 +19,7 @@ const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const OWN: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/doors.example.org";
 const V1: &str = "/apis/example.org/v1/namespaces/default/doors";
 const V2: &str = "/apis/example.org/v2/namespaces/default/doors";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a webhook does with the review it has made; a text is an HTTP error.
 type Twist = Arc<dyn Fn(&mut Value) -> Option<StatusCode> + Send + Sync>;

@@ -11,7 +11,7 @@ use world::{Client, World};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const BACKUPS: &str = "/apis/data.example.com/v1/namespaces/default/backups";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An operator's definition: two versions, subresources, columns, defaults, lists with keys.
 fn backups() -> Value {

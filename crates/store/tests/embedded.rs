@@ -96,7 +96,7 @@ async fn an_expiry_survives_a_restart() {
     let s = open(dir.path());
     let mut stream = s.watch(b"", two).await.expect("kept");
     let expired = loop {
-        match tokio::time::timeout(Duration::from_secs(5), stream.next()).await.expect("it expires") {
+        match tokio::time::timeout(Duration::from_secs(60), stream.next()).await.expect("it expires") {
             Some(Ok(Watched::Changes(changes))) => break changes,
             Some(Ok(Watched::Progress(_))) => {}
             other => panic!("{other:?}"),
@@ -199,7 +199,7 @@ async fn a_value_damaged_under_a_running_store_is_an_error_not_a_wrong_answer() 
 
 /// Waits for an event of the file system by asking again; the merge has no other sign.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if done() {
             return;
         }

@@ -183,7 +183,7 @@ pub struct Watch {
 /// Nothing is expected to come for this long.
 const QUIET: Duration = Duration::from_millis(80);
 /// What must come comes within this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Watch {
     async fn fill(&mut self) -> bool {

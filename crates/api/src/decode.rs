@@ -1,4 +1,4 @@
-//! Decoding of request bodies: one pass over JSON or YAML that checks every value against its type, finds unknown and duplicate fields,
+//! Decoding of request bodies: one pass over JSON, YAML or protobuf that checks every value against its type, finds unknown and duplicate fields,
 //! and prunes. Entry points: [`decode`] for bodies, [`check_tree`] for trees, [`conform`] where the caller words the error itself.
 //!
 //! Go's rules: `null` means absent, names match by case, integers refuse fractions, quantities, times and bytes are parsed and written
@@ -11,6 +11,7 @@ mod syntax;
 mod walk;
 
 use crate::canonical::as_decoded;
+use crate::protobuf::{self, ProtobufError};
 use crate::{Object, Status, TypeRef};
 use serde::de::{DeserializeSeed, IntoDeserializer};
 use serde_json::Value;
@@ -42,10 +43,14 @@ impl FieldValidation {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a document is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
+    #[default]
     Json,
     Yaml,
+    /// In its envelope, which says what type it is.
+    Protobuf,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -67,16 +72,26 @@ pub enum DecodeError {
     /// Unknown and duplicate fields under `Strict`.
     #[error("strict decoding error: {}", .0.join(", "))]
     Strict(Vec<String>),
+    #[error(transparent)]
+    Protobuf(#[from] ProtobufError),
 }
 
 /// Decodes a request body as the type that `kind` names.
 pub fn decode(body: &[u8], format: Format, ty: TypeRef, kind: &str, validation: FieldValidation) -> Result<Decoded, Status> {
-    let text = String::from_utf8_lossy(body);
-    let version = || version_of(&text, ty);
-    conform_text(&text, format, ty, validation).map_err(|e| match e {
+    let version = || version_of(&String::from_utf8_lossy(body), ty);
+    conform_document(body, format, ty, validation).map_err(|e| match e {
         DecodeError::Syntax(why) => unrecognised(kind, &why, body),
+        DecodeError::Protobuf(e) => unreadable(e),
         other => Status::bad_request(format!("{kind} in version \"{}\" cannot be handled as a {kind}: {other}", version())),
     })
+}
+
+/// The answer to a protobuf body that cannot be read: what this build does not know may be sent in another form.
+fn unreadable(e: ProtobufError) -> Status {
+    match e {
+        ProtobufError::UnknownField { .. } => Status::failure(415, "UnsupportedMediaType", e.to_string()),
+        e => Status::bad_request(e.to_string()),
+    }
 }
 
 /// The same checks on a tree.
@@ -100,9 +115,9 @@ fn conform_with(object: Value, ty: TypeRef, validation: FieldValidation, mut con
     settle(value, context, ty, validation)
 }
 
-fn conform_text(text: &str, format: Format, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+fn conform_document(body: &[u8], format: Format, ty: TypeRef, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let mut context = Context::default();
-    let value = read(text, format, Some(ty), &mut context)?;
+    let value = read(body, format, Some(ty), &mut context)?;
     settle(value, context, ty, validation)
 }
 
@@ -127,7 +142,12 @@ fn settle(mut value: Value, context: Context, ty: TypeRef, validation: FieldVali
     Ok(Decoded { object: Object(value), warnings })
 }
 
-fn read(text: &str, format: Format, ty: Option<TypeRef>, context: &mut Context) -> Result<Value, DecodeError> {
+fn read(body: &[u8], format: Format, ty: Option<TypeRef>, context: &mut Context) -> Result<Value, DecodeError> {
+    if format == Format::Protobuf {
+        let tree = protobuf::decode(body)?;
+        return Seed { ty, context }.deserialize(tree.into_deserializer()).map_err(|e: serde_json::Error| DecodeError::Syntax(e.to_string()));
+    }
+    let text = &*String::from_utf8_lossy(body);
     // kubectl sends JSON under the YAML content type.
     if format == Format::Json || text.trim_start().starts_with('{') {
         let mut d = serde_json::Deserializer::from_str(text);
@@ -144,20 +164,23 @@ fn read(text: &str, format: Format, ty: Option<TypeRef>, context: &mut Context) 
     }
 }
 
-/// Any JSON document as a tree. Numbers, nulls and unknown fields stay.
-pub fn parse_json(body: &[u8]) -> Result<Value, Status> {
-    parse_strict(body, Format::Json).map(|(v, _)| v).map_err(|e| Status::bad_request(e.to_string()))
+/// Any document as a tree. Numbers, nulls and unknown fields stay.
+pub fn parse(body: &[u8], format: Format) -> Result<Value, Status> {
+    parse_strict(body, format).map(|(v, _)| v).map_err(|e| match e {
+        DecodeError::Protobuf(e) => unreadable(e),
+        e => Status::bad_request(e.to_string()),
+    })
 }
 
-/// Any YAML document as a tree.
-pub fn parse_yaml(body: &[u8]) -> Result<Value, Status> {
-    parse_strict(body, Format::Yaml).map(|(v, _)| v).map_err(|e| Status::bad_request(e.to_string()))
+/// Any JSON document as a tree, as [`parse`].
+pub fn parse_json(body: &[u8]) -> Result<Value, Status> {
+    parse(body, Format::Json)
 }
 
 /// Any document as a tree, and its duplicate fields (`duplicate field "a.b"`).
 pub fn parse_strict(body: &[u8], format: Format) -> Result<(Value, Vec<String>), DecodeError> {
     let mut context = Context::default();
-    let value = read(&String::from_utf8_lossy(body), format, None, &mut context)?;
+    let value = read(body, format, None, &mut context)?;
     Ok((value, context.strict))
 }
 

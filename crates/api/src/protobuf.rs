@@ -25,7 +25,7 @@ const ENVELOPE_END: &[u8] = b"\x1a\0\x22\0";
 /// Objects in objects (RawExtension) that are read.
 const NESTED_MAX: usize = 4;
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtobufError {
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     Magic,

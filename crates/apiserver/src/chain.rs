@@ -15,6 +15,7 @@ use futures::FutureExt;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keles_api::Status;
+use keles_api::decode::Format;
 use keles_api::status::Details;
 use keles_observe::{current, trace};
 use keles_auth::{Attributes, Selectors, User};
@@ -252,8 +253,8 @@ impl Inner {
         let patch_type = if verb == Verb::Patch { Some(self.media().patch_type(&parts.headers)?) } else { None };
         let reads_body = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
         let body = if reads_body { read(body).await? } else { bytes::Bytes::new() };
-        let (body, body_format) = if patch_type.is_some() { (negotiate::patch_body(&parts.headers, body)?, keles_registry::BodyFormat::Json) } else { self.media().body(&parts.headers, body)? };
-        let notice = notices::orphaning_delete(&asked.info, &asked.query, &body);
+        let (body, body_format) = if patch_type.is_some() { (negotiate::patch_body(&parts.headers, body)?, Format::Json) } else { self.media().body(&parts.headers, body)? };
+        let notice = notices::orphaning_delete(&asked.info, &asked.query, &body, body_format);
         let mut query = asked.query;
         let name = if asked.info.is_collection() { String::new() } else { asked.info.name.clone() };
         if asked.info.watch_path && !asked.info.name.is_empty() && query.get("fieldSelector").is_none() {

@@ -11,8 +11,9 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
 use keles_api::openapi::gnostic;
 use keles_api::cbor;
-use keles_api::protobuf::{self, ProtobufError};
-use keles_registry::{BodyFormat, Form, MetaVersion, PatchType, Wire};
+use keles_api::decode::Format;
+use keles_api::protobuf;
+use keles_registry::{Form, MetaVersion, PatchType, Wire};
 
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
@@ -155,18 +156,14 @@ impl Media {
         })
     }
 
-    /// A body of POST, PUT or DELETE as the pipelines read it, or 415. Protobuf and CBOR become the JSON of the same object here.
-    pub fn body(self, headers: &HeaderMap, body: Bytes) -> Result<(Bytes, BodyFormat), Status> {
+    /// A body of POST, PUT or DELETE as the pipelines read it, or 415. CBOR becomes the JSON of the same object here.
+    pub fn body(self, headers: &HeaderMap, body: Bytes) -> Result<(Bytes, Format), Status> {
         match media_type(headers) {
-            None | Some("" | JSON) => Ok((body, BodyFormat::Json)),
-            _ if body.is_empty() => Ok((body, BodyFormat::Json)),
-            Some(YAML) => Ok((body, BodyFormat::Yaml)),
-            Some(protobuf::MEDIA_TYPE) => match protobuf::decode(&body) {
-                Ok(tree) => Ok((json(&tree), BodyFormat::Json)),
-                Err(e @ ProtobufError::UnknownField { .. }) => Err(Status::failure(415, "UnsupportedMediaType", e.to_string())),
-                Err(e) => Err(Status::bad_request(e.to_string())),
-            },
-            Some(cbor::MEDIA_TYPE) if self.cbor => Ok((from_cbor(&body)?, BodyFormat::Json)),
+            None | Some("" | JSON) => Ok((body, Format::Json)),
+            _ if body.is_empty() => Ok((body, Format::Json)),
+            Some(YAML) => Ok((body, Format::Yaml)),
+            Some(protobuf::MEDIA_TYPE) => Ok((body, Format::Protobuf)),
+            Some(cbor::MEDIA_TYPE) if self.cbor => Ok((from_cbor(&body)?, Format::Json)),
             Some(other) => Err(Status::unsupported_media_type(other, self.of(MEDIA_TYPES))),
         }
     }
@@ -277,7 +274,7 @@ mod tests {
         let sent = |media: &str| Media::default().body(&headers(CONTENT_TYPE, media), Bytes::from_static(b"x"));
         assert_eq!(sent("application/cbor").unwrap_err().code, 415);
         assert_eq!(sent("application/vnd.kubernetes.protobuf").unwrap_err().code, 400, "read, and found not to be one");
-        assert_eq!(sent("application/yaml; charset=utf-8").unwrap().1, BodyFormat::Yaml);
+        assert_eq!(sent("application/yaml; charset=utf-8").unwrap().1, Format::Yaml);
         assert_eq!(Media::default().patch_type(&headers(CONTENT_TYPE, "application/json")).unwrap_err().code, 415);
     }
 

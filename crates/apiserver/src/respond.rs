@@ -47,6 +47,7 @@ pub fn answer(a: Answer, style: &Style, stops: &CancellationToken) -> Response<B
             Ok(bytes) => whole(bytes, style.gzip, media),
             Err(s) => return failure(&s, &Style { accepted: Accepted::default(), ..*style }),
         },
+        Made::Message(m) => whole(m, style.gzip, media),
         Made::Chunks(c) if style.accepted.encoding == Encoding::Json && !style.pretty => chunks(c, style.gzip, media),
         Made::Chunks(c) => return answer(Answer { body: Made::Bytes(Made::Chunks(c).collect()), ..a }, style, stops),
         Made::Protobuf(c) => chunks(c, style.gzip, media),

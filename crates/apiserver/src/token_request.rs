@@ -9,7 +9,7 @@ use crate::server::Inner;
 use http::Response;
 use keles_api::{Object, Path, Problems, Status};
 use keles_auth::tokens::{Bindings, Claims, Reference};
-use keles_registry::{Answer, BodyFormat, Request as About};
+use keles_registry::{Answer, Request as About};
 use keles_serve::Body;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -41,10 +41,7 @@ struct Bound {
 /// The body of a request as a tree.
 pub async fn body_tree(media: Media, headers: &http::HeaderMap, body: Body) -> Result<Value, Status> {
     let (bytes, format) = media.body(headers, read(body).await?)?;
-    match format {
-        BodyFormat::Json => keles_api::decode::parse_json(&bytes),
-        BodyFormat::Yaml => keles_api::decode::parse_yaml(&bytes),
-    }
+    keles_api::decode::parse(&bytes, format)
 }
 
 pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {

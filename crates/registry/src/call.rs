@@ -7,6 +7,7 @@ use crate::kind::Request;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use keles_api::Status;
+use keles_api::decode::Format;
 
 /// The pairs of the URL's query, decoded, in order.
 #[derive(Clone, Debug, Default)]
@@ -88,21 +89,13 @@ impl MetaVersion {
     }
 }
 
-/// How the parts of lists and watches are written; everything else leaves the pipelines as JSON.
+/// How objects are written; everything else (Status, Tables) leaves the pipelines as JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Wire {
     #[default]
     Json,
     /// Not for Tables, which have no such form.
     Protobuf,
-}
-
-/// How the request's body is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BodyFormat {
-    #[default]
-    Json,
-    Yaml,
 }
 
 /// Content type of a PATCH.
@@ -151,7 +144,7 @@ pub struct Call {
     pub form: Form,
     pub wire: Wire,
     pub body: Bytes,
-    pub body_format: BodyFormat,
+    pub body_format: Format,
     /// Only looked at by PATCH.
     pub patch_type: Option<PatchType>,
     /// For the manager name of managedFields when no fieldManager is given.
@@ -167,8 +160,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn ok(body: impl Into<Bytes>) -> Self {
-        Answer { code: 200, body: Body::Bytes(body.into()), warnings: Vec::new() }
+    pub fn ok(body: impl Into<Body>) -> Self {
+        Answer { code: 200, body: body.into(), warnings: Vec::new() }
     }
     /// A Status as a *good* answer (deletes).
     pub fn status(s: &Status) -> Self {
@@ -181,6 +174,8 @@ pub enum Body {
     Bytes(Bytes),
     /// A long list in pieces of about 64 KiB, made as they are asked for (no lasting memory).
     Chunks(Box<dyn Iterator<Item = Bytes> + Send>),
+    /// An object in protobuf, in its envelope.
+    Message(Bytes),
     /// A list in protobuf, in pieces.
     Protobuf(Box<dyn Iterator<Item = Bytes> + Send>),
     /// Watch events, one JSON document a line, or protobuf frames when the call asked for them; an item holds one or more whole ones. Ends when the watch ends.
@@ -192,9 +187,15 @@ impl Body {
     /// Everything in one buffer; a watch has none.
     pub fn collect(self) -> Bytes {
         match self {
-            Body::Bytes(b) => b,
+            Body::Bytes(b) | Body::Message(b) => b,
             Body::Chunks(c) | Body::Protobuf(c) => c.flat_map(|b| b.to_vec()).collect::<Vec<u8>>().into(),
             Body::Watch(_) => Bytes::new(),
         }
+    }
+}
+
+impl<B: Into<Bytes>> From<B> for Body {
+    fn from(json: B) -> Self {
+        Body::Bytes(json.into())
     }
 }

@@ -56,13 +56,13 @@ impl Exchange<'_> {
                 Err(s) => return Err(s),
                 Ok(body) => {
                     warnings = w;
-                    return Ok(Answer { code: 201, body: Body::Bytes(body), warnings });
+                    return Ok(Answer { code: 201, body: body, warnings });
                 }
             }
         }
     }
 
-    async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
+    async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<Body, Status> {
         self.request.name = o.name().to_owned();
         let made = self.create_attempt(&mut o, w).await;
         let ending = if made.is_ok() && !self.request.dry_run { Ending::Stored } else { Ending::Nothing };
@@ -70,7 +70,7 @@ impl Exchange<'_> {
         made
     }
 
-    async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<bytes::Bytes, Status> {
+    async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<Body, Status> {
         self.track(o, None).await?;
         self.mutate(Operation::Create, o, None, w).await?;
         self.fill_system_metadata(o);

@@ -5,7 +5,7 @@
 
 use crate::admission::{Ending, Operation};
 use crate::cache::Cached;
-use crate::call::{Answer, Body};
+use crate::call::Answer;
 use crate::exchange::Exchange;
 use crate::facts;
 use crate::options::{DeleteOptions, ListOptions, Propagation};
@@ -56,7 +56,7 @@ impl Exchange<'_> {
             let o = deleted.object.tree();
             Status::success(self.served.group, self.resource.info().plural, o.name(), o.uid()).to_json().into()
         };
-        Ok(Answer { code, body: Body::Bytes(body), warnings })
+        Ok(Answer { code, body: body, warnings })
     }
 
     /// DeleteOptions from the body (in any of its apiVersions), else from the query.
@@ -65,7 +65,7 @@ impl Exchange<'_> {
             return DeleteOptions::parse(None, &self.call.query);
         }
         let ty = schema::builtin().get(OPTIONS_SCHEMA).ok_or_else(|| Status::internal("no schema for DeleteOptions"))?;
-        let d = decode::decode(&self.call.body, self.format(), ty, "DeleteOptions", FieldValidation::Ignore)?;
+        let d = decode::decode(&self.call.body, self.call.body_format, ty, "DeleteOptions", FieldValidation::Ignore)?;
         DeleteOptions::parse(Some(&d.object), &self.call.query)
     }
 

@@ -1,7 +1,7 @@
 //! One request on its way through a pipeline: what it is about, and the steps that several pipelines share.
 
 use crate::admission::{Admission, Attributes, Ending, Operation, Taken};
-use crate::call::{Answer, BodyFormat, Call, Verb};
+use crate::call::{Answer, Call, Verb};
 use crate::metrics;
 use crate::kind::{NameRule, Request, Scope, Served};
 use crate::registry::Registry;
@@ -9,7 +9,7 @@ use crate::represent::View;
 use crate::resource::{Resource, api_version};
 use crate::update::Part;
 use crate::versions::Conversions;
-use keles_api::decode::{FieldValidation, Format};
+use keles_api::decode::FieldValidation;
 use keles_api::problems::go_quote;
 use keles_api::{Object, Status, names};
 use std::sync::{Arc, Mutex};
@@ -149,17 +149,10 @@ impl Exchange<'_> {
         if !info.verbs.contains(&name) || homeless { Err(not_allowed()) } else { Ok(()) }
     }
 
-    pub fn format(&self) -> Format {
-        match self.call.body_format {
-            BodyFormat::Json => Format::Json,
-            BodyFormat::Yaml => Format::Yaml,
-        }
-    }
-
     /// The body as an object of the client's version, with its defaults; and what was found in it.
     pub fn decode(&self, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
         let kind = self.resource.info().kind;
-        let d = self.resource.kind.decode(&self.served, &self.call.body, self.format(), validation)?;
+        let d = self.resource.kind.decode(&self.served, &self.call.body, self.call.body_format, validation)?;
         let mut o = d.object;
         d.warnings.iter().for_each(|w| self.heard.warn(w.as_str()));
         self.check_type(&o)?;

@@ -35,7 +35,7 @@ mod watch;
 mod write;
 
 pub use admission::{Admission, Attributes, Ending, Operation, Taken};
-pub use call::{Answer, Body, BodyFormat, Call, Form, MetaVersion, PatchType, Query, Verb, Wire};
+pub use call::{Answer, Body, Call, Form, MetaVersion, PatchType, Query, Verb, Wire};
 pub use encode::Restore;
 pub use follow::Follow;
 pub use lifetimes::Lifetimes;

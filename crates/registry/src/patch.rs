@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply, on the client's version of the object; the result is an
 //! update, or for an apply to a name that is free, a create.
 
-use crate::call::{Answer, Body, PatchType};
+use crate::call::{Answer, PatchType};
 use crate::exchange::Exchange;
 use crate::options::WriteOptions;
 use crate::resource::api_version;
@@ -68,7 +68,7 @@ impl Exchange<'_> {
         let mut warnings = Vec::new();
         let outcome = self.modify(part, &mut warnings, &mut |old| self.patched(kind, old, &options)).await?;
         let body = self.outcome(&self.own_key(), outcome).await?;
-        Ok(Answer { code: 200, body: Body::Bytes(body), warnings })
+        Ok(Answer { code: 200, body: body, warnings })
     }
 
     /// Server-side apply: 201 when it creates.
@@ -86,7 +86,7 @@ impl Exchange<'_> {
                 let mut warnings = Vec::new();
                 let outcome = self.modify(part, &mut warnings, &mut |live| self.apply_to(Some(live), &config, &options)).await;
                 match outcome {
-                    Ok(o) => self.outcome(&self.own_key(), o).await.map(|body| Answer { code: 200, body: Body::Bytes(body), warnings }),
+                    Ok(o) => self.outcome(&self.own_key(), o).await.map(|body| Answer { code: 200, body: body, warnings }),
                     Err(s) => Err(s),
                 }
             };

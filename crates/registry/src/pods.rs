@@ -13,7 +13,7 @@ const BINDING_SCHEMA: &str = "io.k8s.api.core.v1.Binding";
 impl Exchange<'_> {
     pub fn decode_as(&self, name: &str, kind: &str, validation: FieldValidation) -> Result<(Object, Vec<String>), Status> {
         let ty = schema::builtin().get(name).ok_or_else(|| Status::internal(format!("no schema for {kind}")))?;
-        let d = decode::decode(&self.call.body, self.format(), ty, kind, validation)?;
+        let d = decode::decode(&self.call.body, self.call.body_format, ty, kind, validation)?;
         Ok((d.object, d.warnings))
     }
 

@@ -1,5 +1,5 @@
-//! Representations in protobuf: lists and watch frames. An object's message is made once and kept beside its JSON in the cache, so that a
-//! list is put together from parts and all watchers share one frame. Answers about one object are left as JSON, which the API server encodes.
+//! Representations in protobuf: objects, lists and watch frames. An object's message is made once and kept beside its JSON in the cache, so
+//! that all who ask share it, a list is put together from parts and all watchers share one frame.
 
 use crate::cache::Cached;
 use crate::call::{Body, Form};
@@ -48,11 +48,16 @@ impl View {
         Ok(Body::Protobuf(Box::new(Pieces { start: Some(start), messages: messages.into_iter(), done: false })))
     }
 
-    /// A frame of an object that is in the cache.
-    pub(crate) fn object_frame(&self, event: &str, o: &Cached) -> Result<Bytes, Status> {
+    /// The whole message of an object.
+    pub(crate) fn enveloped(&self, o: &Cached) -> Result<Bytes, Status> {
         let message = self.message(&mut self.encoder()?, o)?;
         let (api_version, kind) = self.shown();
-        Ok(protobuf::watch_frame(event, &protobuf::envelope(&api_version, kind, &message)).into())
+        Ok(protobuf::envelope(&api_version, kind, &message).into())
+    }
+
+    /// A frame of an object that is in the cache.
+    pub(crate) fn object_frame(&self, event: &str, o: &Cached) -> Result<Bytes, Status> {
+        Ok(protobuf::watch_frame(event, &self.enveloped(o)?).into())
     }
 }
 

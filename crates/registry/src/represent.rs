@@ -72,24 +72,29 @@ impl View {
     }
 
     /// One object as the answer to get, create, update, patch.
-    pub fn object(&self, o: &Cached) -> Result<Bytes, Status> {
+    pub fn object(&self, o: &Cached) -> Result<Body, Status> {
         Ok(match self.form {
-            Form::Object => self.whole(o),
+            Form::Object | Form::Partial(_) if self.wire == Wire::Protobuf => Body::Message(self.enveloped(o)?),
+            Form::Object => self.whole(o).into(),
             Form::Partial(v) => self.partial(o, v).into(),
             Form::Table(v) => {
                 let meta = ListMeta { resource_version: o.revision.to_string(), ..ListMeta::default() };
-                self.table(v, &[self.row(o, v)?], &meta, true)
+                self.table(v, &[self.row(o, v)?], &meta, true).into()
             }
         })
     }
 
     /// What a write made: stored bytes and their revision (0 when nothing was stored).
-    pub fn written(&self, key: &str, stored: &Bytes, revision: u64) -> Result<Bytes, Status> {
+    pub fn written(&self, key: &str, stored: &Bytes, revision: u64) -> Result<Body, Status> {
         let head = &self.resource.cache.head;
-        if self.form == Form::Object && self.is_storage() {
+        if self.form == Form::Object && self.is_storage() && self.wire == Wire::Json {
             let mut out = BytesMut::with_capacity(stored.len() + 48);
             put_with_revision(&mut out, stored, head.bytes.len(), revision);
-            return Ok(out.freeze());
+            return Ok(out.freeze().into());
+        }
+        // The cache has it by now: what is made for this answer serves watchers and readers too.
+        if let Some(known) = self.resource.cache.get(key).filter(|o| o.revision == revision) {
+            return self.object(&known);
         }
         self.object(&Cached::new(key, stored, revision, head, EventType::Added.text()))
     }

@@ -1,6 +1,6 @@
 //! `/scale`: an `autoscaling/v1` Scale as a view of a workload's replicas.
 
-use crate::call::{Answer, Body};
+use crate::call::Answer;
 use crate::exchange::Exchange;
 use crate::managed_fields::manager;
 use crate::options::WriteOptions;
@@ -108,7 +108,7 @@ impl Exchange<'_> {
 
     pub async fn scale_put(mut self) -> Result<Answer, Status> {
         let options = WriteOptions::parse(&self.call.query, "UpdateOptions")?;
-        let d = decode::decode(&self.call.body, self.format(), scale_type()?, "Scale", options.field_validation)?;
+        let d = decode::decode(&self.call.body, self.call.body_format, scale_type()?, "Scale", options.field_validation)?;
         self.check_name(&d.object)?;
         self.request.dry_run = options.dry_run;
         self.request.field_manager = options.field_manager;
@@ -188,8 +188,7 @@ impl Exchange<'_> {
             Outcome::Wrote(_, revision) => revision,
         };
         o.set_meta("resourceVersion", revision.to_string());
-        let answer = self.scale_answer(&o)?;
-        Ok(Answer { warnings, body: Body::Bytes(answer.body.collect()), ..Answer::ok("") })
+        Ok(Answer { warnings, ..self.scale_answer(&o)? })
     }
 }
 

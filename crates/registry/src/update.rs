@@ -4,7 +4,7 @@
 
 use crate::admission::{Ending, Operation};
 use crate::cache::Cached;
-use crate::call::{Answer, Body};
+use crate::call::Answer;
 use crate::exchange::Exchange;
 use crate::facts;
 use crate::kind::GenerationKept;
@@ -51,7 +51,7 @@ impl Exchange<'_> {
         self.internalize(&mut o)?;
         let key = self.own_key();
         let outcome = self.modify(part, &mut warnings, &mut |_| Ok(o.clone())).await?;
-        Ok(Answer { code: 200, body: Body::Bytes(self.outcome(&key, outcome).await?), warnings })
+        Ok(Answer { code: 200, body: self.outcome(&key, outcome).await?, warnings })
     }
 
     pub fn own_key(&self) -> String {

@@ -1,6 +1,7 @@
 //! The last step of every write: encode, store, and what the store's refusals mean to a client.
 
 use crate::cache::Cached;
+use crate::call::Body;
 use crate::encode;
 use crate::exchange::Exchange;
 use crate::metrics;
@@ -50,7 +51,7 @@ pub fn shrinks(s: &Status, o: &mut Object) -> bool {
 }
 
 impl Exchange<'_> {
-    pub async fn outcome(&self, key: &str, o: Outcome) -> Result<Bytes, Status> {
+    pub async fn outcome(&self, key: &str, o: Outcome) -> Result<Body, Status> {
         match o {
             Outcome::Same(c) => self.view.object(&*self.shown(c).await?),
             Outcome::Wrote(stored, revision) if self.resource.kind.converts_outside() => {

@@ -14,7 +14,6 @@ use http_body_util::BodyExt;
 use keles_api::Status;
 use keles_auth::User;
 use keles_auth::rbac::Reason;
-use keles_registry::BodyFormat;
 use keles_serve::Body;
 use keles_serve::body;
 use serde_json::{Map, Value, json};
@@ -270,12 +269,8 @@ fn tree(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
     if media.contains("yaml") {
         return serde_yaml_ng::from_slice(bytes).ok();
     }
-    match (negotiate::Media { cbor: true }).body(headers, bytes.clone()).ok()? {
-        (b, BodyFormat::Json) => serde_json::from_slice(&b).ok(),
-        (b, BodyFormat::Yaml) => serde_yaml_ng::from_slice(&b).ok(),
-        #[expect(unreachable_patterns, reason = "formats that come later are no documents here")]
-        _ => None,
-    }
+    let (bytes, format) = (negotiate::Media { cbor: true }).body(headers, bytes.clone()).ok()?;
+    keles_api::decode::parse(&bytes, format).ok()
 }
 
 fn unzipped(headers: &HeaderMap, bytes: &Bytes) -> Option<Bytes> {

@@ -18,11 +18,11 @@ fn text(data: &[u8], format: Format) {
     let (k, ty) = kind(&mut s);
     let body = s.rest();
     let name = k.info().kind;
-    if let Ok(tree) = if format == Format::Json { decode::parse_json(body) } else { decode::parse_yaml(body) } {
+    if let Ok(tree) = decode::parse(body, format) {
         let again = decode::parse_json(tree.to_string().as_bytes()).expect("what we write is read");
         assert_eq!(again, tree);
         let written = yaml::to_yaml(&tree);
-        let back = decode::parse_yaml(written.as_bytes()).unwrap_or_else(|e| panic!("{}: {written}", e.message));
+        let back = decode::parse(written.as_bytes(), Format::Yaml).unwrap_or_else(|e| panic!("{}: {written}", e.message));
         assert_eq!(back, tree, "{written}");
     }
     let strict = decode::decode(body, format, ty, name, FieldValidation::Strict);
@@ -61,7 +61,7 @@ pub fn yaml(data: &[u8]) {
     text(data, Format::Yaml);
     let tree = any(data);
     let written = yaml::to_yaml(&tree);
-    let back = decode::parse_yaml(written.as_bytes()).unwrap_or_else(|e| panic!("{}: {written}", e.message));
+    let back = decode::parse(written.as_bytes(), Format::Yaml).unwrap_or_else(|e| panic!("{}: {written}", e.message));
     assert_eq!(back, tree, "{written}");
 }
 

@@ -267,7 +267,7 @@ async fn a_registry_that_hangs_is_left_after_its_time_and_gone_on_with_elsewhere
     let (registry, dir, image) = (Registry::start().await, temp(), small());
     registry.serve("app", "v1", &image);
     let blob = &image.layers[0];
-    let (name, short) = (format!("{}/app:v1", registry.host), Options { silence_limit: Duration::from_millis(1500), ..Options::default() });
+    let (name, short) = (format!("{}/app:v1", registry.host), Options { silence_limit: Duration::from_secs(5), ..Options::default() });
     registry.fault(blob, Fault::Silence(30_000), 1);
     open_with(&dir, short.clone()).pull(&name, &[], None).await.expect("another connection brings the rest");
     assert_eq!(ranges(&registry, blob)[..2], ["", "bytes=30000-"]);

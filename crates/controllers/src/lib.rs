@@ -14,11 +14,15 @@ mod discovery;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod garbage;
 mod legacy_token_cleaner;
 mod namespace;
 mod node_lifecycle;
+mod persistent_volume_binder;
 mod pod_gc;
+mod pv_protection;
+mod pvc_protection;
 mod replicaset;
 mod resource_quota;
 mod root_ca;
@@ -102,6 +106,10 @@ pub const ALL: &[Row] = &[
     row("certificatesigningrequest-signing-controller", "certificate-controller", |s, set| s.run(set, csr_signing::CsrSigningController::new(&s))),
     row("certificatesigningrequest-cleaner-controller", "certificate-controller", |s, set| s.run(set, csr_cleaner::CsrCleanerController::new(&s))),
     row("pod-garbage-collector-controller", "pod-garbage-collector", |s, set| s.run(set, pod_gc::PodGarbageCollector::new(&s))),
+    row("persistentvolume-binder-controller", "persistent-volume-binder", |s, set| s.run(set, persistent_volume_binder::PersistentVolumeBinder::new(&s))),
+    row("persistentvolume-protection-controller", "pv-protection-controller", |s, set| s.run(set, pv_protection::PvProtectionController::new(&s))),
+    row("persistentvolumeclaim-protection-controller", "pvc-protection-controller", |s, set| s.run(set, pvc_protection::PvcProtectionController::new(&s))),
+    row("ephemeral-volume-controller", "ephemeral-volume-controller", |s, set| s.run(set, ephemeral_volume::EphemeralVolumeController::new(&s))),
     row("storage-version-migrator-controller", "storage-version-migrator-controller", |s, set| s.run(set, storage_migration::StorageVersionMigrator::new(&s))),
     row("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", |s, set| {
         s.run(set, validating_policy_status::ValidatingPolicyStatusController::new(&s))

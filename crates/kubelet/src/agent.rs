@@ -2,6 +2,7 @@
 
 use crate::config::KubeletConfig;
 use crate::events::Recorder;
+use crate::followed::Followed;
 use crate::image_store::ImageStore;
 use crate::node_facts::NodeFacts;
 use crate::objects::ApiObjects;
@@ -23,6 +24,8 @@ pub struct Agent {
     pub events: Recorder,
     pub services: Services,
     pub objects: ApiObjects,
+    /// What of the API the pods show as files.
+    pub followed: Followed,
     pub facts: NodeFacts,
     /// All pods of the node: what they hold decides what others may get.
     pub pods: crate::pods::Pods,

@@ -179,6 +179,15 @@ mod tests {
         async fn secret(&self, _: &str, name: &str) -> keles_volumes::Result<Option<Secret>> {
             Ok((name == "sec").then(|| serde_json::from_value(json!({"data": {"p": "czNjcmV0"}})).expect("a Secret")))
         }
+        async fn claim(&self, _: &str, _: &str) -> keles_volumes::Result<Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>> {
+            Ok(None)
+        }
+        async fn persistent_volume(&self, _: &str) -> keles_volumes::Result<Option<k8s_openapi::api::core::v1::PersistentVolume>> {
+            Ok(None)
+        }
+        async fn node_labels(&self) -> keles_volumes::Result<BTreeMap<String, String>> {
+            Ok(BTreeMap::new())
+        }
         async fn token(&self, _: &TokenAsk) -> keles_volumes::Result<Token> {
             Err(VolumeError::Api("not part of this test".into()))
         }

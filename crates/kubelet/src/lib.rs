@@ -16,6 +16,7 @@ mod env;
 mod ephemeral;
 mod events;
 mod expansion;
+mod followed;
 mod hook;
 mod http_get;
 mod image_access;
@@ -82,7 +83,8 @@ impl Kubelet {
             events: events::Recorder::start(client.clone(), &config.node_name),
             services: service_env::Services::watch(&informers),
             informers,
-            objects: objects::ApiObjects::new(client.clone()),
+            objects: objects::ApiObjects::new(client.clone(), &config.node_name),
+            followed: followed::Followed::new(client.clone(), shutdown.clone()),
             config,
             client,
             runtime,

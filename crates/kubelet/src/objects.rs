@@ -1,17 +1,17 @@
 //! ConfigMaps, Secrets and tokens from the API for volumes and env.
 //!
-//! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches of single objects; running pods'
-//! files follow by the pod's refresh timer.
+//! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches, by which running pods
+//! learn of changes; those are in `followed`.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
 use kube::Api;
 use kube::api::PostParams;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 /// Tokens are asked for anew after this long even when they live longer (upstream's rule).
@@ -22,12 +22,13 @@ const HANDLERS: [&str; 2] = ["keles", "runc"];
 
 pub struct ApiObjects {
     client: kube::Client,
+    node: String,
     tokens: Mutex<HashMap<TokenAsk, (Timestamp, Token)>>,
 }
 
 impl ApiObjects {
-    pub fn new(client: kube::Client) -> Self {
-        Self { client, tokens: Mutex::default() }
+    pub fn new(client: kube::Client, node: &str) -> Self {
+        Self { client, node: node.into(), tokens: Mutex::default() }
     }
 
     fn cached(&self, ask: &TokenAsk) -> Option<Token> {
@@ -79,6 +80,19 @@ impl Objects for ApiObjects {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>> {
         Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>> {
+        Api::all(self.client.clone()).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn node_labels(&self) -> Result<BTreeMap<String, String>> {
+        let node: Node = Api::all(self.client.clone()).get(&self.node).await.map_err(api_error)?;
+        Ok(node.metadata.labels.unwrap_or_default())
     }
 
     async fn token(&self, ask: &TokenAsk) -> Result<Token> {

@@ -1,8 +1,10 @@
-//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template and storage hash.
+//! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template and storage hash, node selectors,
+//! the fit of volumes and claims.
 //!
 //! Pure, over the typed objects. One file a fact.
 
 pub mod labels;
+pub mod node_selector;
 pub mod owners;
 pub mod qos;
 pub mod quota;
@@ -11,3 +13,4 @@ pub mod requests;
 pub mod storage_hash;
 pub mod template_hash;
 pub mod tolerations;
+pub mod volume_binding;

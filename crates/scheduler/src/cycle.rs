@@ -4,7 +4,8 @@ use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{CycleState, PreFilter, Rejection};
 use crate::metrics::{self, Meter};
 use crate::plugins::{ALL, Row};
-use crate::report::{NO_NODES, fit_message};
+use crate::report::{NO_NODES, everywhere_message, fit_message};
+use crate::storage::Storage;
 use rand::Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,13 +27,13 @@ pub struct NoFit {
 pub struct Rotation(usize);
 
 /// Chooses a node and runs Reserve and Permit for it.
-pub fn schedule(pod: &PodInfo, nodes: &[Arc<NodeInfo>], rotation: &mut Rotation) -> Result<String, NoFit> {
+pub fn schedule(pod: &PodInfo, nodes: &[Arc<NodeInfo>], rotation: &mut Rotation, storage: Option<&Storage>) -> Result<String, NoFit> {
     if nodes.is_empty() {
         return Err(NoFit { message: NO_NODES.into(), rejected_by: Vec::new() });
     }
     let began = Instant::now();
     let meter = Meter::of(pod);
-    let mut state = CycleState::metered(meter.clone());
+    let mut state = CycleState::metered(meter.clone(), storage.cloned());
     let filters = meter.point("PreFilter", Result::is_ok, || pre_filter(&mut state, pod, nodes))?;
     let feasible = meter.point("Filter", Result::is_ok, || filter(&state, pod, nodes, &filters, rotation))?;
     let chosen = meter.point("Score", |_| true, || choose(&mut state, pod, &feasible));
@@ -62,7 +63,9 @@ fn pre_filter(state: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>]) ->
                 });
             }
             Err(rejection) => {
-                let message = format!("0/{} nodes are available: {}.", nodes.len(), rejection.reasons.join(", "));
+                let everywhere = vec![rejection.clone(); nodes.len()];
+                let verdicts: Vec<String> = ALL.iter().filter_map(|row| row.plugin.post_filter(state, pod, &everywhere)).collect();
+                let message = everywhere_message(&rejection, nodes.len(), &verdicts);
                 return Err(NoFit { message, rejected_by: vec![row.name] });
             }
         }
@@ -158,7 +161,7 @@ mod tests {
         cache
     }
     fn run(cache: &Cache, pod: &PodInfo) -> Result<String, NoFit> {
-        schedule(pod, &cache.snapshot(), &mut Rotation::default())
+        schedule(pod, &cache.snapshot(), &mut Rotation::default(), None)
     }
     fn message(cache: &Cache, pod: &PodInfo) -> String {
         run(cache, pod).expect_err("nothing fits").message

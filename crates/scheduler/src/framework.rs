@@ -5,6 +5,7 @@
 
 use crate::cache::{NodeInfo, PodInfo};
 use crate::metrics::Meter;
+use crate::storage::Storage;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use std::any::Any;
@@ -52,6 +53,8 @@ pub enum Event {
     },
     /// A placed pod went away.
     PodRemoved(Arc<PodInfo>),
+    /// A claim, a volume or a class came, changed or went; upstream's name of it.
+    StorageChanged(&'static str),
 }
 
 impl Event {
@@ -61,13 +64,14 @@ impl Event {
             Event::NodeAdded(_) => "NodeAdd",
             Event::NodeChanged { .. } => "NodeUpdate",
             Event::PodRemoved(_) => "AssignedPodDelete",
+            Event::StorageChanged(name) => *name,
         }
     }
     /// The node as it is now, where the event is about one.
     pub fn node(&self) -> Option<&Arc<Node>> {
         match self {
             Event::NodeAdded(node) | Event::NodeChanged { new: node, .. } => Some(node),
-            Event::PodRemoved(_) => None,
+            Event::PodRemoved(_) | Event::StorageChanged(_) => None,
         }
     }
 }
@@ -76,12 +80,14 @@ impl Event {
 #[derive(Default)]
 pub struct CycleState {
     pub(crate) meter: Meter,
+    /// Absent where nobody keeps storage, as in tests of other plugins.
+    pub storage: Option<Storage>,
     data: Vec<(&'static str, Box<dyn Any + Send>)>,
 }
 
 impl CycleState {
-    pub(crate) fn metered(meter: Meter) -> CycleState {
-        CycleState { meter, data: Vec::new() }
+    pub(crate) fn metered(meter: Meter, storage: Option<Storage>) -> CycleState {
+        CycleState { meter, storage, data: Vec::new() }
     }
     pub fn put<T: Any + Send>(&mut self, plugin: &'static str, value: T) {
         self.data.retain(|(name, _)| *name != plugin);
@@ -98,6 +104,7 @@ pub struct Binding {
     pub client: kube::Client,
     pub pod: Arc<PodInfo>,
     pub node: String,
+    pub storage: Option<Storage>,
 }
 
 /// Why a binding failed.
@@ -110,6 +117,8 @@ pub enum BindError {
         #[source]
         source: Box<kube::Error>,
     },
+    #[error("binding volumes of {pod}: {why}")]
+    Volumes { pod: String, why: String },
     #[error("no plugin binds {pod}")]
     NoBinder { pod: String },
 }

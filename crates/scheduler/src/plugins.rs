@@ -11,6 +11,7 @@ mod preemption_verdict;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
 
 use crate::framework::Plugin;
 
@@ -33,6 +34,7 @@ pub static ALL: &[Row] = &[
     Row { name: "NodePorts", weight: 0, plugin: &node_ports::NodePorts },
     Row { name: "NodeResourcesFit", weight: 1, plugin: &node_resources_fit::NodeResourcesFit },
     Row { name: "NodeResourcesBalancedAllocation", weight: 1, plugin: &node_resources_balanced_allocation::NodeResourcesBalancedAllocation },
+    Row { name: "VolumeBinding", weight: 0, plugin: &volume_binding::PLUGIN },
     Row { name: "DefaultPreemption", weight: 0, plugin: &preemption_verdict::PreemptionVerdict },
     Row { name: "DefaultBinder", weight: 0, plugin: &default_binder::DefaultBinder },
 ];

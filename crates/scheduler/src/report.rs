@@ -13,7 +13,15 @@ const NO_CLAIMS: &str = "no new claims to deallocate";
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable. no new claims to deallocate, preemption: …`
 pub fn fit_message(rejections: &[Rejection], post_filter: &[String]) -> String {
     let reasons = count_reasons(rejections.iter().flat_map(|rejection| rejection.reasons.iter().map(String::as_str)));
-    let mut message = format!("0/{} nodes are available: {reasons}.", rejections.len());
+    with_verdicts(format!("0/{} nodes are available: {reasons}.", rejections.len()), post_filter)
+}
+
+/// The same where the pod itself is in the way: `0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. …`
+pub fn everywhere_message(rejection: &Rejection, nodes: usize, post_filter: &[String]) -> String {
+    with_verdicts(format!("0/{nodes} nodes are available: {}.", rejection.reasons.join(", ")), post_filter)
+}
+
+fn with_verdicts(mut message: String, post_filter: &[String]) -> String {
     if !post_filter.is_empty() {
         message.push_str(&format!(" {NO_CLAIMS}, {}", post_filter.join(", ")));
     }

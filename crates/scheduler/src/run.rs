@@ -7,6 +7,7 @@ use crate::metrics::{self, Outcome};
 use crate::plugins::ALL;
 use crate::queue::Queue;
 use crate::report::{SCHEDULER_ERROR, UNSCHEDULABLE, is_told};
+use crate::storage::Storage;
 use jiff::{Timestamp, Unit};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -55,6 +56,7 @@ struct Scheduler {
     events: Recorder,
     state: Mutex<State>,
     wake: Notify,
+    storage: Storage,
     bindings: Arc<Semaphore>,
 }
 
@@ -63,17 +65,17 @@ pub async fn run(client: kube::Client, options: Options, shutdown: CancellationT
     metrics::start();
     let events = Recorder::start(client.clone(), &options.name, &options.host, EventStyle::Series, shutdown.clone());
     let state = State { cache: Cache::default(), queue: Queue::default(), rotation: Rotation::default() };
-    let scheduler =
-        Arc::new(Scheduler { client: client.clone(), name: options.name, events, state: Mutex::new(state), wake: Notify::new(), bindings: Arc::new(Semaphore::new(MAX_BINDINGS)) });
-    let (nodes, pods) = match &options.informers {
-        Some(informers) => (informers.of::<Node>(), informers.of::<Pod>()),
+    let (nodes, pods, storage) = match &options.informers {
+        Some(informers) => (informers.of::<Node>(), informers.of::<Pod>(), Storage::of(informers)),
         None => {
-            let informers = Informers::new(client, shutdown.child_token());
-            (informers.of(), informers.scoped(Scope::fields("status.phase!=Succeeded,status.phase!=Failed")))
+            let informers = Informers::new(client.clone(), shutdown.child_token());
+            (informers.of(), informers.scoped(Scope::fields("status.phase!=Succeeded,status.phase!=Failed")), Storage::of(&informers))
         }
     };
+    let bindings = Arc::new(Semaphore::new(MAX_BINDINGS));
+    let scheduler = Arc::new(Scheduler { client, name: options.name, events, state: Mutex::new(state), wake: Notify::new(), storage: storage.clone(), bindings });
     scheduler.watch(&nodes, &pods);
-    if !(nodes.synced().await && pods.synced().await) {
+    if !(nodes.synced().await && pods.synced().await && storage.synced().await) {
         return;
     }
     shutdown.run_until_cancelled(scheduler.work()).await;
@@ -85,6 +87,16 @@ impl Scheduler {
         nodes.on_change(move |change| this.node_changed(change));
         let this = self.clone();
         pods.on_change(move |change| this.pod_changed(change));
+        let (this, storage) = (self.clone(), &self.storage);
+        storage.claims.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate"));
+        let this = self.clone();
+        storage.volumes.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "PersistentVolumeAdd", "PersistentVolumeUpdate"));
+        let this = self.clone();
+        storage.classes.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "StorageClassAdd", "StorageClassUpdate"));
+    }
+    fn storage_changed(&self, added: bool, add: &'static str, update: &'static str) {
+        self.lock().queue.event(Event::StorageChanged(if added { add } else { update }), Instant::now());
+        self.wake.notify_one();
     }
     fn node_changed(&self, change: &Change<Node>) {
         let mut state = self.lock();
@@ -161,7 +173,7 @@ impl Scheduler {
         if cache.is_placed(pod.uid()) {
             return queue.remove(pod.uid());
         }
-        match schedule(&pod, &cache.snapshot(), rotation) {
+        match schedule(&pod, &cache.snapshot(), rotation, Some(&self.storage)) {
             Ok(node) => {
                 cache.assume(pod.clone(), &node);
                 queue.assumed(pod.uid());
@@ -180,7 +192,7 @@ impl Scheduler {
 
     async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String, started: Instant) {
         let _slot = self.bindings.acquire().await;
-        let binding = Binding { client: self.client.clone(), pod: pod.clone(), node: node.clone() };
+        let binding = Binding { client: self.client.clone(), pod: pod.clone(), node: node.clone(), storage: Some(self.storage.clone()) };
         let bound = run_bind(&self.name, &binding).await;
         metrics::attempted(&self.name, if bound.is_ok() { Outcome::Scheduled } else { Outcome::Error }, started.elapsed());
         match bound {

@@ -5,9 +5,10 @@
 //!
 //! Invariants: `set_up` is idempotent, so the same call refreshes a running pod's files; what the API gave is only ever swapped in whole
 //! (`atomic_writer`); secrets never touch a disk (tmpfs). Image volumes are set up when their image is there ([`image::set_up`]). Deliberately
-//! absent: attachable and CSI volumes, persistent volume claims, SELinux labels; they refuse with [`VolumeError::Unsupported`].
+//! absent: attachable, CSI and block volumes, SELinux labels; they refuse with [`VolumeError::Unsupported`].
 
 pub mod atomic_writer;
+pub mod claim;
 pub mod config_map;
 pub mod downward;
 pub mod downward_api;
@@ -15,16 +16,22 @@ pub mod empty_dir;
 pub mod env_file;
 pub mod host_path;
 pub mod image;
+pub mod local;
+pub mod mount_tool;
+pub mod nfs;
 pub mod ownership;
+pub mod persistent_volume;
 pub mod projected;
 pub mod quantity;
+pub mod references;
 pub mod secret;
 pub mod service_account_token;
 pub mod sub_path;
 pub mod tmpfs;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The most a volume made of API objects may hold; an API object cannot be larger than about 1.5 MiB, a projection may join several.
@@ -44,6 +51,13 @@ pub enum VolumeError {
     BadPath(String),
     #[error("payload of {0} bytes is over the limit of {MAX_PAYLOAD_BYTES} bytes")]
     TooLarge(usize),
+    /// Of a persistent volume: its own name, and the step as events call it.
+    #[error("{stage} failed for volume \"{volume}\" : {why}")]
+    Stage { stage: &'static str, volume: String, why: String },
+    #[error("{tool} is not on this node; install {package}")]
+    NoTool { tool: String, package: String },
+    #[error("{tool} failed: {why} (arguments: {arguments})")]
+    Tool { tool: &'static str, arguments: String, why: String },
     #[error("volume type {0} is not supported by this node")]
     Unsupported(String),
     #[error("{0}")]
@@ -91,6 +105,10 @@ pub struct TokenAsk {
 pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>>;
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>>;
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>>;
+    /// Labels of this node as the API has them: people add to them.
+    async fn node_labels(&self) -> Result<BTreeMap<String, String>>;
     /// A token that is still good for at least a fifth of its life; implementations cache.
     async fn token(&self, ask: &TokenAsk) -> Result<Token>;
 }
@@ -117,6 +135,11 @@ impl Context<'_> {
     pub(crate) fn fs_group(&self) -> Option<u32> {
         let id = self.pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
         u32::try_from(id).ok()
+    }
+
+    pub(crate) fn fs_group_change_policy(&self) -> ownership::ChangePolicy {
+        let policy = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|security| security.fs_group_change_policy.as_deref());
+        if policy == Some("OnRootMismatch") { ownership::ChangePolicy::OnRootMismatch } else { ownership::ChangePolicy::Always }
     }
 
     /// The one user all containers run as, if there is one (decides the owner of tokens, KEP-1205).
@@ -153,6 +176,10 @@ pub async fn set_up(volume: &Volume, context: &Context<'_>) -> Result<Mounted> {
         (downward_api::set_up(&volume.name, source, context)?, true)
     } else if let Some(source) = &volume.projected {
         (projected::set_up(&volume.name, source, context).await?, true)
+    } else if let Some(source) = &volume.nfs {
+        (nfs::set_up(&volume.name, source, &[], false, context).await?, source.read_only == Some(true))
+    } else if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return claim::set_up(volume, context).await;
     } else {
         return Err(VolumeError::Unsupported(type_name(volume)));
     };
@@ -174,6 +201,10 @@ fn type_name(volume: &Volume) -> String {
 /// Unmounts and removes all volumes of a pod (not hostPath's content) and then the pod's folder. Nothing there: fine.
 pub fn tear_down(pod_dir: &Path) -> Result<()> {
     tmpfs::unmount_below(pod_dir)?;
+    // What is mounted here is not the pod's alone: removing must not reach into it.
+    if let Some(left) = tmpfs::mounts_below(pod_dir)?.first() {
+        return Err(VolumeError::io("unmount", left)(std::io::ErrorKind::ResourceBusy.into()));
+    }
     match std::fs::remove_dir_all(pod_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(VolumeError::io("remove", pod_dir)(error)),
         _ => Ok(()),

@@ -2,13 +2,31 @@
 
 use crate::{Result, VolumeError};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     ReadWrite,
     ReadOnly,
+}
+
+/// `fsGroupChangePolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangePolicy {
+    Always,
+    /// Only when the volume's own folder does not have the group and its permissions yet.
+    OnRootMismatch,
+}
+
+/// As [`grant`] for writing, by the pod's policy.
+pub fn grant_by_policy(root: &Path, group: u32, policy: ChangePolicy) -> Result<()> {
+    let info = root.metadata().map_err(VolumeError::io("stat", root))?;
+    let wanted = 0o770 | SET_GID;
+    if policy == ChangePolicy::OnRootMismatch && info.gid() == group && info.permissions().mode() & wanted == wanted {
+        return Ok(());
+    }
+    grant(root, group, Access::ReadWrite)
 }
 
 const SET_GID: u32 = 0o2000;

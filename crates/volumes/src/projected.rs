@@ -43,5 +43,6 @@ async fn files(projection: &VolumeProjection, mode: i32, context: &Context<'_>) 
     if let Some(source) = &projection.service_account_token {
         return service_account_token::files(source, mode, context).await;
     }
-    Err(VolumeError::Unsupported("projected source of this kind".into()))
+    let source = if projection.cluster_trust_bundle.is_some() { "clusterTrustBundle" } else { "podCertificate" };
+    Err(VolumeError::Unsupported(format!("projected with the source {source}")))
 }

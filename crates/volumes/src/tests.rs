@@ -10,6 +10,8 @@ use std::sync::Mutex;
 struct World {
     config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     secrets: Mutex<BTreeMap<String, Secret>>,
+    claim: Mutex<Option<PersistentVolumeClaim>>,
+    volume: Mutex<Option<PersistentVolume>>,
 }
 
 #[async_trait]
@@ -19,6 +21,15 @@ impl Objects for World {
     }
     async fn secret(&self, _: &str, name: &str) -> Result<Option<Secret>> {
         Ok(self.secrets.lock().expect("not poisoned").get(name).cloned())
+    }
+    async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>> {
+        Ok(self.claim.lock().expect("not poisoned").clone().filter(|claim| claim.metadata.name.as_deref() == Some(name)))
+    }
+    async fn persistent_volume(&self, _: &str) -> Result<Option<PersistentVolume>> {
+        Ok(self.volume.lock().expect("not poisoned").clone())
+    }
+    async fn node_labels(&self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::from([("disk".into(), "ssd".into())]))
     }
     async fn token(&self, ask: &TokenAsk) -> Result<Token> {
         let token = format!("token-of-{}", ask.pod_name);
@@ -230,6 +241,104 @@ async fn tear_down_leaves_no_mount_and_no_folder() {
 
 #[tokio::test]
 async fn an_unsupported_volume_says_its_type() {
-    let error = plain().set_up(json!({"name": "n", "nfs": {"server": "s", "path": "/"}})).await.expect_err("not supported");
-    assert_eq!(error.to_string(), "volume type nfs is not supported by this node");
+    let error = plain().set_up(json!({"name": "n", "fc": {"lun": 1}})).await.expect_err("not supported");
+    assert_eq!(error.to_string(), "volume type fc is not supported by this node");
+}
+
+impl Room {
+    /// A claim `data`, bound to the volume `pv` of this source.
+    fn bound(self, source: serde_json::Value) -> Self {
+        let mut spec = json!({"claimRef": {"name": "data", "namespace": "n", "uid": "claim-uid"}});
+        spec.as_object_mut().expect("an object").extend(source.as_object().expect("an object").clone());
+        let claim = json!({"metadata": {"name": "data", "namespace": "n", "uid": "claim-uid"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+        *self.world.claim.lock().expect("fresh") = serde_json::from_value(claim).expect("a claim");
+        *self.world.volume.lock().expect("fresh") = serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).expect("a volume");
+        self
+    }
+    async fn claimed(&self, read_only: bool) -> Result<Mounted> {
+        self.set_up(json!({"name": "v", "persistentVolumeClaim": {"claimName": "data", "readOnly": read_only}})).await
+    }
+}
+
+#[tokio::test]
+async fn a_local_volume_is_mounted_at_the_pod_and_outlives_it() {
+    let store = tempfile::tempdir().expect("tempdir");
+    std::fs::write(store.path().join("kept"), "data").expect("written");
+    let room = Room::new(json!({"containers": [], "securityContext": {"fsGroup": 4321}})).bound(json!({"local": {"path": store.path()}}));
+    let mounted = room.claimed(false).await.expect("mounted");
+    assert_eq!(room.claimed(false).await.expect("again is fine"), mounted);
+    assert_eq!(std::fs::read_to_string(mounted.path.join("kept")).expect("readable"), "data");
+    assert_eq!(std::fs::metadata(store.path().join("kept")).expect("there").gid(), 4321);
+    std::fs::write(mounted.path.join("new"), "x").expect("writable");
+    tear_down(room.dir.path()).expect("torn down");
+    assert!(!room.dir.path().exists());
+    assert_eq!(std::fs::read_dir(store.path()).expect("there").count(), 2, "the volume's content is not the pod's");
+}
+
+#[tokio::test]
+async fn a_read_only_claim_takes_no_writes_and_keeps_its_owners() {
+    let store = tempfile::tempdir().expect("tempdir");
+    let room = Room::new(json!({"containers": [], "securityContext": {"fsGroup": 4321}})).bound(json!({"local": {"path": store.path()}}));
+    let mounted = room.claimed(true).await.expect("mounted");
+    assert!(mounted.read_only);
+    std::fs::write(mounted.path.join("new"), "x").expect_err("read-only");
+    assert_ne!(std::fs::metadata(store.path()).expect("there").gid(), 4321);
+}
+
+#[tokio::test]
+async fn what_keeps_a_claim_from_being_mounted_is_said_in_upstreams_words() {
+    let said = |room: Room| async move { room.claimed(false).await.expect_err("refused").to_string() };
+    let plain = || Room::new(json!({"containers": []}));
+    let missing = "MountVolume.NewMounter initialization failed for volume \"pv\" : path \"/no/such/folder\" does not exist";
+    assert_eq!(said(plain().bound(json!({"local": {"path": "/no/such/folder"}}))).await, missing);
+    let elsewhere = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]}]}});
+    let refused = "MountVolume.NodeAffinity check failed for volume \"pv\" : no matching NodeSelectorTerms";
+    assert_eq!(said(plain().bound(json!({"local": {"path": "/tmp"}, "nodeAffinity": elsewhere}))).await, refused);
+    assert_eq!(said(plain()).await, "error processing PVC n/data: failed to fetch PVC from API server: persistentvolumeclaims \"data\" not found");
+    let room = plain().bound(json!({"local": {"path": "/tmp"}}));
+    room.world.claim.lock().expect("fresh").as_mut().expect("there").status = None;
+    assert_eq!(said(room).await, "error processing PVC n/data: PVC is not bound");
+    let room = plain().bound(json!({"local": {"path": "/tmp"}}));
+    room.world.claim.lock().expect("fresh").as_mut().expect("there").metadata.uid = Some("another".into());
+    assert!(said(room).await.contains("that does not match the claim's UID \"another\""));
+    let unknown = "MountVolume.SetUp failed for volume \"pv\" : volume type fc is not supported by this node";
+    assert_eq!(said(plain().bound(json!({"fc": {"lun": 1}}))).await, unknown);
+}
+
+#[tokio::test]
+async fn a_volume_is_used_as_what_it_is_files_or_a_device() {
+    let with = |container: serde_json::Value| Room::new(json!({"containers": [container]}));
+    let room = with(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]})).bound(json!({"volumeMode": "Block", "local": {"path": "/dev/null"}}));
+    let error = room.claimed(false).await.expect_err("refused").to_string();
+    assert_eq!(error, "error processing PVC n/data: volume v has volumeMode Block, but is specified in volumeMounts");
+    let room = with(json!({"name": "c", "volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})).bound(json!({"local": {"path": "/tmp"}}));
+    let error = room.claimed(false).await.expect_err("refused").to_string();
+    assert_eq!(error, "error processing PVC n/data: volume v has volumeMode Filesystem, but is specified in volumeDevices");
+}
+
+#[tokio::test]
+async fn an_ephemeral_volume_takes_only_the_claim_that_the_pod_owns() {
+    let room = Room::new(json!({"containers": []})).bound(json!({"hostPath": {"path": "/tmp"}}));
+    room.world.claim.lock().expect("fresh").as_mut().expect("there").metadata.name = Some("p-v".into());
+    let volume = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+    let error = room.set_up(volume.clone()).await.expect_err("not its own").to_string();
+    assert_eq!(error, "error processing PVC n/p-v: PVC n/p-v was not created for pod n/p (pod is not owner)");
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]);
+    room.world.claim.lock().expect("fresh").as_mut().expect("there").metadata.owner_references = serde_json::from_value(owner).expect("owners");
+    assert_eq!(room.set_up(volume).await.expect("its own").path, Path::new("/tmp"));
+}
+
+#[test]
+fn the_change_policy_leaves_a_volume_alone_whose_root_has_the_group() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let gid = || std::fs::metadata(&file).expect("there").gid();
+    ownership::grant_by_policy(dir.path(), 4321, ownership::ChangePolicy::OnRootMismatch).expect("granted");
+    assert_eq!(gid(), 4321, "the root did not match");
+    std::os::unix::fs::chown(&file, None, Some(0)).expect("chown");
+    ownership::grant_by_policy(dir.path(), 4321, ownership::ChangePolicy::OnRootMismatch).expect("granted");
+    assert_eq!(gid(), 0, "the root matched");
+    ownership::grant_by_policy(dir.path(), 4321, ownership::ChangePolicy::Always).expect("granted");
+    assert_eq!(gid(), 4321);
 }

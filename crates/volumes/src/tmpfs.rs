@@ -16,7 +16,7 @@ pub fn ensure(dir: &Path, size_bytes: Option<i64>) -> Result<()> {
 }
 
 pub fn is_mounted(dir: &Path) -> Result<bool> {
-    Ok(mounts_below(dir)?.iter().any(|mounted| mounted == dir))
+    Ok(mounts_below(dir)?.iter().any(|mounted| Some(mounted) == dir.canonicalize().ok().as_ref()))
 }
 
 /// Unmounts everything at or below `dir`, deepest first, lazily so that a straggler cannot hold the pod's removal up.
@@ -31,11 +31,13 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
 }
 
 /// Mount points at or below `dir` in the order they were mounted.
-fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    // The table has no symlinks in it.
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     let table = Path::new("/proc/self/mountinfo");
     let text = std::fs::read_to_string(table).map_err(VolumeError::io("read", table))?;
     let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)));
-    Ok(points.filter(|point| point.starts_with(dir)).collect())
+    Ok(points.filter(|point| point.starts_with(&dir)).collect())
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

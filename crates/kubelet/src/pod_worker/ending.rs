@@ -88,6 +88,7 @@ impl Worker {
     /// One step of a pod's end; it is repeated until all is given back.
     pub(super) async fn terminate(&mut self, ending: &Ending) -> Turn {
         self.probes.stop(|_, kind| kind != crate::probe::Kind::Readiness);
+        self.followed.clear();
         self.publish();
         self.end_containers(ending).await;
         self.refresh().await;

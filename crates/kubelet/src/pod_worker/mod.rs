@@ -10,6 +10,7 @@ mod starting;
 mod watching;
 
 use crate::agent::Agent;
+use crate::followed::Following;
 use crate::machine::actions::{Actions, decide};
 use crate::machine::backoff::Backoffs;
 use crate::machine::conditions::EVICTED;
@@ -170,6 +171,9 @@ struct Worker {
     reports_tx: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     refresh_at: Timestamp,
+    /// The objects whose changes ring `volumes_changed`.
+    followed: Vec<Following>,
+    volumes_changed: Arc<Notify>,
     /// When the pod's use of the disk is looked at next.
     measure_at: Timestamp,
     view: Arc<Mutex<View>>,
@@ -225,6 +229,8 @@ impl Worker {
             reports_tx,
             reports,
             refresh_at,
+            followed: Vec::new(),
+            volumes_changed: Arc::default(),
             measure_at: Timestamp::now() + MEASURE_EVERY,
             view,
             cleared,

@@ -1,15 +1,16 @@
 //! Sandbox, addresses and volumes, side by side, before any container.
 
-use super::{Turn, Worker};
+use super::Worker;
 use crate::events::WARNING;
 use crate::machine::SandboxView;
 use crate::pod_network::HostPort;
 use crate::{container_config, naming, qos, resources};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
 use keles_runtime::api::{NamespaceMode, SandboxConfig};
+use keles_volumes::references::references;
 use keles_volumes::{Context, Mounted, VolumeError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pause after the first failure; doubles up to [`MAX_PAUSE`] (upstream's figures of volume operations).
 pub const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(500);
@@ -23,7 +24,8 @@ impl Worker {
             self.end_old_sandbox(attempt).await;
         }
         self.prepared = false;
-        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount(), self.name_missing_pull_secrets());
+        self.follow_volumes();
+        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount(|_| true), self.name_missing_pull_secrets());
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
@@ -51,7 +53,9 @@ impl Worker {
             Ok(_) => {}
             Err(faults) => {
                 for (volume, fault) in faults {
-                    self.agent.events.pod(&self.pod, WARNING, "FailedMount", format!("MountVolume.SetUp failed for volume \"{volume}\" : {fault}"));
+                    // Persistent volumes speak of themselves by their own names.
+                    let text = if matches!(fault, VolumeError::Stage { .. }) { fault.to_string() } else { format!("MountVolume.SetUp failed for volume \"{volume}\" : {fault}") };
+                    self.agent.events.pod(&self.pod, WARNING, "FailedMount", text);
                 }
             }
         }
@@ -113,10 +117,20 @@ impl Worker {
         Ok(SandboxView { id, attempt, ready: true, ips })
     }
 
-    /// Sets up all volumes side by side; the faults by volume name.
-    pub(super) async fn mount(&self) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
+    /// From before the volumes are read for the first time, so that no change is missed.
+    fn follow_volumes(&mut self) {
+        if !self.followed.is_empty() {
+            return;
+        }
+        let references: BTreeSet<_> = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).flat_map(references).collect();
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
+        self.followed = references.into_iter().map(|reference| self.agent.followed.follow(namespace, reference, &self.volumes_changed)).collect();
+    }
+
+    /// Sets up the volumes that are meant, side by side; the faults by volume name.
+    async fn mount(&self, meant: impl Fn(&Volume) -> bool) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
         // Image volumes come with the first container that mounts them.
-        let volumes: Vec<_> = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| volume.image.is_none()).collect();
+        let volumes: Vec<_> = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| volume.image.is_none() && meant(volume)).collect();
         let dir = self.agent.config.pod_dir(&self.uid);
         let facts = self.agent.downward_facts(&[]);
         let context = Context { pod: &self.pod, pod_dir: &dir, objects: &self.agent.objects, facts: &facts };
@@ -134,13 +148,13 @@ impl Worker {
     }
 
     /// Lets a running pod's files follow the API.
-    pub(super) async fn refresh_volumes(&mut self) -> Turn {
-        if let Err(faults) = self.mount().await {
+    pub(super) async fn refresh_volumes(&mut self) {
+        self.refresh_at = Timestamp::now() + SignedDuration::try_from(self.agent.config.volume_refresh).unwrap_or(super::LONGEST_WAIT);
+        if let Err(faults) = self.mount(keles_volumes::follows_api).await {
             for (volume, fault) in faults {
                 tracing::debug!(pod = crate::pod_ref(&self.pod), volume, %fault, "volume not refreshed");
             }
         }
-        Turn::Again
     }
 }
 

@@ -1,10 +1,10 @@
 //! What a worker sees: runtime records, termination messages, probe verdicts; and what it waits for.
 
-use super::{Turn, Worker, until};
+use super::{Worker, until};
 use crate::container_config::{MESSAGE_FILE, MESSAGE_POLICY};
 use crate::machine::{Life, is_sidecar};
 use crate::probe::{self, Kind, Report, Subject};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_runtime::api::{ContainerState, ContainerStatus, RuntimeError};
 use std::collections::BTreeMap;
@@ -173,10 +173,12 @@ impl Worker {
                 Some(event) = self.events.recv() => if self.learn(&event.container_id).await { return },
                 () = self.dirty.notified() => { self.relist().await; return }
                 Some(report) = self.reports.recv() => { self.take_report(report); return }
-                () = tokio::time::sleep(until(refresh_at)), if refreshes => {
-                    self.refresh_at = Timestamp::now() + SignedDuration::try_from(self.agent.config.volume_refresh).unwrap_or(super::LONGEST_WAIT);
-                    let Turn::Again = self.refresh_volumes().await else { return };
+                () = self.volumes_changed.notified(), if self.life == Life::Syncing => {
+                    // What held the pod up may be there now.
+                    if !self.prepared { return; }
+                    self.refresh_volumes().await;
                 }
+                () = tokio::time::sleep(until(refresh_at)), if refreshes => self.refresh_volumes().await,
                 // There may be room for a resize that was put off.
                 Ok(()) = self.freed.changed(), if self.resize.pending.is_some() => return,
                 () = timer => return,

@@ -2,16 +2,15 @@
 
 use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{CycleState, Event, Plugin, PreFilter, Rejection, normalize};
-use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, NodeSelectorTerm};
 use keles_rules::labels::has_all;
+use keles_rules::node_selector::{self, NAME_FIELD};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub struct NodeAffinity;
 
 const NO_MATCH: &str = "node(s) didn't match Pod's node affinity/selector";
-/// The only field that terms can match.
-const NAME_FIELD: &str = "metadata.name";
 
 fn affinity(pod: &PodInfo) -> Option<&Affinity> {
     pod.pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()
@@ -24,33 +23,8 @@ fn matches(node: &Node, pod: &PodInfo) -> bool {
     let selected = selector.is_none_or(|selector| has_all(selector, node.metadata.labels.as_ref()));
     selected && required_terms(pod).is_none_or(|terms| terms.iter().any(|term| term_matches(term, node)))
 }
-/// Every requirement holds; a term without any matches nothing.
 fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
-    let field = |key: &str| node.metadata.name.as_deref().filter(|_| key == NAME_FIELD);
-    expressions.iter().all(|requirement| holds(requirement, label(&requirement.key))) && fields.iter().all(|requirement| holds(requirement, field(&requirement.key)))
-}
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|v| v == value));
-    let compare = |wanted: fn(i64, i64) -> bool| {
-        let bound: Option<i64> = values.first().and_then(|v| v.parse().ok());
-        value.and_then(|v| v.parse().ok()).zip(bound).is_some_and(|(have, bound)| wanted(have, bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|have, bound| have > bound),
-        "Lt" => compare(|have, bound| have < bound),
-        _ => false,
-    }
+    node_selector::term_matches(term, node.metadata.name.as_deref().unwrap_or_default(), node.metadata.labels.as_ref())
 }
 /// The nodes that the terms name, when every term names some: then no other needs a look (a DaemonSet's pods do this).
 fn named_nodes(terms: &[NodeSelectorTerm]) -> Option<BTreeSet<String>> {
@@ -89,7 +63,7 @@ impl Plugin for NodeAffinity {
         match event {
             Event::NodeAdded(node) => matches(node, pod),
             Event::NodeChanged { old, new } => !matches(old, pod) && matches(new, pod),
-            Event::PodRemoved(_) => false,
+            Event::PodRemoved(_) | Event::StorageChanged(_) => false,
         }
     }
 }

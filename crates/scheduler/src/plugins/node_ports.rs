@@ -20,6 +20,7 @@ impl Plugin for NodePorts {
         match event {
             Event::NodeAdded(_) => true,
             Event::NodeChanged { .. } => false,
+            Event::StorageChanged(_) => false,
             Event::PodRemoved(gone) => pod.host_ports.iter().any(|wanted| gone.host_ports.iter().any(|freed| wanted.clashes(freed))),
         }
     }

@@ -48,6 +48,7 @@ impl Plugin for NodeResourcesFit {
     fn helps(&self, event: &Event, pod: &PodInfo) -> bool {
         let allocatable = |node: &k8s_openapi::api::core::v1::Node| node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default();
         match event {
+            Event::StorageChanged(_) => false,
             Event::PodRemoved(_) => true,
             Event::NodeAdded(node) => could_hold(&Resources::of_list(&allocatable(node)), &pod.requests),
             Event::NodeChanged { old, new } => allocatable(old) != allocatable(new) && could_hold(&Resources::of_list(&allocatable(new)), &pod.requests),

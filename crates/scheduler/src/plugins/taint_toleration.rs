@@ -39,7 +39,7 @@ impl Plugin for TaintToleration {
         match event {
             Event::NodeAdded(node) => allows(node, pod),
             Event::NodeChanged { old, new } => !allows(old, pod) && allows(new, pod),
-            Event::PodRemoved(_) => false,
+            Event::PodRemoved(_) | Event::StorageChanged(_) => false,
         }
     }
 }

@@ -1,0 +1,37 @@
+//! PersistentVolume: from what a volume is made of to where its files are on this node.
+
+use crate::{Context, Result, VolumeError, host_path, local, nfs};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use keles_rules::volume_binding::is_block;
+use std::path::PathBuf;
+
+/// Sets the volume up for the pod; safe to call again. Errors carry the volume's own name, as upstream's events do.
+pub async fn set_up(volume: &PersistentVolume, read_only: bool, context: &Context<'_>) -> Result<PathBuf> {
+    let name = volume.metadata.name.clone().unwrap_or_default();
+    let made = match &volume.spec {
+        Some(spec) if is_block(spec.volume_mode.as_deref()) => Err(VolumeError::Unsupported("with volumeMode Block".into())),
+        Some(spec) => match (&spec.host_path, &spec.local, &spec.nfs) {
+            (Some(source), _, _) => host_path::set_up(source),
+            (_, Some(source), _) => local::set_up(&name, source, read_only, context),
+            (_, _, Some(source)) => {
+                let options = spec.mount_options.clone().unwrap_or_default();
+                nfs::set_up(&name, source, &options, read_only, context).await
+            }
+            _ => Err(VolumeError::Unsupported(source_name(volume))),
+        },
+        None => Err(VolumeError::Unsupported("without a source".into())),
+    };
+    made.map_err(|error| match error {
+        staged @ VolumeError::Stage { .. } => staged,
+        other => VolumeError::Stage { stage: "MountVolume.SetUp", volume: name, why: other.to_string() },
+    })
+}
+
+/// The JSON name of a volume's source, for messages.
+fn source_name(volume: &PersistentVolume) -> String {
+    const NOT_SOURCES: &[&str] =
+        &["accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy", "storageClassName", "volumeAttributesClassName", "volumeMode"];
+    let tree = serde_json::to_value(&volume.spec).unwrap_or_default();
+    let named = tree.as_object().and_then(|map| map.keys().find(|key| !NOT_SOURCES.contains(&key.as_str())).cloned());
+    named.unwrap_or_else(|| "unknown".into())
+}

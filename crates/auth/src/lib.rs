@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod authenticators;
 pub mod authorizers;
 pub mod bootstrap;
+pub mod delegated;
 pub mod durations;
 pub mod expression;
 pub mod node;

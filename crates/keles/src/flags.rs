@@ -218,6 +218,9 @@ pub struct Kubelet {
     /// Authority of those who may call the agent's API [default: the kubeconfig's].
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    /// Callers of the agent's API who show neither certificate nor token are system:anonymous; without it they are refused.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub anonymous_auth: bool,
     /// Addresses of cluster DNS; absent: pods ask the node's resolvers.
     #[arg(long, value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,

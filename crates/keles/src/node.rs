@@ -28,6 +28,8 @@ pub struct Options {
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
     pub pulls: crate::image_flags::Pulls,
+    /// Callers of the agent's API need not show who they are; RBAC decides what they may.
+    pub anonymous_auth: bool,
 }
 
 /// The host's name as a node's: lower case.
@@ -92,6 +94,8 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.allowed_unsafe_sysctls = o.allowed_unsafe_sysctls;
     c.seccomp_default = o.seccomp_default;
     c.credential_providers = o.pulls.providers;
+    c.anonymous_auth = o.anonymous_auth;
+    c.flags = crate::observe_flags::all();
     c
 }
 

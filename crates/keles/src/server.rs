@@ -301,6 +301,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: f.seccomp_default,
         pulls: s.pulls.clone(),
+        anonymous_auth: false,
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

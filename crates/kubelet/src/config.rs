@@ -18,7 +18,7 @@ pub const VERSION: &str = "v1.36.0";
 pub struct ServerTls {
     pub certificate_pem: String,
     pub key_pem: String,
-    /// Only callers with a certificate of this authority are answered.
+    /// Callers' certificates of this authority count; others show a token.
     pub client_ca_pem: String,
 }
 
@@ -34,6 +34,10 @@ pub struct KubeletConfig {
     pub listen: SocketAddr,
     /// Absent: the agent has no API (logs, exec, attach and port-forward do not work).
     pub tls: Option<ServerTls>,
+    /// Callers of the agent's API who show nothing are system:anonymous, whom RBAC may allow something; otherwise they are refused.
+    pub anonymous_auth: bool,
+    /// What `/flagz` shows: flags by name, secrets already left out.
+    pub flags: std::collections::BTreeMap<String, String>,
     pub max_pods: u32,
     /// RuntimeDefault, not Unconfined, for containers that name no seccomp profile (upstream's `--seccomp-default`; off).
     pub seccomp_default: bool,
@@ -56,6 +60,8 @@ impl KubeletConfig {
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             tls: None,
+            anonymous_auth: false,
+            flags: Default::default(),
             max_pods: DEFAULT_MAX_PODS,
             seccomp_default: false,
             allowed_unsafe_sysctls: Vec::new(),

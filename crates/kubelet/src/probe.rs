@@ -4,13 +4,14 @@
 //! failure) changes nothing.
 
 use crate::events::{Recorder, WARNING};
+use crate::probe_metrics;
 use crate::http_get::{self, HealthError, Target};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keles_runtime::api::{PodRuntime, RuntimeError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -34,7 +35,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn title(self) -> &'static str {
+    pub fn title(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
             Self::Readiness => "Readiness",
@@ -67,6 +68,17 @@ pub enum Outcome {
     Failure(String),
     /// The try itself failed.
     Error(String),
+}
+
+impl Outcome {
+    /// As `prober_probe_total` names it.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Success | Self::Warning(_) => "successful",
+            Self::Failure(_) => "failed",
+            Self::Error(_) => "unknown",
+        }
+    }
 }
 
 /// Counts outcomes against the thresholds.
@@ -139,7 +151,9 @@ pub fn spawn(kind: Kind, subject: Subject, runtime: Arc<dyn PodRuntime>, events:
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
+            let began = Instant::now();
             let outcome = if std::mem::take(&mut early) { Outcome::Success } else { attempt_with_retries(&probe, &subject, runtime.as_ref()).await };
+            probe_metrics::note(&subject.pod, &subject.container.name, kind.title(), outcome.result(), began.elapsed());
             let Some(success) = tell(kind, &subject, &events, &outcome) else { continue };
             let Some(verdict) = judge.judge(success) else { continue };
             if told == Some(verdict) {

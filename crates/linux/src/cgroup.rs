@@ -1,11 +1,15 @@
 //! Control groups of both versions behind one interface: where they are mounted, groups, limits, figures, ending all members.
 //!
-//! Entry points: [`Layout::discover`], [`Layout::group`], [`Group`]. Each controller is used where this host has it: v1
+//! Entry points: [`Layout::discover`], [`Layout::group`], [`Group`]; [`figures`] reads all that is counted. Each controller is used where this host has it: v1
 //! (a tree a controller), v2 (one tree), or hybrid (v1 controllers beside a bare v2 tree, whose `cgroup.kill` we then use).
 //! Processes join by themselves ([`Group::join`] writes "0" to `tasks`), which spares the kernel's global lock and with it
 //! some milliseconds a controller; on v2 they are born inside (CLONE_INTO_CGROUP).
 //! Absent: limits of cpuset, io and hugetlb of pods; processes stay in the shim's cpuset. Bundles of the OCI runtime set any file ([`Group::set`]). Source: cgroups(7), the kernel's
 //! cgroup-v1 and cgroup-v2 pages, KEP-2254 (conversion of shares).
+
+mod figures;
+
+pub use figures::{Cpu, Figures, Io, Memory, Pressure, Stall};
 
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -174,6 +178,11 @@ impl Layout {
     /// Which version limits devices here: v1's `devices`, or a program on v2.
     pub fn devices_version(&self) -> Version {
         if self.of("devices").is_some() { Version::V1 } else { Version::V2 }
+    }
+
+    /// The tops of all trees: the whole machine, or what of it this process is shown.
+    pub fn top(&self) -> Group {
+        Group { layout: self.clone(), path: String::new() }
     }
 
     /// The group at `path`, relative to the trees' tops: `keles/burstable/pod…`.

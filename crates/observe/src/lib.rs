@@ -1,9 +1,10 @@
 //! What operators see of a process: logs, metrics, traces, pages for debugging.
 //!
-//! Entry points: [`init_logs`], [`metrics`], [`trace`], [`pages`]. Everything is a property of the process, so what is here is global:
+//! Entry points: [`init_logs`], [`metrics`], [`trace`], [`pages`], [`health`]. Everything is a property of the process, so what is here is global:
 //! parts of one process share one log, one table of metrics and one exporter of traces.
 
 pub mod current;
+pub mod health;
 pub mod logs;
 pub mod metrics;
 pub mod pages;

@@ -4,6 +4,7 @@
 //! Images are not here: `images` gives layer folders and the image config, the agent puts both into [`ContainerConfig`].
 
 use async_trait::async_trait;
+pub use keles_linux::cgroup::Figures;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -237,12 +238,55 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// What a container, or a sandbox as a whole, has used and may use.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub cpu_usage_ns: u64,
     pub memory_usage_bytes: u64,
     pub memory_working_set_bytes: u64,
     pub pids: u64,
+    /// Of its group; below the trees' tops, e.g. `keles/burstable/pod…/<id>`. Empty where the runtime does not tell.
+    pub cgroup: String,
+    /// All that is counted; the four above are of these, 0 where the host does not tell.
+    pub figures: Figures,
+    /// Of a sandbox with a network of its own, without the loopback.
+    pub interfaces: Vec<Interface>,
+}
+
+impl Stats {
+    pub fn new(cgroup: String, figures: Figures, interfaces: Vec<Interface>) -> Self {
+        let memory = |of: fn(&keles_linux::cgroup::Memory) -> u64| figures.memory.as_ref().map_or(0, of);
+        Self {
+            cpu_usage_ns: figures.cpu.as_ref().map_or(0, |cpu| cpu.usage_ns),
+            memory_usage_bytes: memory(|m| m.usage_bytes),
+            memory_working_set_bytes: memory(|m| m.working_set_bytes),
+            pids: figures.processes.unwrap_or(0),
+            cgroup,
+            figures,
+            interfaces,
+        }
+    }
+}
+
+/// Counters of a network interface, from its own namespace's view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
+/// Disk below a folder, the folder itself included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    pub bytes: u64,
+    pub inodes: u64,
 }
 
 /// The runtime. All methods are idempotent where the CRI demands it: stopping the stopped and removing the removed is fine.
@@ -273,8 +317,12 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream>;
     /// A TCP connection to 127.0.0.1:`port` (then ::1) inside the pod's network namespace.
     async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream>;
-    /// Of a container, or of a sandbox as a whole.
+    /// Of a container, or of a sandbox as a whole; of all pods together with an empty id.
     async fn stats(&self, id: &str) -> Result<Stats>;
+    /// What a container wrote into its root. Reads the whole tree.
+    async fn written(&self, id: &str) -> Result<DiskUsage> {
+        Err(RuntimeError::Step { step: "count disk usage", message: format!("container {id}: this runtime does not count what is written") })
+    }
     /// After the agent has renamed the log file: later lines go to a new one.
     async fn reopen_log(&self, id: &str) -> Result<()> {
         Err(RuntimeError::Step { step: "reopen log", message: format!("container {id}: this runtime cannot reopen logs") })

@@ -10,6 +10,7 @@ mod engine;
 mod oci;
 mod shim;
 mod steps;
+pub mod usage;
 mod wire;
 
 pub use engine::{Engine, EngineOptions};

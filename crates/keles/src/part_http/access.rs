@@ -1,5 +1,5 @@
-//! Who may ask a part that runs alone: the API server is asked who a token is (TokenReview) and what a user may do (SubjectAccessReview), and
-//! says whose client certificates count (`kube-system/extension-apiserver-authentication`). Its answers are kept for a short while.
+//! Who may ask a part that runs alone: [`keles_auth::delegated`] over what the API server says of whose client certificates count
+//! (`kube-system/extension-apiserver-authentication`).
 //!
 //! Source: k8s.io/apiserver/pkg/server/options, delegating authentication and authorization.
 
@@ -7,25 +7,18 @@ use super::HttpError;
 use super::flags::SecureFlags;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use keles_api::Status;
-use keles_auth::ttl_cache::{self, TtlCache};
+use keles_auth::delegated::{Delegated, Kept, certificate_user};
 use keles_auth::{Attributes, User};
 use keles_client::{Informers, Scope};
 use keles_pki::{Certified, Names};
-use keles_serve::tls::{self, ClientVerifier, Settings, verify_client};
-use kube::Api;
-use kube::api::PostParams;
+use keles_serve::tls::{self, ClientVerifier, Settings};
 use rustls::pki_types::CertificateDer;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Upstream's time that answers are kept.
-const KEPT: Duration = Duration::from_secs(10);
 const TRUST: (&str, &str, &str) = ("kube-system", "extension-apiserver-authentication", "client-ca-file");
 
 pub struct Access {
@@ -36,8 +29,7 @@ pub struct Access {
     tls: Settings,
     /// Whose client certificates count, once known.
     clients: RwLock<Option<ClientVerifier>>,
-    users: TtlCache<Option<User>>,
-    decisions: TtlCache<Result<(), String>>,
+    reviews: Delegated,
 }
 
 impl Access {
@@ -46,13 +38,12 @@ impl Access {
         let own = certificate(f, component)?;
         let tls = settings(&own, None)?;
         let access = Access {
+            reviews: Delegated::new(reviewer.clone(), Kept::OF_PARTS),
             client: reviewer,
             open: f.authorization_always_allow_paths.clone(),
             own,
             tls,
             clients: RwLock::default(),
-            users: TtlCache::default(),
-            decisions: TtlCache::default(),
         };
         if let Some(path) = &f.client_ca_file {
             access.trust(&read(path)?)?;
@@ -106,62 +97,21 @@ impl Access {
         }
         let verb = method.as_str().to_ascii_lowercase();
         let attributes = Attributes { verb: &verb, path, ..Attributes::of(&user) };
-        self.decide(&user, &verb, path).await?.map_err(|why| attributes.forbidden(&why))
+        self.reviews.decide(&attributes).await?.map_err(|why| attributes.forbidden(&why))
     }
 
+    /// Whoever shows nothing is anonymous; a certificate that does not count, alone, is refused.
     async fn user(&self, headers: &HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<User, Status> {
         let verifier = self.clients.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let (Some(leaf), Some(verifier)) = (certificates.first(), verifier)
-            && verify_client(verifier.as_ref(), certificates).is_ok()
+        if let Some(verifier) = verifier
+            && let Some(user) = certificate_user(&verifier, certificates)?
         {
-            let id: String = ttl_cache::key([leaf.as_ref()]).iter().map(|b| format!("{b:02x}")).collect();
-            return keles_auth::x509::user(leaf, &id).ok_or_else(Status::unauthorized);
+            return Ok(user);
         }
-        let Some(header) = headers.get(AUTHORIZATION) else {
-            return if certificates.is_empty() { Ok(keles_auth::anonymous()) } else { Err(Status::unauthorized()) };
-        };
-        let token = header.to_str().ok().and_then(|h| h.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim());
-        let Some(token) = token.filter(|t| !t.is_empty()) else { return Ok(keles_auth::anonymous()) };
-        let key = ttl_cache::key([token.as_bytes()]);
-        if let Some(known) = self.users.get(&key) {
-            return known.ok_or_else(Status::unauthorized);
+        if !headers.contains_key(AUTHORIZATION) && !certificates.is_empty() {
+            return Err(Status::unauthorized());
         }
-        let review = TokenReview { spec: TokenReviewSpec { token: token.to_owned(), audiences: None }, ..TokenReview::default() };
-        let said = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await.map_err(|error| {
-            tracing::warn!(%error, "the API server did not say whose token it is");
-            Status::unauthorized()
-        })?;
-        let status = said.status.unwrap_or_default();
-        let user = status.user.filter(|_| status.authenticated == Some(true)).map(|u| User {
-            name: u.username.unwrap_or_default(),
-            uid: u.uid.unwrap_or_default(),
-            groups: u.groups.unwrap_or_default(),
-            extra: u.extra.unwrap_or_default().into_iter().collect(),
-        });
-        self.users.put(key, user.clone(), KEPT);
-        user.ok_or_else(Status::unauthorized)
-    }
-
-    /// Inside: the reason of a refusal.
-    async fn decide(&self, user: &User, verb: &str, path: &str) -> Result<Result<(), String>, Status> {
-        let spec = SubjectAccessReviewSpec {
-            user: Some(user.name.clone()),
-            groups: Some(user.groups.clone()),
-            uid: Some(user.uid.clone()).filter(|u| !u.is_empty()),
-            extra: Some(user.extra.clone().into_iter().collect()),
-            non_resource_attributes: Some(NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb.to_owned()) }),
-            ..SubjectAccessReviewSpec::default()
-        };
-        let key = ttl_cache::key([serde_json::to_vec(&spec).map_err(Status::internal)?.as_slice()]);
-        if let Some(known) = self.decisions.get(&key) {
-            return Ok(known);
-        }
-        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let said = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await.map_err(Status::internal)?;
-        let status = said.status.unwrap_or_default();
-        let decision = if status.allowed { Ok(()) } else { Err(status.reason.unwrap_or_default()) };
-        self.decisions.put(key, decision.clone(), KEPT);
-        Ok(decision)
+        Ok(self.reviews.token_user(headers).await?.unwrap_or_else(keles_auth::anonymous))
     }
 }
 
@@ -210,6 +160,9 @@ mod tests {
     use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
     use keles_apiserver::{ApiServer, Config};
     use keles_pki::Pki;
+    use kube::Api;
+    use kube::api::PostParams;
+    use std::time::Duration;
     use keles_store::embedded::{Embedded, Options};
     use serde_json::json;
 

@@ -1,37 +1,74 @@
-//! The agent's HTTPS API for the API server: logs, exec, attach, port-forward, pods, stats, health, metrics.
+//! The agent's HTTPS API: logs, exec, attach, port-forward, run, pods, figures, health, metrics, configuration.
 //!
-//! Entry points: [`bind`], [`Bound::run`]. Invariant: every request but `/healthz` needs a client certificate of the cluster's authority that
-//! belongs to the API server's kubelet client or to system:masters. Deliberately absent: token authentication, `/run`, `/checkpoint`.
+//! Entry points: [`bind`], [`Bound::run`]. Invariant: every request is one whose sender is known and may ([`access`]). Refused by name: the
+//! node's own logs (`/logs`) and checkpoints. Deliberately absent: profiles.
+//! Source: kubernetes pkg/kubelet/server/server.go.
 
+mod access;
+mod cadvisor;
 mod reports;
+mod resource_metrics;
 mod streaming;
+mod summary;
 
 #[cfg(test)]
 pub(crate) use streaming::running_container;
 
 use crate::agent::Agent;
 use crate::config::ServerTls;
+use crate::figures::disk::Walked;
+use crate::figures::{Rates, Snapshot};
+use crate::pod_worker::View;
 use crate::pods::Pods;
-use crate::{KubeletError, logs};
-use http::{Method, Request, Response, StatusCode, header};
+use crate::{KubeletError, logs, probe_metrics};
+use access::{Access, Caller};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use keles_pki::Subject;
+use keles_auth::delegated::{Delegated, Kept};
+use keles_observe::metrics::{self, Format};
+use keles_observe::pages::{self, Component};
+use keles_runtime::api::{DiskUsage, RuntimeError};
 use keles_serve::tls::{self, ClientVerifier};
 use keles_serve::{Body, ConnInfo, Limits, Server, body};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-const ALLOWED_USER: &str = "kube-apiserver-kubelet-client";
-const ALLOWED_GROUP: &str = "system:masters";
 const LOG_PIECES: usize = 16;
+/// A command of `/run` may take this long (upstream's runtimeRequestTimeout).
+const RUN_LIMIT: Duration = Duration::from_secs(120);
+/// The form of `/run` holds a command.
+const FORM_BYTES_MAX: usize = 64 << 10;
+/// Roots of what is served, for `/statusz`.
+const PATHS: &[&str] = &[
+    "/attach", "/checkpoint", "/configz", "/containerLogs", "/exec", "/flagz", "/healthz", "/logs", "/metrics", "/pods", "/portForward", "/run", "/runningpods", "/stats", "/statusz",
+];
 
 /// A server that listens but does not answer yet.
 pub struct Bound {
     server: Server,
     verifier: ClientVerifier,
     port: u16,
+}
+
+/// What requests are answered from.
+pub(crate) struct Api {
+    agent: Arc<Agent>,
+    pods: Pods,
+    access: Access,
+    port: u16,
+    rates: Rates,
+    walked: Walked,
+    pages: Component,
+}
+
+impl Api {
+    /// What a container wrote to its root, now or a short while ago.
+    async fn written(&self, id: &str) -> Option<DiskUsage> {
+        self.walked.usage(id, async { self.agent.runtime.written(id).await.ok() }).await
+    }
 }
 
 pub async fn bind(address: SocketAddr, files: &ServerTls) -> Result<Bound, KubeletError> {
@@ -54,22 +91,17 @@ impl Bound {
     }
 
     pub async fn run(self, agent: Arc<Agent>, pods: Pods, shutdown: CancellationToken) {
-        let verifier = self.verifier;
+        metrics::register(reports::FAMILIES);
+        let (config, reviews) = (&agent.config, Delegated::new(agent.client.clone(), Kept::OF_NODES));
+        let access = Access::new(self.verifier, reviews, config.node_name.clone(), config.anonymous_auth);
+        let pages = Component { name: "kubelet", version: crate::config::VERSION.trim_start_matches('v'), paths: PATHS.iter().map(|path| (*path).to_owned()).collect(), flags: config.flags.clone() };
+        let api = Arc::new(Api { access, agent: agent.clone(), pods, port: self.port, rates: Rates::default(), walked: Walked::default(), pages });
         let connect = move |info: ConnInfo| {
-            let allowed = is_allowed(&verifier, &info);
-            let (agent, pods) = (agent.clone(), pods.clone());
-            move |request| answer(agent.clone(), pods.clone(), allowed, request)
+            let (api, caller) = (api.clone(), api.access.caller(&info.certificates));
+            move |request| serve(api.clone(), caller.clone(), request)
         };
         self.server.run(connect, shutdown).await;
     }
-}
-
-fn is_allowed(verifier: &ClientVerifier, info: &ConnInfo) -> bool {
-    if tls::verify_client(verifier.as_ref(), &info.certificates).is_err() {
-        return false;
-    }
-    let subject = info.certificates.first().and_then(|leaf| Subject::of(leaf));
-    subject.is_some_and(|subject| subject.common_name == ALLOWED_USER || subject.organizations.iter().any(|group| group == ALLOWED_GROUP))
 }
 
 fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
@@ -83,32 +115,160 @@ fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     response
 }
 
-fn json(value: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(body::full(value.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+fn typed(body: impl Into<bytes::Bytes>, media: &'static str) -> Response<Body> {
+    let mut response = Response::new(body::full(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media));
     response
 }
 
-async fn answer(agent: Arc<Agent>, pods: Pods, allowed: bool, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path().to_string();
+fn json(value: &serde_json::Value) -> Response<Body> {
+    typed(value.to_string(), "application/json")
+}
+
+fn page(made: Result<pages::Page, keles_api::Status>) -> Response<Body> {
+    match made {
+        Ok((body, media)) => typed(body, media),
+        Err(status) => text(StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message),
+    }
+}
+
+fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Judges, counts and answers.
+async fn serve(api: Arc<Api>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if let Err(refusal) = api.access.admit(&caller, request.method(), &path, request.headers()).await {
+        return refusal;
+    }
+    let root = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    // Metrics and figures name what is below, names of pods are left out.
+    let shown = match root {
+        "metrics" | "stats" => path.trim_matches('/'),
+        root if PATHS.iter().any(|known| known[1..] == *root) => root,
+        _ => "other",
+    };
+    let long = if matches!(root, "exec" | "attach" | "portForward") || request.uri().query().is_some_and(|query| query.contains("follow=true")) { "true" } else { "false" };
+    let method = match *request.method() {
+        Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::HEAD => request.method().as_str().to_owned(),
+        _ => "other".to_owned(),
+    };
+    let labels = [long, &method, if shown.len() > 40 { "other" } else { shown }, "readwrite"];
+    reports::REQUESTS.with(labels).increment();
+    let (open, took, began) = (reports::OPEN.with(labels), reports::TOOK.with(labels), Instant::now());
+    open.add(1.0);
+    let response = answer(api, request, &path).await;
+    took.observe_seconds(began.elapsed());
+    open.add(-1.0);
+    response
+}
+
+async fn answer(api: Arc<Api>, request: Request<Incoming>, path: &str) -> Response<Body> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    if parts == ["healthz"] {
-        return text(StatusCode::OK, "ok");
-    }
-    if !allowed {
-        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
-    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    let (agent, pods) = (api.agent.clone(), &api.pods);
+    // An optional uid stands between the pod and the container.
     match parts.as_slice() {
-        ["containerLogs", namespace, pod, container] => container_logs(&agent, &pods, &query, (namespace, pod, container)),
-        // An optional uid stands between the pod and the container.
-        ["exec", namespace, pod, rest @ .., container] if rest.len() < 2 => streaming::exec(agent, &pods, &query, (namespace, pod, container), request).await,
-        ["attach", namespace, pod, rest @ .., container] if rest.len() < 2 => streaming::attach(agent, &pods, &query, (namespace, pod, container), request).await,
-        ["portForward", namespace, pod, ..] => streaming::port_forward(agent, &pods, &query, (namespace, pod), request).await,
-        ["pods"] if request.method() == Method::GET => json(&reports::pod_list(&pods)),
-        ["stats", "summary"] => json(&reports::summary(&agent, &pods).await),
-        ["metrics"] => text(StatusCode::OK, reports::metrics(&pods)),
+        ["exec", namespace, pod, rest @ .., container] if rest.len() < 2 => return streaming::exec(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await,
+        ["attach", namespace, pod, rest @ .., container] if rest.len() < 2 => return streaming::attach(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await,
+        ["portForward", namespace, pod, rest @ ..] if rest.len() < 2 => return streaming::port_forward(agent, pods, &query, Asked::new(namespace, pod, rest, ""), request).await,
+        ["run", namespace, pod, rest @ .., container] if rest.len() < 2 => return run(&api, query, Asked::new(namespace, pod, rest, container), request).await,
+        ["checkpoint", namespace, pod, container] => return checkpoint(pods, request.method(), namespace, pod, container),
+        _ => {}
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    }
+    let accept = accept(request.headers());
+    let format = Format::accepted(accept);
+    match parts.as_slice() {
+        ["healthz", check @ ..] => healthz(&api, &check.join("/"), &query).await,
+        ["pods"] => json(&reports::pod_list(pods)),
+        ["runningpods"] => json(&reports::running_pods(pods)),
+        ["containerLogs", namespace, pod, container] => container_logs(&agent, pods, &query, (namespace, pod, container)),
+        ["configz"] => json(&reports::configz(&agent.config, api.port)),
+        ["stats", "summary"] => json(&summary::summary(&api, query.flag("only_cpu_and_memory")).await),
+        ["metrics"] => typed(metrics::render(format, &[&reports::Own(&api)]), format.media_type()),
+        ["metrics", "cadvisor"] => typed(cadvisor::metrics(&api, format).await, format.media_type()),
+        ["metrics", "resource"] => typed(resource_metrics::text(&Snapshot::take(&agent, pods).await, format), format.media_type()),
+        ["metrics", "probes"] => typed(probe_metrics::text(format), format.media_type()),
+        ["statusz"] => page(pages::statusz(&api.pages, accept)),
+        ["flagz"] => page(pages::flagz(&api.pages, accept)),
+        // Upstream's words where it is switched off.
+        ["logs", ..] => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled."),
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+    }
+}
+
+/// Whom a request is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    uid: Option<&'a str>,
+    container: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    fn new(namespace: &'a str, pod: &'a str, rest: &[&'a str], container: &'a str) -> Self {
+        Self { namespace, pod, uid: rest.first().copied(), container }
+    }
+
+    /// The pod; one of another uid is none.
+    fn view(&self, pods: &Pods) -> Option<View> {
+        pods.view(self.namespace, self.pod).filter(|view| self.uid.is_none_or(|uid| view.pod.metadata.uid.as_deref() == Some(uid)))
+    }
+}
+
+async fn healthz(api: &Api, check: &str, query: &Query) -> Response<Body> {
+    let checks = reports::checks(api).await;
+    let excluded = query.all("exclude");
+    let excluded: Vec<&str> = excluded.iter().map(String::as_str).collect();
+    match keles_observe::health::answer("healthz", check, &checks, &excluded, query.has("verbose")) {
+        Some((code, said)) => text(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), said),
+        None => text(StatusCode::NOT_FOUND, "404 page not found"),
+    }
+}
+
+/// `POST /run/{namespace}/{pod}[/{uid}]/{container}?cmd=…`: what the command wrote, when it ended well. The command's words are parted by spaces.
+async fn run(api: &Api, query: Query, asked: Asked<'_>, request: Request<Incoming>) -> Response<Body> {
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    }
+    let id = match streaming::running(&api.pods, asked) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let command = match query.one("cmd") {
+        Some(command) => command.to_owned(),
+        None => {
+            use http_body_util::BodyExt;
+            let limited = http_body_util::Limited::new(request.into_body(), FORM_BYTES_MAX);
+            let Ok(form) = limited.collect().await else { return text(StatusCode::BAD_REQUEST, "the form could not be read") };
+            Query::parse(&String::from_utf8_lossy(&form.to_bytes())).one("cmd").unwrap_or_default().to_owned()
+        }
+    };
+    let words: Vec<String> = command.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    if words.is_empty() {
+        return text(StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container");
+    }
+    match api.agent.runtime.exec_sync(&id, words, RUN_LIMIT).await {
+        Ok(output) if output.exit_code == 0 => typed([output.stdout, output.stderr].concat(), "application/json"),
+        Ok(output) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("command '{command}' exited with {}: {}", output.exit_code, String::from_utf8_lossy(&output.stderr))),
+        Err(RuntimeError::Timeout(_)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("command '{command}' timed out")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// Refused for containers that are there, as a runtime that does not know checkpoints makes upstream answer.
+fn checkpoint(pods: &Pods, method: &Method, namespace: &str, pod: &str, container: &str) -> Response<Body> {
+    if method != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    }
+    match streaming::running(pods, Asked::new(namespace, pod, &[], container)) {
+        Ok(_) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("checkpointing of {namespace}/{pod}/{container} failed (the container runtime does not make checkpoints)")),
+        Err(_) => text(StatusCode::NOT_FOUND, format!("container {container} of pod {namespace}/{pod} does not exist")),
     }
 }
 
@@ -127,6 +287,10 @@ impl Query {
 
     fn one(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(other, _)| other == key)
     }
 
     /// Go's booleans: `1`, `t`, `true`.

@@ -1,10 +1,15 @@
-//! `/pods`, `/stats/summary` and `/metrics`.
+//! What the agent says of itself and of its pods: `/pods`, `/runningpods`, `/metrics`, `/configz`, `/healthz`.
 
-use crate::agent::Agent;
+use super::Api;
+use crate::config::KubeletConfig;
 use crate::pods::Pods;
+use keles_observe::health::Check;
+use keles_observe::metrics::{Collect, CounterVec, Described, Exposition, GaugeVec, HistogramVec, Shape, alpha};
 use keles_runtime::api::ContainerState;
 use serde_json::{Value, json};
+use std::time::Duration;
 
+/// All pods of the node with their status as the agent knows it.
 pub fn pod_list(pods: &Pods) -> Value {
     let items = pods.views().into_iter().map(|view| {
         let mut pod = (*view.pod).clone();
@@ -14,44 +19,131 @@ pub fn pod_list(pods: &Pods) -> Value {
     json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items.collect::<Vec<_>>()})
 }
 
-/// The summary API's cpu and memory of running containers; other figures are absent, not zero.
-pub async fn summary(agent: &Agent, pods: &Pods) -> Value {
-    let mut list = Vec::new();
-    let now = jiff::Timestamp::now().to_string();
-    for view in pods.views() {
-        let mut containers = Vec::new();
-        let (mut cpu, mut working_set) = (0, 0);
-        for record in view.records.iter().filter(|record| record.state == ContainerState::Running) {
-            let Ok(stats) = agent.runtime.stats(&record.id).await else { continue };
-            cpu += stats.cpu_usage_ns;
-            working_set += stats.memory_working_set_bytes;
-            containers.push(json!({
-                "name": record.name,
-                "cpu": {"time": now, "usageCoreNanoSeconds": stats.cpu_usage_ns},
-                "memory": {"time": now, "usageBytes": stats.memory_usage_bytes, "workingSetBytes": stats.memory_working_set_bytes},
-            }));
-        }
+/// Pods as the runtime has them: names and what runs.
+pub fn running_pods(pods: &Pods) -> Value {
+    let views = pods.views().into_iter().filter(|view| view.sandbox.is_some());
+    let items = views.map(|view| {
+        let running = view.records.iter().filter(|record| record.state == ContainerState::Running);
+        let containers: Vec<Value> = running.map(|record| json!({"name": record.name, "image": record.image, "resources": {}})).collect();
         let metadata = &view.pod.metadata;
-        list.push(json!({
-            "podRef": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
-            "startTime": view.status.start_time,
-            "containers": containers,
-            "cpu": {"time": now, "usageCoreNanoSeconds": cpu},
-            "memory": {"time": now, "workingSetBytes": working_set},
-        }));
-    }
-    json!({"node": {"nodeName": agent.config.node_name}, "pods": list})
+        json!({"metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid}, "spec": {"containers": containers}, "status": {}})
+    });
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items.collect::<Vec<_>>()})
 }
 
-pub fn metrics(pods: &Pods) -> String {
-    let views = pods.views();
-    let running = |state| views.iter().flat_map(|view| &view.records).filter(|record| record.state == state).count();
-    let sandboxes = views.iter().filter(|view| view.sandbox.is_some()).count();
-    format!(
-        "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods {sandboxes}\n\
-         # HELP kubelet_running_containers Number of containers currently running\n# TYPE kubelet_running_containers gauge\n\
-         kubelet_running_containers{{container_state=\"running\"}} {}\nkubelet_running_containers{{container_state=\"exited\"}} {}\n",
-        running(ContainerState::Running),
-        running(ContainerState::Exited),
-    )
+/// `ping` and `log` say that the agent answers (logs are written where they are made); `syncloop`, that the runtime does.
+pub async fn checks(api: &Api) -> Vec<Check> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let runtime = match tokio::time::timeout(PATIENCE, api.agent.runtime.list_sandboxes()).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("the container runtime fails: {error}")),
+        Err(_) => Some("the container runtime does not answer".to_owned()),
+    };
+    vec![Check { name: "ping", failure: None }, Check { name: "log", failure: None }, Check { name: "syncloop", failure: runtime }]
+}
+
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub static REQUESTS: CounterVec<4> =
+    CounterVec::new(alpha("kubelet_http_requests_total", "Number of the http requests received since the server started"), ["long_running", "method", "path", "server_type"]);
+pub static OPEN: GaugeVec<4> = GaugeVec::new(alpha("kubelet_http_inflight_requests", "Number of the inflight http requests"), ["long_running", "method", "path", "server_type"]);
+pub static TOOK: HistogramVec<4> =
+    HistogramVec::new(alpha("kubelet_http_requests_duration_seconds", "Duration in seconds to serve http requests"), ["long_running", "method", "path", "server_type"], SECONDS);
+pub static FAMILIES: &[&dyn Collect] = &[&REQUESTS, &OPEN, &TOOK];
+
+/// Families whose values are looked up when asked.
+pub struct Own<'a>(pub &'a Api);
+
+const NODE_NAME: Described = alpha("kubelet_node_name", "The node's name. The count is always 1.");
+const RUNNING_PODS: Described = alpha("kubelet_running_pods", "Number of pods that have a running pod sandbox");
+const RUNNING_CONTAINERS: Described = alpha("kubelet_running_containers", "Number of containers currently running");
+const DESIRED: Described = alpha("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.");
+const ACTIVE: Described = alpha(
+    "kubelet_active_pods",
+    "The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
+);
+
+impl Collect for Own<'_> {
+    fn collect(&self, to: &mut Exposition) {
+        let views = self.0.pods.views();
+        let count = |state| views.iter().flat_map(|view| &view.records).filter(|record| record.state == state).count() as f64;
+        let terminal = |view: &&crate::pod_worker::View| view.status.phase.as_deref().is_some_and(crate::machine::phase::is_terminal);
+        to.family(&NODE_NAME, Shape::Gauge, |w| w.gauge(&["node"], &[&self.0.agent.config.node_name], 1.0));
+        to.family(&RUNNING_PODS, Shape::Gauge, |w| w.gauge::<&str>(&[], &[], views.iter().filter(|view| view.sandbox.is_some()).count() as f64));
+        to.family(&RUNNING_CONTAINERS, Shape::Gauge, |w| {
+            for (name, state) in
+                [("created", ContainerState::Created), ("exited", ContainerState::Exited), ("running", ContainerState::Running), ("unknown", ContainerState::Unknown)]
+            {
+                w.gauge(&["container_state"], &[name], count(state));
+            }
+        });
+        to.family(&DESIRED, Shape::Gauge, |w| w.gauge(&["static"], &[""], views.len() as f64));
+        to.family(&ACTIVE, Shape::Gauge, |w| w.gauge(&["static"], &[""], views.iter().filter(|view| !terminal(view)).count() as f64));
+    }
+}
+
+/// The KubeletConfiguration in force: what is set and what of upstream's defaults holds here.
+pub fn configz(config: &KubeletConfig, port: u16) -> Value {
+    let kept = keles_auth::delegated::Kept::OF_NODES;
+    let go = |d: Duration| match (d.as_secs() / 60, d.as_secs() % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    };
+    let dns: Vec<String> = config.cluster_dns.servers.iter().map(ToString::to_string).collect();
+    let server = json!({
+        "enableServer": config.tls.is_some(),
+        "address": config.listen.ip().to_string(),
+        "port": port,
+        "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": go(kept.users)}, "anonymous": {"enabled": config.anonymous_auth}},
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": go(kept.allowed), "cacheUnauthorizedTTL": go(kept.denied)}},
+        "clusterDomain": config.cluster_dns.domain,
+        "clusterDNS": dns,
+        "syncFrequency": go(config.volume_refresh),
+    });
+    let pods = json!({
+        "nodeStatusReportFrequency": "5m0s",
+        "nodeStatusUpdateFrequency": "10s",
+        "nodeLeaseDurationSeconds": 40,
+        "maxPods": config.max_pods,
+        "podPidsLimit": -1,
+        "cgroupsPerQOS": true,
+        "cgroupDriver": "cgroupfs",
+        "enforceNodeAllocatable": [],
+        "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": 5,
+        "containerLogMonitorInterval": "10s",
+    });
+    let security = json!({
+        "seccompDefault": config.seccomp_default,
+        "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
+        "volumePluginDir": "",
+        "configMapAndSecretChangeDetectionStrategy": "Get",
+        "enableControllerAttachDetach": true,
+        "enableDebuggingHandlers": true,
+        "enableSystemLogHandler": false,
+        "enableSystemLogQuery": false,
+        "enableProfilingHandler": false,
+        "serverTLSBootstrap": false,
+        "failSwapOn": false,
+        "memorySwap": {"swapBehavior": "NoSwap"},
+        "localStorageCapacityIsolation": true,
+        "registerNode": true,
+        "staticPodPath": "",
+    });
+    let all: serde_json::Map<String, Value> = [server, pods, security].into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
+    json!({"kubeletconfig": all})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_says_what_is_set() {
+        let mut config = KubeletConfig::new("n", [10, 0, 0, 1].into(), "/d");
+        config.max_pods = 7;
+        let said = configz(&config, 21_000);
+        let k = &said["kubeletconfig"];
+        assert_eq!((&k["maxPods"], &k["port"], &k["authentication"]["anonymous"]["enabled"]), (&json!(7), &json!(21_000), &json!(false)));
+        assert_eq!((&k["authorization"]["webhook"]["cacheAuthorizedTTL"], &k["syncFrequency"]), (&json!("5m0s"), &json!("1m0s")));
+    }
 }

@@ -1,6 +1,6 @@
 //! exec, attach and port-forward: a client's streams joined with the runtime's.
 
-use super::{Query, text};
+use super::{Asked, Query, text};
 use crate::agent::Agent;
 use crate::pod_worker::View;
 use crate::pods::Pods;
@@ -41,14 +41,15 @@ pub fn running_container(pods: &Pods, namespace: &str, pod: &str, container: &st
 }
 
 /// The same; the error is the answer.
-fn running(pods: &Pods, (namespace, pod, container): (&str, &str, &str)) -> Result<String, Response<Body>> {
-    let Some(view) = pods.view(namespace, pod) else {
+pub(super) fn running(pods: &Pods, asked: Asked<'_>) -> Result<String, Response<Body>> {
+    let Some(view) = asked.view(pods) else {
         return Err(text(StatusCode::NOT_FOUND, "pod does not exist"));
     };
+    let container = asked.container;
     find(&view, container).ok_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")")))
 }
 
-pub async fn exec(agent: Arc<Agent>, pods: &Pods, query: &Query, names: (&str, &str, &str), mut request: Request<Incoming>) -> Response<Body> {
+pub async fn exec(agent: Arc<Agent>, pods: &Pods, query: &Query, names: Asked<'_>, mut request: Request<Incoming>) -> Response<Body> {
     let id = match running(pods, names) {
         Ok(id) => id,
         Err(answer) => return answer,
@@ -76,7 +77,7 @@ pub async fn exec(agent: Arc<Agent>, pods: &Pods, query: &Query, names: (&str, &
     switched(answer)
 }
 
-pub async fn attach(agent: Arc<Agent>, pods: &Pods, query: &Query, names: (&str, &str, &str), mut request: Request<Incoming>) -> Response<Body> {
+pub async fn attach(agent: Arc<Agent>, pods: &Pods, query: &Query, names: Asked<'_>, mut request: Request<Incoming>) -> Response<Body> {
     let id = match running(pods, names) {
         Ok(id) => id,
         Err(answer) => return answer,
@@ -158,8 +159,9 @@ async fn join_with(mut session: ExecSession, stream: ExecStream, outcome: impl F
     session.finish(outcome).await;
 }
 
-pub async fn port_forward(agent: Arc<Agent>, pods: &Pods, query: &Query, (namespace, pod): (&str, &str), mut request: Request<Incoming>) -> Response<Body> {
-    let Some(view) = pods.view(namespace, pod) else {
+pub async fn port_forward(agent: Arc<Agent>, pods: &Pods, query: &Query, asked: Asked<'_>, mut request: Request<Incoming>) -> Response<Body> {
+    let pod = asked.pod;
+    let Some(view) = asked.view(pods) else {
         return text(StatusCode::NOT_FOUND, "pod does not exist");
     };
     let Some(sandbox) = view.sandbox else {

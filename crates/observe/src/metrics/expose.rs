@@ -52,6 +52,8 @@ pub struct Lines<'a> {
     name: &'a str,
     format: Format,
     text: String,
+    /// When what follows was measured; absent: now.
+    at_unix_ms: Option<i64>,
 }
 
 impl Exposition {
@@ -62,7 +64,7 @@ impl Exposition {
     /// Writes a family whose series `fill` gives; nothing when it gives none. A name that is there already (two servers of one process)
     /// is given once.
     pub fn family(&mut self, about: &Described, shape: Shape, fill: impl FnOnce(&mut Lines<'_>)) {
-        let mut lines = Lines { name: about.name, format: self.format, text: String::new() };
+        let mut lines = Lines { name: about.name, format: self.format, text: String::new(), at_unix_ms: None };
         fill(&mut lines);
         if lines.text.is_empty() || self.families.contains_key(about.name) {
             return;
@@ -93,6 +95,11 @@ impl Exposition {
 }
 
 impl Lines<'_> {
+    /// The lines from here on were measured then, in milliseconds since 1970.
+    pub fn at(&mut self, unix_ms: i64) -> &mut Self {
+        self.at_unix_ms = Some(unix_ms);
+        self
+    }
     pub fn counter<V: AsRef<str>>(&mut self, labels: &[&str], values: &[V], v: f64) {
         // A counter that upstream named without the suffix gets it in OpenMetrics, which demands it.
         let suffix = if self.format == Format::OpenMetrics && !self.name.ends_with("_total") { "_total" } else { "" };
@@ -121,7 +128,11 @@ impl Lines<'_> {
         if before == ',' {
             self.text.push('}');
         }
-        let _ = writeln!(self.text, " {v}");
+        let _ = match (self.at_unix_ms, self.format) {
+            (None, _) => writeln!(self.text, " {v}"),
+            (Some(ms), Format::Text) => writeln!(self.text, " {v} {ms}"),
+            (Some(ms), Format::OpenMetrics) => writeln!(self.text, " {v} {}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000)),
+        };
     }
 
     fn float(&self, v: f64) -> String {

@@ -12,7 +12,7 @@ mod interned;
 mod process;
 mod series;
 
-pub use expose::{Exposition, Format, Shape, go_float};
+pub use expose::{Exposition, Format, Lines, Shape, go_float};
 pub use interned::Interned;
 pub use process::{Process, started_unix_seconds};
 pub use series::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec};
@@ -57,6 +57,10 @@ pub const fn stable(name: &'static str, help: &'static str) -> Described {
 }
 pub const fn beta(name: &'static str, help: &'static str) -> Described {
     Described { name, help, stability: Stability::Beta }
+}
+/// Without a level, as what libraries of upstream give (cAdvisor's).
+pub const fn unmarked(name: &'static str, help: &'static str) -> Described {
+    Described { name, help, stability: Stability::Unmarked }
 }
 pub const fn alpha(name: &'static str, help: &'static str) -> Described {
     Described { name, help, stability: Stability::Alpha }
@@ -127,6 +131,17 @@ mod tests {
         assert!(open.contains("# TYPE test_requests counter\ntest_requests_total{code=\"200\",verb=\"GET\"} 2.0\n"), "{open}");
         assert!(open.contains("# HELP test_seconds [ALPHA] A \\\"time\\\"\\nof two lines.\n"), "quotes are escaped here: {open}");
         assert!(open.contains("le=\"1.0\"} 1\n") && open.ends_with("# EOF\n"), "{open}");
+    }
+
+    #[test]
+    fn what_was_measured_before_says_when() {
+        let of = |format| {
+            let mut e = Exposition::new(format);
+            e.family(&stable("test_at", "At."), Shape::Gauge, |w| w.at(1_700_000_000_042).gauge(&["a"], &["b"], 2.0));
+            e.finish()
+        };
+        assert!(of(Format::Text).ends_with("test_at{a=\"b\"} 2 1700000000042\n"), "{}", of(Format::Text));
+        assert!(of(Format::OpenMetrics).contains("test_at{a=\"b\"} 2.0 1700000000.042\n"), "{}", of(Format::OpenMetrics));
     }
 
     #[test]

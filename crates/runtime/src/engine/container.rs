@@ -1,7 +1,8 @@
 //! Containers: create, start, stop, remove, figures.
 
 use super::{Container, Inner, RequestError, blocking, io_error, limits, new_id, refused, step};
-use crate::api::{ContainerConfig, ContainerState, ContainerStatus, Resources, Result, RuntimeError, Stats};
+use crate::api::{ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, NamespaceMode, Resources, Result, RuntimeError, Stats};
+use crate::usage;
 use crate::steps::devices;
 use crate::wire::{Bundle, CONFIG_FILE, Operation, START_ERROR_CODE, now_unix_ns, write_file};
 use keles_linux::capabilities::Set;
@@ -132,12 +133,27 @@ impl Inner {
     }
 
     pub(super) async fn stats(&self, id: &str) -> Result<Stats> {
-        let group = match self.container(id) {
-            Ok(c) => c.group.clone(),
-            Err(_) => self.layout.group(&self.sandbox(id).map_err(|_| RuntimeError::NotFound { what: "container", id: id.to_owned() })?.file.cgroup).map_err(step("pod cgroup"))?,
+        let no_group = step("cgroup of figures");
+        if let Ok(c) = self.container(id) {
+            let group = c.group.clone();
+            return Ok(Stats::new(group.path().to_owned(), blocking(move || group.figures()).await, Vec::new()));
+        }
+        let (cgroup, netns) = match id {
+            "" => (self.options.cgroup_root.clone(), None),
+            id => {
+                let sandbox = self.sandbox(id).map_err(|_| RuntimeError::NotFound { what: "container", id: id.to_owned() })?;
+                let own = sandbox.file.config.network != NamespaceMode::Node;
+                (sandbox.file.cgroup.clone(), sandbox.file.netns.clone().filter(|_| own))
+            }
         };
-        let u = blocking(move || group.usage()).await;
-        Ok(Stats { cpu_usage_ns: u.cpu_ns, memory_usage_bytes: u.memory_bytes, memory_working_set_bytes: u.working_set_bytes, pids: u.pids })
+        let group = self.layout.group(&cgroup).map_err(no_group)?;
+        let (figures, interfaces) = blocking(move || (group.figures(), netns.map(|pin| interfaces_in(&pin)).unwrap_or_default())).await;
+        Ok(Stats::new(cgroup, figures, interfaces))
+    }
+
+    pub(super) async fn written(&self, id: &str) -> Result<DiskUsage> {
+        let folder = self.container_folder(&self.container(id)?.bundle.id).join("upper");
+        Ok(blocking(move || usage::disk(&folder)).await)
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<()> {
@@ -154,6 +170,12 @@ impl Inner {
         let group = self.layout.group(&self.sandbox(id)?.file.cgroup).map_err(step("pod cgroup"))?;
         blocking(move || group.limit(&limits(&resources, false)).map_err(step("pod cgroup"))).await
     }
+}
+
+/// None where the sandbox's network is gone.
+fn interfaces_in(pin: &Path) -> Vec<Interface> {
+    let read = keles_linux::netlink::in_netns(pin, || std::fs::read_to_string("/proc/thread-self/net/dev"));
+    read.and_then(|r| r).map(|text| usage::interfaces(&text)).unwrap_or_default()
 }
 
 pub(super) fn new_status(bundle: &Bundle) -> ContainerStatus {

@@ -11,7 +11,7 @@ mod sandbox;
 mod streams;
 
 use crate::api::{
-    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, ExecOutput, ExecRequest, ExecStream, PodRuntime, Resources, Result, RuntimeError, SandboxConfig,
+    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, PodRuntime, Resources, Result, RuntimeError, SandboxConfig,
     SandboxStatus, Stats,
 };
 use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
@@ -360,6 +360,9 @@ impl PodRuntime for Engine {
     }
     async fn stats(&self, id: &str) -> Result<Stats> {
         self.inner.stats(id).await
+    }
+    async fn written(&self, id: &str) -> Result<DiskUsage> {
+        self.inner.written(id).await
     }
     async fn reopen_log(&self, id: &str) -> Result<()> {
         self.inner.reopen_log(id).await

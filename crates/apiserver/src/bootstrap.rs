@@ -42,6 +42,7 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     let mut rest: Vec<Wanted> = keles_auth::bootstrap::policy().into_iter().map(policy_row).collect();
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
+    rest.push(metrics_reader());
     rest.extend(own_service(&server.config));
     rest.push(token_tracking());
     rest.push(authentication(trust, &server.config.authentication.request_header));
@@ -84,6 +85,14 @@ fn priority_and_fairness() -> Vec<Wanted> {
     let row = |plural| move |o| wanted("flowcontrol.apiserver.k8s.io", "v1", plural, o);
     let levels = flowcontrol::levels().into_iter().map(row("prioritylevelconfigurations"));
     levels.chain(flowcontrol::schemas().into_iter().map(row("flowschemas"))).collect()
+}
+
+/// Who may view, edit or administer may read what nodes and pods use: the role that metrics-server ships under its name.
+fn metrics_reader() -> Wanted {
+    let to = |role: &str| (format!("{RBAC}/aggregate-to-{role}"), Value::from("true"));
+    let labels: serde_json::Map<String, Value> = ["admin", "edit", "view"].map(to).into_iter().chain([("k8s-app".to_owned(), "metrics-server".into())]).collect();
+    let rules = json!([{"apiGroups": [crate::resource_metrics::GROUP], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]}]);
+    policy_row(Object(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": {"name": "system:aggregated-metrics-reader", "labels": labels}, "rules": rules})))
 }
 
 /// The Service `default/kubernetes` with its endpoints.

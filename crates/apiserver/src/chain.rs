@@ -183,6 +183,9 @@ impl Inner {
         if let Some(remote) = self.aggregation.find(asked.request.uri().path()) {
             return aggregation::proxy::serve(self, &remote, asked).await;
         }
+        if let Some(local) = self.aggregation.find_local(asked.request.uri().path()) {
+            return (local.serve)(self, asked).await;
+        }
         if !asked.info.is_resource {
             return paths::serve(self, asked).await;
         }

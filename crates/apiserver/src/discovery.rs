@@ -218,7 +218,7 @@ fn plain_row(r: &Row) -> Value {
 /// Those of other servers too, in the order that APIServices give.
 fn all_groups(kinds: &[Arc<dyn AnyKind>], state: &State) -> Vec<(String, Vec<String>)> {
     let mut all = groups(kinds);
-    for (g, v) in state.remotes.keys() {
+    for (g, v) in state.remotes.keys().chain(state.locals.keys()) {
         match all.iter_mut().find(|(there, _)| there == g) {
             Some((_, versions)) if versions.contains(v) => {}
             Some((_, versions)) => versions.push(v.clone()),
@@ -232,10 +232,10 @@ fn all_groups(kinds: &[Arc<dyn AnyKind>], state: &State) -> Vec<(String, Vec<Str
 /// A version in aggregated discovery: our own rows, or what another server last said.
 fn aggregated_version(rows: &Rows, state: &State, group: &str, version: &str) -> Value {
     let key = (group.to_owned(), version.to_owned());
-    let Some(remote) = state.remotes.get(&key) else {
+    let other = state.remotes.get(&key).map(|r| r.documents()).or_else(|| state.locals.get(&key).map(|l| (*l.documents).clone()));
+    let Some(documents) = other else {
         return json!({"version": version, "freshness": "Current", "resources": rows.get(&key).map(|r| aggregated_rows(r)).unwrap_or_default()});
     };
-    let documents = remote.documents();
     let mut v = json!({"version": version, "freshness": if documents.stale { "Stale" } else { "Current" }});
     if !documents.resources.is_empty() {
         v["resources"] = documents.resources.clone().into();

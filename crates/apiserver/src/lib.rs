@@ -39,6 +39,7 @@ mod pod_streams;
 mod policy;
 pub mod reload;
 pub mod respond;
+mod resource_metrics;
 mod reviews;
 mod server;
 mod token_request;

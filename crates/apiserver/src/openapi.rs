@@ -87,7 +87,7 @@ impl OpenApi {
         }));
         let hash = hex::encode_upper(Sha256::digest(hashes.values().map(String::as_str).collect::<String>()));
         let mut paths: Map<_, _> = hashes.iter().map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
-        let others: Vec<_> = state.remotes.values().map(|r| r.documents()).collect();
+        let others: Vec<_> = state.remotes.values().map(|r| r.documents()).chain(state.locals.values().map(|l| (*l.documents).clone())).collect();
         paths.extend(others.iter().flat_map(|d| &d.v3).map(|(path, url)| (path.clone(), json!({"serverRelativeURL": url}))));
         let others: Vec<Arc<Value>> = others.iter().filter_map(|d| d.v2.clone()).collect();
         let text = others_text(&others);

@@ -50,7 +50,10 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         ["openapi", "v3"] => json_bytes(&asked, server.openapi.get(&server.registry).index()),
         ["openapi", "v3", rest @ ..] => match aggregation::documents::owner_of_v3(&server.aggregation.state(), &rest.join("/")) {
             Some(remote) => aggregation::proxy::document(server, &remote, asked).await,
-            None => openapi(server, &asked, &rest.join("/")),
+            None => match aggregation::documents::local_of_v3(&server.aggregation.state(), &rest.join("/")) {
+                Some(local) => json_answer(&asked, &local.v3),
+                None => openapi(server, &asked, &rest.join("/")),
+            },
         },
         [".well-known", "openid-configuration"] => {
             let document = openid_configuration(server).await?;

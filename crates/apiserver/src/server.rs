@@ -20,6 +20,7 @@ use crate::metrics;
 use crate::openapi::{Kept, OpenApi};
 use crate::policy::FromRegistry;
 use crate::reload::{self, Followed};
+use crate::resource_metrics;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::BodyExt;
@@ -86,6 +87,8 @@ pub struct Inner {
     pub discovery: Live<Discovery>,
     pub openapi: Live<OpenApi>,
     pub kubelets: Kubelets,
+    /// Readings of the nodes' figures.
+    pub windows: resource_metrics::Windows,
     /// Group-versions that other servers serve.
     pub aggregation: Arc<Aggregation>,
     pub anonymous: Arc<User>,
@@ -159,6 +162,7 @@ impl ApiServer {
                 move |r| OpenApi::new(&r.kinds(), &aggregation.state(), kept.clone())
             }),
             kubelets,
+            windows: Default::default(),
             aggregation,
             anonymous: Arc::new(keles_auth::anonymous()),
             last_modes: LastModes::default(),

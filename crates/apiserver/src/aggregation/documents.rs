@@ -185,6 +185,11 @@ pub fn merge_v2(into: &mut Value, part: &Value) {
     }
 }
 
+/// The handler of our own whose OpenAPI document `path` is.
+pub fn local_of_v3(state: &State, path: &str) -> Option<&'static super::local::Local> {
+    state.locals.values().find(|l| l.documents.v3.contains_key(path)).copied()
+}
+
 /// The server whose OpenAPI document `path` is.
 pub fn owner_of_v3(state: &State, path: &str) -> Option<Arc<Remote>> {
     state.remotes.values().find(|r| r.documents().v3.contains_key(path)).cloned()

@@ -9,6 +9,7 @@
 mod availability;
 pub mod backend;
 pub mod documents;
+pub mod local;
 pub mod priorities;
 pub mod proxy;
 mod registration;
@@ -18,6 +19,7 @@ use backend::{Remote, Spec};
 use keles_api::Object;
 use keles_pki::{Certified, PkiError};
 use keles_registry::Follow;
+use local::{LOCALS, Local};
 use registration::Registrar;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -42,8 +44,18 @@ pub struct Aggregation {
 pub struct State {
     /// Served elsewhere.
     pub remotes: BTreeMap<GroupVersion, Arc<Remote>>,
+    /// Served by a handler of this server's own, as no APIService names a Service for it.
+    pub locals: BTreeMap<GroupVersion, &'static Local>,
     /// Where APIServices say something else than [`priorities`].
     pub priorities: HashMap<GroupVersion, (i64, i64)>,
+}
+
+impl State {
+    /// Before any APIService is known.
+    fn first() -> State {
+        let locals = LOCALS.iter().map(|l| ((l.group.to_owned(), l.version.to_owned()), l)).collect();
+        State { locals, ..State::default() }
+    }
 }
 
 /// An APIService as it was last read.
@@ -55,7 +67,7 @@ struct Known {
 impl Aggregation {
     /// `identity` is shown to other servers.
     pub fn open(identity: &Certified) -> Result<Arc<Aggregation>, PkiError> {
-        Ok(Arc::new(Aggregation { identity: backend::Identity::new(identity), state: RwLock::default() }))
+        Ok(Arc::new(Aggregation { identity: backend::Identity::new(identity), state: RwLock::new(Arc::new(State::first())) }))
     }
 
     pub fn state(&self) -> Arc<State> {
@@ -68,9 +80,16 @@ impl Aggregation {
         if state.remotes.is_empty() {
             return None;
         }
-        let mut parts = path.strip_prefix("/apis/")?.splitn(3, '/');
-        let (group, version) = (parts.next()?, parts.next()?);
-        state.remotes.get(&(group.to_owned(), version.to_owned())).cloned()
+        state.remotes.get(&group_version(path)?).cloned()
+    }
+
+    /// The handler of a path below `/apis/GROUP/VERSION`, where it is not that of stored kinds.
+    pub fn find_local(&self, path: &str) -> Option<&'static Local> {
+        let state = self.state();
+        if state.locals.is_empty() {
+            return None;
+        }
+        state.locals.get(&group_version(path)?).copied()
     }
 
     /// Keeps everything in line with the APIServices until the server stops.
@@ -97,7 +116,7 @@ impl Aggregation {
     /// Makes the state anew and starts and ends the watching of remote servers.
     fn follow(&self, server: &Arc<Inner>, known: &HashMap<Arc<str>, Known>, followers: &Followers) {
         let before = self.state();
-        let mut state = State::default();
+        let mut state = State::first();
         for k in known.values() {
             let o = &k.object;
             let (group, version) = (o.str_at(&["spec", "group"]).to_owned(), o.str_at(&["spec", "version"]).to_owned());
@@ -114,7 +133,9 @@ impl Aggregation {
             };
             state.remotes.insert(key, remote);
         }
+        state.locals.retain(|key, _| !state.remotes.contains_key(key));
         let same = state.priorities == before.priorities
+            && state.locals.len() == before.locals.len()
             && state.remotes.len() == before.remotes.len()
             && state.remotes.iter().all(|(key, r)| before.remotes.get(key).is_some_and(|b| Arc::ptr_eq(b, r)));
         if same {
@@ -125,6 +146,11 @@ impl Aggregation {
         followers.set(server, &state);
         server.registry.touch_kinds();
     }
+}
+
+fn group_version(path: &str) -> Option<GroupVersion> {
+    let mut parts = path.strip_prefix("/apis/")?.splitn(3, '/');
+    Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
 }
 
 /// The tasks that watch remote servers; they end with this.

@@ -44,6 +44,8 @@ const ROWS: &[Row] = &[
     row("flowcontrol.apiserver.k8s.io", 16_100, &[("v1", 21)]),
     row("internal.apiserver.k8s.io", 16_000, &[("v1alpha1", 9)]),
     row("storagemigration.k8s.io", 15_800, &[("v1beta1", 9)]),
+    // A handler of our own, with the figures that metrics-server ships.
+    row("metrics.k8s.io", 100, &[("v1beta1", 100)]),
 ];
 
 /// `groupPriorityMinimum` and `versionPriority` of a group-version without an APIService that says otherwise.

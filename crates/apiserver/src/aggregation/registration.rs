@@ -3,6 +3,7 @@
 //! Those of built-in groups are put right once after the start (`onstart`); those of custom kinds always (`true`). An APIService without
 //! the label is somebody's own and left alone. Source: k8s.io/kube-aggregator/pkg/controllers/autoregister.
 
+use super::local::LOCALS;
 use super::{GROUP, PLURAL, available_condition, priorities};
 use crate::chain::now;
 use crate::server::Inner;
@@ -29,6 +30,8 @@ struct Wanted {
     version: String,
     /// Value of the label.
     managed: &'static str,
+    /// One that names a Service is somebody's own server and stays.
+    yields: bool,
 }
 
 enum Step {
@@ -76,6 +79,9 @@ impl Registrar {
     fn look(&mut self, o: &Object, wanted: Option<&Wanted>) -> Option<Step> {
         let name = o.name();
         let label = o.label(LABEL).unwrap_or_default();
+        if wanted.is_some_and(|w| w.yields) && !o.at(&["spec", "service"]).is_null() {
+            return None;
+        }
         match (wanted, label) {
             (None, "true") => return Some(Step::Delete(name.to_owned())),
             (None, "onstart") if !self.settled.contains(name) => return Some(Step::Delete(name.to_owned())),
@@ -122,11 +128,14 @@ fn wanted(server: &Inner) -> BTreeMap<String, Wanted> {
     let mut all = BTreeMap::new();
     for k in server.registry.custom_kinds() {
         for s in k.info().served.iter().filter(|s| k.serves(s)) {
-            all.insert(format!("{}.{}", s.version, s.group), Wanted { group: s.group.into(), version: s.version.into(), managed: "true" });
+            all.insert(format!("{}.{}", s.version, s.group), Wanted { group: s.group.into(), version: s.version.into(), managed: "true", yields: false });
         }
     }
     for (g, v) in priorities::built_in() {
-        all.insert(format!("{v}.{g}"), Wanted { group: g.into(), version: v.into(), managed: "onstart" });
+        all.insert(format!("{v}.{g}"), Wanted { group: g.into(), version: v.into(), managed: "onstart", yields: false });
+    }
+    for l in &LOCALS {
+        all.insert(format!("{}.{}", l.version, l.group), Wanted { group: l.group.into(), version: l.version.into(), managed: "true", yields: true });
     }
     all
 }
@@ -189,7 +198,7 @@ mod tests {
             "status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available"}]}}))
     }
     fn wanted(managed: &'static str) -> Wanted {
-        Wanted { group: "a.example".into(), version: "v1".into(), managed }
+        Wanted { group: "a.example".into(), version: "v1".into(), managed, yields: false }
     }
 
     #[test]
@@ -203,6 +212,16 @@ mod tests {
         assert!(matches!(fresh.look(&object("onstart", 7), Some(&wanted("onstart"))), Some(Step::Update(_))));
         fresh.settled.insert("v1.a.example".into());
         assert!(fresh.look(&object("onstart", 7), Some(&wanted("onstart"))).is_none(), "only after the start");
+    }
+
+    #[test]
+    fn a_server_that_users_install_stays_in_the_place_of_ours() {
+        let mut r = Registrar::default();
+        let ours = Wanted { yields: true, ..wanted("true") };
+        let mut theirs = object("true", 7);
+        assert!(matches!(r.look(&theirs, Some(&ours)), Some(Step::Update(_))), "ours is put right");
+        theirs.0["spec"]["service"] = json!({"name": "metrics-server", "namespace": "kube-system"});
+        assert!(r.look(&theirs, Some(&ours)).is_none());
     }
 
     #[test]

@@ -54,7 +54,7 @@ mod tests {
             assert_eq!(of(&v), levels.min(DEPTH_MAX + 1));
             let read = crate::decode::parse_json(v.to_string().as_bytes());
             assert_eq!(read.is_ok(), fits(&v, 0), "{levels}");
-            assert_eq!(crate::decode::parse_yaml(crate::yaml::to_yaml(&v).as_bytes()).is_ok(), levels <= DEPTH_MAX, "{levels} in YAML");
+            assert_eq!(crate::decode::parse(crate::yaml::to_yaml(&v).as_bytes(), crate::decode::Format::Yaml).is_ok(), levels <= DEPTH_MAX, "{levels} in YAML");
             if let Err(s) = read {
                 assert!(s.message.ends_with(TOO_DEEP), "{}", s.message);
             }

@@ -97,11 +97,8 @@ fn every_upstream_fixture_decodes() {
         let body: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         let Some(ty) = types.of(&body) else { continue };
         checked += 1;
-        for format in [Format::Json, Format::Yaml] {
-            let bytes = match format {
-                Format::Json => std::fs::read(&path).unwrap(),
-                Format::Yaml => std::fs::read(path.with_extension("yaml")).unwrap(),
-            };
+        for (format, file) in [(Format::Json, path.clone()), (Format::Yaml, path.with_extension("yaml"))] {
+            let bytes = std::fs::read(file).unwrap();
             match decode(&bytes, format, ty, "X", FieldValidation::Strict) {
                 Ok(d) => faults.extend(difference(&body, &d.object.0, "").map(|d| format!("{} {format:?}: {d}", path.file_name().unwrap().to_string_lossy()))),
                 Err(e) => faults.push(format!("{}: {}", path.display(), e.message)),

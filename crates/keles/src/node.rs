@@ -1,5 +1,6 @@
 //! This host as a node: its name and address, and what the node agent is made of.
 
+use crate::node_flags::NodeLimits;
 use async_trait::async_trait;
 use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, ServerTls};
 use keles_network::{Cidr, PodNetwork};
@@ -28,6 +29,7 @@ pub struct Options {
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
     pub pulls: crate::image_flags::Pulls,
+    pub limits: NodeLimits,
 }
 
 /// The host's name as a node's: lower case.
@@ -92,6 +94,10 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.allowed_unsafe_sysctls = o.allowed_unsafe_sysctls;
     c.seccomp_default = o.seccomp_default;
     c.credential_providers = o.pulls.providers;
+    c.eviction = o.limits.eviction;
+    c.image_gc = o.limits.image_gc;
+    c.reserved = o.limits.reserved;
+    c.static_pods = o.limits.static_pods;
     c
 }
 

@@ -299,6 +299,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         allowed_unsafe_sysctls: f.allowed_unsafe_sysctls.clone(),
         seccomp_default: f.seccomp_default,
         pulls: f.pulls.pulls()?,
+        limits: f.node.limits()?,
     };
     let opened = Arc::new(OnceLock::<PodNetwork>::new());
     let mut s = Supervisor::new();

@@ -32,9 +32,10 @@ impl Inner {
         let log_path = sandbox.file.config.log_directory.join(&config.log_path);
         let bundle = Bundle { id: id.clone(), sandbox_id: sandbox_id.to_owned(), created_at_unix_ns: now_unix_ns(), log_path, config };
         let group = self.layout.group(&format!("{}/{id}", sandbox.file.cgroup)).map_err(step("container cgroup"))?;
+        let users = sandbox.file.config.users.map_or(0, |users| users.first);
         let (inner, b, g) = (self.clone(), bundle.clone(), group.clone());
         blocking(move || {
-            inner.build_container(&b, &g).inspect_err(|_| {
+            inner.build_container(&b, &g, users).inspect_err(|_| {
                 // The first error is the one to tell; what stays is removed at the next open.
                 let _ = g.destroy();
                 let _ = inner.remove_folder(&inner.container_folder(&b.id), CONFIG_FILE);
@@ -48,12 +49,13 @@ impl Inner {
         Ok(id)
     }
 
-    fn build_container(&self, bundle: &Bundle, group: &Group) -> Result<()> {
+    /// `first_id` is what the pod's user namespace shows as 0.
+    fn build_container(&self, bundle: &Bundle, group: &Group, first_id: u32) -> Result<()> {
         let folder = self.container_folder(&bundle.id);
         for name in ["rootfs", "upper", "work"] {
             std::fs::create_dir_all(folder.join(name)).map_err(io_error(format!("make {}", folder.display())))?;
         }
-        copy_root_metadata(bundle.config.layers.first(), &folder.join("upper")).map_err(io_error("prepare root"))?;
+        copy_root_metadata(bundle.config.layers.first(), &folder.join("upper"), first_id).map_err(io_error("prepare root"))?;
         group.create().map_err(step("container cgroup"))?;
         group.limit(&limits(&bundle.config.resources, true)).map_err(step("container cgroup"))?;
         group.allow_devices(&devices::rules(bundle.config.security.privileged, &bundle.config.devices)).map_err(step("container cgroup"))?;
@@ -140,6 +142,11 @@ impl Inner {
         Ok(Stats { cpu_usage_ns: u.cpu_ns, memory_usage_bytes: u.memory_bytes, memory_working_set_bytes: u.working_set_bytes, pids: u.pids })
     }
 
+    pub(super) async fn written_bytes(&self, id: &str) -> Result<u64> {
+        let upper = self.container_folder(&self.container(id)?.bundle.id).join("upper");
+        Ok(blocking(move || disk_bytes(&upper)).await)
+    }
+
     pub(super) async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         self.client_of(&container)?.request(Operation::ReopenLog { id: id.to_owned() }, &[]).await.map(drop).map_err(refused("reopen log"))
@@ -186,14 +193,23 @@ async fn wait_exited(container: &Container, limit: Duration) -> bool {
     tokio::time::timeout(limit, status.wait_for(|s| s.state == ContainerState::Exited)).await.is_ok_and(|r| r.is_ok())
 }
 
-/// The overlay's root shows the upper folder's owner and mode: take the image's.
-fn copy_root_metadata(top_layer: Option<&PathBuf>, upper: &Path) -> std::io::Result<()> {
+/// The overlay's root shows the upper folder's owner and mode: take the image's, as the pod's user namespace sees them.
+fn copy_root_metadata(top_layer: Option<&PathBuf>, upper: &Path, first_id: u32) -> std::io::Result<()> {
     let (mode, uid, gid) = match top_layer {
         Some(layer) => std::fs::metadata(layer).map(|m| (m.mode() & 0o7777, m.uid(), m.gid()))?,
         None => (0o755, 0, 0),
     };
-    std::os::unix::fs::chown(upper, Some(uid), Some(gid))?;
+    std::os::unix::fs::chown(upper, Some(first_id + uid), Some(first_id + gid))?;
     std::fs::set_permissions(upper, std::fs::Permissions::from_mode(mode))
+}
+
+/// Bytes of disk below and including `path`; what goes meanwhile counts for nothing.
+fn disk_bytes(path: &Path) -> u64 {
+    /// A file's blocks are of this size, whatever the filesystem's (stat(2)).
+    const BLOCK_BYTES: u64 = 512;
+    let Ok(info) = path.symlink_metadata() else { return 0 };
+    let below = if info.is_dir() { std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| disk_bytes(&entry.path())).sum() } else { 0 };
+    info.blocks() * BLOCK_BYTES + below
 }
 
 /// Before start, so that a reader finds it.

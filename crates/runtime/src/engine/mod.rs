@@ -361,6 +361,9 @@ impl PodRuntime for Engine {
     async fn stats(&self, id: &str) -> Result<Stats> {
         self.inner.stats(id).await
     }
+    async fn written_bytes(&self, id: &str) -> Result<u64> {
+        self.inner.written_bytes(id).await
+    }
     async fn reopen_log(&self, id: &str) -> Result<()> {
         self.inner.reopen_log(id).await
     }

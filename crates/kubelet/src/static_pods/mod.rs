@@ -155,11 +155,11 @@ mod tests {
 
     #[test]
     fn a_manifest_becomes_a_pod_of_this_node() {
-        let make = |extra: Value, origin: &str| complete(manifest(extra), "file", origin, "N1").expect("valid");
+        let make = |extra: Value, origin: &str| complete(manifest(extra), "file", origin, "n1").expect("valid");
         let pod = make(json!({"priorityClassName": "system-node-critical"}), "/m/web.yaml");
         assert_eq!((pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref()), (Some("web-n1"), Some("default")));
         let spec = pod.spec.clone().expect("a spec");
-        assert_eq!((spec.node_name.as_deref(), spec.priority, spec.restart_policy.as_deref()), (Some("N1"), Some(2_000_001_000), Some("Always")));
+        assert_eq!((spec.node_name.as_deref(), spec.priority, spec.restart_policy.as_deref()), (Some("n1"), Some(2_000_001_000), Some("Always")));
         assert_eq!(spec.containers[0].image_pull_policy.as_deref(), Some("Always"), "defaults are the API server's");
         assert!(is_static(&pod) && !is_mirror(&pod));
         assert_eq!((annotation(&pod, HASH), annotation(&pod, SOURCE)), (pod.metadata.uid.as_deref(), Some("file")));

@@ -27,6 +27,8 @@ pub struct Cluster {
     pub port: u16,
     kubelet_port: u16,
     shape: Shape,
+    /// Further flags of `keles server`, for its next start.
+    pub flags: Vec<String>,
     server: Option<Child>,
     /// Of a cluster in parts: everything but the API server, by role.
     parts: Vec<(&'static str, Child)>,
@@ -131,7 +133,7 @@ impl Cluster {
     }
     fn start_as(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
-        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, server: None, parts: Vec::new() };
+        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, flags: Vec::new(), server: None, parts: Vec::new() };
         c.start_server();
         for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
             c.load(name, &[("VERSION", version)]);
@@ -173,8 +175,9 @@ impl Cluster {
             (self.port.to_string(), self.kubelet_port.to_string(), self.data().display().to_string(), self.kubeconfig().display().to_string());
         let api = ["--https-listen-port", &port, "--service-cidr", Self::SERVICES, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
         let node = ["--bridge", Self::BRIDGE, "--cluster-cidr", Self::PODS, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port];
+        let further: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(match self.shape {
-            Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node].concat()),
+            Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node, &further].concat()),
             Shape::InParts => self.spawn_keles(&[&["apiserver"][..], &api].concat()),
         });
         until("the server's readiness", START, || {

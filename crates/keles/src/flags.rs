@@ -4,6 +4,7 @@
 
 use crate::image_flags::{PullFlags, RegistryFlags};
 use crate::lifecycle_flags::LifecycleFlags;
+use crate::node_flags::NodeFlags;
 use crate::observe_flags::{LogFlags, ObserveFlags};
 use crate::part_http::flags::{LeaderFlags, SecureFlags};
 use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, ServingFlags, SigningFlags};
@@ -146,6 +147,8 @@ pub struct Server {
     /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 #[derive(Args)]
@@ -251,6 +254,8 @@ pub struct Kubelet {
     /// Give containers that name no seccomp profile RuntimeDefault; without it they run Unconfined.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub seccomp_default: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 /// `key=value`.

@@ -1,5 +1,6 @@
 //! This host as a node: its name and address, and what the node agent is made of.
 
+use crate::node_flags::NodeLimits;
 use async_trait::async_trait;
 use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, ServerTls};
 use keles_network::{Cidr, PodNetwork};
@@ -30,6 +31,7 @@ pub struct Options {
     pub pulls: crate::image_flags::Pulls,
     /// Callers of the agent's API need not show who they are; RBAC decides what they may.
     pub anonymous_auth: bool,
+    pub limits: NodeLimits,
 }
 
 /// The host's name as a node's: lower case.
@@ -96,6 +98,10 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.credential_providers = o.pulls.providers;
     c.anonymous_auth = o.anonymous_auth;
     c.flags = crate::observe_flags::all();
+    c.eviction = o.limits.eviction;
+    c.image_gc = o.limits.image_gc;
+    c.reserved = o.limits.reserved;
+    c.static_pods = o.limits.static_pods;
     c
 }
 

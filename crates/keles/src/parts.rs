@@ -300,6 +300,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         seccomp_default: f.seccomp_default,
         pulls: f.pulls.pulls()?,
         anonymous_auth: f.anonymous_auth,
+        limits: f.node.limits()?,
     };
     let opened = Arc::new(OnceLock::<PodNetwork>::new());
     let mut s = Supervisor::new();

@@ -1,5 +1,6 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
+use crate::node_flags::NodeLimits;
 use crate::{addons, flags, lifecycle_flags, node, security_flags, users};
 use keles_apiserver::reload::{self, Followed};
 use keles_apiserver::{ApiServer, Config};
@@ -45,6 +46,7 @@ const PROXY: &str = "proxy";
 /// What the services share, made once each by the service that owns it.
 struct Shared {
     flags: flags::Server,
+    limits: NodeLimits,
     node_name: String,
     node_ip: Ipv4Addr,
     dns_address: Ipv4Addr,
@@ -78,6 +80,7 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
     let services: Cidr = f.api.service_cidr.of("IPv4").ok_or(ServerError::NoIpv4Services)?.to_string().parse()?;
     let dns_address = f.cluster_dns.or_else(|| services.nth(10)).ok_or(ServerError::NoDnsAddress(services))?;
     let shared = Arc::new(Shared {
+        limits: f.node.limits()?,
         node_name: f.node_name.clone().or_else(node::host_name).ok_or(ServerError::NoNodeName)?,
         pods: f.cluster_cidr.first(node::POD_PREFIX),
         node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
@@ -302,6 +305,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         seccomp_default: f.seccomp_default,
         pulls: s.pulls.clone(),
         anonymous_auth: false,
+        limits: s.limits.clone(),
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

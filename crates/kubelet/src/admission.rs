@@ -2,6 +2,7 @@
 //!
 //! Entry point: [`admit`], pure. A refused pod is Failed with a reason and `Pod was rejected: …`.
 
+use crate::eviction::{self, Condition, Pressure};
 use crate::machine::is_sidecar;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use keles_volumes::quantity::Quantity;
@@ -38,10 +39,13 @@ pub struct Node {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// The kernel enforces AppArmor.
     pub apparmor: bool,
+    /// What it is short of.
+    pub pressure: Pressure,
 }
 
 /// `others` are the pods that hold resources and ports here already.
 pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+    pressure(pod, node)?;
     sysctls(pod, node)?;
     app_armor(pod, node)?;
     operating_system(pod)?;
@@ -52,6 +56,28 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
 
 fn refuse(reason: &str, message: String) -> Result<(), Refusal> {
     Err(Refusal { reason: reason.into(), message })
+}
+
+/// A node that is short takes only pods it cannot do without; short of memory alone, also those that asked for what they need or tolerate it.
+fn pressure(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    const TAINT: &str = "node.kubernetes.io/memory-pressure";
+    if node.pressure.is_empty() || eviction::is_critical(pod) {
+        return Ok(());
+    }
+    if node.pressure.iter().eq([&Condition::Memory]) {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let tolerates = spec.tolerations.iter().flatten().any(|toleration| {
+            let key = toleration.key.as_deref().unwrap_or_default();
+            let effect = toleration.effect.as_deref().unwrap_or_default();
+            let exists = toleration.operator.as_deref() == Some("Exists");
+            (key == TAINT || (key.is_empty() && exists)) && (effect.is_empty() || effect == "NoSchedule") && (exists || toleration.value.as_deref().unwrap_or_default().is_empty())
+        });
+        if tolerates || crate::qos::class(&spec) != crate::qos::BEST_EFFORT {
+            return Ok(());
+        }
+    }
+    let names: Vec<&str> = node.pressure.iter().map(|condition| condition.name()).collect();
+    refuse(crate::machine::conditions::EVICTED, format!("The node had condition: [{}]. ", names.join(" ")))
 }
 
 fn sysctls(pod: &Pod, node: &Node) -> Result<(), Refusal> {
@@ -230,6 +256,22 @@ mod tests {
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod")
+    }
+
+    #[test]
+    fn a_node_that_is_short_takes_only_what_it_must() {
+        let refused = |spec: serde_json::Value, short: &[Condition]| pressure(&pod(spec), &Node { pressure: short.iter().copied().collect(), ..Node::default() }).err();
+        let plain = || json!({"containers": [{"name": "c"}]});
+        let asking = json!({"containers": [{"name": "c", "resources": {"requests": {"memory": "1Mi"}}}]});
+        assert_eq!(refused(plain(), &[]), None);
+        let said = refused(plain(), &[Condition::Memory]).expect("BestEffort");
+        assert_eq!((said.reason.as_str(), said.message.as_str()), ("Evicted", "The node had condition: [MemoryPressure]. "));
+        assert_eq!(refused(asking.clone(), &[Condition::Memory]), None);
+        let tolerating = json!({"containers": [{"name": "c"}], "tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}]});
+        assert_eq!(refused(tolerating, &[Condition::Memory]), None);
+        let said = refused(asking, &[Condition::Disk, Condition::Memory]).expect("the disk is short too");
+        assert_eq!(said.message, "The node had condition: [DiskPressure MemoryPressure]. ");
+        assert_eq!(refused(json!({"containers": [{"name": "c"}], "priority": 2_000_001_000}), &[Condition::Disk]), None, "the node cannot do without it");
     }
 
     fn node() -> Node {

@@ -29,6 +29,11 @@ pub struct Agent {
     pub facts: NodeFacts,
     /// All pods of the node: what they hold decides what others may get.
     pub pods: crate::pods::Pods,
+    /// Ids of the host that pods with a user namespace have.
+    pub users: crate::user_namespaces::Ranges,
+    /// What the node is short of.
+    pub pressure: crate::eviction::SharedPressure,
+    pub image_history: std::sync::Mutex<crate::image_gc::Images>,
     /// Rung when a pod gives back what it held.
     pub freed: tokio::sync::watch::Sender<()>,
 }
@@ -36,6 +41,10 @@ pub struct Agent {
 impl Agent {
     pub fn host_ips(&self) -> Vec<String> {
         self.config.node_ips.iter().map(ToString::to_string).collect()
+    }
+
+    pub fn image_history(&self) -> std::sync::MutexGuard<'_, crate::image_gc::Images> {
+        self.image_history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// What a pod with these addresses may be told of itself.

@@ -1,7 +1,10 @@
 //! How the node agent is set up; parsed and checked by the caller.
 
 use crate::credential_provider::Providers;
+use crate::eviction::Thresholds;
+use crate::image_gc::Limits;
 use crate::naming::ClusterDns;
+use keles_volumes::quantity::Quantity;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +23,39 @@ pub struct ServerTls {
     pub key_pem: String,
     /// Callers' certificates of this authority count; others show a token.
     pub client_ca_pem: String,
+}
+
+/// What is kept from pods for the host and the cluster's own parts, besides hard eviction thresholds (`--system-reserved` and `--kube-reserved`,
+/// added up). It lowers the node's allocatable; no cgroup is held to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
+    pub disk_bytes: i64,
+}
+
+impl Reserved {
+    /// `cpu=200m,memory=150Mi,ephemeral-storage=1Gi,pid=1000`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut reserved = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not RESOURCE=QUANTITY"))?;
+            let quantity = Quantity::parse(value.trim()).filter(|quantity| quantity.milli() >= 0).ok_or_else(|| format!("{name}: {value:?} is not a quantity of 0 or more"))?;
+            match name.trim() {
+                "cpu" => reserved.cpu_milli = quantity.milli(),
+                "memory" => reserved.memory_bytes = quantity.whole(),
+                "ephemeral-storage" => reserved.disk_bytes = quantity.whole(),
+                // The node's status shows no process ids, and no cgroup is held to them.
+                "pid" => {}
+                other => return Err(format!("cannot reserve {other:?} resource")),
+            }
+        }
+        Ok(reserved)
+    }
+
+    pub fn plus(self, other: Self) -> Self {
+        Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory_bytes: self.memory_bytes + other.memory_bytes, disk_bytes: self.disk_bytes + other.disk_bytes }
+    }
 }
 
 #[derive(Clone)]
@@ -44,6 +80,10 @@ pub struct KubeletConfig {
     /// Sysctls outside the safe list that pods may set; a trailing `*` matches a prefix.
     pub allowed_unsafe_sysctls: Vec<String>,
     pub labels: std::collections::BTreeMap<String, String>,
+    pub eviction: Thresholds,
+    pub image_gc: Limits,
+    pub reserved: Reserved,
+    pub static_pods: crate::static_pods::Sources,
     /// Running pods' configMap, secret, downwardAPI and projected files are compared with the API this often.
     pub volume_refresh: Duration,
     /// Programs that give credentials for images.
@@ -66,6 +106,10 @@ impl KubeletConfig {
             seccomp_default: false,
             allowed_unsafe_sysctls: Vec::new(),
             labels: Default::default(),
+            eviction: Thresholds::default(),
+            image_gc: Limits::default(),
+            reserved: Reserved::default(),
+            static_pods: crate::static_pods::Sources::default(),
             volume_refresh: Duration::from_secs(60),
             credential_providers: Arc::default(),
         }
@@ -82,5 +126,20 @@ impl KubeletConfig {
 
     pub fn seccomp_dir(&self) -> PathBuf {
         self.data_dir.join("seccomp")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_are_read_and_added_up() {
+        let system = Reserved::parse("cpu=200m,memory=1Gi,pid=100").expect("valid");
+        let kube = Reserved::parse("cpu=1, ephemeral-storage=1Ki").expect("valid");
+        assert_eq!(system.plus(kube), Reserved { cpu_milli: 1200, memory_bytes: 1 << 30, disk_bytes: 1024 });
+        assert!(Reserved::parse("gpu=1").expect_err("unknown").contains("cannot reserve \"gpu\" resource"));
+        Reserved::parse("cpu").expect_err("no amount");
+        Reserved::parse("cpu=-1").expect_err("negative");
     }
 }

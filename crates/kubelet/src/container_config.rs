@@ -62,6 +62,8 @@ pub struct Input<'a> {
     pub pod_ips: &'a [String],
     pub attempt: u32,
     pub node_memory_bytes: i64,
+    /// The container whose processes this one is to see, by the runtime's id (`targetContainerName`).
+    pub pid_target: Option<String>,
 }
 
 pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
@@ -97,6 +99,7 @@ pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
         security,
         labels: labels(pod, &container.name),
         annotations,
+        pid_target: input.pid_target.clone(),
         stop_signal: lifecycle_signal.or(image.stop_signal.as_deref()).and_then(signal_number),
     })
 }
@@ -201,7 +204,14 @@ fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeM
         Some("Bidirectional") => Propagation::Bidirectional,
         _ => Propagation::Private,
     };
-    Ok(Mount { source, target: absolute(&mount.mount_path), read_only: volume.read_only || mount.read_only == Some(true), propagation })
+    let read_only = volume.read_only || mount.read_only == Some(true);
+    Ok(Mount { source, target: absolute(&mount.mount_path), read_only, recursive_read_only: is_recursively_read_only(mount), propagation })
+}
+
+/// KEP-3857; the API server lets `recursiveReadOnly` ask for it only where the mount is read-only and does not propagate. This runtime can
+/// always do it, so `IfPossible` is `Enabled`.
+pub fn is_recursively_read_only(mount: &VolumeMount) -> bool {
+    mount.read_only == Some(true) && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 /// The part of the volume that a mount shows; empty for all of it. A subPathExpr needs a value for each of its variables.
@@ -260,7 +270,7 @@ fn network_files(input: &Input<'_>) -> Result<Vec<Mount>, ConfigError> {
             if !source.exists() {
                 write_file(&source, &text, 0o644)?;
             }
-            Ok(Mount { source, target: target.into(), read_only, propagation: Propagation::Private })
+            Ok(Mount { source, target: target.into(), read_only, ..Mount::default() })
         })
         .collect()
 }
@@ -282,7 +292,7 @@ fn termination_message(input: &Input<'_>) -> Result<(Option<Mount>, BTreeMap<Str
     write_file(&source, "", 0o666)?;
     let policy = input.container.termination_message_policy.clone().unwrap_or_else(|| "File".into());
     let annotations = BTreeMap::from([(MESSAGE_FILE.to_string(), source.display().to_string()), (MESSAGE_POLICY.to_string(), policy)]);
-    Ok((Some(Mount { source, target: absolute(path), read_only: false, propagation: Propagation::Private }), annotations))
+    Ok((Some(Mount { source, target: absolute(path), ..Mount::default() }), annotations))
 }
 
 /// `SIGTERM`, `TERM` or `15`.
@@ -340,7 +350,8 @@ mod tests {
         let image = NodeImage { entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["VERSION=v1".into(), "A=image".into()], ..Default::default() };
         let container = &pod.spec.as_ref().expect("spec").containers[0];
         let env = vec![("A".to_string(), "own".to_string())];
-        let input = Input { config: &config, pod: &pod, container, image: &image, env, mounted: &BTreeMap::new(), pod_ips: &[], attempt: 2, node_memory_bytes: 1 };
+        let input =
+            Input { config: &config, pod: &pod, container, image: &image, env, mounted: &BTreeMap::new(), pod_ips: &[], attempt: 2, node_memory_bytes: 1, pid_target: None };
         check(build(&input));
     }
 
@@ -411,7 +422,18 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).expect("a pod");
         let container = &pod.spec.as_ref().expect("spec").containers[0];
         let image = NodeImage::default();
-        let input = Input { config: &config, pod: &pod, container, image: &image, env: Vec::new(), mounted: &BTreeMap::new(), pod_ips: &[], attempt: 0, node_memory_bytes: 1 };
+        let input = Input {
+            config: &config,
+            pod: &pod,
+            container,
+            image: &image,
+            env: Vec::new(),
+            mounted: &BTreeMap::new(),
+            pod_ips: &[],
+            attempt: 0,
+            node_memory_bytes: 1,
+            pid_target: None,
+        };
         let env = build(&input).expect("built").env;
         assert!(env.contains(&("HOSTNAME".into(), "h.s.n.svc.cluster.local".into())), "{env:?}");
     }

@@ -77,18 +77,34 @@ pub fn dial_error(authority: &str, error: &std::io::Error) -> String {
 
 /// Asks once; `user_agent` unless the headers name one. The error is the text after the URL.
 pub async fn get(target: &Target, user_agent: &str) -> Result<Answer, String> {
+    get_up_to(target, user_agent, MAX_BODY_BYTES).await
+}
+
+/// The text at an http URL, of at most `limit` bytes. Not https: this client checks no certificates, as probes must not.
+pub async fn fetch(url: &str, headers: &[(String, String)], limit: usize) -> Result<String, String> {
+    let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err("it is not an http URL".into()) };
+    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let target = Target { https: false, host: host.into(), port: uri.port_u16().unwrap_or(80), path, headers: headers.to_vec() };
+    match get_up_to(&target, "keles", limit).await? {
+        answer if answer.status == 200 => Ok(answer.body),
+        answer => Err(format!("it answers with status {}", answer.status)),
+    }
+}
+
+async fn get_up_to(target: &Target, user_agent: &str, limit: usize) -> Result<Answer, String> {
     let authority = target.authority();
     let stream = TcpStream::connect(&authority).await.map_err(|error| dial_error(&authority, &error))?;
     if target.https {
         let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
         let stream = tokio_rustls::TlsConnector::from(unchecked_tls()).connect(name, stream).await.map_err(|error| error.to_string())?;
-        exchange(target, user_agent, stream).await
+        exchange(target, user_agent, stream, limit).await
     } else {
-        exchange(target, user_agent, stream).await
+        exchange(target, user_agent, stream, limit).await
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &Target, user_agent: &str, stream: S) -> Result<Answer, String> {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &Target, user_agent: &str, stream: S, limit: usize) -> Result<Answer, String> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
     let mut request = hyper::Request::get(&target.path);
@@ -110,7 +126,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &T
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let status = response.status().as_u16();
     let location = response.headers().get("Location").and_then(|value| value.to_str().ok()).map(Into::into);
-    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await;
+    let body = Limited::new(response.into_body(), limit).collect().await;
     let body = body.map(|collected| String::from_utf8_lossy(&collected.to_bytes()).into_owned()).unwrap_or_default();
     driver.abort();
     Ok(Answer { status, body, location })

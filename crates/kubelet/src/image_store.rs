@@ -43,6 +43,10 @@ pub trait ImageStore: Send + Sync + 'static {
     /// `auths` are tried in their order, then none; each is for this image.
     async fn pull(&self, reference: &str, auths: &[Auth]) -> Result<PulledImage, ImageError>;
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError>;
+    /// Takes an image away, with all its names; one that a mount shows is refused.
+    async fn remove(&self, id: &str) -> Result<(), ImageError> {
+        Err(ImageError(format!("image {id}: this store cannot remove images")))
+    }
 }
 
 fn told(error: keles_images::ImageError) -> ImageError {
@@ -82,6 +86,10 @@ impl ImageStore for keles_images::Images {
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
         Ok(keles_images::Images::list(self).await.map_err(told)?.into_iter().map(Into::into).collect())
     }
+
+    async fn remove(&self, id: &str) -> Result<(), ImageError> {
+        keles_images::Images::remove(self, id).await.map_err(told)
+    }
 }
 
 #[async_trait]
@@ -94,5 +102,8 @@ impl<T: ImageStore + ?Sized> ImageStore for std::sync::Arc<T> {
     }
     async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
         (**self).list().await
+    }
+    async fn remove(&self, id: &str) -> Result<(), ImageError> {
+        (**self).remove(id).await
     }
 }

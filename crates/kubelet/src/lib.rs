@@ -4,7 +4,7 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! Deliberately absent: static pods, device plugins, eviction by pressure, image garbage collection, checkpoint, user namespaces; see
+//! `eviction`, `image_gc` and `log_rotation` keep the node's own resources. Deliberately absent: device plugins, checkpoint; see
 //! docs/STATUS.md.
 
 pub mod admission;
@@ -15,6 +15,7 @@ pub mod credential_provider;
 mod env;
 mod ephemeral;
 mod events;
+pub mod eviction;
 mod expansion;
 mod followed;
 mod figures;
@@ -22,6 +23,7 @@ mod hook;
 mod http_get;
 mod image_access;
 pub mod image_credentials;
+pub mod image_gc;
 pub mod image_store;
 mod local_storage;
 mod log_rotation;
@@ -41,7 +43,9 @@ mod resources;
 mod security;
 mod server;
 mod service_env;
+pub mod static_pods;
 mod status_writer;
+mod user_namespaces;
 
 pub use config::{DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
 pub use image_store::{ImageStore, NodeImage};
@@ -60,6 +64,8 @@ pub enum KubeletError {
     Folder { path: String, source: std::io::Error },
     #[error("the kubelet API cannot listen at {address}: {source}; is another kubelet running?")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("no ids for pods with user namespaces: {0}")]
+    UserNamespaces(String),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -79,7 +85,9 @@ impl Kubelet {
         for dir in [config.data_dir.join("pods"), config.data_dir.join("pods-logs")] {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
-        let facts = node_facts::NodeFacts::read(&config.data_dir, config.max_pods, &runtime.version());
+        let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
+        let users = user_namespaces::Ranges::open(ids, config.data_dir.join("pods"));
+        let facts = node_facts::NodeFacts::read(&config, &runtime.version());
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let agent = Arc::new(Agent {
             events: events::Recorder::start(client.clone(), &config.node_name),
@@ -94,6 +102,9 @@ impl Kubelet {
             network,
             facts,
             pods: pods::Pods::default(),
+            users,
+            pressure: tokio::sync::watch::channel(Default::default()).0,
+            image_history: Default::default(),
             freed: tokio::sync::watch::channel(()).0,
         });
         let pods = agent.pods.clone();
@@ -103,6 +114,7 @@ impl Kubelet {
         };
         let port = server.as_ref().map_or(agent.config.listen.port(), server::Bound::port);
         let (registered_tx, registered) = tokio::sync::watch::channel(None);
+        let registered_too = registered.clone();
         let serve = async {
             if let Some(server) = server {
                 server.run(agent.clone(), pods.clone(), shutdown.clone()).await;
@@ -111,9 +123,15 @@ impl Kubelet {
         // The lease and the status each in a task of their own: neither may wait for pods or for the other.
         let status = tokio::spawn(node::run_status(agent.clone(), port, registered_tx, shutdown.clone()));
         let rotation = tokio::spawn(log_rotation::run(agent.clone(), shutdown.clone()));
+        let eviction = tokio::spawn(eviction::run(agent.clone(), shutdown.clone()));
+        let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
+        let mirrors = tokio::spawn({
+            let (agent, stop) = (agent.clone(), shutdown.clone());
+            async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
+        });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors);
         Ok(())
     }
 }

@@ -1,15 +1,18 @@
-//! Eviction by what a pod writes to the node's disk: an emptyDir over its sizeLimit.
+//! What a pod writes to the node's disk, and its eviction when that is more than it may: an emptyDir over its sizeLimit, containers over their
+//! limits of ephemeral-storage.
 //!
-//! Entry points: [`is_limited`], [`exceeded`]. A memory emptyDir needs none of this, its tmpfs is full at the limit. Deliberately absent: the
-//! ephemeral-storage limits of containers.
+//! Entry points: [`is_limited`], [`exceeded`], [`of_container`], [`of_volumes`]. A memory emptyDir needs none of this, its tmpfs is full at the
+//! limit.
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
+use crate::agent::Agent;
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod};
+use keles_runtime::api::ContainerStatus;
+use keles_runtime::usage::disk;
 use keles_volumes::quantity::Quantity;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A file's blocks are of this size, whatever the filesystem's (stat(2)).
-const BLOCK_BYTES: u64 = 512;
+const RESOURCE: &str = "ephemeral-storage";
+
 
 /// The disk emptyDirs of a pod that have a limit.
 fn limits(pod: &Pod) -> impl Iterator<Item = (&str, &str, u64)> {
@@ -22,26 +25,70 @@ fn limits(pod: &Pod) -> impl Iterator<Item = (&str, &str, u64)> {
     })
 }
 
-pub fn is_limited(pod: &Pod) -> bool {
-    limits(pod).next().is_some()
+/// The containers that have a limit, with its text and bytes.
+fn limited_containers(pod: &Pod) -> impl Iterator<Item = (&Container, &str, u64)> {
+    let all = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    all.filter_map(|container| {
+        let text = &container.resources.as_ref()?.limits.as_ref()?.get(RESOURCE)?.0;
+        Some((container, text.as_str(), u64::try_from(Quantity::parse(text)?.whole()).ok()?))
+    })
 }
 
-/// What the status says of a pod that uses more than it may, if it does. Reads the whole tree: not for an async thread.
-pub fn exceeded(pod: &Pod, pod_dir: &Path) -> Option<String> {
+pub fn is_limited(pod: &Pod) -> bool {
+    limits(pod).next().is_some() || limited_containers(pod).next().is_some()
+}
+
+/// What the status says of a pod that uses more than it may, if it does.
+pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> Option<String> {
+    let dir = agent.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+    let of_pod = pod.clone();
+    if let Ok(Some(message)) = tokio::task::spawn_blocking(move || volume_exceeded(&of_pod, &dir)).await {
+        return Some(message);
+    }
+    limited_containers(pod).next()?;
+    let mut uses = Vec::new();
+    for record in records {
+        uses.push((record.name.clone(), of_container(agent, record).await));
+    }
+    containers_exceeded(pod, &uses, of_volumes(agent, pod).await)
+}
+
+/// The same of containers: what each has written, and the volumes, against the limits together and then each by itself.
+fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Option<String> {
+    let of_main = |name: &str| pod.spec.iter().any(|spec| spec.containers.iter().any(|container| container.name == name));
+    let together: u64 = limited_containers(pod).filter(|(container, ..)| of_main(&container.name)).map(|(.., bytes)| bytes).sum();
+    let of_init = limited_containers(pod).filter(|(container, ..)| !of_main(&container.name)).map(|(.., bytes)| bytes).max().unwrap_or(0);
+    let limit = together.max(of_init);
+    if uses.iter().map(|(_, bytes)| bytes).sum::<u64>() + volumes > limit {
+        let limit = crate::eviction::machine::bytes(limit as i64);
+        return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
+    }
+    let over = |(container, _, bytes): &(&Container, &str, u64)| uses.iter().any(|(name, used)| *name == container.name && used > bytes);
+    let (container, text, _) = limited_containers(pod).find(over)?;
+    Some(format!("Container {} exceeded its local ephemeral storage limit \"{text}\". ", container.name))
+}
+
+/// Bytes of disk that a container holds: what it wrote to its root, and its logs.
+pub async fn of_container(agent: &Agent, record: &ContainerStatus) -> u64 {
+    let written = agent.runtime.written(&record.id).await.map_or(0, |disk| disk.bytes);
+    let logs = record.log_path.parent().map(Path::to_owned);
+    let logs = tokio::task::spawn_blocking(move || logs.map_or(0, |logs| disk(&logs).bytes)).await.unwrap_or(0);
+    written + logs
+}
+
+/// Bytes of disk of a pod's own volumes.
+pub async fn of_volumes(agent: &Agent, pod: &Pod) -> u64 {
+    let dir = agent.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default()).join("volumes");
+    tokio::task::spawn_blocking(move || disk(&dir).bytes).await.unwrap_or(0)
+}
+
+/// The emptyDir that is over its limit. Reads the whole tree: not for an async thread.
+fn volume_exceeded(pod: &Pod, pod_dir: &Path) -> Option<String> {
     let dir = pod_dir.join("volumes").join("kubernetes.io~empty-dir");
-    let (name, limit, _) = limits(pod).find(|(name, _, bytes)| used(&dir.join(name)) > *bytes)?;
+    let (name, limit, _) = limits(pod).find(|(name, _, bytes)| disk(&dir.join(name)).bytes > *bytes)?;
     Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "))
 }
 
-/// Bytes of disk below and including `path`; links are not followed.
-fn used(path: &Path) -> u64 {
-    let Ok(info) = path.symlink_metadata() else { return 0 };
-    let own = info.blocks() * BLOCK_BYTES;
-    if !info.is_dir() {
-        return own;
-    }
-    std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| used(&entry.path())).sum::<u64>() + own
-}
 
 #[cfg(test)]
 mod tests {
@@ -57,8 +104,19 @@ mod tests {
         let volume = dir.path().join("volumes/kubernetes.io~empty-dir/v/deep");
         std::fs::create_dir_all(&volume).expect("made");
         std::fs::write(volume.join("a"), vec![1; 100 << 10]).expect("written");
-        assert_eq!(exceeded(&pod, dir.path()), None);
+        assert_eq!(volume_exceeded(&pod, dir.path()), None);
         std::fs::write(volume.join("b"), vec![1; 1 << 20]).expect("written");
-        assert_eq!(exceeded(&pod, dir.path()).as_deref(), Some("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "));
+        assert_eq!(volume_exceeded(&pod, dir.path()).as_deref(), Some("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "));
+    }
+
+    #[test]
+    fn containers_are_held_to_their_limits_each_and_together() {
+        let container = |name: &str, limit: &str| json!({"name": name, "resources": {"limits": {"ephemeral-storage": limit}}});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container("a", "1Ki"), container("b", "4Ki")]}})).expect("a pod");
+        assert!(is_limited(&pod));
+        let judged = |a: u64, b: u64, volumes: u64| containers_exceeded(&pod, &[("a".into(), a), ("b".into(), b)], volumes);
+        assert_eq!(judged(1024, 4096, 0), None);
+        assert_eq!(judged(1025, 1024, 0).as_deref(), Some("Container a exceeded its local ephemeral storage limit \"1Ki\". "));
+        assert_eq!(judged(1024, 1024, 4096).as_deref(), Some("Pod ephemeral local storage usage exceeds the total limit of containers 5Ki. "));
     }
 }

@@ -57,6 +57,13 @@ fn rotate(path: &Path, now: Timestamp, max_files: usize) -> std::io::Result<()> 
     std::fs::rename(path, name)
 }
 
+/// Removes a log with its old ones.
+pub fn remove(path: &Path) {
+    for gone in old_ones(path).unwrap_or_default().iter().map(PathBuf::as_path).chain([path]) {
+        let _ = std::fs::remove_file(gone);
+    }
+}
+
 fn old_ones(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return Ok(Vec::new()) };
     let prefix = format!("{name}.");

@@ -6,6 +6,7 @@
 use crate::agent::Agent;
 use crate::conditions_time;
 use crate::events::NORMAL;
+use crate::eviction::{Condition, Pressure};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
@@ -39,8 +40,9 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
     let mut told: Option<Value> = None;
     let mut told_at = Instant::now();
     let mut ticks = tokio::time::interval(CHECK_EVERY);
+    let mut pressure = agent.pressure.subscribe();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
+        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, () = stop.cancelled() => return }
         let status = status(&agent, port, &node).await;
         if told.as_ref() == Some(&without_heartbeat(&status)) && told_at.elapsed() < REPORT_EVERY {
             continue;
@@ -127,15 +129,19 @@ async fn register(api: &Api<Node>, agent: &Agent, port: u16) -> Result<Node, kub
 /// The whole status; what others put into capacity (extended resources) is not named and so stays.
 async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     let addresses = agent.config.node_ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
+    let handlers = ["", "keles", "runc"].map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": true}}));
     let addresses: Vec<_> = addresses.chain([NodeAddress { type_: "Hostname".into(), address: agent.config.node_name.clone() }]).collect();
     json!({
         "capacity": agent.facts.capacity(),
         "allocatable": agent.facts.allocatable(),
-        "conditions": conditions(node),
+        "conditions": conditions(node, &agent.pressure.borrow()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": agent.facts.info,
         "images": images(agent).await,
+        // What the runtime can do, by RuntimeClass handler; the empty one is the default.
+        "runtimeHandlers": handlers,
+        "features": {"supplementalGroupsPolicy": true},
     })
 }
 
@@ -147,13 +153,16 @@ fn without_heartbeat(status: &Value) -> Value {
     status
 }
 
-fn conditions(node: &Node) -> Vec<NodeCondition> {
-    let rows = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ];
+fn conditions(node: &Node, pressure: &Pressure) -> Vec<NodeCondition> {
+    let row = |condition: Condition| match (condition, pressure.contains(&condition)) {
+        (Condition::Memory, false) => ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        (Condition::Memory, true) => ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+        (Condition::Disk, false) => ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        (Condition::Disk, true) => ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+        (Condition::Pid, false) => ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        (Condition::Pid, true) => ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    };
+    let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ("Ready", "True", "KubeletReady", "kubelet is posting ready status")];
     let now = conditions_time(Timestamp::now());
     let old = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let condition = |(kind, status, reason, message): (&str, &str, &str, &str)| {

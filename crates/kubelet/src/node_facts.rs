@@ -1,13 +1,10 @@
 //! What this machine is and has: read once at the start.
 
+use crate::config::{KubeletConfig, Reserved};
+use crate::eviction::Signal;
 use k8s_openapi::api::core::v1::NodeSystemInfo;
 use keles_volumes::quantity::Quantity;
 use std::collections::BTreeMap;
-use std::path::Path;
-
-/// Kept free of pods by eviction (upstream's hard thresholds): memory, and a tenth of the disk.
-const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
-const RESERVED_DISK_PART: i64 = 10;
 
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
@@ -18,18 +15,27 @@ pub struct NodeFacts {
     pub max_pods: u32,
     /// The kernel enforces AppArmor.
     pub apparmor: bool,
+    /// Not for pods.
+    pub kept: Reserved,
     pub info: NodeSystemInfo,
 }
 
 impl NodeFacts {
-    pub fn read(data_dir: &Path, max_pods: u32, runtime_version: &str) -> Self {
-        let disk = rustix::fs::statvfs(data_dir).map(|stat| (stat.f_blocks * stat.f_frsize) as i64).unwrap_or(0);
+    pub fn read(config: &KubeletConfig, runtime_version: &str) -> Self {
+        let disk = rustix::fs::statvfs(&config.data_dir).map(|stat| (stat.f_blocks * stat.f_frsize) as i64).unwrap_or(0);
+        let memory_bytes = memory_bytes();
+        let thresholds = Reserved {
+            cpu_milli: 0,
+            memory_bytes: config.eviction.reserved(Signal::MemoryAvailable, memory_bytes),
+            disk_bytes: config.eviction.reserved(Signal::NodeFsAvailable, disk),
+        };
         Self {
             cpus: cpus(),
-            memory_bytes: memory_bytes(),
+            memory_bytes,
             disk_bytes: disk,
+            kept: config.reserved.clone().plus(thresholds),
             huge_page_sizes: huge_page_sizes(),
-            max_pods,
+            max_pods: config.max_pods,
             apparmor: read("/sys/module/apparmor/parameters/enabled") == "Y",
             info: info(runtime_version),
         }
@@ -46,8 +52,10 @@ impl NodeFacts {
     /// What pods may ask for.
     pub fn allocatable(&self) -> BTreeMap<String, String> {
         let mut map = self.common();
-        map.insert("memory".into(), format!("{}Ki", (self.memory_bytes - RESERVED_MEMORY_BYTES).max(0) / 1024));
-        map.insert("ephemeral-storage".into(), (self.disk_bytes - self.disk_bytes / RESERVED_DISK_PART).to_string());
+        map.insert("memory".into(), format!("{}Ki", (self.memory_bytes - self.kept.memory_bytes).max(0) / 1024));
+        map.insert("ephemeral-storage".into(), (self.disk_bytes - self.kept.disk_bytes).max(0).to_string());
+        let milli = (self.cpus * 1000 - self.kept.cpu_milli).max(0);
+        map.insert("cpu".into(), if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") });
         map
     }
 

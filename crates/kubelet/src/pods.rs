@@ -8,6 +8,7 @@ use crate::agent::Agent;
 use crate::events::WARNING;
 use crate::machine::phase;
 use crate::pod_worker::{self, Adopted, Handle, View};
+use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
 use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
@@ -25,11 +26,33 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub struct Pods {
     handles: Arc<Mutex<HashMap<String, Handle>>>,
+    /// This node's own, by uid.
+    statics: Arc<Mutex<BTreeMap<String, Arc<Pod>>>>,
+    mirrors: Arc<Mirrors>,
+    start: Arc<Mutex<Start>>,
+}
+
+/// What is known of the time before this run, until all is.
+#[derive(Default)]
+struct Start {
+    left: Leftovers,
+    /// Uids of the API's list, once it was read whole.
+    listed: Option<HashSet<String>>,
+    /// The manifests were read.
+    knows_statics: bool,
 }
 
 impl Pods {
     fn handles(&self) -> std::sync::MutexGuard<'_, HashMap<String, Handle>> {
         self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn start(&self) -> std::sync::MutexGuard<'_, Start> {
+        self.start.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn mirrors(&self) -> Arc<Mirrors> {
+        self.mirrors.clone()
     }
 
     #[cfg(test)]
@@ -39,13 +62,25 @@ impl Pods {
 
     /// What is known of a pod by its name; the newest incarnation when one is still ending.
     pub fn view(&self, namespace: &str, name: &str) -> Option<View> {
-        let all = self.views();
-        let named = all.into_iter().filter(|view| view.pod.metadata.namespace.as_deref() == Some(namespace) && view.pod.metadata.name.as_deref() == Some(name));
-        named.max_by_key(|view| view.pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+        let handles = self.handles();
+        let is_named = |pod: &Pod| pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name);
+        let named = handles.values().filter(|handle| !handle.task.is_finished() && is_named(&handle.wish.borrow().pod));
+        // Static pods have no creation time: one that is not ending is the newer.
+        let age = |handle: &&Handle| (!handle.wish.borrow().ends(), handle.wish.borrow().pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        named.max_by_key(age).map(Handle::view)
     }
 
     pub fn views(&self) -> Vec<View> {
         self.handles().values().map(Handle::view).collect()
+    }
+
+    /// Ends a pod for the sake of others; the future is over once it has given back all it had.
+    pub fn evict(&self, uid: &str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
+        let handles = self.handles();
+        let handle = handles.get(uid)?;
+        handle.wish.send_modify(|wish| wish.evict = Some((message, grace)));
+        let mut over = handle.over.clone();
+        Some(async move { drop(over.wait_for(|over| *over).await) })
     }
 
     /// The pods that hold resources and ports here, but for one.
@@ -57,12 +92,12 @@ impl Pods {
     /// Follows the API and the runtime until `stop`.
     pub async fn run(&self, agent: Arc<Agent>, stop: CancellationToken) {
         let events = agent.runtime.events();
-        let mut left = Leftovers::read(&agent).await;
+        self.start().left = Leftovers::read(&agent).await;
         let forward = self.clone().forward(events, stop.clone());
         let follow = async {
-            tokio::select! { () = self.follow(&agent, &mut left) => {}, () = stop.cancelled() => {} }
+            tokio::select! { () = self.follow(&agent) => {}, () = stop.cancelled() => {} }
         };
-        tokio::join!(forward, follow);
+        tokio::join!(forward, follow, static_pods::run(agent.clone(), stop.clone()));
         // Workers end with the agent; the containers do not.
         for (_, handle) in self.handles().drain() {
             handle.task.abort();
@@ -70,7 +105,7 @@ impl Pods {
     }
 
     /// Takes changes as the informer tells them; once its first list is whole, what no listed pod claimed is removed.
-    async fn follow(&self, agent: &Arc<Agent>, left: &mut Leftovers) {
+    async fn follow(&self, agent: &Arc<Agent>) {
         let informer = agent.informers.scoped::<Pod>(Scope::fields(&format!("spec.nodeName={}", agent.config.node_name)));
         let mut changes = informer.subscribe();
         let mut listed = HashSet::new();
@@ -79,25 +114,32 @@ impl Pods {
             tokio::select! {
                 biased;
                 change = changes.recv() => match change {
-                    Some(change) => self.take(agent, change, &mut listed, left),
+                    Some(change) => self.take(agent, change, &mut listed),
                     None => return,
                 },
                 whole = informer.synced() => break whole,
             }
         };
         while let Ok(change) = changes.try_recv() {
-            self.take(agent, change, &mut listed, left);
+            self.take(agent, change, &mut listed);
         }
         if whole {
-            left.remove_orphans(agent, &listed);
+            self.start().listed = Some(listed);
+            self.remove_orphans(agent);
         }
-        drop(listed);
         while let Some(change) = changes.recv().await {
-            self.take(agent, change, &mut HashSet::new(), left);
+            self.take(agent, change, &mut HashSet::new());
         }
     }
 
-    fn take(&self, agent: &Arc<Agent>, change: Change<Pod>, listed: &mut HashSet<String>, left: &mut Leftovers) {
+    fn take(&self, agent: &Arc<Agent>, change: Change<Pod>, listed: &mut HashSet<String>) {
+        let (object, is_there) = match &change {
+            Change::Added(pod) | Change::Modified { new: pod, .. } => (pod, true),
+            Change::Deleted(pod) => (pod, false),
+        };
+        if static_pods::is_mirror(object) {
+            return self.see_mirror(object, is_there);
+        }
         let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
         // One name, two pods: the first went and the second came while nobody watched.
         if let Change::Modified { old, new } = &change
@@ -108,13 +150,66 @@ impl Pods {
         match change {
             Change::Added(pod) | Change::Modified { new: pod, .. } => {
                 listed.insert(uid(&pod));
-                self.apply(agent, pod, left);
+                self.apply(agent, static_pods::of_api(pod));
             }
             Change::Deleted(pod) => self.remove(&uid(&pod), Some(pod)),
         }
     }
 
-    fn apply(&self, agent: &Arc<Agent>, pod: Arc<Pod>, left: &mut Leftovers) {
+    /// A static pod's worker learns what the API shows of it.
+    fn see_mirror(&self, mirror: &Arc<Pod>, is_there: bool) {
+        let Some(pod) = self.mirrors.saw(mirror, is_there) else { return };
+        if let Some(handle) = self.handles().get(pod.metadata.uid.as_deref().unwrap_or_default()) {
+            handle.wish.send_modify(|wish| wish.pod = Arc::new(static_pods::with_mirror(&pod, mirror)));
+        }
+    }
+
+    /// Runs these static pods and ends those that are not among them any more.
+    pub fn set_static(&self, agent: &Arc<Agent>, pods: Vec<Pod>) {
+        let mut new: BTreeMap<String, Arc<Pod>> = pods.into_iter().map(|pod| (pod.metadata.uid.clone().unwrap_or_default(), Arc::new(pod))).collect();
+        {
+            let mut handles = self.handles();
+            handles.retain(|_, handle| !handle.task.is_finished());
+            // One that was taken away and came back waits until it is gone; the sources are read again soon.
+            new.retain(|uid, _| handles.get(uid).is_none_or(|handle| !handle.wish.borrow().removed));
+        }
+        let old = std::mem::replace(&mut *self.statics.lock().unwrap_or_else(std::sync::PoisonError::into_inner), new.clone());
+        for (uid, pod) in old.iter().filter(|(uid, _)| !new.contains_key(*uid)) {
+            self.end_static(uid, pod);
+        }
+        self.mirrors.want(&new.values().cloned().collect::<Vec<_>>());
+        for (_, pod) in new.into_iter().filter(|(uid, _)| !old.contains_key(uid)) {
+            let seen = self.mirrors.of(&pod).map_or_else(|| pod.clone(), |mirror| Arc::new(static_pods::with_mirror(&pod, &mirror)));
+            self.apply(agent, seen);
+        }
+        self.start().knows_statics = true;
+        self.remove_orphans(agent);
+    }
+
+    fn end_static(&self, uid: &str, pod: &Pod) {
+        let Some(mut cleared) = self.handles().get(uid).map(|handle| handle.cleared.clone()) else { return };
+        let (mirrors, name) = (self.mirrors.clone(), static_pods::full_name(pod));
+        mirrors.set_ending(name.clone(), true);
+        self.remove(uid, None);
+        tokio::spawn(async move {
+            let _ = cleared.wait_for(|cleared| *cleared).await;
+            mirrors.set_ending(name, false);
+        });
+    }
+
+    /// Once the API's list and the manifests are known, what neither names has no pod any more.
+    fn remove_orphans(&self, agent: &Arc<Agent>) {
+        let mut start = self.start();
+        if !start.knows_statics {
+            return;
+        }
+        let Some(mut known) = start.listed.take() else { return };
+        known.extend(self.statics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned());
+        start.left.remove_orphans(agent, &known);
+        self.mirrors.knows_all();
+    }
+
+    fn apply(&self, agent: &Arc<Agent>, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let mut handles = self.handles();
         handles.retain(|other, handle| other == &uid || !handle.task.is_finished());
@@ -122,7 +217,7 @@ impl Pods {
             handle.wish.send_modify(|wish| wish.pod = pod);
             return;
         }
-        let adopted = left.take(&uid);
+        let adopted = self.start().left.take(&uid);
         let known = !adopted.sandboxes.is_empty() || pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(phase::is_terminal);
         let refusal = if known || pod.metadata.deletion_timestamp.is_some() { None } else { self.admit(agent, &pod, &handles) };
         let full_name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
@@ -185,10 +280,12 @@ pub(crate) fn node_of(agent: &Agent) -> Node {
         allocatable,
         allowed_unsafe_sysctls: agent.config.allowed_unsafe_sysctls.clone(),
         apparmor: agent.facts.apparmor,
+        pressure: agent.pressure.borrow().clone(),
     }
 }
 
 /// Sandboxes and containers of an earlier run that no worker took over yet.
+#[derive(Default)]
 struct Leftovers {
     sandboxes: Vec<SandboxStatus>,
     records: Vec<ContainerStatus>,
@@ -256,7 +353,8 @@ async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
         let _ = std::fs::remove_dir_all(&sandbox.config.log_directory);
     }
     let dir = agent.config.pod_dir(uid);
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await {
-        tracing::warn!(%error, uid, "orphaned volumes not removed");
+    match tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await {
+        Ok(Err(error)) => tracing::warn!(%error, uid, "orphaned volumes not removed"),
+        _ => agent.users.release(uid),
     }
 }

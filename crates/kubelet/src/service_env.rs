@@ -19,9 +19,11 @@ impl Services {
         Self { all: informers.of() }
     }
 
-    /// The variables for a pod of `namespace`; waits for the first list.
-    pub async fn variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String> {
-        self.all.synced().await;
+    /// The variables for a pod of `namespace`; waits for the first list unless the pod must start without an API server.
+    pub async fn variables(&self, namespace: &str, links: bool, waits: bool) -> BTreeMap<String, String> {
+        if waits {
+            self.all.synced().await;
+        }
         let mut out = BTreeMap::new();
         for service in self.all.list() {
             let (ns, name) = (service.metadata.namespace.as_deref().unwrap_or_default(), service.metadata.name.as_deref().unwrap_or_default());

@@ -30,6 +30,8 @@ pub struct StatusWriter {
     wanted: watch::Sender<Wanted>,
     written: watch::Receiver<u64>,
     base: Arc<Mutex<Base>>,
+    /// The object is a static pod's mirror: it may come, go and come again.
+    is_mirror: bool,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -46,14 +48,18 @@ impl StatusWriter {
         let base = Arc::new(Mutex::new(Base { revision: revision(pod), status: pod.status.clone().unwrap_or_default() }));
         let api = Api::namespaced(client, pod.metadata.namespace.as_deref().unwrap_or("default"));
         let name = pod.metadata.name.clone().unwrap_or_default();
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let is_mirror = crate::static_pods::is_static(pod);
+        let uid = pod.metadata.uid.clone().filter(|_| !is_mirror);
         let task = tokio::spawn(write_all(api, name, uid, wanted_rx, written_tx, base.clone()));
-        Self { wanted, written, base, task }
+        Self { wanted, written, base, is_mirror, task }
     }
 
     /// The API showed this object.
     pub fn seen(&self, pod: &Pod) {
-        learn(&self.base, pod);
+        if learn(&self.base, pod) && self.is_mirror {
+            // Perhaps another object, which knows nothing yet.
+            self.wanted.send_modify(|wanted| wanted.number += 1);
+        }
     }
 
     pub fn set(&self, status: PodStatus) {
@@ -75,14 +81,17 @@ fn revision(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|revision| revision.parse().ok()).unwrap_or(0)
 }
 
-fn learn(base: &Mutex<Base>, pod: &Pod) {
+/// Whether it was news.
+fn learn(base: &Mutex<Base>, pod: &Pod) -> bool {
     let mut base = base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if revision(pod) > base.revision {
+    let is_news = revision(pod) > base.revision;
+    if is_news {
         *base = Base { revision: revision(pod), status: pod.status.clone().unwrap_or_default() };
     }
+    is_news
 }
 
-async fn write_all(api: Api<Pod>, name: String, uid: String, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<u64>, base: Arc<Mutex<Base>>) {
+async fn write_all(api: Api<Pod>, name: String, uid: Option<String>, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<u64>, base: Arc<Mutex<Base>>) {
     let mut retry = FIRST_RETRY;
     while wanted.changed().await.is_ok() {
         loop {
@@ -96,7 +105,10 @@ async fn write_all(api: Api<Pod>, name: String, uid: String, mut wanted: watch::
                 let _ = written.send(number);
                 break;
             };
-            let patch = json!({"metadata": {"uid": uid}, "status": changes});
+            let mut patch = json!({"status": changes});
+            if let Some(uid) = &uid {
+                patch["metadata"] = json!({"uid": uid});
+            }
             match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(pod) => {
                     learn(&base, &pod);

@@ -14,7 +14,7 @@ pub use figures::{Cpu, Figures, Io, Memory, Pressure, Stall};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -517,6 +517,16 @@ impl Group {
             Some((Version::V2, f)) => read_key(&f.with_file_name("memory.events"), "oom_kill").unwrap_or(0),
             None => 0,
         }
+    }
+
+    /// A descriptor that becomes readable when this group, or one it lies in, has run out of memory; [`Group::oom_kills`] then says whether a
+    /// process of this one was ended for it. Absent on cgroup v2, which ends the whole group by itself (`memory.oom.group`).
+    pub fn oom_notice(&self) -> io::Result<Option<OwnedFd>> {
+        let Some((Version::V1, path)) = self.file("memory", "memory.oom_control") else { return Ok(None) };
+        let control = std::fs::File::open(&path)?;
+        let notice = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK)?;
+        std::fs::write(path.with_file_name("cgroup.event_control"), format!("{} {}", notice.as_raw_fd(), control.as_raw_fd()))?;
+        Ok(Some(notice))
     }
 
     pub fn usage(&self) -> Usage {

@@ -60,6 +60,16 @@ pub struct SandboxConfig {
     /// Limits of the pod's cgroup, if any.
     pub resources: Resources,
     pub sysctls: BTreeMap<String, String>,
+    /// The ids of the host that a user namespace of the pod's own shows as 0 and up (KEP-127); absent: the host's user namespace.
+    #[serde(default)]
+    pub users: Option<UserRange>,
+}
+
+/// CRI UserNamespace with the one mapping that the kubelet gives: ids 0 to `length - 1` inside are `first` and up on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct UserRange {
+    pub first: u32,
+    pub length: u32,
 }
 
 /// cgroup figures, CRI LinuxContainerResources. Absent: no limit.
@@ -73,12 +83,16 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Mount {
     /// A file or folder of the host.
     pub source: PathBuf,
     pub target: PathBuf,
+    /// The mount itself, not what is mounted below its source.
     pub read_only: bool,
+    /// What is mounted below too (KEP-3857).
+    #[serde(default)]
+    pub recursive_read_only: bool,
     pub propagation: Propagation,
 }
 
@@ -147,6 +161,9 @@ pub struct ContainerConfig {
     pub security: Security,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+    /// The container whose pid namespace this one joins (CRI NamespaceMode TARGET); only where containers have one each.
+    #[serde(default)]
+    pub pid_target: Option<String>,
     /// Signal number of a graceful stop (image's StopSignal or lifecycle.stopSignal); SIGTERM when absent.
     pub stop_signal: Option<i32>,
 }

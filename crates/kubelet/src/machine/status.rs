@@ -2,6 +2,7 @@
 
 use super::conditions::second;
 use super::{Ending, Life, Observed, conditions, is_sidecar, phase, restart};
+use crate::container_config::is_recursively_read_only;
 use crate::qos;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -149,7 +150,7 @@ fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| "Disabled".into()),
+        recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| if is_recursively_read_only(mount) { "Enabled".into() } else { "Disabled".into() }),
         ..Default::default()
     };
     Some(all.iter().map(status).collect())

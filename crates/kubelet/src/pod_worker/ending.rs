@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// A pod that is evicted at once gets no more (upstream's figure).
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
+pub(super) const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// What a container is left after its preStop hook, however long that took (upstream's figure).
 const MIN_AFTER_HOOK: Duration = Duration::from_secs(2);
 
@@ -109,9 +109,11 @@ impl Worker {
             return Turn::Wait(Some(Timestamp::now() + RETRY));
         }
         self.prepared = false;
+        self.agent.users.release(&self.uid);
         self.agent.objects.forget(&self.uid);
         crate::probe_metrics::forget(&self.uid);
         self.life = Life::Terminated;
+        let _ = self.over.send(true);
         let _ = self.agent.freed.send(());
         Turn::Again
     }
@@ -124,7 +126,7 @@ impl Worker {
         }
         let grace = match ending {
             Ending::Deleted => grace_of(&self.pod),
-            Ending::Failed { reason: EVICTED, .. } => EVICTION_GRACE,
+            Ending::Failed { reason: EVICTED, .. } => self.eviction_grace,
             _ => seconds(self.pod_grace_seconds()),
         };
         let sidecar_index = |record: &ContainerStatus| {
@@ -164,7 +166,10 @@ impl Worker {
             return Turn::Wait(None);
         }
         if !*self.cleared.borrow() {
-            self.writer.flush().await;
+            // A static pod's object is a mirror, which may not be there.
+            if !crate::static_pods::is_static(&self.pod) {
+                self.writer.flush().await;
+            }
             self.remove_records().await;
             let _ = self.cleared.send(true);
         }

@@ -43,6 +43,8 @@ pub struct Wish {
     pub pod: Arc<Pod>,
     /// The object is gone.
     pub removed: bool,
+    /// The node ends the pod for the sake of others: what its status then says, and how long it may take.
+    pub evict: Option<(String, Duration)>,
 }
 
 impl Wish {
@@ -66,6 +68,8 @@ pub struct Handle {
     events: mpsc::Sender<ContainerEvent>,
     dirty: Arc<Notify>,
     pub view: Arc<Mutex<View>>,
+    /// True once nothing of the pod runs and its volumes are given back.
+    pub over: watch::Receiver<bool>,
     /// True once nothing of the pod is left on the node.
     pub cleared: watch::Receiver<bool>,
     pub task: JoinHandle<()>,
@@ -97,14 +101,15 @@ pub struct Adopted {
 
 /// Starts a worker. `refusal` is the status of a pod that the node does not take; `after` is its predecessor's [`Handle::cleared`].
 pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option<PodStatus>, after: Option<watch::Receiver<bool>>) -> Handle {
-    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false });
+    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, evict: None });
     let (events, events_rx) = mpsc::channel(EVENTS_LEN);
     let (cleared_tx, cleared) = watch::channel(false);
+    let (over_tx, over) = watch::channel(false);
     let dirty = Arc::new(Notify::new());
     let told = pod.status.clone().unwrap_or_default();
     let view = Arc::new(Mutex::new(View { pod: pod.clone(), status: told.clone(), sandbox: None, records: Vec::new() }));
     let writer = StatusWriter::start(agent.client.clone(), &pod);
-    let mut worker = Worker::new(agent, pod, wish_rx, events_rx, dirty.clone(), view.clone(), writer, cleared_tx);
+    let mut worker = Worker::new(agent, pod, wish_rx, events_rx, dirty.clone(), view.clone(), writer, cleared_tx, over_tx);
     worker.adopt(adopted);
     let task = tokio::spawn(async move {
         if let Some(mut after) = after {
@@ -115,7 +120,7 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option
         }
         worker.run().await;
     });
-    Handle { wish, events, dirty, view, cleared, task }
+    Handle { wish, events, dirty, view, over, cleared, task }
 }
 
 /// A start that failed for another reason than the container's own end.
@@ -178,6 +183,9 @@ struct Worker {
     measure_at: Timestamp,
     view: Arc<Mutex<View>>,
     cleared: watch::Sender<bool>,
+    over: watch::Sender<bool>,
+    /// What an evicted pod may take to end.
+    eviction_grace: Duration,
 }
 
 impl Worker {
@@ -191,6 +199,7 @@ impl Worker {
         view: Arc<Mutex<View>>,
         writer: StatusWriter,
         cleared: watch::Sender<bool>,
+        over: watch::Sender<bool>,
     ) -> Self {
         let (reports_tx, reports) = mpsc::channel(REPORTS_LEN);
         let refresh_at = Timestamp::now() + SignedDuration::try_from(agent.config.volume_refresh).unwrap_or(LONGEST_WAIT);
@@ -234,6 +243,8 @@ impl Worker {
             measure_at: Timestamp::now() + MEASURE_EVERY,
             view,
             cleared,
+            over,
+            eviction_grace: ending::EVICTION_GRACE,
         }
     }
 
@@ -296,8 +307,14 @@ impl Worker {
             conditions.extend(foreign.into_iter().filter(|condition| !owned(&condition.type_)));
         }
         self.take_pod(wish.pod.clone());
-        if wish.ends() && self.life == Life::Syncing {
+        if self.life != Life::Syncing {
+            return;
+        }
+        if wish.ends() {
             self.life = Life::Terminating(Ending::Deleted);
+        } else if let Some((message, grace)) = wish.evict {
+            self.eviction_grace = grace;
+            self.evict(message);
         }
     }
 
@@ -340,8 +357,7 @@ impl Worker {
     /// One sync of a pod that is to run.
     async fn sync(&mut self) -> Turn {
         if let Some(message) = self.measure().await {
-            self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
-            self.life = Life::Terminating(Ending::Failed { reason: EVICTED, message });
+            self.evict(message);
             return Turn::Again;
         }
         let deadline = self.deadline();
@@ -397,14 +413,18 @@ impl Worker {
         Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure, self.resize_retry()]))
     }
 
+    fn evict(&mut self, message: String) {
+        self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
+        self.life = Life::Terminating(Ending::Failed { reason: EVICTED, message });
+    }
+
     /// What the pod uses too much of, when it is time to look.
     async fn measure(&mut self) -> Option<String> {
         if Timestamp::now() < self.measure_at || !crate::local_storage::is_limited(&self.pod) {
             return None;
         }
         self.measure_at = Timestamp::now() + MEASURE_EVERY;
-        let (pod, dir) = (self.pod.clone(), self.agent.config.pod_dir(&self.uid));
-        tokio::task::spawn_blocking(move || crate::local_storage::exceeded(&pod, &dir)).await.ok().flatten()
+        crate::local_storage::exceeded(&self.agent, &self.pod, &self.records).await
     }
 
     /// The starts that no retry pause holds back.

@@ -96,7 +96,10 @@ impl Worker {
                 if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
                     self.agent.objects.check_runtime_class(class).await?;
                 }
-                let config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
+                let mut config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
+                if self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false) {
+                    config.users = Some(self.agent.users.get(&self.uid)?);
+                }
                 let made = self.agent.runtime.run_sandbox(config).await.map_err(|error| error.to_string())?;
                 (made.id, attempt, made.netns)
             }
@@ -165,9 +168,6 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
     let node_or = |flag: Option<bool>, other| if flag == Some(true) { NamespaceMode::Node } else { other };
     let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
     let network = node_or(spec.host_network, NamespaceMode::Pod);
-    if spec.host_users == Some(false) {
-        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
-    }
     let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.clone()).unwrap_or_default();
     Ok(SandboxConfig {
         hostname: if network == NamespaceMode::Node { String::new() } else { naming::kernel_hostname(pod, &config.cluster_dns.domain)? },
@@ -180,6 +180,7 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
         cgroup: qos::cgroup(spec, &uid),
         resources: resources::of_pod(spec),
         sysctls: sysctls.into_iter().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value)).collect(),
+        users: None,
         attempt,
         name,
         namespace,

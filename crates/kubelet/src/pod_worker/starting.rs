@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 use keles_images::Auth;
 use keles_oci::Reference;
-use keles_runtime::api::{RuntimeError, Seccomp};
+use keles_runtime::api::{ContainerState, ContainerStatus, RuntimeError, Seccomp};
 use keles_volumes::Objects;
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -45,13 +45,33 @@ impl Worker {
         }
         self.retries.remove(&container.name);
         match self.try_start(start, &container).await {
-            Ok(()) => drop(self.failures.remove(&container.name)),
+            Ok(()) => {
+                self.failures.remove(&container.name);
+                self.forget_old_ends(&container.name, start.attempt).await;
+            }
             Err(None) => {}
             Err(Some(failure)) => {
                 if !matches!(failure.reason, "RunContainerError" | "PostStartHookError") {
                     self.retries.entry(container.name.clone()).or_insert(Retry { at: Timestamp::now() + CONFIG_RETRY, soften_at: None });
                 }
                 self.failures.insert(container.name.clone(), failure);
+            }
+        }
+    }
+
+    /// Of what a container was before attempt `now`, the last end stays: for its status, its message and `kubectl logs --previous` (upstream's
+    /// `--maximum-dead-containers-per-container`).
+    async fn forget_old_ends(&mut self, name: &str, now: u32) {
+        let ended = |record: &&ContainerStatus| record.name == name && record.state == ContainerState::Exited && record.attempt < now;
+        let newest = self.records.iter().filter(ended).map(|record| record.attempt).max();
+        let old: Vec<ContainerStatus> = self.records.iter().filter(ended).filter(|record| Some(record.attempt) != newest).cloned().collect();
+        for record in old {
+            match self.agent.runtime.remove_container(&record.id).await {
+                Ok(()) => {
+                    self.records.retain(|other| other.id != record.id);
+                    crate::log_rotation::remove(&record.log_path);
+                }
+                Err(error) => tracing::warn!(%error, container = record.id, "an old container was not removed"),
             }
         }
     }
@@ -117,7 +137,7 @@ impl Worker {
         let facts = self.agent.downward_facts(&ips);
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
-        let services = self.agent.services.variables(namespace, links).await;
+        let services = self.agent.services.variables(namespace, links, !crate::static_pods::is_static(&self.pod)).await;
         let env = env::build(&self.pod, container, &self.agent.objects, &facts, &services, &self.mounted).await.map_err(|error| error.to_string())?;
         let input = Input {
             config: &self.agent.config,
@@ -129,8 +149,18 @@ impl Worker {
             pod_ips: &ips,
             attempt: start.attempt,
             node_memory_bytes: self.agent.facts.memory_bytes,
+            pid_target: self.pid_target(start)?,
         };
         container_config::build(&input).map_err(|error| error.to_string())
+    }
+
+    /// The container that an ephemeral one is to look into (`kubectl debug --target`).
+    fn pid_target(&self, start: &Start) -> Result<Option<String>, String> {
+        let ephemeral = self.pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).filter(|_| start.role == Role::Ephemeral);
+        let target = ephemeral.and_then(|all| all[start.index].target_container_name.as_deref()).filter(|name| !name.is_empty());
+        let Some(target) = target else { return Ok(None) };
+        let record = self.observed().newest(target).map(|record| record.id.clone());
+        record.map(Some).ok_or_else(|| format!("unable to find target container {target}"))
     }
 
     /// The container's image by its pull policy.

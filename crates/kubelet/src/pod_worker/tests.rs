@@ -313,6 +313,9 @@ fn node_with(network_refuses: bool) -> Node {
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
         facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
         pods: Pods::default(),
+        users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
+        pressure: watch::channel(Default::default()).0,
+        image_history: Default::default(),
         freed: watch::channel(()).0,
     });
     Node { diary, runtime, agent, _dir: dir, stop }
@@ -555,7 +558,7 @@ async fn the_lease_is_renewed_while_the_status_write_hangs() {
 async fn only_pods_that_a_whole_list_lacks_are_removed_as_orphans() {
     let node = node();
     *node.runtime.left.lock().expect("not poisoned") = vec!["u1".into(), "gone".into()];
-    let pods = crate::pods::Pods::default();
+    let pods = node.agent.pods.clone();
     let (agent, stop) = (node.agent.clone(), node.stop.clone());
     let task = tokio::spawn(async move { pods.run(agent, stop).await });
     node.diary.has("remove_sandbox sandbox-gone").await;
@@ -635,4 +638,17 @@ async fn a_node_status_names_its_addresses_and_leaves_the_resources_of_others() 
     assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "n1"}]));
     assert_eq!(status["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
     task.abort();
+}
+
+#[tokio::test]
+async fn an_evicted_pod_ends_and_says_why() {
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("status Running").await;
+    let mut over = handle.over.clone();
+    handle.wish.send_modify(|wish| wish.evict = Some(("The node was low on resource: memory. ".into(), Duration::from_secs(1))));
+    node.diary.has("event Evicted The node was low on resource: memory. ").await;
+    node.diary.has("status Failed").await;
+    over.wait_for(|over| *over).await.expect("told when it has given back all it had");
+    assert!(node.diary.position("stop_sandbox sandbox-u1").is_some());
 }

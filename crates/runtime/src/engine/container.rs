@@ -33,9 +33,10 @@ impl Inner {
         let log_path = sandbox.file.config.log_directory.join(&config.log_path);
         let bundle = Bundle { id: id.clone(), sandbox_id: sandbox_id.to_owned(), created_at_unix_ns: now_unix_ns(), log_path, config };
         let group = self.layout.group(&format!("{}/{id}", sandbox.file.cgroup)).map_err(step("container cgroup"))?;
+        let users = sandbox.file.config.users.map_or(0, |users| users.first);
         let (inner, b, g) = (self.clone(), bundle.clone(), group.clone());
         blocking(move || {
-            inner.build_container(&b, &g).inspect_err(|_| {
+            inner.build_container(&b, &g, users).inspect_err(|_| {
                 // The first error is the one to tell; what stays is removed at the next open.
                 let _ = g.destroy();
                 let _ = inner.remove_folder(&inner.container_folder(&b.id), CONFIG_FILE);
@@ -49,12 +50,13 @@ impl Inner {
         Ok(id)
     }
 
-    fn build_container(&self, bundle: &Bundle, group: &Group) -> Result<()> {
+    /// `first_id` is what the pod's user namespace shows as 0.
+    fn build_container(&self, bundle: &Bundle, group: &Group, first_id: u32) -> Result<()> {
         let folder = self.container_folder(&bundle.id);
         for name in ["rootfs", "upper", "work"] {
             std::fs::create_dir_all(folder.join(name)).map_err(io_error(format!("make {}", folder.display())))?;
         }
-        copy_root_metadata(bundle.config.layers.first(), &folder.join("upper")).map_err(io_error("prepare root"))?;
+        copy_root_metadata(bundle.config.layers.first(), &folder.join("upper"), first_id).map_err(io_error("prepare root"))?;
         group.create().map_err(step("container cgroup"))?;
         group.limit(&limits(&bundle.config.resources, true)).map_err(step("container cgroup"))?;
         group.allow_devices(&devices::rules(bundle.config.security.privileged, &bundle.config.devices)).map_err(step("container cgroup"))?;
@@ -208,13 +210,13 @@ async fn wait_exited(container: &Container, limit: Duration) -> bool {
     tokio::time::timeout(limit, status.wait_for(|s| s.state == ContainerState::Exited)).await.is_ok_and(|r| r.is_ok())
 }
 
-/// The overlay's root shows the upper folder's owner and mode: take the image's.
-fn copy_root_metadata(top_layer: Option<&PathBuf>, upper: &Path) -> std::io::Result<()> {
+/// The overlay's root shows the upper folder's owner and mode: take the image's, as the pod's user namespace sees them.
+fn copy_root_metadata(top_layer: Option<&PathBuf>, upper: &Path, first_id: u32) -> std::io::Result<()> {
     let (mode, uid, gid) = match top_layer {
         Some(layer) => std::fs::metadata(layer).map(|m| (m.mode() & 0o7777, m.uid(), m.gid()))?,
         None => (0o755, 0, 0),
     };
-    std::os::unix::fs::chown(upper, Some(uid), Some(gid))?;
+    std::os::unix::fs::chown(upper, Some(first_id + uid), Some(first_id + gid))?;
     std::fs::set_permissions(upper, std::fs::Permissions::from_mode(mode))
 }
 

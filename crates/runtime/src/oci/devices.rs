@@ -2,12 +2,11 @@
 
 use crate::steps::devices::{self, DEFAULT};
 use crate::wire::Failure;
-use keles_linux::mount;
 use keles_linux::rooted::RootDir;
 use keles_oci::runtime::{Device, Spec};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, chownat, makedev, mknodat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chmodat, chownat, makedev, mknodat, openat};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// Nodes of the default devices and the bundle's, the links that programs expect. With `/dev` bound from elsewhere all of it is there.
@@ -33,9 +32,7 @@ pub fn make(root: &RootDir, spec: &Spec, in_user_namespace: bool) -> Result<(), 
 
 fn make_one(root: &RootDir, d: &Device, in_user_namespace: bool) -> io::Result<()> {
     if in_user_namespace && d.kind != "p" {
-        // Nobody may make nodes there: the host's own is bound.
-        let tree = mount::clone_tree(CWD, &d.path, false)?;
-        return mount::attach(tree.as_fd(), root.make_file(&d.path)?.as_fd());
+        return devices::bind(root, &d.path);
     }
     let kind = match d.kind.as_str() {
         "c" | "u" => FileType::CharacterDevice,

@@ -15,7 +15,7 @@ mod exec;
 mod hooks;
 mod init;
 mod mounts;
-mod namespaces;
+pub(crate) mod namespaces;
 mod options;
 mod process;
 mod report;

@@ -2,6 +2,7 @@
 
 use super::attach::{Attachment, Output, Sink};
 use super::log::Log;
+use super::pod::Pod;
 use super::reactor::{Interest, Source};
 use super::{ReplyTo, Shim, exit_code};
 use crate::steps::terminal::TERMINAL_MARK;
@@ -11,11 +12,14 @@ use keles_linux::cgroup::Group;
 use keles_linux::{fdpass, process, signal};
 use rustix::process::WaitStatus;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// After the last process is gone its pipes are closed; this is for descriptors that leaked elsewhere.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How long after its notice the kernel may take to end a process, and how often is looked.
+const OOM_LIMIT: Duration = Duration::from_secs(1);
+const OOM_PAUSE: Duration = Duration::from_millis(5);
 /// The mark of an error report; a terminal is sent with [`TERMINAL_MARK`].
 pub const ERROR_MARK: u8 = b'E';
 
@@ -44,6 +48,10 @@ pub struct Container {
     done: bool,
     /// Others may outlive the first process: its pid namespace is not its own.
     shares_pids: bool,
+    /// Told when memory runs out; on cgroup v1 only.
+    oom_notice: Option<(u64, OwnedFd)>,
+    /// When to look again whether a process was ended for it, and until when.
+    oom_check: Option<(Instant, Instant)>,
     pub(super) tty: bool,
     pub(super) stdin_once: bool,
     pub(super) log: Log,
@@ -70,6 +78,9 @@ impl Container {
     }
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.ended.filter(|_| !self.done).map(|(_, deadline)| deadline)
+    }
+    pub fn oom_check(&self) -> Option<Instant> {
+        self.oom_check.filter(|_| !self.done).map(|(at, _)| at)
     }
     pub fn kill_all(&mut self) {
         if self.done {
@@ -159,9 +170,14 @@ impl Shim {
         let log = Log::open(&bundle.log_path).map_err(at("open log"))?;
         let (report, theirs) = fdpass::pair().map_err(at("make report socket"))?;
         let (streams, our_stdin, our_outputs) = if bundle.config.tty { Default::default() } else { make_pipes(bundle.config.stdin)? };
-        let namespaces = if steps::own_pid_namespace(self.file.config.pid) { process::CLONE_NEWPID } else { 0 };
+        let target = match &bundle.config.pid_target {
+            Some(target) if steps::own_pid_namespace(self.file.config.pid) => Some(self.pids_of(target)?),
+            _ => None,
+        };
+        let pids = target.as_ref().map(AsFd::as_fd).or(pod.shared_pids());
+        let namespaces = if pids.is_none() && steps::own_pid_namespace(self.file.config.pid) { process::CLONE_NEWPID } else { 0 };
         let birth_place = group.birth_place().map_err(at("cgroup"))?;
-        let child = || {
+        let become_command = |stage: Option<OwnedFd>| {
             // Moved in, so that the shim's copies are closed with this closure and only the child holds them.
             let (theirs, streams) = (theirs, streams);
             let plan = Plan {
@@ -174,12 +190,30 @@ impl Shim {
                 streams,
                 report: theirs.as_fd(),
                 shm: pod.shm(),
+                users: pod.users(),
             };
-            match steps::container(plan) {
-                Err(failure) => report_failure(&theirs, &failure),
+            let failed = |failure: &Failure| report_failure(&theirs, failure);
+            match stage {
+                None => match steps::container(plan) {
+                    Err(failure) => failed(&failure),
+                },
+                Some(to) => match steps::stage(plan, pids, failed) {
+                    Ok(pid) => i32::from(fdpass::send(&to, &stage_message(pid), &[]).is_err()),
+                    Err(failure) => report_failure(&to, &failure),
+                },
             }
         };
-        let pid = process::clone_child(namespaces, birth_place.as_ref().map(AsFd::as_fd), child).map_err(at("make process"))?;
+        let birth_place = birth_place.as_ref().map(AsFd::as_fd);
+        let pid = if pod.users().is_some() {
+            // The stage stays in the shim's pid namespace, so that it knows its child by the number that the shim does.
+            in_pids(pod, pod.own_pid_namespace(), || make_through_stage(birth_place, become_command))?.inspect_err(|_| group.kill())?
+        } else {
+            let make = || process::clone_child(namespaces, birth_place, || become_command(None)).map_err(at("make process"));
+            match &target {
+                Some(target) => in_pids(pod, target.as_fd(), make)??,
+                None => make()?,
+            }
+        };
         set_non_blocking(&report)?;
         let token = self.reactor.add(report.as_fd(), Interest::Read, Source::Launch(id.to_owned())).map_err(at("watch report socket"))?;
         let container = Container {
@@ -191,6 +225,8 @@ impl Shim {
             ended: None,
             done: false,
             shares_pids: namespaces == 0,
+            oom_notice: None,
+            oom_check: None,
             tty: bundle.config.tty,
             stdin_once: bundle.config.stdin_once,
             log,
@@ -199,7 +235,50 @@ impl Shim {
             attachments: BTreeMap::new(),
         };
         self.containers.insert(id.to_owned(), container);
+        self.watch_memory(id);
         self.connect_streams(id, our_stdin, our_outputs)
+    }
+
+    /// Without the notice only the process that the kernel chooses ends.
+    fn watch_memory(&mut self, id: &str) {
+        let Some(c) = self.containers.get_mut(id) else { return };
+        let watched = c.group.oom_notice().and_then(|notice| {
+            let Some(notice) = notice else { return Ok(None) };
+            let token = self.reactor.add(notice.as_fd(), Interest::Read, Source::OutOfMemory(id.to_owned()))?;
+            Ok(Some((token, notice)))
+        });
+        match watched {
+            Ok(notice) => c.oom_notice = notice,
+            Err(e) => eprintln!("shim: {id}: out of memory is not noticed: {e}"),
+        }
+    }
+
+    /// The kernel tells before it has chosen whom to end, and tells all groups of a pod that is out of memory.
+    pub(super) fn out_of_memory(&mut self, id: &str) {
+        let Some(c) = self.containers.get_mut(id) else { return };
+        if let Some((_, notice)) = &c.oom_notice {
+            let _ = rustix::io::read(notice, &mut [0; 8]);
+        }
+        c.oom_check = Some((Instant::now(), Instant::now() + OOM_LIMIT));
+        self.check_memory(id);
+    }
+
+    /// What cgroup v2's `memory.oom.group` does: a container whose process is ended for its memory ends as a whole.
+    fn check_memory(&mut self, id: &str) {
+        let Some(c) = self.containers.get_mut(id) else { return };
+        let Some((_, until)) = c.oom_check.take().filter(|_| !c.done) else { return };
+        if c.group.oom_kills() > 0 {
+            c.group.kill();
+        } else if Instant::now() < until {
+            c.oom_check = Some((Instant::now() + OOM_PAUSE, until));
+        }
+    }
+
+    /// The pid namespace of a running container.
+    fn pids_of(&self, id: &str) -> Result<OwnedFd, Failure> {
+        let failed = || Failure::new("join pid namespace", format!("target container {id} is not running"));
+        let pid = self.containers.get(id).and_then(Container::pid).ok_or_else(failed)?;
+        std::fs::File::open(format!("/proc/{pid}/ns/pid")).map(OwnedFd::from).map_err(at("open pid namespace"))
     }
 
     fn connect_streams(&mut self, id: &str, stdin: Option<OwnedFd>, outputs: [Option<OwnedFd>; 2]) -> Result<(), Failure> {
@@ -319,12 +398,17 @@ impl Shim {
         } else {
             "Error"
         };
+        if let Some((token, notice)) = c.oom_notice.take() {
+            self.reactor.remove(notice.as_fd(), token);
+        }
         let exit = Exit { code, signal, reason: reason.into(), message: String::new(), started_at_unix_ns: c.started_at, finished_at_unix_ns: now_unix_ns() };
         self.close_streams(id);
         self.record_exit(id, exit);
     }
 
     pub(super) fn check_deadlines(&mut self) {
+        let due: Vec<String> = self.containers.values().filter(|c| c.oom_check().is_some_and(|at| at <= Instant::now())).map(|c| c.id.clone()).collect();
+        due.iter().for_each(|id| self.check_memory(id));
         let due: Vec<String> = self.containers.values().filter(|c| c.drain_deadline().is_some_and(|d| d <= Instant::now())).map(|c| c.id.clone()).collect();
         due.iter().for_each(|id| self.finish_if_drained(id));
     }
@@ -353,11 +437,42 @@ impl Shim {
             Some(c) if !c.done => Err(Failure::new("forget container", format!("{id} still runs"))),
             Some(_) => {
                 self.drop_attachments(id);
-                self.containers.remove(id);
+                if let Some((token, notice)) = self.containers.remove(id).and_then(|c| c.oom_notice) {
+                    self.reactor.remove(notice.as_fd(), token);
+                }
                 Ok(())
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Runs `make` with `pids` as the pid namespace of the children it makes; then they are born where the pod's are again.
+pub(super) fn in_pids<T>(pod: &Pod, pids: BorrowedFd<'_>, make: impl FnOnce() -> T) -> Result<T, Failure> {
+    process::join_namespace(pids, process::CLONE_NEWPID).map_err(at("enter pid namespace"))?;
+    let made = make();
+    process::join_namespace(pod.shared_pids().unwrap_or(pod.own_pid_namespace()), process::CLONE_NEWPID).map_err(at("leave pid namespace"))?;
+    Ok(made)
+}
+
+/// The mark of a stage's word about the process it made.
+const PID_MARK: u8 = b'P';
+
+fn stage_message(pid: i32) -> Vec<u8> {
+    [&[PID_MARK][..], &pid.to_ne_bytes()].concat()
+}
+
+/// A process in between gives up the host's rights before it makes the container's first process, as the shim's child ([`steps::stage`]).
+fn make_through_stage(birth_place: Option<BorrowedFd<'_>>, stage: impl FnOnce(Option<OwnedFd>) -> i32) -> Result<i32, Failure> {
+    let (report, theirs) = fdpass::pair().map_err(at("make report socket"))?;
+    let pid = process::clone_child(0, birth_place, || stage(Some(theirs))).map_err(at("make process"))?;
+    let told = fdpass::receive_whole(&report).map_err(at("talk to stage"));
+    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());
+    let (message, _) = told?;
+    match message.split_first() {
+        Some((&PID_MARK, number)) => number.try_into().map(i32::from_ne_bytes).map_err(|_| Failure::new("make process", "the stage's word is cut")),
+        Some((_, text)) => Err(serde_json::from_slice(text).unwrap_or_else(|e| Failure::new("make process", e))),
+        None => Err(Failure::new("make process", "the process in between ended by itself")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! More processes in a running container: probes, `kubectl exec`.
 
-use super::container::{Launch, Report, report_failure, set_non_blocking};
+use super::container::{Launch, Report, in_pids, report_failure, set_non_blocking};
 use super::reactor::{Interest, Source};
 use super::{ReplyTo, Shim, exit_code};
 use crate::steps::{self, Joined, Plan, Streams};
@@ -44,20 +44,15 @@ impl Shim {
         let birth_place = group.birth_place().map_err(at("cgroup"))?;
         let child = || {
             let (theirs, streams, joined) = (theirs, streams, joined);
-            let plan = Plan { sandbox: &self.file, bundle: &bundle, group, born_inside: birth_place.is_some(), args, tty, streams, report: theirs.as_fd(), shm: None };
+            let plan =
+                Plan { sandbox: &self.file, bundle: &bundle, group, born_inside: birth_place.is_some(), args, tty, streams, report: theirs.as_fd(), shm: None, users: pod.users() };
             match steps::exec(plan, joined) {
                 Err(failure) => report_failure(&theirs, &failure),
             }
         };
         let own = steps::own_pid_namespace(self.file.config.pid);
-        if own {
-            process::join_namespace(namespace("pid")?.as_fd(), process::CLONE_NEWPID).map_err(at("enter pid namespace"))?;
-        }
-        let made = process::clone_child(0, birth_place.as_ref().map(AsFd::as_fd), child);
-        if own {
-            process::join_namespace(pod.own_pid_namespace(), process::CLONE_NEWPID).map_err(at("leave pid namespace"))?;
-        }
-        let pid = made.map_err(at("make process"))?;
+        let make = || process::clone_child(0, birth_place.as_ref().map(AsFd::as_fd), child).map_err(at("make process"));
+        let pid = if own { in_pids(pod, namespace("pid")?.as_fd(), make)?? } else { make()? };
         set_non_blocking(&report)?;
         let token = self.reactor.add(report.as_fd(), Interest::Read, Source::LaunchExec(exec)).map_err(at("watch report socket"))?;
         self.execs.insert(exec, Exec { pid, connection: to.connection, launch: Some(Launch::new(token, report, to)) });

@@ -111,6 +111,7 @@ impl Shim {
                     Source::Outlet(id, attachment, stream) => self.flush_outlet(&id, attachment, stream, ready),
                     Source::Inlet(id, attachment) => self.read_inlet(&id, attachment),
                     Source::Sink(id) => self.flush_sink(&id, ready),
+                    Source::OutOfMemory(id) => self.out_of_memory(&id),
                 }
             }
             self.check_deadlines();
@@ -127,7 +128,8 @@ impl Shim {
 
     fn next_deadline(&self) -> Option<Duration> {
         let drains = self.containers.values().filter_map(|c| c.drain_deadline());
-        drains.chain(self.ending).min().map(|d| d.saturating_duration_since(Instant::now()))
+        let oom = self.containers.values().filter_map(|c| c.oom_check());
+        drains.chain(oom).chain(self.ending).min().map(|d| d.saturating_duration_since(Instant::now()))
     }
 
     fn accept(&mut self) {

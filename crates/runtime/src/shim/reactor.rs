@@ -22,6 +22,8 @@ pub enum Source {
     Inlet(String, u64),
     /// The container's stdin.
     Sink(String),
+    /// The container, or its pod, has run out of memory.
+    OutOfMemory(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

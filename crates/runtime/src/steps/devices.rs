@@ -6,7 +6,7 @@ use crate::wire::{Failure, at};
 use keles_linux::mount::{self, Attributes, FsOption};
 use keles_linux::rooted::RootDir;
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, symlinkat};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ const LINKS: &[(&str, &str)] = &[("/proc/self/fd", "fd"), ("/proc/self/fd/0", "s
 /// Folders of the host's /dev that are mounts of their own and not devices to hand over.
 const NOT_DEVICES: &[&str] = &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
 
-pub fn mount_dev(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
+pub fn mount_dev(root: &RootDir, plan: &Plan<'_>, shm: &OwnedFd) -> Result<(), Failure> {
     let nosuid = Attributes::MOUNT_ATTR_NOSUID;
     let quiet = nosuid | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOEXEC;
     mount_filesystem(root, "/dev", "tmpfs", &[FsOption::Text("mode", "755"), FsOption::Text("size", "65536k")], nosuid | Attributes::MOUNT_ATTR_STRICTATIME)?;
@@ -28,9 +28,13 @@ pub fn mount_dev(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
         nosuid | Attributes::MOUNT_ATTR_NOEXEC,
     )?;
     mount_filesystem(root, "/dev/mqueue", "mqueue", &[], quiet)?;
-    mount_shm(root, plan)?;
+    mount_shm(root, shm)?;
     let dev = open_dev(root)?;
     for (name, major, minor) in DEFAULT {
+        if plan.users.is_some() {
+            bind(root, &Path::new("/dev").join(name)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
+            continue;
+        }
         mknodat(&dev, *name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(*major, *minor)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
     }
     make_links(&dev)?;
@@ -53,12 +57,22 @@ pub fn make_links(dev: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_shm(root: &RootDir, plan: &Plan<'_>) -> Result<(), Failure> {
-    let tree = match plan.shm {
+/// In a user namespace nobody may make nodes: the host's own is bound.
+pub fn bind(root: &RootDir, path: &Path) -> std::io::Result<()> {
+    let tree = mount::clone_tree(CWD, path, false)?;
+    mount::attach(tree.as_fd(), root.make_file(path)?.as_fd())
+}
+
+/// The pod's shared memory, or the host's.
+pub fn open_shm(pods: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Failure> {
+    match pods {
         Some(pods) => mount::clone_tree(pods, Path::new(""), false),
         None => mount::clone_tree(CWD, Path::new("/dev/shm"), false),
     }
-    .map_err(at("open shared memory"))?;
+    .map_err(at("open shared memory"))
+}
+
+fn mount_shm(root: &RootDir, tree: &OwnedFd) -> Result<(), Failure> {
     let target = root.make_folder(Path::new("/dev/shm")).map_err(at("make /dev/shm"))?;
     mount::attach(tree.as_fd(), target.as_fd()).map_err(at("mount /dev/shm"))
 }
@@ -71,6 +85,10 @@ fn add_host_devices(root: &RootDir, dev: &OwnedFd, plan: &Plan<'_>) -> Result<()
     }
     for path in devices {
         let failed = |e: std::io::Error| Failure::new("make device", format!("{}: {e}", path.display()));
+        if plan.users.is_some() {
+            bind(root, &path).map_err(failed)?;
+            continue;
+        }
         let meta = std::fs::metadata(&path).map_err(failed)?;
         let kind = if meta.file_type().is_block_device() { FileType::BlockDevice } else { FileType::CharacterDevice };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };

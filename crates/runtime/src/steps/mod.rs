@@ -21,6 +21,7 @@ use keles_linux::seccomp::Profile;
 use keles_linux::{mount, process, signal};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// The standard streams of a process that gets no terminal. Absent: /dev/null.
 #[derive(Default)]
@@ -43,24 +44,85 @@ pub struct Plan<'a> {
     pub report: BorrowedFd<'a>,
     /// The pod's /dev/shm; absent with the host's IPC namespace.
     pub shm: Option<BorrowedFd<'a>>,
+    /// The pod's user namespace; absent with the host's.
+    pub users: Option<BorrowedFd<'a>>,
 }
 
-/// Mount and cgroup namespace of a running container.
+impl Plan<'_> {
+    fn folder(&self) -> PathBuf {
+        self.sandbox.containers.join(&self.bundle.id)
+    }
+}
+
+/// Namespaces of a running container.
 pub struct Joined {
     pub mount: OwnedFd,
     pub cgroup: Option<OwnedFd>,
 }
 
+/// What only the host's rights can open.
+struct Prepared<'a> {
+    profile: Option<Profile>,
+    sources: Vec<mounts::Source<'a>>,
+    root: OwnedFd,
+    shm: OwnedFd,
+}
+
 /// Becomes the container's first process.
 pub fn container(plan: Plan<'_>) -> Result<Infallible, Failure> {
-    let profile = begin(&plan)?;
+    let prepared = prepare(&plan)?;
+    process::unshare(process::CLONE_NEWCGROUP).map_err(at("new cgroup namespace"))?;
+    arrange(plan, prepared)
+}
+
+/// Where the pod has a user namespace: prepares with the host's rights, gives them up, and makes the container's first process as the caller's
+/// child, so that all of its namespaces belong to that user namespace. Returns the child's pid as this process sees it. `pids`: the pid
+/// namespace to join; absent for a new one. `failed` tells why the child did not become its command.
+pub fn stage(plan: Plan<'_>, pids: Option<BorrowedFd<'_>>, failed: impl FnOnce(&Failure) -> i32) -> Result<i32, Failure> {
+    let users = plan.users.ok_or_else(|| Failure::new("enter user namespace", "the pod has none"))?;
+    let prepared = prepare(&plan)?;
+    if let Some(pids) = pids {
+        process::join_namespace(pids, process::CLONE_NEWPID).map_err(at("join pid namespace"))?;
+    }
+    process::join_namespace(users, process::CLONE_NEWUSER).map_err(at("enter user namespace"))?;
+    let namespaces = if pids.is_some() { 0 } else { process::CLONE_NEWPID };
+    let child = || match inside(plan, prepared) {
+        Err(failure) => failed(&failure),
+    };
+    process::clone_child(namespaces | process::CLONE_PARENT, None, child).map_err(at("make process"))
+}
+
+/// A fresh process of the pod's user namespace.
+fn inside(plan: Plan<'_>, prepared: Prepared<'_>) -> Result<Infallible, Failure> {
+    become_root_of_namespace()?;
+    rustix::process::setsid().map_err(at("new session"))?;
+    process::new_session_keyring();
     process::unshare(process::CLONE_NEWNS | process::CLONE_NEWCGROUP).map_err(at("new mount namespace"))?;
-    // Before the host's propagation is cut off: a bidirectional mount must stay a peer of its source.
-    let sources = mounts::open_sources(&plan.bundle.config.mounts)?;
     mount::stop_propagating_to_host().map_err(at("cut off mount propagation"))?;
-    let root = root::mount(plan.bundle, &plan.sandbox.containers.join(&plan.bundle.id))?;
+    arrange(plan, prepared)
+}
+
+/// Whoever enters a user namespace keeps an id that is not of it.
+fn become_root_of_namespace() -> Result<(), Failure> {
+    process::become_user(0, 0, &[]).map_err(at("become root of the user namespace"))
+}
+
+fn prepare<'a>(plan: &Plan<'a>) -> Result<Prepared<'a>, Failure> {
+    let profile = begin(plan)?;
+    process::unshare(process::CLONE_NEWNS).map_err(at("new mount namespace"))?;
+    // Before the host's propagation is cut off: a bidirectional mount must stay a peer of its source.
+    let sources = mounts::open_sources(&plan.bundle.config.mounts, plan.users)?;
+    mount::stop_propagating_to_host().map_err(at("cut off mount propagation"))?;
+    let root = root::overlay(plan.bundle, &plan.folder(), plan.users)?;
+    Ok(Prepared { profile, sources, root, shm: devices::open_shm(plan.shm)? })
+}
+
+/// From the container's mount namespace, still the host's files, to its command.
+fn arrange(plan: Plan<'_>, prepared: Prepared<'_>) -> Result<Infallible, Failure> {
+    let Prepared { profile, sources, root, shm } = prepared;
+    let root = root::attach(root, &plan.folder())?;
     root::mount_proc(&root)?;
-    devices::mount_dev(&root, &plan)?;
+    devices::mount_dev(&root, &plan, &shm)?;
     root::mount_sys(&root, plan.bundle.config.security.privileged)?;
     cgroup_view::mount(&root, &plan.sandbox.layout, plan.bundle.config.security.privileged)?;
     mounts::attach(&root, sources)?;
@@ -78,6 +140,10 @@ pub fn container(plan: Plan<'_>) -> Result<Infallible, Failure> {
 /// Becomes one more process of a running container.
 pub fn exec(plan: Plan<'_>, namespaces: Joined) -> Result<Infallible, Failure> {
     let profile = begin(&plan)?;
+    if let Some(users) = plan.users {
+        process::join_namespace(users, process::CLONE_NEWUSER).map_err(at("enter user namespace"))?;
+        become_root_of_namespace()?;
+    }
     if let Some(cgroup) = &namespaces.cgroup {
         process::join_namespace(cgroup.as_fd(), process::CLONE_NEWCGROUP).map_err(at("join cgroup namespace"))?;
     }
@@ -94,6 +160,9 @@ fn begin(plan: &Plan<'_>) -> Result<Option<Profile>, Failure> {
     process::new_session_keyring();
     // The shim's own score, which protects it, must not be inherited.
     raise_oom_score(plan.bundle.config.resources.oom_score_adj.unwrap_or(0))?;
+    if let Some(users) = &plan.sandbox.config.users {
+        terminal::own_streams(&plan.streams, users.first);
+    }
     privileges::load_profile(&plan.bundle.config.security)
 }
 

@@ -36,6 +36,13 @@ fn bind_console(slave: BorrowedFd<'_>) -> Result<(), Failure> {
     mount::attach(tree.as_fd(), target.as_fd()).map_err(at("mount /dev/console"))
 }
 
+/// Gives pipes to root of a user namespace, who may then give them on.
+pub fn own_streams(streams: &Streams, root: u32) {
+    for fd in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
+        let _ = fchown(fd, Some(Uid::from_raw(root)), Some(rustix::fs::Gid::from_raw(root)));
+    }
+}
+
 /// Streams not given read from and write to /dev/null.
 pub fn install_streams(streams: &Streams, uid: u32) -> Result<(), Failure> {
     let null = open_null()?;

@@ -94,9 +94,9 @@ async fn mounts_follow_links_of_the_image_inside_its_root_only() {
     let source = w.dir.path().join("volume");
     std::fs::create_dir(&source).unwrap();
     std::fs::write(source.join("f"), "volume").unwrap();
-    let mount = |target: &str, read_only| Mount { source: source.clone(), target: target.into(), read_only, propagation: Propagation::Private };
-    let file = Mount { source: source.join("f"), target: "/etc/hosts".into(), read_only: false, propagation: Propagation::HostToContainer };
-    let made = Mount { source: w.dir.path().join("made-by-mount"), target: "/made".into(), read_only: false, propagation: Propagation::Private };
+    let mount = |target: &str, read_only| Mount { source: source.clone(), target: target.into(), read_only, ..Mount::default() };
+    let file = Mount { source: source.join("f"), target: "/etc/hosts".into(), read_only: false, propagation: Propagation::HostToContainer, ..Mount::default() };
+    let made = Mount { source: w.dir.path().join("made-by-mount"), target: "/made".into(), ..Mount::default() };
     let mut c = w.shell("cat /escape/new/f /var/run/secrets/f /etc/hosts; echo x > /var/run/secrets/g; echo y > /escape/new/g; ls /made");
     c.mounts = vec![mount("/escape/new", false), mount("/var/run/secrets", true), file, made];
     let text = w.output(c).await;
@@ -164,9 +164,8 @@ async fn shared_memory_is_the_pods() {
 async fn no_descriptor_leaks_into_containers_or_execs() {
     let w = World::new().await;
     let sandbox = w.sandbox().await;
-    let id = w.start(&sandbox, w.shell("ls /proc/1/fd | tr '\\n' ' '; echo; sleep 1000")).await;
-    crate::lifecycle::wait_for_log(&w, "2").await;
-    assert_eq!(w.log_text().trim(), "0 1 2");
+    let id = w.start(&sandbox, w.command(&["/bin/sleep", "1000"])).await;
+    assert_eq!(String::from_utf8_lossy(&w.exec(&id, "ls /proc/1/fd | tr '\\n' ' '").await.stdout).trim(), "0 1 2");
     // The listing itself has its folder open as 3.
     let seen = w.exec(&id, "ls /proc/self/fd | tr '\\n' ' '").await;
     assert_eq!(String::from_utf8_lossy(&seen.stdout).trim(), "0 1 2 3");
@@ -220,7 +219,7 @@ async fn mounts_made_later_cross_only_where_propagation_says_so() {
     for d in ["later", "inner"] {
         std::fs::create_dir(shared.join(d)).unwrap();
     }
-    let at = |target: &str, propagation| Mount { source: shared.clone(), target: target.into(), read_only: false, propagation };
+    let at = |target: &str, propagation| Mount { source: shared.clone(), target: target.into(), propagation, ..Mount::default() };
     let mut c = w.command(&["/bin/sleep", "1000"]);
     c.security.privileged = true;
     c.mounts = vec![at("/both", Propagation::Bidirectional), at("/from-host", Propagation::HostToContainer), at("/private", Propagation::Private)];
@@ -252,5 +251,101 @@ async fn mount_points_are_those_of_other_runtimes() {
     let mut points: Vec<&str> = text.split_whitespace().collect();
     points.sort_unstable();
     assert_eq!(points, ["/", "/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/proc/sys", "/sys", "/sys/fs/cgroup"]);
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_with_a_user_namespace_is_root_inside_and_nobody_outside() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let users = UserRange { first: 1 << 20, length: 1 << 16 };
+    let w = World::new().await;
+    let volume = w.dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(volume.join("given"), "given").unwrap();
+    std::os::unix::fs::chown(volume.join("given"), Some(101), Some(2000)).unwrap();
+    let mut pod = w.pod();
+    pod.users = Some(users);
+    pod.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "1000".into());
+    pod.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+    let sandbox = w.engine.run_sandbox(pod.clone()).await.unwrap().id;
+    let script = "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c '%u:%g %n' /v/given /bin/busybox / /dev/shm; touch /v/made /root/x /dev/shm/y; \
+        chown 101:102 /v/made; mkdir /m && mount -t tmpfs none /m && echo mounted; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced; \
+        hostname changed && hostname; echo > /dev/null && echo null; ip link set lo down && echo down; mknod /x b 8 0 || echo refused; sleep 1000";
+    let mut c = w.shell(script);
+    c.mounts = vec![Mount { source: volume.clone(), target: "/v".into(), ..Mount::default() }];
+    c.security.add_capabilities = vec!["SYS_ADMIN".into(), "NET_ADMIN".into()];
+    let id = w.start(&sandbox, c).await;
+    let text = w.logged(&id, "refused").await;
+    let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!((&lines[0], &lines[1]), (&vec!["0", "1048576", "65536"], &vec!["0", "1048576", "65536"]), "{text}");
+    for word in ["101:2000 /v/given", "0:0 /bin/busybox", "0:0 /\n", "0:0 /dev/shm", "mounted", "1000\n1\n", "changed", "null", "down"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let made = std::fs::metadata(volume.join("made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (101, 102), "a volume's files keep their ids on disk");
+    let pid = w.engine.container_status(&id).await.unwrap().pid.unwrap();
+    assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), users.first, "outside it is nobody's id");
+    // One more process has the same rights, and a user of the image's is one inside.
+    let seen = w.exec(&id, "id -u; cat /proc/self/uid_map; test -e /proc/1/cmdline && ps | grep -c 'sleep 100[0]'").await;
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(seen.starts_with("0\n") && seen.contains("1048576") && seen.trim().ends_with('1'), "{seen}");
+    let mut web = w.shell("id; echo to-stdout > /dev/stdout; cat /v/given; echo done");
+    web.security.run_as_user = Some(101);
+    web.mounts = vec![Mount { source: volume.clone(), target: "/v".into(), read_only: true, ..Mount::default() }];
+    web.log_path = "web/0.log".into();
+    let web = w.start(&sandbox, web).await;
+    let ended = w.exited(&web).await;
+    assert_eq!(ended.exit_code, 0);
+    let text = std::fs::read_to_string(&ended.log_path).unwrap();
+    assert!(text.contains("uid=101(web)") && text.contains("to-stdout") && text.contains("given"), "{text}");
+    w.engine.remove_sandbox(&sandbox).await.unwrap();
+    // With one pid namespace for the pod, which then belongs to the user namespace too.
+    pod.pid = NamespaceMode::Pod;
+    let sandbox = w.engine.run_sandbox(pod).await.unwrap().id;
+    let id = w.start(&sandbox, w.command(&["/bin/sleep", "2000"])).await;
+    let seen = w.exec(&id, "ps -o pid,user,args; readlink /proc/self/ns/user").await;
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(seen.contains("sleep 2000") && seen.contains("root"), "{seen}");
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn a_container_can_join_the_processes_of_another() {
+    let w = World::new().await;
+    for users in [None, Some(UserRange { first: 1 << 20, length: 1 << 16 })] {
+        let sandbox = w.engine.run_sandbox(SandboxConfig { users, ..w.pod() }).await.unwrap().id;
+        let one = w.start(&sandbox, w.command(&["/bin/sleep", "1111"])).await;
+        let looking = ContainerConfig { pid_target: Some(one.clone()), log_path: "two/0.log".into(), ..w.shell("ps -o pid,args; kill -0 1 && echo reached; sleep 2222") };
+        let two = w.start(&sandbox, looking).await;
+        let text = w.logged(&two, "reached").await;
+        assert!(text.lines().any(|l| l.trim_start().starts_with("1 ") && l.contains("sleep 1111")), "its first process is the target's: {text}");
+        assert!(String::from_utf8_lossy(&w.exec(&two, "ps -o args").await.stdout).contains("sleep 1111"));
+        // The target's end is the end of its namespace.
+        w.engine.stop_container(&one, std::time::Duration::ZERO).await.unwrap();
+        assert_eq!(w.exited(&two).await.signal, 9);
+        let late = ContainerConfig { pid_target: Some(one), log_path: "three/0.log".into(), ..w.command(&["/bin/true"]) };
+        let late = w.engine.create_container(&sandbox, late).await.unwrap();
+        let refused = w.engine.start_container(&late).await.expect_err("its target has gone");
+        assert!(refused.to_string().contains("is not running"), "{refused}");
+        w.engine.remove_sandbox(&sandbox).await.unwrap();
+    }
+    w.finish().await;
+}
+
+#[tokio::test]
+async fn a_read_only_mount_is_so_below_only_when_asked() {
+    let w = World::new().await;
+    let source = w.dir.path().join("tree");
+    std::fs::create_dir_all(source.join("below")).unwrap();
+    rustix::mount::mount("tmpfs", source.join("below"), "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let mount = |target: &str, recursive_read_only| Mount { source: source.clone(), target: target.into(), read_only: true, recursive_read_only, ..Mount::default() };
+    let mut c = w.shell("touch /top/x || echo top; touch /top/below/x && echo below-writable; touch /all/below/y || echo all");
+    c.mounts = vec![mount("/top", false), mount("/all", true)];
+    let text = w.output(c).await;
+    rustix::mount::unmount(source.join("below"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    for word in ["top\n", "below-writable", "all\n"] {
+        assert!(text.contains(word), "{text}");
+    }
     w.finish().await;
 }

@@ -99,6 +99,12 @@ async fn a_container_over_its_memory_is_oom_killed() {
         .await;
     let status = w.exited(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    // A child's end is the container's, as with memory.oom.group: the first process does not live on.
+    let resources = Resources { memory_limit_bytes: Some(16 << 20), ..Resources::default() };
+    let child = ContainerConfig { resources, log_path: "child/0.log".into(), ..w.shell("dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1000") };
+    let child = w.start(&sandbox, child).await;
+    let status = w.exited(&child).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
     w.finish().await;
 }
 

@@ -135,6 +135,20 @@ impl World {
             })
             .collect()
     }
+    /// Waits until a running container has logged `word`; all it has printed.
+    pub async fn logged(&self, id: &str, word: &str) -> String {
+        let path = self.engine.container_status(id).await.unwrap().log_path;
+        let end = tokio::time::Instant::now() + LIMIT * 3;
+        loop {
+            let raw = std::fs::read_to_string(&path).unwrap();
+            let text: String = raw.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).flat_map(|l| [l, "\n"]).collect();
+            if text.contains(word) {
+                return text;
+            }
+            assert!(tokio::time::Instant::now() < end, "{word:?} is never printed: {text}\n{}", self.shim_logs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     pub async fn exec(&self, id: &str, script: &str) -> ExecOutput {
         self.engine.exec_sync(id, vec!["/bin/sh".into(), "-c".into(), script.into()], LIMIT).await.unwrap()
     }

@@ -1,0 +1,226 @@
+//! What the node does beside running containers: user namespaces, a look into another container's processes, read-only mounts, what it does when
+//! it is short of something.
+
+use keles_e2e::{Cluster, WEB, skip, until};
+use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn status(c: &Cluster, pod: &str) -> Value {
+    c.json(&["get", "pod", pod])["status"].clone()
+}
+
+fn logged(c: &Cluster, pod: &str, container: &str, word: &str) -> String {
+    until(&format!("{word:?} of {pod}"), SOON, || match c.try_kubectl(&["logs", pod, "-c", container]) {
+        Ok(text) if text.contains(word) => Ok(text),
+        other => Err(format!("{other:?} {}", status(c, pod))),
+    })
+}
+
+#[test]
+fn the_node_keeps_pods_apart_and_itself_alive() {
+    if skip() {
+        return;
+    }
+    let mut c = Cluster::start();
+    a_pod_has_a_user_namespace_of_its_own(&mut c);
+    a_debugger_sees_its_targets_processes(&c);
+    an_old_end_is_forgotten_but_the_last(&c);
+    a_node_without_room_ends_pods_and_says_why(&mut c);
+    a_manifest_of_the_node_runs_and_is_shown(&mut c);
+}
+
+/// KEP-127: root inside is an id of the pod's own outside, volumes show the files with the ids they have on disk, and after a kill -9 of the
+/// server the pod has the same ids.
+fn a_pod_has_a_user_namespace_of_its_own(c: &mut Cluster) {
+    c.kubectl(&["create", "configmap", "words", "--from-literal=word=hello"]);
+    let pod = |name: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  hostUsers: false
+  securityContext: {{fsGroup: 2000}}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: {WEB}
+    command: [sh, -c, "cat /proc/self/uid_map; cat /words/word; echo; stat -c '%u:%g' /empty; touch /empty/made; stat -c '%u:%g' /empty/made /etc/hosts; echo told > /dev/termination-log; echo ready; sleep 3600"]
+    readinessProbe: {{exec: {{command: ["true"]}}, periodSeconds: 1}}
+    volumeMounts: [{{name: words, mountPath: /words, readOnly: true, recursiveReadOnly: IfPossible}}, {{name: empty, mountPath: /empty}}]
+  - {{name: other, image: "{WEB}", command: [sh, -c, "id -u; id -G; cat /words/word && echo read; sleep 3600"], securityContext: {{runAsUser: 1000}}, volumeMounts: [{{name: words, mountPath: /words}}]}}
+  volumes: [{{name: words, configMap: {{name: words}}}}, {{name: empty, emptyDir: {{}}}}]
+"#
+        )
+    };
+    c.apply(&pod("inside"));
+    c.apply(&pod("inside-too"));
+    let maps: Vec<String> = ["inside", "inside-too"]
+        .map(|name| {
+            c.wait_ready(name);
+            let text = logged(c, name, "c", "ready");
+            let map: Vec<&str> = text.lines().next().expect("a line").split_whitespace().collect();
+            assert_eq!((map[0], map[2]), ("0", "65536"), "{text}");
+            for word in ["hello", "0:2000"] {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+            assert!(logged(c, name, "other", "read").starts_with("1000\n"), "another user reads the volume too");
+            map[1].to_owned()
+        })
+        .into();
+    let first: u32 = maps[0].parse().expect("a number");
+    assert!(first >= 65_536 && first % 65_536 == 0 && maps[0] != maps[1], "{maps:?}");
+    assert_eq!(c.exec("inside", &["id", "-u"]).trim(), "0");
+    let p = c.json(&["get", "pod", "inside"]);
+    let mounts = p["status"]["containerStatuses"][0]["volumeMounts"].as_array().expect("mounts").clone();
+    assert!(mounts.iter().any(|m| m["mountPath"] == "/words" && m["recursiveReadOnly"] == "Enabled"), "{mounts:?}");
+    let uid = p["metadata"]["uid"].as_str().expect("a uid");
+    let folder = c.data().join("pods").join(uid);
+    let made = std::fs::metadata(folder.join("volumes/kubernetes.io~empty-dir/empty/made")).expect("on the host's disk");
+    assert_eq!((made.uid(), made.gid()), (0, 2000), "files of a volume have the ids that the container sees");
+    let kept = std::fs::read_to_string(folder.join("userns")).expect("kept on disk");
+    assert!(kept.contains(&format!("\"hostId\":{first}")), "{kept}");
+    c.kill_server();
+    c.start_server();
+    c.wait_ready("inside");
+    assert!(c.exec("inside", &["cat", "/proc/self/uid_map"]).contains(&maps[0]));
+    c.apply(&pod("inside-three"));
+    c.wait_ready("inside-three");
+    let third = c.exec("inside-three", &["cat", "/proc/self/uid_map"]).split_whitespace().nth(1).expect("a number").to_owned();
+    assert!(!maps.contains(&third), "what is taken is known after a restart: {maps:?} and {third}");
+    let node = c.json(&["get", "node", Cluster::NODE]);
+    let handlers = node["status"]["runtimeHandlers"].as_array().expect("handlers");
+    assert!(handlers.iter().any(|h| h["name"] == "" && h["features"]["userNamespaces"] == true && h["features"]["recursiveReadOnlyMounts"] == true), "{handlers:?}");
+    c.kubectl(&["delete", "pod", "inside", "inside-too", "inside-three", "--wait=true"]);
+}
+
+/// KEP-277: the ephemeral container joins the process namespace of the one it names.
+fn a_debugger_sees_its_targets_processes(c: &Cluster) {
+    c.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: watched}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: c, image: \"{WEB}\", command: [sleep, \"4242\"]}}\n"));
+    c.wait_ready("watched");
+    c.kubectl(&[
+        "debug",
+        "watched",
+        &format!("--image={WEB}"),
+        "--image-pull-policy=Never",
+        "--target=c",
+        "--container=look",
+        "--",
+        "sh",
+        "-c",
+        "ps -o pid,args; echo seen; sleep 3600",
+    ]);
+    let text = logged(c, "watched", "look", "seen");
+    assert!(text.lines().any(|l| l.trim_start().starts_with("1 ") && l.contains("sleep 4242")), "{text}");
+    c.kubectl(&["delete", "pod", "watched", "--wait=true"]);
+}
+
+/// Of a container that restarts, the last end stays and the others' files go.
+fn an_old_end_is_forgotten_but_the_last(c: &Cluster) {
+    // A failure is restarted after 10 s and 20 s: three ends are what a test can wait for.
+    c.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: again}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: c, image: \"{WEB}\", command: [sh, -c, \"echo once; exit 3\"]}}\n"));
+    let p = until("two restarts", SOON * 2, || {
+        let p = c.json(&["get", "pod", "again"]);
+        if p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(2) { Ok(p) } else { Err(p["status"].to_string()) }
+    });
+    let logs = c.data().join("pods-logs").join(format!("default_again_{}", p["metadata"]["uid"].as_str().expect("a uid"))).join("c");
+    until("the first end's log to go", SOON, || if logs.join("0.log").exists() { Err("it is there".to_owned()) } else { Ok(()) });
+    assert!(c.kubectl(&["logs", "again", "--previous"]).contains("once"));
+    c.kubectl(&["delete", "pod", "again", "--wait=true"]);
+}
+
+fn pressed(c: &Cluster) -> Value {
+    let conditions = c.json(&["get", "node", Cluster::NODE])["status"]["conditions"].clone();
+    conditions.as_array().expect("conditions").iter().find(|k| k["type"] == "MemoryPressure").cloned().expect("always there")
+}
+
+/// A threshold that no machine keeps: the node says MemoryPressure, ends the pod that asked for nothing with upstream's words, and keeps others out.
+fn a_node_without_room_ends_pods_and_says_why(c: &mut Cluster) {
+    let pod = |name: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {}\n  containers: [{{name: c, image: \"{WEB}\"}}]\n", Cluster::NODE);
+    c.apply(&pod("victim"));
+    c.wait_ready("victim");
+    c.kill_server();
+    c.flags = vec!["--eviction-hard=memory.available<100Ti".into(), "--eviction-pressure-transition-period=1s".into()];
+    c.start_server();
+    let ended = until("the eviction", SOON, || {
+        let s = status(c, "victim");
+        if s["reason"] == "Evicted" { Ok(s) } else { Err(s.to_string()) }
+    });
+    assert_eq!(ended["phase"], "Failed");
+    let message = ended["message"].as_str().expect("a message");
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: 100Ti, available: "), "{message}");
+    assert!(message.contains("Container c was using ") && message.contains(", request is 0, has larger consumption of memory. "), "{message}");
+    assert!(ended["conditions"].as_array().expect("conditions").iter().any(|k| k["type"] == "DisruptionTarget" && k["reason"] == "TerminationByKubelet"), "{ended}");
+    let shown = until("the node's condition", SOON, || Some(pressed(c)).filter(|k| k["status"] == "True").ok_or_else(|| pressed(c).to_string()));
+    assert_eq!(shown["reason"], "KubeletHasInsufficientMemory");
+    c.apply(&pod("late"));
+    let refused = until("the refusal", SOON, || {
+        let s = status(c, "late");
+        if s["phase"] == "Failed" { Ok(s) } else { Err(s.to_string()) }
+    });
+    assert_eq!((refused["reason"].as_str(), refused["message"].as_str()), (Some("Evicted"), Some("Pod was rejected: The node had condition: [MemoryPressure]. ")));
+    c.kill_server();
+    c.flags = vec!["--system-reserved=cpu=500m,memory=64Mi".into()];
+    c.start_server();
+    until("the node to be well", SOON, || Some(pressed(c)).filter(|k| k["status"] == "False").map(drop).ok_or_else(|| pressed(c).to_string()));
+    let node = c.json(&["get", "node", Cluster::NODE])["status"].clone();
+    let ki = |q: &Value| q.as_str().and_then(|t| t.strip_suffix("Ki")?.parse::<i64>().ok()).expect("Ki");
+    let kept = until("what is reserved", SOON, || {
+        let node = c.json(&["get", "node", Cluster::NODE])["status"].clone();
+        let kept = ki(&node["capacity"]["memory"]) - ki(&node["allocatable"]["memory"]);
+        if kept == 164 << 10 { Ok(kept) } else { Err(format!("{kept} Ki")) }
+    });
+    assert_eq!(kept, 164 << 10, "100Mi of the default threshold and what is reserved: {node}");
+}
+
+/// A static pod: shown by a mirror that comes back, replaced when its file changes, kept over a kill -9 of the server, gone with its file.
+fn a_manifest_of_the_node_runs_and_is_shown(c: &mut Cluster) {
+    let folder = c.dir.path().join("manifests");
+    std::fs::create_dir(&folder).expect("made");
+    c.kill_server();
+    c.flags = vec![format!("--pod-manifest-path={}", folder.display())];
+    c.start_server();
+    let write = |version: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: own, labels: {{app: own}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  priorityClassName: system-node-critical\n  containers: [{{name: c, image: \"{WEB}\", imagePullPolicy: Never, env: [{{name: VERSION, value: {version}}}]}}]\n"
+        );
+        std::fs::write(folder.join(".new"), text).expect("written");
+        std::fs::rename(folder.join(".new"), folder.join("own.yaml")).expect("renamed");
+    };
+    let name = format!("own-{}", Cluster::NODE);
+    let running = |c: &Cluster, not: (&str, &str)| {
+        until("the static pod in the API", SOON, || {
+            let p = serde_json::from_str::<Value>(&c.try_kubectl(&["get", "pod", &name, "-n", "default", "-o", "json"])?).map_err(|e| e.to_string())?;
+            let (uid, id) =
+                (p["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), p["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default().to_owned());
+            let ready = p["status"]["containerStatuses"][0]["ready"] == true && p["metadata"]["deletionTimestamp"].is_null();
+            if ready && uid != not.0 && id != not.1 { Ok((uid, id, p)) } else { Err(p.to_string()) }
+        })
+    };
+    write("one");
+    let (uid, id, p) = running(c, ("", ""));
+    let notes = &p["metadata"]["annotations"];
+    assert_eq!((&notes["kubernetes.io/config.source"], &notes["kubernetes.io/config.mirror"]), (&Value::from("file"), &notes["kubernetes.io/config.hash"]), "{p}");
+    assert_eq!((p["metadata"]["ownerReferences"][0]["kind"].as_str(), p["spec"]["priority"].as_i64()), (Some("Node"), Some(2_000_001_000)), "{p}");
+    assert_eq!(c.exec(&name, &["sh", "-c", "echo $VERSION"]).trim(), "one");
+    assert!(c.kubectl(&["logs", &name]).contains("serving"));
+    c.kubectl(&["delete", "pod", &name, "--wait=false"]);
+    let (second, same, _) = running(c, (&uid, ""));
+    assert_eq!(same, id, "the mirror came back, the pod never went");
+    c.kill_server();
+    c.start_server();
+    let (_, same, _) = running(c, ("", ""));
+    assert_eq!(same, id, "the next run takes it over");
+    write("two");
+    running(c, (&second, &id));
+    assert_eq!(c.exec(&name, &["sh", "-c", "echo $VERSION"]).trim(), "two");
+    std::fs::remove_file(folder.join("own.yaml")).expect("removed");
+    until("the mirror to go", SOON, || match c.try_kubectl(&["get", "pod", &name]) {
+        Err(e) if e.contains("NotFound") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}

@@ -1,8 +1,10 @@
 //! Images' commands, logs, the hosts file, image volumes.
 
+use crate::registry::Registry;
 use keles_e2e::WEB;
 use keles_e2e::api::{World, shell, with};
 use keles_e2e::conformance::{Case, case};
+use keles_testkit::image::Image;
 use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {
@@ -75,10 +77,16 @@ async fn managed_hosts(w: World) {
     }
 }
 
-/// The image is there already, and no registry needs to be asked for a volume to show it.
+/// The registry is asked each time, as the policy says; what is pulled is what the volume shows, and nobody writes there.
 async fn image_volume(w: World) {
+    let image = Image::new().base().and_then(|i| i.add_bytes("dir/file", b"of the image\n")).expect("an image");
+    let registry = Registry::start("volume", "v1", &image).await;
     let own = json!({"volumeMounts": [{"name": "v", "mountPath": "/image"}]});
-    let volume = json!({"name": "v", "image": {"reference": WEB, "pullPolicy": "IfNotPresent"}});
-    let log = w.output(json!({"containers": [with(shell("head -1 /image/etc/passwd | cut -d: -f1; touch /image/x"), own)], "volumes": [volume]})).await;
-    assert!(log.contains("root\n"), "{log}");
+    let volume = json!({"name": "v", "image": {"reference": format!("localhost:{}/volume:v1", registry.port), "pullPolicy": "Always"}});
+    for (n, name) in ["first", "second"].iter().enumerate() {
+        w.pod(name, json!({"containers": [with(shell("cat /image/dir/file; touch /image/x || true"), own.clone())], "volumes": [volume]})).await;
+        w.succeeds(name).await;
+        assert_eq!(w.log(name, "").await, "of the image\ntouch: /image/x: Read-only file system\n");
+        assert!(registry.manifests_asked() > n, "the registry was not asked for {name}");
+    }
 }

@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
         case("Variable Expansion should verify that a failing subpath expansion can be modified during the lifecycle of a container", sub_path_mended),
         case("Variable Expansion should succeed in writing subpaths in container", sub_path_written),
         case("Variable Expansion should allow substituting values in a volume subpath", sub_path),
-        case("Variable Expansion should fail substituting values in a volume subpath with absolute path", |w| sub_path_refused(w, "/tmp", "must not be absolute")),
+        case("Variable Expansion should fail substituting values in a volume subpath with absolute path", |w| sub_path_refused(w, "/tmp", "error SubPath `/tmp` must not be an absolute path")),
         case("Variable Expansion should fail substituting values in a volume subpath with backticks", |w| sub_path_refused(w, "..", "must not contain '..'")),
         case("Variable Expansion should allow composing env vars into new env vars", composed),
         case("Variable Expansion should allow substituting values in a container's args", |w| in_command(w, "args")),
@@ -56,7 +56,7 @@ async fn by_key(w: World, kind: &str) {
 async fn whole(w: World, kind: &str) {
     object(&w, kind, json!({"data_1": "value-1", "data_2": "value-2", "data_3": "value-3"})).await;
     let reference = |prefix: &str| json!({"prefix": prefix, format!("{kind}Ref"): {"name": "o"}});
-    let log = w.output(json!({"containers": [with(shell("env"), json!({"envFrom": [reference(""), reference("p-")]}))]})).await;
+    let log = w.output(json!({"containers": [with(shell(""), json!({"command": ["env"], "envFrom": [reference(""), reference("p-")]}))]})).await;
     for n in 1..=3 {
         for line in [format!("data_{n}=value-{n}"), format!("p-data_{n}=value-{n}")] {
             assert!(log.lines().any(|l| l == line), "{line} is missing in\n{log}");
@@ -69,7 +69,7 @@ async fn prefixes(w: World, kind: &str) {
     object(&w, kind, json!({"data-1": "value-1"})).await;
     let all = ["#_", "$_", "%_", "&_", "+_", ":_", ";_", "<_", ">_", "?@_", "[_", "\\_", "1_", "a.b-"];
     let from: Vec<Value> = all.iter().map(|p| json!({"prefix": p, format!("{kind}Ref"): {"name": "o"}})).collect();
-    let log = w.output(json!({"containers": [with(shell("cat /proc/self/environ | tr '\\0' '\\n'"), json!({"envFrom": from, "command": ["cat", "/proc/self/environ"]}))]})).await;
+    let log = w.output(json!({"containers": [with(shell(""), json!({"command": ["cat", "/proc/self/environ"], "envFrom": from}))]})).await;
     for p in all {
         assert!(log.split('\0').any(|v| v == format!("{p}data-1=value-1")), "{p} is missing in {log}");
     }
@@ -176,7 +176,7 @@ async fn sub_path_refused(w: World, value: &str, why: &str) {
     let waiting = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError";
     let pod = w.pods().becomes("p", "refused", waiting).await;
     let message = pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"].to_string();
-    assert!(message.contains(why) || message.contains("subPath"), "{message}");
+    assert!(message.contains(why), "{message}");
     assert_eq!(pod["status"]["phase"], "Pending");
 }
 

@@ -56,7 +56,7 @@ async fn hook(w: World, when: &str, handler: impl Fn(&str) -> Value) {
     w.pod("server", json!({"containers": [shell("mkdir /www; echo ok > /www/hooked; exec httpd -f -vv -p 8080 -h /www")]})).await;
     let ip = w.pods().ready("server").await["status"]["podIP"].as_str().expect("an address").to_owned();
     let container = with(shell("sleep 600"), json!({"lifecycle": {when: handler(&ip)}}));
-    w.pod("p", json!({"terminationGracePeriodSeconds": 15, "containers": [container]})).await;
+    w.pod("p", json!({"terminationGracePeriodSeconds": 5, "containers": [container]})).await;
     w.pods().ready("p").await;
     if when == "preStop" {
         assert!(!w.log("server", "").await.contains("url:/hooked"), "too early");

@@ -8,6 +8,7 @@ mod grpc_health;
 mod lifecycle;
 mod pods;
 mod probes;
+mod registry;
 mod resize;
 mod runtime_class;
 mod security;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("Security Context When creating a container with runAsUser should run the container with uid 65534", |w| ids(w, json!({}), json!({"runAsUser": 65534}), "65534 0\n")),
+        case("Security Context When creating a container with runAsUser should run the container with uid 65534", |w| ids(w, json!({}), json!({"runAsUser": 65534}), "65534 65534\n")),
         case("Security Context should support container.SecurityContext.RunAsUser And container.SecurityContext.RunAsGroup", |w| {
             ids(w, json!({}), json!({"runAsUser": 1001, "runAsGroup": 2002}), "1001 2002\n")
         }),
@@ -43,6 +43,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// Without a group of its own a user has the one that the image's `/etc/passwd` gives it.
 async fn ids(w: World, pod: Value, container: Value, wanted: &str) {
     let container = with(shell("echo $(id -u) $(id -g)"), json!({"securityContext": container}));
     assert_eq!(w.output(json!({"securityContext": pod, "containers": [container]})).await, wanted);

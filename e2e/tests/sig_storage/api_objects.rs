@@ -21,7 +21,6 @@ pub fn cases() -> Vec<Case> {
         }),
         case("VolumeAttachment Conformance should run through the lifecycle of a VolumeAttachment", |w| operations(w, ATTACHMENTS, false, attachment())),
         case("VolumeAttachment Conformance should apply changes to a volumeattachment status", attachment_status),
-        case("PersistentVolumes CSI Conformance should run through the lifecycle of a PV and a PVC", volumes_and_claims),
         case("PersistentVolumes CSI Conformance should apply changes to a pv/pvc status", status_of_volumes_and_claims),
     ]
 }
@@ -75,11 +74,6 @@ fn volume(name: &str) -> Value {
 
 fn claim() -> Value {
     json!({"metadata": {}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": format!("{CLASS}-claims"), "resources": {"requests": {"storage": "10Mi"}}}})
-}
-
-async fn volumes_and_claims(w: World) {
-    w.api_operations("v1/persistentvolumes", false, volume).await;
-    w.api_operations("v1/persistentvolumeclaims", true, |_| claim()).await;
 }
 
 async fn status_of_volumes_and_claims(w: World) {

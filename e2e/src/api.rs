@@ -189,6 +189,11 @@ pub fn with(mut object: Value, more: Value) -> Value {
     object
 }
 
+/// What keeps a pod on the one node while a case taints it.
+pub fn stays() -> Value {
+    json!([{"operator": "Exists", "effect": "NoExecute"}])
+}
+
 impl World {
     /// `v1/pods`, `apps/v1/deployments` of the case's namespace.
     pub fn of(&self, path: &str) -> Resource {
@@ -207,12 +212,13 @@ impl World {
     pub async fn raw(&self, path: &str) -> Value {
         call(&self.client, Method::GET, path, JSON, None).await.unwrap_or_else(|e| panic!("{path}: {e:?}"))
     }
-    /// Creates a pod of this spec; what is not said: it never restarts, gets no token and ends within a second.
+    /// Creates a pod of this spec; what is not said: it never restarts, gets no token, ends within a second and stays on a tainted node.
     pub async fn pod(&self, name: &str, spec: Value) -> Value {
         self.labelled_pod(name, json!({}), spec).await
     }
     pub async fn labelled_pod(&self, name: &str, metadata: Value, spec: Value) -> Value {
-        let base = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "enableServiceLinks": false});
+        let base = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "enableServiceLinks": false,
+            "tolerations": stays()});
         self.pods().create(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": with(json!({"name": name}), metadata), "spec": with(base, spec)})).await
     }
     /// Runs a pod to its success; the log of its first container.
@@ -230,7 +236,8 @@ impl World {
     }
     /// The log of the container, or of the first.
     pub async fn log(&self, pod: &str, container: &str) -> String {
-        let container = if container.is_empty() { self.pods().get(pod).await["spec"]["containers"][0]["name"].as_str().expect("a container").to_owned() } else { container.to_owned() };
+        let container =
+            if container.is_empty() { self.pods().get(pod).await["spec"]["containers"][0]["name"].as_str().expect("a container").to_owned() } else { container.to_owned() };
         let path = format!("/api/v1/namespaces/{}/pods/{pod}/log?container={container}", self.namespace);
         self.client.request_text(Request::get(path).body(Vec::new()).expect("a request")).await.unwrap_or_else(|e| panic!("log of {pod}: {e}"))
     }

@@ -29,18 +29,10 @@ pub struct Case {
     /// The entry's codename without its SIG, as far as it is unique.
     entry: &'static str,
     run: Box<dyn FnOnce(World) -> Running + Send>,
-    /// It changes what the others stand on.
-    alone: bool,
 }
 
-/// A case that runs beside the others.
 pub fn case<F: Future<Output = ()> + Send + 'static>(entry: &'static str, run: impl FnOnce(World) -> F + Send + 'static) -> Case {
-    Case { entry, run: Box::new(|w| Box::pin(run(w))), alone: false }
-}
-
-/// A case that runs by itself, after the others.
-pub fn alone<F: Future<Output = ()> + Send + 'static>(entry: &'static str, run: impl FnOnce(World) -> F + Send + 'static) -> Case {
-    Case { alone: true, ..case(entry, run) }
+    Case { entry, run: Box::new(|w| Box::pin(run(w))) }
 }
 
 impl Case {
@@ -74,20 +66,15 @@ pub async fn play(cases: Vec<Case>) {
     let kubeconfig = Kubeconfig::read_from(c.kubeconfig()).expect("a kubeconfig");
     let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration")).expect("a client");
     let filter = std::env::var("KELES_CASE").unwrap_or_default();
-    let chosen = cases.into_iter().enumerate().filter(|(_, c)| c.entry.contains(&filter)).map(|(n, c)| (format!("case-{n}"), c));
-    let (alone, beside): (Vec<_>, Vec<_>) = chosen.partition(|(_, c)| c.alone);
     let (turns, mut running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
-    for (namespace, case) in beside {
+    for (n, case) in cases.into_iter().enumerate().filter(|(_, c)| c.entry.contains(&filter)) {
         let (client, turns) = (client.clone(), turns.clone());
         running.spawn(async move {
             let _turn = turns.acquire_owned().await.expect("open");
-            case.play(client, namespace).await
+            case.play(client, format!("case-{n}")).await
         });
     }
-    let mut failed: Vec<String> = running.join_all().await.into_iter().flatten().collect();
-    for (namespace, case) in alone {
-        failed.extend(case.play(client.clone(), namespace).await);
-    }
+    let failed: Vec<String> = running.join_all().await.into_iter().flatten().collect();
     assert!(failed.is_empty(), "{} entries fail:\n{}", failed.len(), failed.join("\n"));
     tokio::task::spawn_blocking(move || drop(c)).await.expect("nothing is left behind");
 }

@@ -1,8 +1,8 @@
 //! Pods as people write them, right and wrong, and what upstream's agent says of each: beside the conformance list, which asks less.
 
-use keles_e2e::api::{World, condition, shell, with};
-use keles_e2e::conformance::{Case, case, play};
 use keles_e2e::WEB;
+use keles_e2e::api::{World, condition, shell, with};
+use keles_e2e::conformance::{case, play};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +207,9 @@ const CAPABILITIES: &str = "grep -E 'Cap(Eff|Prm|Bnd|Amb)' /proc/self/status | c
 
 async fn capabilities(w: World) {
     // NET_BIND_SERVICE is the tenth bit. Root has it at work, another user only within its bounds.
-    let own = |user: u32| with(shell(CAPABILITIES), json!({"name": format!("u{user}"), "securityContext": {"runAsUser": user, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}}));
+    let own = |user: u32| {
+        with(shell(CAPABILITIES), json!({"name": format!("u{user}"), "securityContext": {"runAsUser": user, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}}))
+    };
     w.pod("p", json!({"containers": [own(0), own(1000)]})).await;
     w.succeeds("p").await;
     let (none, one) = ("0000000000000000", "0000000000000400");

@@ -45,7 +45,12 @@ pub fn cases() -> Vec<Case> {
             changes_reach_the_list(&w, "v1/podtemplates", json!({"template": template()}), json!({"metadata": {"labels": {"patched": "yes"}}})).await;
         }),
         case("[DRA] CRUD Tests resource.k8s.io/v1 DeviceClass", |w| async move {
-            w.api_operations("resource.k8s.io/v1/deviceclasses", false, |_| json!({"metadata": {}, "spec": {"selectors": [{"cel": {"expression": "device.driver == \"e2e.example.com\""}}]}})).await;
+            w.api_operations(
+                "resource.k8s.io/v1/deviceclasses",
+                false,
+                |_| json!({"metadata": {}, "spec": {"selectors": [{"cel": {"expression": "device.driver == \"e2e.example.com\""}}]}}),
+            )
+            .await;
         }),
         case("[DRA] CRUD Tests resource.k8s.io/v1 ResourceClaim", |w| async move {
             w.api_operations("resource.k8s.io/v1/resourceclaims", true, |_| json!({"metadata": {}, "spec": claim()})).await;

@@ -15,9 +15,13 @@ pub fn cases() -> Vec<Case> {
             w.pods().ready("p").await;
             keles_e2e::api::eventually("the image's own words", || async { Some(w.log("p", "").await).filter(|l| l.contains("serving v1")).ok_or_else(|| "no log".into()) }).await;
         }),
-        case("Containers should be able to override the image's default arguments (container cmd)", |w| says(w, json!({"args": ["echo", "override", "arguments"]}), "override arguments\n")),
+        case("Containers should be able to override the image's default arguments (container cmd)", |w| {
+            says(w, json!({"args": ["echo", "override", "arguments"]}), "override arguments\n")
+        }),
         case("Containers should be able to override the image's default command (container entrypoint)", |w| says(w, json!({"command": ["echo", "overriden"]}), "overriden\n")),
-        case("Containers should be able to override the image's default command and arguments", |w| says(w, json!({"command": ["echo"], "args": ["both", "overriden"]}), "both overriden\n")),
+        case("Containers should be able to override the image's default command and arguments", |w| {
+            says(w, json!({"command": ["echo"], "args": ["both", "overriden"]}), "both overriden\n")
+        }),
         case("Kubelet when scheduling a busybox command in a pod should print the output to logs", |w| {
             says(w, json!({"command": ["sh", "-c", "echo 'Hello World' ; echo and to stderr >&2"]}), "Hello World\nand to stderr\n")
         }),

@@ -1,8 +1,8 @@
 //! Variables: of ConfigMaps, Secrets, the downward API and services; their expansion in commands and sub-paths.
 
+use keles_e2e::WEB;
 use keles_e2e::api::{World, shell, with};
 use keles_e2e::conformance::{Case, case};
-use keles_e2e::WEB;
 use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {
@@ -12,7 +12,9 @@ pub fn cases() -> Vec<Case> {
         case("Variable Expansion should verify that a failing subpath expansion can be modified during the lifecycle of a container", sub_path_mended),
         case("Variable Expansion should succeed in writing subpaths in container", sub_path_written),
         case("Variable Expansion should allow substituting values in a volume subpath", sub_path),
-        case("Variable Expansion should fail substituting values in a volume subpath with absolute path", |w| sub_path_refused(w, "/tmp", "error SubPath `/tmp` must not be an absolute path")),
+        case("Variable Expansion should fail substituting values in a volume subpath with absolute path", |w| {
+            sub_path_refused(w, "/tmp", "error SubPath `/tmp` must not be an absolute path")
+        }),
         case("Variable Expansion should fail substituting values in a volume subpath with backticks", |w| sub_path_refused(w, "..", "must not contain '..'")),
         case("Variable Expansion should allow composing env vars into new env vars", composed),
         case("Variable Expansion should allow substituting values in a container's args", |w| in_command(w, "args")),

@@ -64,7 +64,8 @@ async fn custom_and_delete(w: World) {
     w.pods().ready("p").await;
     observed(&w, 1).await;
     w.pods().delete("p").await;
-    let deleted = eventually("the deletion", || async { Some(w.pods().get("p").await).filter(|p| p["metadata"]["deletionTimestamp"].is_string()).ok_or_else(|| "not yet".to_owned()) }).await;
+    let deleted =
+        eventually("the deletion", || async { Some(w.pods().get("p").await).filter(|p| p["metadata"]["deletionTimestamp"].is_string()).ok_or_else(|| "not yet".to_owned()) }).await;
     assert_eq!(deleted["metadata"]["generation"], 2);
     observed(&w, 2).await;
     w.pods().patch("p", json!({"metadata": {"finalizers": null}})).await;

@@ -74,7 +74,9 @@ async fn hook(w: World, when: &str, handler: impl Fn(&str) -> Value) {
 async fn exits_by_restart_policy(w: World) {
     // The folder outlives the containers of a pod: the second run sees the first one's line.
     let script = "echo run >> /v/runs; n=$(wc -l < /v/runs); [ $n -ge 3 ] && KEEP; exit 1";
-    for (policy, at_third, phase, restarts, ready) in [("Always", "sleep 600", "Running", 2, true), ("OnFailure", "exit 0", "Succeeded", 2, false), ("Never", "exit 0", "Failed", 0, false)] {
+    for (policy, at_third, phase, restarts, ready) in
+        [("Always", "sleep 600", "Running", 2, true), ("OnFailure", "exit 0", "Succeeded", 2, false), ("Never", "exit 0", "Failed", 0, false)]
+    {
         let name = policy.to_ascii_lowercase();
         let container = with(shell(&script.replace("KEEP", at_third)), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
         w.pod(&name, json!({"restartPolicy": policy, "containers": [container], "volumes": [{"name": "v", "emptyDir": {}}]})).await;

@@ -24,6 +24,7 @@ const ELSEWHERE: &[(&str, &str)] = &[];
 async fn every_sig_node_entry_holds() {
     let cases = [
         probes::cases(),
+        taints::cases(),
         lifecycle::cases(),
         environment::cases(),
         generation::cases(),
@@ -34,7 +35,6 @@ async fn every_sig_node_entry_holds() {
         runtime_class::cases(),
         streams::cases(),
         api_objects::cases(),
-        taints::cases(),
     ];
     conformance::run("sig-node", cases.into_iter().flatten().collect(), ELSEWHERE).await;
 }

@@ -11,7 +11,12 @@ pub fn cases() -> Vec<Case> {
         case("Probing container should have monotonically increasing restart count", |w| restarts(w, DIES_SOON, http("/healthz", 1), 5)),
         case("Probing container should be restarted with a /healthz http liveness probe", |w| restarts(w, DIES_LATER, http("/healthz", 3), 1)),
         case("Probing container should be restarted with a exec \"cat /tmp/health\" liveness probe", |w| {
-            restarts(w, "echo ok > /tmp/health; sleep 10; rm /tmp/health; sleep 600", json!({"exec": {"command": ["cat", "/tmp/health"]}, "initialDelaySeconds": 5, "failureThreshold": 1}), 1)
+            restarts(
+                w,
+                "echo ok > /tmp/health; sleep 10; rm /tmp/health; sleep 600",
+                json!({"exec": {"command": ["cat", "/tmp/health"]}, "initialDelaySeconds": 5, "failureThreshold": 1}),
+                1,
+            )
         }),
         case("Probing container should be restarted with a GRPC liveness probe", restarted_by_grpc),
         case("Probing container should *not* be restarted with a /healthz http liveness probe", |w| {

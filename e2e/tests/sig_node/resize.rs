@@ -40,7 +40,8 @@ async fn resized(w: &World) -> Value {
     let has = |p: &Value| {
         let statuses = p["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
         let containers = p["spec"]["containers"].as_array().expect("containers");
-        let done = containers.iter().all(|c| statuses.iter().any(|s| s["name"] == c["name"] && s["resources"] == c["resources"] && s["allocatedResources"] == c["resources"]["requests"]));
+        let done =
+            containers.iter().all(|c| statuses.iter().any(|s| s["name"] == c["name"] && s["resources"] == c["resources"] && s["allocatedResources"] == c["resources"]["requests"]));
         let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
         done && p["status"]["observedGeneration"] == p["metadata"]["generation"] && !conditions.iter().any(|c| c["type"].as_str().is_some_and(|t| t.starts_with("PodResize")))
     };

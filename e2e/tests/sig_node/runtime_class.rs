@@ -1,6 +1,6 @@
 //! Runtime classes.
 
-use keles_e2e::api::{Answer, World, condition, shell};
+use keles_e2e::api::{Answer, World, condition, shell, stays};
 use keles_e2e::conformance::{Case, case};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
 const CLASSES: &str = "node.k8s.io/v1/runtimeclasses";
 
 async fn asking(w: &World, class: &str) -> Answer {
-    let spec = json!({"runtimeClassName": class, "terminationGracePeriodSeconds": 1, "containers": [shell("sleep 600")]});
+    let spec = json!({"runtimeClassName": class, "terminationGracePeriodSeconds": 1, "tolerations": stays(), "containers": [shell("sleep 600")]});
     w.pods().try_create(&json!({"metadata": {"name": "p"}, "spec": spec})).await
 }
 

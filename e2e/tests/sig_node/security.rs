@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("Security Context When creating a container with runAsUser should run the container with uid 65534", |w| ids(w, json!({}), json!({"runAsUser": 65534}), "65534 65534\n")),
+        case("Security Context When creating a container with runAsUser should run the container with uid 65534", |w| {
+            ids(w, json!({}), json!({"runAsUser": 65534}), "65534 65534\n")
+        }),
         case("Security Context should support container.SecurityContext.RunAsUser And container.SecurityContext.RunAsGroup", |w| {
             ids(w, json!({}), json!({"runAsUser": 1001, "runAsGroup": 2002}), "1001 2002\n")
         }),
@@ -29,7 +31,8 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(log, "1000\nNoNewPrivs:\t1\n");
         }),
         case("Sysctls [LinuxOnly] [NodeConformance] should support sysctls", |w| async move {
-            let log = w.output(json!({"securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}, "containers": [shell("sysctl kernel.shm_rmid_forced")]})).await;
+            let log =
+                w.output(json!({"securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}, "containers": [shell("sysctl kernel.shm_rmid_forced")]})).await;
             assert_eq!(log, "kernel.shm_rmid_forced = 1\n");
         }),
         case("Sysctls [LinuxOnly] [NodeConformance] should reject invalid sysctls", |w| async move {

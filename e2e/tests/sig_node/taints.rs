@@ -1,17 +1,19 @@
-//! NoExecute taints on the one node: alone, after all others.
+//! NoExecute taints on the one node: one case at a time; the pods of the other cases tolerate everything.
 
 use keles_e2e::api::{World, eventually, shell};
-use keles_e2e::conformance::{Case, alone};
+use keles_e2e::conformance::{Case, case};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 pub fn cases() -> Vec<Case> {
     vec![
-        alone("NoExecuteTaintManager Single Pod [Serial] removing taint cancels eviction", cancelled),
-        alone("NoExecuteTaintManager Multiple Pods [Serial] evicts pods with minTolerationSeconds", by_shortest),
+        case("NoExecuteTaintManager Single Pod [Serial] removing taint cancels eviction", cancelled),
+        case("NoExecuteTaintManager Multiple Pods [Serial] evicts pods with minTolerationSeconds", by_shortest),
     ]
 }
 
+static NODE: Mutex<()> = Mutex::const_new(());
 const KEY: &str = "e2e.example.com/evict";
 
 async fn pod(w: &World, name: &str, seconds: Option<u64>) {
@@ -44,6 +46,7 @@ async fn goes(w: &World, name: &str) {
 /// The pod without a toleration shows that the taint was seen; the other outlives the seconds it would have had.
 async fn cancelled(w: World) {
     const SECONDS: u64 = 10;
+    let _node = NODE.lock().await;
     pod(&w, "stays", Some(SECONDS)).await;
     pod(&w, "goes", None).await;
     taint(&w, true).await;
@@ -55,6 +58,7 @@ async fn cancelled(w: World) {
 }
 
 async fn by_shortest(w: World) {
+    let _node = NODE.lock().await;
     pod(&w, "first", Some(3)).await;
     pod(&w, "second", Some(15)).await;
     taint(&w, true).await;

@@ -1,8 +1,8 @@
 //! emptyDir volumes by user, mode and medium; volumes beside one another.
 
+use keles_e2e::WEB;
 use keles_e2e::api::{World, shell, with};
 use keles_e2e::conformance::{Case, case};
-use keles_e2e::WEB;
 use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {

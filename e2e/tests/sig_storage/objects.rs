@@ -76,14 +76,10 @@ pub fn cases() -> Vec<Case> {
         case("Projected configMap should be consumable from pods in volume with mappings and Item mode set", |w| {
             consumable(w, ProjectedConfigMap, mapped(Some(0o400)), None, None)
         }),
-        case("Projected configMap should be consumable from pods in volume with mappings as non-root", |w| {
-            consumable(w, ProjectedConfigMap, mapped(None), None, non_root(None))
-        }),
+        case("Projected configMap should be consumable from pods in volume with mappings as non-root", |w| consumable(w, ProjectedConfigMap, mapped(None), None, non_root(None))),
         case("Projected configMap should be consumable in multiple volumes in the same pod", |w| several_volumes(w, ProjectedConfigMap)),
         case("Secrets should be consumable from pods in volume", |w| consumable(w, Secret, None, None, None)),
-        case("Secrets should be consumable from pods in volume as non-root with defaultMode and fsGroup set", |w| {
-            consumable(w, Secret, None, Some(0o440), non_root(Some(1001)))
-        }),
+        case("Secrets should be consumable from pods in volume as non-root with defaultMode and fsGroup set", |w| consumable(w, Secret, None, Some(0o440), non_root(Some(1001)))),
         case("Secrets should be consumable from pods in volume with defaultMode set", |w| consumable(w, Secret, None, Some(0o400), None)),
         case("Secrets should be consumable from pods in volume with mappings", |w| consumable(w, Secret, mapped(None), None, None)),
         case("Secrets should be consumable from pods in volume with mappings and Item Mode set", |w| consumable(w, Secret, mapped(Some(0o400)), None, None)),
@@ -94,9 +90,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("Projected secret should be consumable from pods in volume with defaultMode set", |w| consumable(w, ProjectedSecret, None, Some(0o400), None)),
         case("Projected secret should be consumable from pods in volume with mappings", |w| consumable(w, ProjectedSecret, mapped(None), None, None)),
-        case("Projected secret should be consumable from pods in volume with mappings and Item Mode set", |w| {
-            consumable(w, ProjectedSecret, mapped(Some(0o400)), None, None)
-        }),
+        case("Projected secret should be consumable from pods in volume with mappings and Item Mode set", |w| consumable(w, ProjectedSecret, mapped(Some(0o400)), None, None)),
         case("Projected secret should be consumable in multiple volumes in a pod", |w| several_volumes(w, ProjectedSecret)),
     ]);
     all

@@ -20,10 +20,6 @@ const FILE: &str = "allocation.json";
 impl Worker {
     /// Takes a version of the pod from the API and decides about a resize it asks for.
     pub(super) fn take_pod(&mut self, pod: Arc<Pod>) {
-        // The files that show labels and annotations follow at once, as every change of the object makes upstream's agent look at the volumes.
-        if (&self.wished.metadata.labels, &self.wished.metadata.annotations) != (&pod.metadata.labels, &pod.metadata.annotations) {
-            self.refresh_at = Timestamp::now();
-        }
         let wanted = resize::wanted(&pod);
         if self.allocated.is_empty() {
             self.allocated = wanted.clone();

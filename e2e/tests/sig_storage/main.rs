@@ -10,7 +10,7 @@ use keles_e2e::conformance;
 
 /// Entries without a case here, and why.
 const ELSEWHERE: &[(&str, &str)] =
-    &[("PersistentVolumes CSI Conformance should run through the lifecycle of a PV and a PVC", "who takes the protection finalizers off comes with persistent volumes (issue 4)")];
+    &[("PersistentVolumes CSI Conformance should run through the lifecycle of a PV and a PVC", "not run since the controllers are there that take the protection finalizers off (issue 4)")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sig_storage_entry_holds() {

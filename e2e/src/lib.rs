@@ -5,6 +5,8 @@
 //! [`Cluster::leftovers`] must be empty: a test that leaks fails. Where kubectl is missing, tests say so and pass, unless
 //! `KELES_TEST_NO_SKIP` is set, as CI sets it.
 
+pub mod api;
+pub mod conformance;
 pub mod transcript;
 
 use keles_testkit::image::Image;
@@ -29,9 +31,26 @@ pub struct Cluster {
     shape: Shape,
     /// Further flags of `keles server`, for its next start.
     pub flags: Vec<String>,
+    network: Network,
     server: Option<Child>,
     /// Of a cluster in parts: everything but the API server, by role.
     parts: Vec<(&'static str, Child)>,
+}
+
+/// Bridge and ranges of the cluster: its own, or those of `KELES_TEST_NETWORK` (`BRIDGE PODS SERVICES`) where several checkouts are tested at once.
+struct Network {
+    bridge: String,
+    pods: String,
+    services: String,
+}
+
+impl Network {
+    fn of_environment() -> Network {
+        let asked = std::env::var("KELES_TEST_NETWORK").unwrap_or_else(|_| format!("{} {} {}", Cluster::BRIDGE, Cluster::PODS, Cluster::SERVICES));
+        let mut words = asked.split_whitespace().map(str::to_owned);
+        let mut next = || words.next().expect("KELES_TEST_NETWORK names bridge, pods' range and services' range");
+        Network { bridge: next(), pods: next(), services: next() }
+    }
 }
 
 /// How a cluster is run.
@@ -133,7 +152,7 @@ impl Cluster {
     }
     fn start_as(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
-        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, flags: Vec::new(), server: None, parts: Vec::new() };
+        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() };
         c.start_server();
         for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
             c.load(name, &[("VERSION", version)]);
@@ -173,8 +192,8 @@ impl Cluster {
     pub fn start_server(&mut self) {
         let (port, kubelet_port, data, kubeconfig) =
             (self.port.to_string(), self.kubelet_port.to_string(), self.data().display().to_string(), self.kubeconfig().display().to_string());
-        let api = ["--https-listen-port", &port, "--service-cidr", Self::SERVICES, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
-        let node = ["--bridge", Self::BRIDGE, "--cluster-cidr", Self::PODS, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port];
+        let api = ["--https-listen-port", &port, "--service-cidr", &self.network.services, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
+        let node = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port];
         let further: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(match self.shape {
             Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node, &further].concat()),
@@ -204,7 +223,7 @@ impl Cluster {
             path
         };
         let certificates = self.dir.path().join("node-certificates").display().to_string();
-        let (network, name) = (["--bridge", Self::BRIDGE, "--cluster-cidr", Self::PODS, "--service-cidr", Self::SERVICES], ["--hostname-override", Self::NODE]);
+        let (network, name) = (["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services], ["--hostname-override", Self::NODE]);
         let child = match part {
             Self::PROXY => {
                 let (own, node) = (credentials("proxy", "system:kube-proxy", &[]), credentials("node", &node, &["--org", "system:nodes"]));
@@ -321,13 +340,13 @@ impl Cluster {
                 continue;
             }
             let cgroup = read("cgroup");
-            if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", Self::BRIDGE)) {
+            if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", self.network.bridge)) {
                 found.push(format!("process {}: {}", p.file_name().display(), read("cmdline")));
             }
         }
-        let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", Self::BRIDGE)]).output().expect("find");
+        let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", self.network.bridge)]).output().expect("find");
         found.extend(text(&find).lines().map(|l| format!("cgroup {l}")));
-        let links = Command::new("ip").args(["-o", "link", "show", "master", Self::BRIDGE]).output().expect("iproute2");
+        let links = Command::new("ip").args(["-o", "link", "show", "master", &self.network.bridge]).output().expect("iproute2");
         found.extend(text(&links).lines().map(|l| format!("interface {l}")));
         found
     }
@@ -346,8 +365,8 @@ impl Drop for Cluster {
         }
         let (left, log) = (self.leftovers(), self.log());
         self.stop_server();
-        let _ = Command::new("ip").args(["link", "del", Self::BRIDGE]).output();
-        let _ = Command::new("nft").args(["delete", "table", "ip", Self::BRIDGE]).output();
+        let _ = Command::new("ip").args(["link", "del", &self.network.bridge]).output();
+        let _ = Command::new("nft").args(["delete", "table", "ip", &self.network.bridge]).output();
         if std::thread::panicking() {
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
             eprintln!("the server's last lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));

@@ -15,6 +15,7 @@ use keles_api::{Object, Path, Problems, Status};
 use keles_auth::{Attributes, User};
 use keles_registry::Query;
 use keles_serve::body;
+use keles_serve::streams::output;
 use keles_serve::{Body, BoxError};
 
 /// The kubelet's port where a node does not say.
@@ -38,7 +39,7 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     let (namespace, name) = (asked.info.namespace.as_str(), asked.info.name.as_str());
     let pod = server.registry.read("", "pods", namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?;
     match what {
-        "log" => log(server, &asked.query, &pod).await,
+        "log" => log(server, asked, &pod).await,
         "portforward" => {
             let query = pairs(asked.query.all("ports").map(|p| ("port", p.to_owned())));
             stream(server, asked, &pod, "portForward", "", query).await
@@ -179,7 +180,25 @@ fn kubelet_uri(to: &NodeAddress, what: &str, pod: &Object, container: &str, quer
     path.parse().map_err(|_| Status::bad_request(format!("no path for pod {} on node {}", pod.name(), to.node)))
 }
 
-async fn log(server: &Inner, options: &Query, pod: &Object) -> Result<Response<Body>, Status> {
+/// The log as the answer's body, or in the messages of a WebSocket for a client that asks for one.
+async fn log(server: &Inner, mut asked: Asked, pod: &Object) -> Result<Response<Body>, Status> {
+    let answer = log_of(server, &asked.query, pod).await?;
+    match output::upgrade(&mut asked.request).map_err(|e| Status::bad_request(e.to_string()))? {
+        None => Ok(answer),
+        Some((switch, upgraded)) => {
+            let (sending, stops) = (upgraded.send(answer.into_body()), server.stops.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    sent = sending => if let Err(error) = sent { tracing::debug!(%error, "a log over WebSocket ended early") },
+                    () = stops.cancelled() => {}
+                }
+            });
+            Ok(switch.map(|()| body::empty()))
+        }
+    }
+}
+
+async fn log_of(server: &Inner, options: &Query, pod: &Object) -> Result<Response<Body>, Status> {
     let query = log_query(options, pod.name())?;
     let container = container(pod, options.text("container"))?;
     if pod.str_at(&["spec", "nodeName"]).is_empty() {

@@ -88,6 +88,23 @@ async fn logs_come_from_the_node_as_the_api_server_with_its_own_certificate() {
 }
 
 #[tokio::test]
+async fn a_log_comes_in_messages_of_a_websocket_to_who_asks_for_one() {
+    let (w, _stop) = world_with_node().await;
+    let path = "/api/v1/namespaces/default/pods/p/log?tailLines=5";
+    let said = "kube-apiserver-kubelet-client /containerLogs/default/p/c?tailLines=5";
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", "binary.k8s.io"), ("sec-websocket-key", "x")];
+    let (answer, mut io) = w.admin().upgrade(Method::GET, path, &headers).await;
+    assert_eq!((answer.status(), &answer.headers()["sec-websocket-protocol"]), (StatusCode::SWITCHING_PROTOCOLS, &"binary.k8s.io".parse::<http::HeaderValue>().unwrap()));
+    // An empty message, the text, and a close without an error (1000), each with its length.
+    let mut frames = vec![0x82, 0, 0x82, u8::try_from(said.len()).unwrap()];
+    frames.extend(said.as_bytes());
+    frames.extend([0x88, 2, 0x03, 0xe8]);
+    let mut got = vec![0; frames.len()];
+    io.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, frames);
+}
+
+#[tokio::test]
 async fn exec_bytes_pass_through_unchanged() {
     let (w, _stop) = world_with_node().await;
     let path = "/api/v1/namespaces/default/pods/p/exec?command=cat&stdin=true&stdout=true";

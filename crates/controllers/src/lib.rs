@@ -34,6 +34,7 @@ mod slices;
 mod slim;
 mod storage_migration;
 mod taint_eviction;
+mod vac_protection;
 mod validating_policy_status;
 
 use keles_client::{Informers, Watched};
@@ -114,6 +115,7 @@ pub const ALL: &[Row] = &[
     row("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", |s, set| {
         s.run(set, validating_policy_status::ValidatingPolicyStatusController::new(&s))
     }),
+    row("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", |s, set| s.run(set, vac_protection::VacProtectionController::new(&s))),
 ];
 
 const fn row(name: &'static str, account: &'static str, start: fn(Start, &mut JoinSet<()>)) -> Row {

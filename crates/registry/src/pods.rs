@@ -81,9 +81,6 @@ fn assign(old: &Object, b: &Object, now: &str) -> Result<Object, Status> {
         }
     }
     scheduled(&mut new, now);
-    if new.generation() > 0 {
-        new.set_meta("generation", new.generation() + 1);
-    }
     Ok(new)
 }
 

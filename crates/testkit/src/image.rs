@@ -76,17 +76,31 @@ impl Image {
         self.layers.push(t.into_inner()?);
         Ok(self)
     }
-    /// Writes `docker save`'s format.
-    pub fn write(&self, name: &str, to: &Path) -> io::Result<()> {
-        let digest = |b: &[u8]| hex::encode(Sha256::digest(b));
-        let diff_ids: Vec<String> = self.layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
+    fn diff_ids(&self) -> Vec<String> {
+        self.layers.iter().map(|l| digest(l)).collect()
+    }
+    fn config(&self) -> String {
+        let diff_ids = self.diff_ids();
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
         let env: Vec<&String> = std::iter::once(&path).chain(&self.env).collect();
         let ports: serde_json::Map<_, _> = self.ports.iter().map(|p| (format!("{p}/tcp"), json!({}))).collect();
-        let config = json!({"architecture": "amd64", "os": "linux", "created": "1970-01-01T00:00:00Z",
+        json!({"architecture": "amd64", "os": "linux", "created": "1970-01-01T00:00:00Z",
             "config": {"Env": env, "Cmd": self.command, "WorkingDir": "/", "User": self.user, "ExposedPorts": ports}, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
-        .to_string();
-        let config_name = format!("{}.json", digest(config.as_bytes()));
+        .to_string()
+    }
+    /// What a registry holds of it: the manifest, and the blobs by digest.
+    pub fn pushed(&self) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
+        let config = self.config().into_bytes();
+        let described = |kind: &str, bytes: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len()});
+        let layers: Vec<_> = self.layers.iter().map(|l| described("layer.v1.tar", l)).collect();
+        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": described("config.v1+json", &config), "layers": layers});
+        let blobs = self.layers.iter().cloned().chain([config]).map(|b| (digest(&b), b)).collect();
+        (manifest.to_string().into_bytes(), blobs)
+    }
+    /// Writes `docker save`'s format.
+    pub fn write(&self, name: &str, to: &Path) -> io::Result<()> {
+        let (config, diff_ids) = (self.config(), self.diff_ids());
+        let config_name = format!("{}.json", &digest(config.as_bytes())["sha256:".len()..]);
         let layer_names: Vec<String> = diff_ids.iter().map(|d| format!("{}/layer.tar", &d["sha256:".len()..])).collect();
         let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": layer_names}]).to_string();
         let mut t = tar::Builder::new(std::fs::File::create(to)?);
@@ -97,6 +111,10 @@ impl Image {
         file(&mut t, "manifest.json", manifest.as_bytes(), 0o644)?;
         t.into_inner()?.flush()
     }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 fn header(kind: tar::EntryType, size: usize, mode: u32) -> tar::Header {

@@ -13,6 +13,8 @@ use keles_runtime::api::{ContainerState, ContainerStatus as Record};
 
 /// Scheme of container ids in the API: the runtime's name.
 pub const ID_SCHEME: &str = "keles";
+/// What all containers of a pod together may leave as termination messages; each gets an equal part (upstream's limit).
+const MAX_POD_MESSAGES_BYTES: usize = 12 << 10;
 
 /// The whole status; `old` is what the API has.
 pub fn generate(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -> PodStatus {
@@ -31,7 +33,7 @@ pub fn generate(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -
         Life::Terminating(Ending::Failed { reason, message }) if phase == phase::FAILED => (Some((*reason).to_string()), Some(message.clone())),
         _ => (old.reason.clone(), old.message.clone()),
     };
-    PodStatus {
+    let mut status = PodStatus {
         observed_generation: observed.pod.metadata.generation,
         conditions: Some(conditions::generate(observed, &inits, &mains, &phase, old.conditions.as_deref().unwrap_or_default())),
         phase: Some(phase),
@@ -47,6 +49,22 @@ pub fn generate(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -
         ephemeral_container_statuses: ephemeral(observed),
         qos_class: Some(qos::class(spec).to_string()),
         ..old.clone()
+    };
+    shorten_messages(&mut status);
+    status
+}
+
+/// The beginning of each message, as far as the container's part of the limit reaches.
+fn shorten_messages(status: &mut PodStatus) {
+    let lists = [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
+    let mut all: Vec<&mut ContainerStatus> = lists.into_iter().flatten().flatten().collect();
+    let part = MAX_POD_MESSAGES_BYTES / all.len().max(1);
+    for container in &mut all {
+        for ended in [&mut container.state, &mut container.last_state].into_iter().flatten().filter_map(|state| state.terminated.as_mut()) {
+            if let Some(message) = ended.message.as_mut().filter(|message| message.len() > part) {
+                message.truncate(message.floor_char_boundary(part));
+            }
+        }
     }
 }
 

@@ -191,6 +191,20 @@ fn init_containers_run_one_after_another_and_show_pod_initializing() {
 }
 
 #[test]
+fn messages_of_all_containers_together_are_bounded_and_begin_at_their_beginning() {
+    let mut world = pod(containers("Never", &["a", "b", "c", "d"]));
+    for name in ["a", "b", "c", "d"] {
+        world = world.exited(name, 0);
+    }
+    let long = format!("<{}", "x".repeat(4095));
+    let messages: BTreeMap<String, String> = [("a0", long.as_str()), ("b0", long.as_str()), ("c0", "short")].map(|(id, text)| (id.to_string(), text.to_string())).into();
+    let status = super::status::generate(&world.observed(&messages), &world.told, &["192.0.2.1".to_string()]);
+    let shown: Vec<String> = status.container_statuses.iter().flatten().filter_map(|c| c.state.clone()?.terminated?.message).collect();
+    assert_eq!(shown.iter().map(String::len).collect::<Vec<_>>()[..3], [3072, 3072, 5]);
+    assert!(shown[0].starts_with('<') && shown[2] == "short");
+}
+
+#[test]
 fn a_failed_init_container_ends_a_pod_that_never_restarts() {
     let world = pod(with_inits("Never", json!([{"name": "i1"}, {"name": "i2"}]), &["c"])).exited("i1", 5);
     assert!(world.decide().finish);

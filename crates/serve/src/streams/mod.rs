@@ -3,10 +3,11 @@
 //! Two carriers exist: WebSocket with numbered channels (`channel.k8s.io` to `v5.channel.k8s.io`, KEP-4006) and SPDY/3.1, raw
 //! or framed inside a WebSocket (`SPDY/3.1+portforward.k8s.io`). Entry points: [`exec::upgrade`] and [`port_forward::upgrade`];
 //! each gives the 101 answer and, once the connection has switched, a session. Invariants (lessons.md 83): the final Status
-//! leaves after the last byte of output, and a WebSocket always ends with a coded Close.
+//! leaves after the last byte of output, and a WebSocket always ends with a coded Close. [`output::upgrade`] carries what is only read (logs).
 //! Deliberately absent: the API server's side, which passes bytes through without reading them.
 
 pub mod exec;
+pub mod output;
 pub mod port_forward;
 mod spdy;
 mod websocket;

@@ -3,6 +3,8 @@
 use super::{STREAM_BUFFER_BYTES, StreamError};
 use base64::Engine;
 use bytes::{BufMut, Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
 use futures::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
@@ -104,6 +106,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ChannelWriter<S> {
         let _ = self.sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
         let _ = self.sink.close().await;
     }
+}
+
+/// Sends a body as messages, after an empty one, and closes; ends early when the client closes.
+pub async fn one_way<S, B>(io: S, encoding: Encoding, mut body: B) -> Result<(), StreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (mut sink, mut stream) = server(io).await.split();
+    let message = |bytes: Bytes| match encoding {
+        Encoding::Binary => Message::Binary(bytes),
+        Encoding::Base64 => Message::Text(base64::engine::general_purpose::STANDARD.encode(&bytes).into()),
+    };
+    sink.send(message(Bytes::new())).await?;
+    let error = loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            said = stream.next() => match said {
+                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(_)) => continue,
+            },
+        };
+        match frame {
+            None => break None,
+            Some(Err(e)) => break Some(e.to_string()),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    sink.send(message(bytes)).await?;
+                }
+            }
+        }
+    };
+    ChannelWriter { sink, encoding }.close(error.as_deref()).await;
+    Ok(())
 }
 
 fn shorten(reason: &str) -> String {

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Api {
@@ -40,6 +42,7 @@ impl Api {
         let answer = match (method, segments.as_slice()) {
             (Method::GET, ["api", "v1", "nodes"]) => watch(&self.nodes),
             (Method::GET, ["api", "v1", "pods"]) => watch(&self.pods),
+            (Method::GET, ["api", "v1", "persistentvolumes" | "persistentvolumeclaims"] | ["apis", "storage.k8s.io", "v1", "storageclasses"]) => watch(&[]),
             (Method::POST, [.., "pods", name, "binding"]) => {
                 let node = body["target"]["name"].as_str().unwrap().to_owned();
                 self.bound.lock().unwrap().entry((*name).to_owned()).or_default().push(node);
@@ -59,9 +62,12 @@ impl Api {
         Ok(Response::new(Body::from(answer.into_bytes())))
     }
     async fn until(&self, done: impl Fn(&Self) -> bool) {
-        while !done(self) {
-            self.changed.notified().await;
-        }
+        let waiting = async {
+            while !done(self) {
+                self.changed.notified().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, waiting).await.expect("what the scheduler must do comes");
     }
 }
 

@@ -328,11 +328,11 @@ impl Cluster {
     }
 
     /// What of this cluster is still on the machine besides its files: processes, mounts, cgroups, interfaces.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub fn leftovers(&self) -> Vec<Leftover> {
         let data = self.data().display().to_string();
         let mut found = Vec::new();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's list");
-        found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| format!("mount {l}")));
+        found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| Leftover::Mount(l.to_owned())));
         for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
             let read = |f: &str| std::fs::read(p.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
             let ours = self.server.iter().chain(self.parts.iter().map(|(_, child)| child));
@@ -341,14 +341,59 @@ impl Cluster {
             }
             let cgroup = read("cgroup");
             if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", self.network.bridge)) {
-                found.push(format!("process {}: {}", p.file_name().display(), read("cmdline")));
+                found.push(Leftover::Process(p.file_name().display().to_string(), read("cmdline")));
             }
         }
         let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", self.network.bridge)]).output().expect("find");
-        found.extend(text(&find).lines().map(|l| format!("cgroup {l}")));
+        found.extend(text(&find).lines().map(|l| Leftover::Cgroup(l.into())));
         let links = Command::new("ip").args(["-o", "link", "show", "master", &self.network.bridge]).output().expect("iproute2");
-        found.extend(text(&links).lines().map(|l| format!("interface {l}")));
+        found.extend(text(&links).lines().map(|l| Leftover::Interface(l.to_owned())));
         found
+    }
+    /// Ends what is left, so that one test's failure is not the next one's too.
+    fn sweep(&self, left: &[Leftover]) {
+        left.iter().for_each(Leftover::end);
+        // A group goes when its last process is gone, the inner one first.
+        let groups: Vec<&PathBuf> = left.iter().rev().filter_map(|l| if let Leftover::Cgroup(path) = l { Some(path) } else { None }).collect();
+        let end = Instant::now() + START;
+        while Instant::now() < end && groups.iter().any(|g| g.exists()) {
+            groups.iter().for_each(|g| _ = std::fs::remove_dir(g));
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// What a node should have taken away.
+#[derive(Debug)]
+pub enum Leftover {
+    /// Its line of mountinfo.
+    Mount(String),
+    /// Its id and command line.
+    Process(String, String),
+    Cgroup(PathBuf),
+    Interface(String),
+}
+
+impl Leftover {
+    fn end(&self) {
+        let ended = match self {
+            Leftover::Mount(line) => Command::new("umount").args(["-l", line.split(' ').nth(4).unwrap_or_default()]).output(),
+            Leftover::Process(id, _) => Command::new("kill").args(["-9", id]).output(),
+            Leftover::Interface(line) => Command::new("ip").args(["link", "del", line.split([' ', '@', ':']).nth(2).unwrap_or_default()]).output(),
+            Leftover::Cgroup(_) => return,
+        };
+        ended.expect("the tool is there");
+    }
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Leftover::Mount(line) => write!(f, "mount {line}"),
+            Leftover::Process(id, command) => write!(f, "process {id}: {command}"),
+            Leftover::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Leftover::Interface(line) => write!(f, "interface {line}"),
+        }
     }
 }
 
@@ -358,19 +403,20 @@ impl Drop for Cluster {
             self.start_server();
         }
         let _ = self.try_kubectl(&["delete", "deployments,replicasets,pods", "--all", "--all-namespaces", "--force", "--grace-period=0", "--timeout=30s"]);
-        let gone = || if self.leftovers().is_empty() { Ok(()) } else { Err(self.leftovers().join("\n")) };
         let end = Instant::now() + START;
-        while Instant::now() < end && gone().is_err() {
+        while Instant::now() < end && !self.leftovers().is_empty() {
             std::thread::sleep(POLL);
         }
         let (left, log) = (self.leftovers(), self.log());
         self.stop_server();
+        self.sweep(&left);
         let _ = Command::new("ip").args(["link", "del", &self.network.bridge]).output();
         let _ = Command::new("nft").args(["delete", "table", "ip", &self.network.bridge]).output();
         if std::thread::panicking() {
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
             eprintln!("the server's last lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         } else {
+            let left: Vec<String> = left.iter().map(Leftover::to_string).collect();
             assert!(left.is_empty(), "left behind after all pods were deleted:\n{}", left.join("\n"));
         }
     }

@@ -48,6 +48,6 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     });
     until("nothing left on the machine", SOON, || {
         let left = c.leftovers();
-        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
 }

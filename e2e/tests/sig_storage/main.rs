@@ -8,12 +8,8 @@ mod sub_path;
 
 use keles_e2e::conformance;
 
-/// Entries without a case here, and why.
-const ELSEWHERE: &[(&str, &str)] =
-    &[("PersistentVolumes CSI Conformance should run through the lifecycle of a PV and a PVC", "not run since the controllers are there that take the protection finalizers off (issue 4)")];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sig_storage_entry_holds() {
     let cases = [objects::cases(), downward::cases(), sub_path::cases(), empty_dir::cases(), api_objects::cases()];
-    conformance::run("sig-storage", cases.into_iter().flatten().collect(), ELSEWHERE).await;
+    conformance::run("sig-storage", cases.into_iter().flatten().collect(), &[]).await;
 }

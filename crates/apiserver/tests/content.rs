@@ -50,6 +50,24 @@ async fn a_client_that_speaks_protobuf_gets_what_one_that_speaks_json_gets() {
     }
 }
 
+/// What a dry run would make is in the answer, whichever form and version that is in, though the cache holds the old.
+#[tokio::test]
+async fn a_dry_run_answers_with_what_it_would_make() {
+    let w = World::start().await;
+    let (json, proto) = (w.admin(), w.admin().with_header("accept", PROTOBUF));
+    json.post(MAPS, &map("a")).await;
+    let (at, merge) = (format!("{MAPS}/a?dryRun=All"), "application/merge-patch+json");
+    let a = proto.send(Method::PATCH, &at, merge, br#"{"data":{"a":"c"}}"#.to_vec()).await;
+    assert_eq!(protobuf::decode(&a.body).unwrap()["data"]["a"], "c", "{}", a.text());
+    let spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 2});
+    let scalers = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let made = json.post(scalers, &json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": spec})).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    let b = json.send(Method::PATCH, &format!("{scalers}/h?dryRun=All"), merge, br#"{"spec":{"maxReplicas":9}}"#.to_vec()).await;
+    assert_eq!(b.json()["spec"]["maxReplicas"], 9, "{}", b.text());
+    assert_eq!(json.get(&format!("{scalers}/h")).await.json()["spec"]["maxReplicas"], 2);
+}
+
 /// Without what is null or empty, which protobuf does not tell from absent.
 fn strip_null(v: Value) -> Value {
     match v {

@@ -92,8 +92,8 @@ impl View {
             put_with_revision(&mut out, stored, head.bytes.len(), revision);
             return Ok(out.freeze().into());
         }
-        // The cache has it by now: what is made for this answer serves watchers and readers too.
-        if let Some(known) = self.resource.cache.get(key).filter(|o| o.revision == revision) {
+        // The cache has it by now, but for dry runs: what is made for this answer serves watchers and readers too.
+        if let Some(known) = self.resource.cache.get(key).filter(|o| o.revision == revision && o.is_stored_as(stored, head)) {
             return self.object(&known);
         }
         self.object(&Cached::new(key, stored, revision, head, EventType::Added.text()))

@@ -49,14 +49,14 @@ down: ## stop the cluster of `make up` and its containers
 	@examples/down.sh "$(KELES)" "$(DATA)"
 
 test: deps build hello-image ## everything: unit tests, laws, store suite, e2e with real containers
-	$(CARGO) test --locked --workspace --exclude keles-e2e
-	$(CARGO) test --locked -p keles-e2e -- --test-threads=1
+	$(CARGO) test --locked --no-fail-fast --workspace --exclude keles-e2e
+	$(CARGO) test --locked --no-fail-fast -p keles-e2e -- --test-threads=1
 
 unit: deps ## all tests but e2e
-	$(CARGO) test --locked --workspace --exclude keles-e2e
+	$(CARGO) test --locked --no-fail-fast --workspace --exclude keles-e2e
 
 e2e: deps build hello-image ## e2e alone
-	$(CARGO) test --locked -p keles-e2e -- --test-threads=1
+	$(CARGO) test --locked --no-fail-fast -p keles-e2e -- --test-threads=1
 
 bench: build peers ## the figures that the README quotes
 	$(CARGO) run --release --locked -q -p keles-bench -- $(KELES)

@@ -108,6 +108,7 @@ async fn join(session: ExecSession, stream: ExecStream) {
 
 /// Moves bytes both ways until the command has ended and its output is delivered.
 async fn join_with(mut session: ExecSession, stream: ExecStream, outcome: impl Fn(i32) -> Outcome) {
+    session.established();
     let ExecStream { stdin, stdout, stderr, control } = stream;
     let control: Arc<dyn keles_runtime::api::ExecControl> = control.into();
     let input = session.stdin.take().zip(stdin).map(|(mut from, mut to)| {

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", FIRST_PROTOCOL];
 const WEBSOCKET_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", FIRST_PROTOCOL, "base64.channel.k8s.io"];
@@ -129,7 +129,7 @@ impl ExecUpgrade {
     }
 }
 
-/// The client's ends of a remote command. Take the streams, move bytes, then [`ExecSession::finish`].
+/// The client's ends of a remote command. Say [`ExecSession::established`], take the streams, move bytes, then [`ExecSession::finish`].
 pub struct ExecSession {
     pub stdin: Option<Reader>,
     pub stdout: Option<Writer>,
@@ -140,7 +140,7 @@ pub struct ExecSession {
 }
 
 enum End {
-    WebSocket { done: tokio::task::JoinHandle<()>, outcome: tokio::sync::oneshot::Sender<Outcome>, reader: AbortOnDrop },
+    WebSocket { established: Option<oneshot::Sender<()>>, done: tokio::task::JoinHandle<()>, outcome: oneshot::Sender<Outcome>, reader: AbortOnDrop },
     Spdy { session: Session, error: Stream, version: Version, sizes: Option<AbortOnDrop> },
 }
 
@@ -153,11 +153,19 @@ impl Drop for AbortOnDrop {
 }
 
 impl ExecSession {
+    /// Tells the client that its command runs. Not before: a client that reads from the moment of the switch while it still sets its
+    /// channels up, as kubectl does from 1.31 on, throws away what comes for a channel that it does not know yet.
+    pub fn established(&mut self) {
+        if let End::WebSocket { established, .. } = &mut self.end {
+            established.take().map(|e| e.send(()));
+        }
+    }
     /// Reports the end and closes the connection, after all output. Streams that the caller took must be dropped by then.
     pub async fn finish(mut self, outcome: Outcome) {
+        self.established();
         drop((self.stdout.take(), self.stderr.take(), self.stdin.take()));
         match self.end {
-            End::WebSocket { done, outcome: send, mut reader } => {
+            End::WebSocket { done, outcome: send, mut reader, .. } => {
                 let _ = send.send(outcome);
                 let _ = done.await;
                 // Closed over unread bytes, the connection would be reset and the last of the output lost.
@@ -180,16 +188,21 @@ async fn accept_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io
     let (stdin_to, stdin) = tokio::io::duplex(STREAM_BUFFER_BYTES);
     let (stdout, stdout_from) = tokio::io::duplex(STREAM_BUFFER_BYTES);
     let (stderr, stderr_from) = tokio::io::duplex(STREAM_BUFFER_BYTES);
-    let (outcome, ended) = tokio::sync::oneshot::channel();
+    let (outcome, ended) = oneshot::channel();
+    let (established, begin) = oneshot::channel();
     let reading = tokio::spawn(read_channels(reader, stdin_to, resize_to));
     let outputs = Outputs { stdout: wants.stdout.then_some(stdout_from), stderr: (wants.stderr && !wants.tty).then_some(stderr_from) };
-    let done = tokio::spawn(write_channels(writer, outputs, version, ended));
+    let done = tokio::spawn(async move {
+        // An error is a session that was dropped, which `ended` tells.
+        let _ = begin.await;
+        write_channels(writer, outputs, version, ended).await;
+    });
     Ok(ExecSession {
         stdin: wants.stdin.then(|| Box::new(stdin) as Reader),
         stdout: wants.stdout.then(|| Box::new(stdout) as Writer),
         stderr: (wants.stderr && !wants.tty).then(|| Box::new(stderr) as Writer),
         resize,
-        end: End::WebSocket { done, outcome, reader: AbortOnDrop(reading) },
+        end: End::WebSocket { established: Some(established), done, outcome, reader: AbortOnDrop(reading) },
     })
 }
 
@@ -218,7 +231,7 @@ struct Outputs {
     stderr: Option<tokio::io::DuplexStream>,
 }
 
-async fn write_channels<S: AsyncRead + AsyncWrite + Unpin>(mut writer: ChannelWriter<S>, mut o: Outputs, version: Version, mut ended: tokio::sync::oneshot::Receiver<Outcome>) {
+async fn write_channels<S: AsyncRead + AsyncWrite + Unpin>(mut writer: ChannelWriter<S>, mut o: Outputs, version: Version, mut ended: oneshot::Receiver<Outcome>) {
     // An empty message on the lowest open channel tells the client that the connection stands.
     let first = if o.stdout.is_some() {
         STDOUT

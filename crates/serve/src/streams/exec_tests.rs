@@ -94,6 +94,18 @@ async fn the_status_follows_the_last_output_and_the_close_is_coded() {
 }
 
 #[tokio::test]
+async fn nothing_is_sent_before_the_command_runs() {
+    let (mut client, mut session) = pair(ALL).await;
+    session.stdout.as_mut().expect("asked for").write_all(b"early").await.expect("writes");
+    // Whatever the writer would do has been done once it was polled.
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(client.next()).is_pending());
+    session.established();
+    session.finish(Outcome::Exited(0)).await;
+    assert_eq!(seen(client).await[..2], [(1, String::new()), (1, "early".into())]);
+}
+
+#[tokio::test]
 async fn sizes_reach_the_terminal() {
     let (mut client, mut session) = pair(Wants { tty: true, ..ALL }).await;
     assert!(session.stderr.is_none(), "a terminal has no stderr of its own");

@@ -7,7 +7,7 @@ use std::process::Command;
 /// Floor of each crate, see docs/ARCHITECTURE.md. A crate may depend only on lower floors.
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["api", "oci"]),
-    ("5", &["patch", "cel", "rules"]),
+    ("5", &["patch", "cel", "rules", "grpc"]),
     ("10", &["linux", "observe", "supervise", "testkit"]),
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),

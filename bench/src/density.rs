@@ -1,6 +1,6 @@
 //! A full node: 500 pods at once, what they cost when nothing happens, and how long a command in one of them takes.
 
-use crate::pods::{at_once, node, remove_all};
+use crate::pods::{Node, at_once, node, remove_all};
 use crate::process::Meter;
 use crate::{Error, quantile};
 use kube::api::AttachParams;
@@ -13,7 +13,14 @@ const EXECS: usize = 50;
 
 pub async fn run(keles: PathBuf) -> Result<String, Error> {
     let mut n = node(&keles).await?;
-    let burst = at_once(&mut n, PODS).await?;
+    let figures = measured(&mut n).await;
+    // Also after a failure: pods outlive the server.
+    remove_all(&n.pods).await?;
+    figures
+}
+
+async fn measured(n: &mut Node) -> Result<String, Error> {
+    let burst = at_once(n, PODS).await?;
     let (shims, private_kib) = shims(&n.server.data());
     // What the burst left to do is done first: statuses, events, endpoints.
     let mut cpu = Meter::new(&n.server);
@@ -34,7 +41,6 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     }
     samples.sort_by(f64::total_cmp);
     let resident = n.server.resident_mib();
-    remove_all(&n.pods).await?;
     Ok(format!(
         "{PODS} at once all running in {burst:.1} s; {:.0} KiB of private memory for each of {shims} shims; server idle {:.2} % of a core, {resident:.0} MiB resident; exec round trip p50 {:.1} ms, p99 {:.1} ms",
         private_kib as f64 / shims.max(1) as f64,

@@ -67,6 +67,13 @@ pub async fn at_once(node: &mut Node, count: usize) -> Result<f64, Error> {
 
 pub async fn run(keles: PathBuf) -> Result<String, Error> {
     let mut node = node(&keles).await?;
+    let figures = measured(&mut node).await;
+    // Also after a failure: pods outlive the server.
+    remove_all(&node.pods).await?;
+    figures
+}
+
+async fn measured(node: &mut Node) -> Result<String, Error> {
     let mut samples = Vec::new();
     for i in 0..ONE_BY_ONE {
         let (name, begin) = (format!("one-{i}"), Instant::now());
@@ -77,8 +84,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     }
     remove_all(&node.pods).await?;
     samples.sort_by(f64::total_cmp);
-    let burst = at_once(&mut node, AT_ONCE).await?;
-    remove_all(&node.pods).await?;
+    let burst = at_once(node, AT_ONCE).await?;
     Ok(format!(
         "create to running p50 {:.0} ms, p99 {:.0} ms over {ONE_BY_ONE} one after another; {AT_ONCE} at once all running in {burst:.2} s",
         quantile(&samples, 0.5),

@@ -51,6 +51,8 @@ impl Server {
                 "10.47.0.0/16",
                 "--kubelet-port",
                 &free_port()?.to_string(),
+                "--node-cidr-mask-size",
+                "22",
                 "--max-pods",
                 "600",
             ]);

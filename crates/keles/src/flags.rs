@@ -108,9 +108,12 @@ pub struct Server {
     pub api: ApiFlags,
     #[command(flatten)]
     pub signing: SigningFlags,
-    /// Range of pod addresses; this node takes its first /24.
+    /// Range of pod addresses; this node takes the first part of it.
     #[arg(long, default_value = "10.42.0.0/16")]
     pub cluster_cidr: Cidr,
+    /// Bits of a node's part of --cluster-cidr: 24 has 253 addresses for pods.
+    #[arg(long, default_value_t = crate::node::POD_PREFIX, value_parser = clap::value_parser!(u8).range(8..=28))]
+    pub node_cidr_mask_size: u8,
     /// Address of cluster DNS [default: the tenth of the service range].
     #[arg(long)]
     pub cluster_dns: Option<Ipv4Addr>,

@@ -82,8 +82,8 @@ pub async fn run(f: Box<flags::Server>) -> Result<(), BoxError> {
     let shared = Arc::new(Shared {
         limits: f.node.limits()?,
         node_name: f.node_name.clone().or_else(node::host_name).ok_or(ServerError::NoNodeName)?,
-        pods: f.cluster_cidr.first(node::POD_PREFIX),
-        node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
+        pods: f.cluster_cidr.first(f.node_cidr_mask_size),
+        node_ip: f.node_ip.or_else(node::primary_address).unwrap_or_else(|| f.cluster_cidr.first(f.node_cidr_mask_size).nth(1).unwrap_or(Ipv4Addr::LOCALHOST)),
         dns_address,
         services,
         api: OnceLock::new(),

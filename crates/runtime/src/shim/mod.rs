@@ -41,6 +41,8 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ! {
     if flag != "--sandbox" {
         usage();
     }
+    // What the server was started with, a lock or a pipe of its parent's, is not to be held for as long as the pod lives.
+    let _ = process::close_from(3);
     // The server does without them, and what it starts would too.
     let _ = process::allow_huge_pages(true);
     match Shim::new(Path::new(folder)) {

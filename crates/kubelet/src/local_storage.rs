@@ -13,6 +13,7 @@ use std::path::Path;
 
 const RESOURCE: &str = "ephemeral-storage";
 
+
 /// The disk emptyDirs of a pod that have a limit.
 fn limits(pod: &Pod) -> impl Iterator<Item = (&str, &str, u64)> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -87,6 +88,7 @@ fn volume_exceeded(pod: &Pod, pod_dir: &Path) -> Option<String> {
     let (name, limit, _) = limits(pod).find(|(name, _, bytes)| disk(&dir.join(name)).bytes > *bytes)?;
     Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "))
 }
+
 
 #[cfg(test)]
 mod tests {

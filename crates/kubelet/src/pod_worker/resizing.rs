@@ -31,9 +31,7 @@ impl Worker {
         }
         self.pod = if resize::wanted(&pod) == self.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.allocated)) };
         // downwardAPI files show these.
-        if (&pod.metadata.labels, &pod.metadata.annotations, pod.metadata.generation)
-            != (&self.wished.metadata.labels, &self.wished.metadata.annotations, self.wished.metadata.generation)
-        {
+        if (&pod.metadata.labels, &pod.metadata.annotations, pod.metadata.generation) != (&self.wished.metadata.labels, &self.wished.metadata.annotations, self.wished.metadata.generation) {
             self.refresh_at = Timestamp::now();
         }
         self.wished = pod;

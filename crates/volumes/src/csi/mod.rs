@@ -38,6 +38,8 @@ pub struct Csi {
     drivers: watch::Sender<BTreeMap<String, Registration>>,
     /// One at a time for each volume.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// By pod uid: held for reading while something is brought to the pod, for writing while all is taken from it.
+    gates: Mutex<HashMap<String, Weak<tokio::sync::RwLock<()>>>>,
     /// What this run of the agent knows to be staged.
     staged: Mutex<BTreeSet<PathBuf>>,
     /// By unique name: attached volumes that are wanted or there, and the pods that say so.
@@ -50,6 +52,18 @@ pub struct Csi {
 // Nothing can panic while these are held half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The one of its key, for as long as anybody holds it.
+fn shared<T: Default>(all: &Mutex<HashMap<String, Weak<T>>>, key: String) -> Arc<T> {
+    let mut all = lock(all);
+    if let Some(there) = all.get(&key).and_then(Weak::upgrade) {
+        return there;
+    }
+    all.retain(|_, one| one.strong_count() > 0);
+    let new = Arc::default();
+    all.insert(key, Arc::downgrade(&new));
+    new
 }
 
 impl Csi {
@@ -67,6 +81,7 @@ impl Csi {
             places,
             drivers: watch::Sender::default(),
             locks: Mutex::default(),
+            gates: Mutex::default(),
             staged: Mutex::default(),
             in_use: watch::Sender::new(in_use),
             reported: watch::Sender::default(),
@@ -126,14 +141,11 @@ impl Csi {
 
     /// The lock of a volume: of one driver and handle, whatever it is called.
     fn lock_of(&self, driver: &str, handle: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut all = lock(&self.locks);
-        let key = unique_name(driver, handle);
-        if let Some(there) = all.get(&key).and_then(Weak::upgrade) {
-            return there;
-        }
-        all.retain(|_, lock| lock.strong_count() > 0);
-        let new = Arc::default();
-        all.insert(key, Arc::downgrade(&new));
-        new
+        shared(&self.locks, unique_name(driver, handle))
+    }
+
+    /// What was begun for a pod ends before its volumes are given back.
+    fn gate_of(&self, uid: &str) -> Arc<tokio::sync::RwLock<()>> {
+        shared(&self.gates, uid.to_owned())
     }
 }

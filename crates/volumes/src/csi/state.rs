@@ -3,9 +3,10 @@
 //! A pod's part is written before its driver is asked for anything, and taken away after the driver has given the volume back; so whatever stands on disk is
 //! at least what drivers hold.
 
-use crate::{Result, VolumeError};
+use crate::{Result, VolumeError, tmpfs};
 use keles_rules::csi::{hash, unique_name};
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "vol_data.json";
@@ -73,6 +74,16 @@ pub struct Held {
     pub target: PathBuf,
     /// Goes last: the pod's link to a device, or the folder around `target`.
     pub mark: PathBuf,
+}
+
+impl Held {
+    /// Whether the driver has published it.
+    pub fn is_there(&self) -> Result<bool> {
+        if self.block {
+            return Ok(std::fs::metadata(&self.target).is_ok_and(|info| info.file_type().is_block_device()));
+        }
+        tmpfs::is_mounted(&self.target)
+    }
 }
 
 /// The places below one root.

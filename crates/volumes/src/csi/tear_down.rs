@@ -9,6 +9,7 @@ use std::sync::Arc;
 impl Csi {
     /// Gives all CSI volumes of a pod back. What fails stays noted and is tried again by the next call.
     pub async fn tear_down(self: &Arc<Self>, pod_dir: &Path, uid: &str) -> Result<()> {
+        let _alone = self.gate_of(uid).write_owned().await;
         let all = self.places.held_by(uid);
         if !all.is_empty() {
             // Parts of volumes that containers had hold the volumes themselves.

@@ -6,18 +6,19 @@
 use super::driver::{Capabilities, Driver, is_final, text};
 use super::state::{Held, VolumeData};
 use super::{Csi, attachment_name, hash, lock, wire};
-use crate::{Bound, Context, Ready, Result, TokenAsk, VolumeError, ownership, tmpfs};
+use crate::{Bound, Context, Ready, Result, TokenAsk, VolumeError, ownership};
 use k8s_openapi::api::core::v1::{CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, SecretReference};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
 use keles_rules::volume_binding::{capacity, is_block};
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::Capability;
 
 /// Upstream's wait for a volume to be attached, after which people are told and the wait begins anew.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(123);
+/// The same for a volume that the pod has already, whose publishing is only renewed.
+const ATTACHED_TIMEOUT: Duration = Duration::from_secs(10);
 const POD_INFO: &str = "csi.storage.k8s.io/";
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 const DEFAULT_TOKEN_SECONDS: i64 = 3600;
@@ -88,7 +89,13 @@ pub(crate) async fn persistent(bound: &Bound<'_>, context: &Context<'_>) -> Resu
         pod_volume: bound.pod_volume.into(),
         claim: bound.claim.metadata.name.clone().unwrap_or_default(),
     };
-    let publish_context = if attached { wait_attached(&data, context).await? } else { Texts::new() };
+    let held = context.csi.places.of_pod(context.uid(), data, block);
+    let republish = driver.requires_republish == Some(true);
+    let is_there = held.is_there()?;
+    let publish_context = match attached && (!is_there || republish) {
+        true => wait_attached(&held.data, if is_there { ATTACHED_TIMEOUT } else { ATTACH_TIMEOUT }, context).await?,
+        false => Texts::new(),
+    };
     let read_only = bound.read_only || source.read_only == Some(true);
     let modes = spec.access_modes.clone().unwrap_or_default();
     let fs_type = source.fs_type.clone().unwrap_or_default();
@@ -100,7 +107,7 @@ pub(crate) async fn persistent(bound: &Bound<'_>, context: &Context<'_>) -> Resu
     let mut publish_secrets = secrets(source.node_publish_secret_ref.as_ref(), context).await?;
     publish_secrets.extend(tokens_secret);
     let plan = Plan {
-        held: context.csi.places.of_pod(context.uid(), data, block),
+        held,
         fs_type,
         mount_flags: spec.mount_options.clone().unwrap_or_default(),
         access_mode: modes.first().cloned().unwrap_or_default(),
@@ -112,7 +119,7 @@ pub(crate) async fn persistent(bound: &Bound<'_>, context: &Context<'_>) -> Resu
         publish_secrets,
         growth: growth(bound.volume, bound.claim, source.node_expand_secret_ref.as_ref(), context).await?,
         group,
-        republish: driver.requires_republish == Some(true),
+        republish,
     };
     if plan.growth.is_some() {
         context.objects.claim_grows(bound.claim).await?;
@@ -178,7 +185,7 @@ fn check_lifecycle(driver: &CSIDriverSpec, name: &str, wanted: &str) -> Result<(
 }
 
 /// Waits until the controllers have attached the volume to this node; what the driver then said of it.
-async fn wait_attached(data: &VolumeData, context: &Context<'_>) -> Result<Texts> {
+async fn wait_attached(data: &VolumeData, limit: Duration, context: &Context<'_>) -> Result<Texts> {
     let unique = data.unique_name();
     let attached = async {
         context.csi.claim_use(&unique, context.uid()).await;
@@ -188,7 +195,7 @@ async fn wait_attached(data: &VolumeData, context: &Context<'_>) -> Result<Texts
         let why = format!("timed out waiting for external-attacher of {} CSI driver to attach volume {}", data.driver, data.handle);
         Err(VolumeError::Stage { stage: "MountVolume.WaitForAttach", volume: data.spec_name.clone(), why })
     };
-    let attachment = tokio::time::timeout(ATTACH_TIMEOUT, attached).await.unwrap_or_else(late)?;
+    let attachment = tokio::time::timeout(limit, attached).await.unwrap_or_else(late)?;
     Ok(attachment.status.and_then(|status| status.attachment_metadata).unwrap_or_default().into_iter().collect())
 }
 
@@ -279,7 +286,12 @@ async fn tell_growth(grown: Grown, bound: &Bound<'_>, context: &Context<'_>) -> 
 /// Carries the plan out in a task of its own: a pod that goes meanwhile does not leave it half done.
 async fn run(plan: Plan, context: &Context<'_>) -> Result<Grown> {
     let csi = context.csi.clone();
-    let work = tokio::spawn(async move { csi.carry_out(&plan).await });
+    let gate = csi.gate_of(context.uid()).read_owned().await;
+    let work = tokio::spawn(async move {
+        let done = csi.carry_out(&plan).await;
+        drop(gate);
+        done
+    });
     work.await.unwrap_or_else(|error| Err(VolumeError::Field(format!("setting the volume up ended: {error}"))))
 }
 
@@ -322,7 +334,7 @@ impl Csi {
         let capabilities = driver.capabilities().await.map_err(|status| plan.stage(staging_step)(status.to_string()))?;
         self.places.note(held)?;
         let stages = held.data.persistent && capabilities.has(Capability::StageUnstageVolume);
-        let is_there = if held.block { is_device(&held.target) } else { tmpfs::is_mounted(&held.target)? };
+        let is_there = held.is_there()?;
         if stages && !is_there {
             self.stage(plan, &driver, &capabilities).await.map_err(plan.stage(staging_step))?;
         }
@@ -373,7 +385,7 @@ impl Csi {
         };
         driver.publish(&request).await.map_err(|status| status.to_string())?;
         // What is not there would be an empty folder of the node's disk to the pod.
-        let shown = if held.block { is_device(&held.target) } else { held.target.is_dir() };
+        let shown = if held.block { held.is_there().unwrap_or(false) } else { held.target.is_dir() };
         if shown { Ok(()) } else { Err(format!("driver {} published the volume, but {} is not there", held.data.driver, held.target.display())) }
     }
 
@@ -411,7 +423,3 @@ impl Csi {
     }
 }
 
-fn is_device(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::metadata(path).is_ok_and(|info| info.file_type().is_block_device())
-}

@@ -110,7 +110,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   securityContext: {{fsGroup: 4321}}
   containers: [{{name: c, image: {WEB}, {mounts}}}]
   volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]
@@ -240,7 +240,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: inline}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers: [{{name: c, image: {WEB}, volumeMounts: [{{name: v, mountPath: /v}}]}}]
   volumes: [{{name: v, csi: {{driver: {INLINE}, readOnly: true, volumeAttributes: {{size: small}}}}}}]
 "#

@@ -117,6 +117,8 @@ impl PodReferences for FromRegistry {
             Some(p) => all.insert(need, p.name().to_owned()),
             None => all.remove(&need),
         };
+        // The next question is asked of this function again.
+        drop(all);
         found.is_some() || (resource == "secrets" && self.secret_of_volume_needed(node, namespace, name))
     }
 }

@@ -1,7 +1,7 @@
 //! One driver's node service.
 
 use super::wire;
-use keles_grpc::{Channel, Status};
+use keles_grpc::{Channel, Code, Status};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,10 +36,9 @@ impl Capabilities {
     }
 }
 
-/// Whether a request that failed may have had an effect: then it is asked again until its end is known.
-pub fn is_final(status: &Status) -> bool {
-    use keles_grpc::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
-    !matches!(status.code, Cancelled | DeadlineExceeded | Unavailable | ResourceExhausted | Aborted | Unknown)
+/// Whether the driver will not do it however often it is asked the same (upstream's codes).
+pub fn is_infeasible(status: &Status) -> bool {
+    matches!(status.code, Code::InvalidArgument | Code::OutOfRange | Code::NotFound)
 }
 
 pub fn text(path: &Path) -> String {

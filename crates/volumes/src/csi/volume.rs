@@ -3,7 +3,7 @@
 //! Entry points: [`persistent`] for volumes of claims, [`inline`] for those that a pod's spec describes. What the driver is told of the pod, and how its files
 //! are owned, the CSIDriver object says; a driver without one has to have its volumes attached.
 
-use super::driver::{Capabilities, Driver, is_final, text};
+use super::driver::{Capabilities, Driver, is_infeasible, text};
 use super::state::{Held, VolumeData};
 use super::{Csi, attachment_name, hash, lock, wire};
 use crate::{Bound, Context, Ready, Result, TokenAsk, VolumeError, ownership};
@@ -21,6 +21,8 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(123);
 const ATTACHED_TIMEOUT: Duration = Duration::from_secs(10);
 const POD_INFO: &str = "csi.storage.k8s.io/";
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+/// A claim's `allocatedResourceStatuses`, written by `claim_did_not_grow`.
+const INFEASIBLE: &str = "NodeResizeInfeasible";
 const DEFAULT_TOKEN_SECONDS: i64 = 3600;
 
 type Texts = HashMap<String, String>;
@@ -66,7 +68,7 @@ struct Plan {
 enum Grown {
     No,
     Done,
-    Failed { why: String, is_final: bool },
+    Failed { why: String, infeasible: bool },
 }
 
 /// A volume of a claim.
@@ -260,7 +262,9 @@ async fn pod_context(driver: &CSIDriverSpec, ephemeral: bool, context: &Context<
 async fn growth(volume: &PersistentVolume, claim: &PersistentVolumeClaim, secret: Option<&SecretReference>, context: &Context<'_>) -> Result<Option<Growth>> {
     let shown = claim.status.as_ref().and_then(|status| keles_rules::volume_binding::storage(status.capacity.as_ref()));
     let (Some(have), Some(shown)) = (capacity(volume), shown) else { return Ok(None) };
-    if have <= shown {
+    // What the driver will not do is not asked of it again: its owner asks for something else.
+    let statuses = claim.status.as_ref().and_then(|status| status.allocated_resource_statuses.as_ref());
+    if have <= shown || statuses.and_then(|all| all.get("storage")).is_some_and(|status| status == INFEASIBLE) {
         return Ok(None);
     }
     Ok(Some(Growth { to_bytes: have.units(), secrets: secrets(secret, context).await? }))
@@ -275,8 +279,8 @@ async fn tell_growth(grown: Grown, bound: &Bound<'_>, context: &Context<'_>) -> 
             context.objects.tell(context.pod, false, "FileSystemResizeSuccessful", format!("MountVolume.NodeExpandVolume succeeded for volume \"{name}\" "));
             Ok(())
         }
-        Grown::Failed { why, is_final } => {
-            context.objects.claim_did_not_grow(bound.claim, is_final).await?;
+        Grown::Failed { why, infeasible } => {
+            context.objects.claim_did_not_grow(bound.claim, infeasible).await?;
             context.objects.tell(context.pod, true, "FileSystemResizeFailed", format!("MountVolume.NodeExpandVolume failed for volume \"{}\" : {why}", bound.name()));
             Ok(())
         }
@@ -401,7 +405,7 @@ impl Csi {
         };
         match driver.expand(&request).await {
             Ok(_) => Grown::Done,
-            Err(status) => Grown::Failed { is_final: is_final(&status), why: status.to_string() },
+            Err(status) => Grown::Failed { infeasible: is_infeasible(&status), why: status.to_string() },
         }
     }
 

@@ -154,7 +154,11 @@ fn files_are_staged_once_and_given_back_after_a_kill(c: &mut Cluster, driver: &C
     assert_eq!(of("NodeStageVolume"), [&r#"NodeStageVolume {"block":false,"id":"handle-shared","publish":{},"secrets":{"password":"s3cret"}}"#.to_owned()]);
     let published = of("NodePublishVolume");
     assert_eq!(published.len(), 2, "{lines:?}");
-    assert!(published.iter().any(|line| line.contains(r#""csi.storage.k8s.io/pod.name":"one""#) && line.contains(r#""csi.storage.k8s.io/ephemeral":"false""#) && line.contains(r#""pool":"fast""#)));
+    assert!(
+        published
+            .iter()
+            .any(|line| line.contains(r#""csi.storage.k8s.io/pod.name":"one""#) && line.contains(r#""csi.storage.k8s.io/ephemeral":"false""#) && line.contains(r#""pool":"fast""#))
+    );
     let summary: Value = serde_json::from_str(&c.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/stats/summary", Cluster::NODE)])).expect("JSON");
     let volumes = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "one").map(|pod| pod["volume"].clone()).unwrap_or_default();
     let figures = volumes.as_array().into_iter().flatten().find(|volume| volume["name"] == "v").cloned().unwrap_or_default();
@@ -208,7 +212,15 @@ fn a_volume_is_attached_before_and_detached_after(c: &Cluster, storage: &Storage
     c.kubectl(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "-p", r#"{"status":{"attached":false,"attachError":{"message":"no slot left"}}}"#]);
     event(c, "writer", "FailedAttachVolume: AttachVolume.Attach failed for volume \"disk\" : no slot left");
     assert!(!storage.calls().iter().any(|call| call == "NodeStageVolume"), "not before it is attached");
-    c.kubectl(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "-p", r#"{"status":{"attached":true,"attachError":null,"attachmentMetadata":{"lun":"7"}}}"#]);
+    c.kubectl(&[
+        "patch",
+        "volumeattachment",
+        &name,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        r#"{"status":{"attached":true,"attachError":null,"attachmentMetadata":{"lun":"7"}}}"#,
+    ]);
     c.wait_ready("writer");
     event(c, "writer", "SuccessfulAttachVolume: AttachVolume.Attach succeeded for volume \"disk\"");
     assert!(storage.lines().iter().any(|line| line.starts_with("NodeStageVolume") && line.contains(r#""publish":{"lun":"7"}"#)), "{:?}", storage.lines());
@@ -262,7 +274,8 @@ spec:
 
 /// Loop devices as a storage system's disks, of a driver and as local volumes.
 fn devices_are_given_as_devices(c: &Cluster, storage: &Storage, content: &Path) {
-    let loops: Vec<String> = (0..8).map(|number| format!("/dev/loop{number}")).filter(|path| std::fs::metadata(path).is_ok_and(|info| info.file_type().is_block_device())).collect();
+    let loops: Vec<String> =
+        (0..8).map(|number| format!("/dev/loop{number}")).filter(|path| std::fs::metadata(path).is_ok_and(|info| info.file_type().is_block_device())).collect();
     let [first, second, ..] = &loops[..] else { panic!("no loop devices on this machine: {loops:?}") };
     c.kubectl(&["delete", "csidriver", DRIVER]);
     driver_object(c, DRIVER, "attachRequired: false");

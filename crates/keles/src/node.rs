@@ -141,3 +141,18 @@ impl keles_kubelet::PodNetwork for Network {
         self.0.detach(pod_uid).await.map_err(|e| NetworkError(e.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_root_is_where_plugins_look_unless_the_cluster_has_a_place_of_its_own() {
+        let own = Path::new("/srv/second-cluster");
+        assert_eq!(root_dir(own, None), own);
+        assert_eq!(root_dir(own, Some(Path::new("/elsewhere"))), Path::new("/elsewhere"));
+        let default = Path::new(crate::flags::DEFAULT_DATA_DIR);
+        let old_pods = std::fs::read_dir(default.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
+        assert_eq!(root_dir(default, None), if old_pods { default } else { Path::new("/var/lib/kubelet") });
+    }
+}

@@ -418,9 +418,21 @@ mod tests {
         let image = NodeImage::default();
         let devices = |index: usize| {
             let container = &pod.spec.as_ref().expect("spec").containers[index];
-            block_devices(&Input { config: &config, pod: &pod, container, image: &image, env: Vec::new(), mounted: &mounted, pod_ips: &[], attempt: 0, node_memory_bytes: 1, pid_target: None })
+            block_devices(&Input {
+                config: &config,
+                pod: &pod,
+                container,
+                image: &image,
+                env: Vec::new(),
+                mounted: &mounted,
+                pod_ips: &[],
+                attempt: 0,
+                node_memory_bytes: 1,
+                pid_target: None,
+            })
         };
-        let given: Vec<(String, String, String)> = devices(0).expect("devices").into_iter().map(|d| (d.host_path.display().to_string(), d.container_path.display().to_string(), d.permissions)).collect();
+        let given: Vec<(String, String, String)> =
+            devices(0).expect("devices").into_iter().map(|d| (d.host_path.display().to_string(), d.container_path.display().to_string(), d.permissions)).collect();
         assert_eq!(given, [("/d".into(), "/dev/x".into(), "rwm".into()), ("/e".into(), "/dev/y".into(), "r".into())]);
         assert!(matches!(devices(1), Err(ConfigError::NoDevice(name)) if name == "files"));
     }

@@ -104,7 +104,8 @@ mod tests {
     fn a_node_takes_as_many_volumes_as_its_driver_says_and_one_volume_counts_once() {
         let volume = |name: &str| json!({"metadata": {"name": name}, "spec": {"csi": {"driver": "d.example", "volumeHandle": name}}});
         let mut storage = storage(json!([claim("c1", "", "v1"), claim("c2", "", "v2"), claim("made", "made", "")]), json!([volume("v1"), volume("v2"), volume("v3")]));
-        let with_limit = |count: i32| informer(json!([{"metadata": {"name": "n1"}, "spec": {"drivers": [{"name": "d.example", "nodeID": "n1", "allocatable": {"count": count}}]}}]));
+        let with_limit =
+            |count: i32| informer(json!([{"metadata": {"name": "n1"}, "spec": {"drivers": [{"name": "d.example", "nodeID": "n1", "allocatable": {"count": count}}]}}]));
         let mut cache = Cache::default();
         cache.set_node(node("n1", json!({})));
         cache.assume(using("a", "c1"), "n1");

@@ -47,7 +47,8 @@ impl Plugin for VolumeRestrictions {
     fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo) -> Result<PreFilter, Rejection> {
         let mut alone: Vec<ObjectKey> = Vec::new();
         if let Some(storage) = &state.storage {
-            let is_alone = |key: &ObjectKey| storage.claims.get_key(key).is_some_and(|claim| claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten()).any(|mode| mode == ALONE));
+            let is_alone =
+                |key: &ObjectKey| storage.claims.get_key(key).is_some_and(|claim| claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten()).any(|mode| mode == ALONE));
             alone = claims_of(pod).into_iter().map(|(key, _)| key).filter(is_alone).collect();
         }
         let taken = !alone.is_empty() && state.nodes.iter().flat_map(|node| node.pods()).any(|other| claims_of(other).iter().any(|(key, _)| alone.contains(key)));

@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 const NAME: &str = "VolumeZone";
 const ELSEWHERE: &str = "node(s) had no available volume zone";
 /// The labels, and the names they had before.
-const TOPOLOGY: [(&str, &str); 2] = [
-    ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
-    ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
-];
+const TOPOLOGY: [(&str, &str); 2] =
+    [("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"), ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region")];
 /// Between the values of a volume that is in several zones.
 const SEPARATOR: &str = "__";
 

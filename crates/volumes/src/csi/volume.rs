@@ -426,4 +426,3 @@ impl Csi {
         asked.inspect_err(|status| tracing::debug!(%status, driver = driver.name, volume = held.data.spec_name, "no figures of a volume")).ok()
     }
 }
-

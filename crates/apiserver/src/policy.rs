@@ -117,7 +117,24 @@ impl PodReferences for FromRegistry {
             Some(p) => all.insert(need, p.name().to_owned()),
             None => all.remove(&need),
         };
-        found.is_some()
+        // The next question is asked of this function again.
+        drop(all);
+        found.is_some() || (resource == "secrets" && self.secret_of_volume_needed(node, namespace, name))
+    }
+}
+
+/// Fields of a volume's CSI source that name a secret which some part of the driver is given.
+const VOLUME_SECRETS: [&str; 5] = ["controllerPublishSecretRef", "nodePublishSecretRef", "nodeStageSecretRef", "controllerExpandSecretRef", "nodeExpandSecretRef"];
+
+impl FromRegistry {
+    /// Whether a volume that the node needs has this secret.
+    fn secret_of_volume_needed(&self, node: &str, namespace: &str, name: &str) -> bool {
+        let has = |volume: &Object| {
+            let named = |field: &&str| volume.str_at(&["spec", "csi", field, "name"]) == name && volume.str_at(&["spec", "csi", field, "namespace"]) == namespace;
+            VOLUME_SECRETS.iter().any(|field| named(&field))
+        };
+        let volumes = self.registry.read_all("", "persistentvolumes", "");
+        volumes.iter().any(|volume| has(volume) && self.volume_needed(node, volume.name()))
     }
 }
 

@@ -106,6 +106,30 @@ async fn reviews_take_selectors_and_refuse_what_is_no_question() {
 }
 
 #[tokio::test]
+async fn a_node_reads_the_secrets_of_the_volumes_that_its_pods_use() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let create = async |path: &str, object: Value| {
+        let made = admin.post(path, &object).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    };
+    create("/api/v1/namespaces/default/serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    let source = json!({"driver": "d.example", "volumeHandle": "h", "nodeStageSecretRef": {"name": "key", "namespace": "storage"}});
+    let spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "claimRef": {"name": "c", "namespace": "default"}, "csi": source});
+    create("/api/v1/persistentvolumes", json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": spec})).await;
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
+    create("/api/v1/namespaces/default/pods", json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})).await;
+    let may = async |node: &str, secret: &str| {
+        let attributes = json!({"verb": "get", "resource": "secrets", "namespace": "storage", "name": secret});
+        let review = admin.post(REVIEWS, &json!({"spec": {"user": format!("system:node:{node}"), "groups": ["system:nodes"], "resourceAttributes": attributes}})).await;
+        review.json()["status"]["allowed"].as_bool()
+    };
+    assert_eq!(may("n1", "key").await, Some(true));
+    assert_eq!(may("n2", "key").await, Some(false), "no pod there uses it");
+    assert_eq!(may("n1", "other").await, Some(false));
+}
+
+#[tokio::test]
 async fn aggregated_roles_follow_labels_and_expressions() {
     let w = World::start().await;
     let admin = w.admin();

@@ -4,6 +4,7 @@
 //! Invariants: every reconcile is level-triggered and idempotent; writes that would change nothing are not sent; decisions are pure functions.
 //! Deliberately absent: the loop (in `reconcile`), and anything that talks to something else than the Kubernetes API.
 
+mod attach_detach;
 mod certificate_requests;
 mod claims;
 mod csr_approving;
@@ -37,6 +38,7 @@ mod storage_migration;
 mod taint_eviction;
 mod vac_protection;
 mod validating_policy_status;
+mod volume_expand;
 
 use keles_client::{Informers, Watched};
 use keles_pki::{Authority, SigningKey};
@@ -111,6 +113,8 @@ pub const ALL: &[Row] = &[
     row("persistentvolume-binder-controller", "persistent-volume-binder", |s, set| s.run(set, persistent_volume_binder::PersistentVolumeBinder::new(&s))),
     row("persistentvolume-protection-controller", "pv-protection-controller", |s, set| s.run(set, pv_protection::PvProtectionController::new(&s))),
     row("persistentvolumeclaim-protection-controller", "pvc-protection-controller", |s, set| s.run(set, pvc_protection::PvcProtectionController::new(&s))),
+    row("persistentvolume-attach-detach-controller", "attachdetach-controller", |s, set| s.run(set, attach_detach::AttachDetachController::new(&s))),
+    row("persistentvolume-expander-controller", "expand-controller", |s, set| s.run(set, volume_expand::VolumeExpandController::new(&s))),
     row("ephemeral-volume-controller", "ephemeral-volume-controller", |s, set| s.run(set, ephemeral_volume::EphemeralVolumeController::new(&s))),
     row("storage-version-migrator-controller", "storage-version-migrator-controller", |s, set| s.run(set, storage_migration::StorageVersionMigrator::new(&s))),
     row("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", |s, set| {

@@ -140,6 +140,9 @@ pub struct Server {
     /// Port of the node agent's API.
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_PORT)]
     pub kubelet_port: u16,
+    /// Folder of the node agent's pods and plugins [default: /var/lib/kubelet beside the default data folder, else --data-dir].
+    #[arg(long)]
+    pub root_dir: Option<PathBuf>,
     /// Name of the pods' bridge and of what else is one a machine; give a second cluster on a machine another.
     #[arg(long, default_value = "keles0")]
     pub bridge: String,

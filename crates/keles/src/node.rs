@@ -14,11 +14,15 @@ use std::sync::Arc;
 
 /// A cluster's nodes each have a range of this length for their pods (upstream's default).
 pub const POD_PREFIX: u8 = 24;
+/// Where manifests of plugins look for the agent.
+const UPSTREAM_ROOT: &str = "/var/lib/kubelet";
 
 pub struct Options {
     pub name: String,
     pub ip: Ipv4Addr,
     pub data_dir: PathBuf,
+    /// Of the agent, see [`root_dir`].
+    pub root_dir: PathBuf,
     pub bridge: String,
     /// Empty: pods use the node's resolvers.
     pub dns_addresses: Vec<IpAddr>,
@@ -72,6 +76,24 @@ pub fn serving(name: &str, ip: Ipv4Addr, pki: &Pki) -> Result<ServerTls, PkiErro
     Ok(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() })
 }
 
+/// The agent's root: what was asked for, else upstream's /var/lib/kubelet beside the default data folder, which is where the manifests of CSI drivers and
+/// device plugins look for it; a cluster of its own data folder has it there, so that two on one machine do not meet. Where an older build left pods in
+/// the data folder, it stays their root until they are gone: what is mounted cannot be moved.
+pub fn root_dir(data_dir: &Path, asked: Option<&Path>) -> PathBuf {
+    if let Some(asked) = asked {
+        return asked.to_owned();
+    }
+    if data_dir != Path::new(crate::flags::DEFAULT_DATA_DIR) {
+        return data_dir.to_owned();
+    }
+    let has_pods = std::fs::read_dir(data_dir.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
+    if has_pods {
+        tracing::warn!("pods of an older build lie in {}: the agent's root stays there until they are gone, and plugins find it there only", data_dir.display());
+        return data_dir.to_owned();
+    }
+    UPSTREAM_ROOT.into()
+}
+
 /// Makes or finds the pods' bridge; its files lie in the data folder.
 pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir: &Path) -> Result<PodNetwork, keles_network::NetworkError> {
     PodNetwork::open(keles_network::Options { bridge: bridge.to_owned(), pod_cidr, service_cidr, state_dir: data_dir.join("addresses") }).await
@@ -88,6 +110,7 @@ pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodN
 
 fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     let mut c = KubeletConfig::new(o.name, o.ip.into(), o.data_dir);
+    c.root_dir = o.root_dir;
     c.cluster_dns = ClusterDns { servers: o.dns_addresses, domain: o.domain };
     c.listen = o.listen;
     c.tls = Some(tls);
@@ -116,5 +139,20 @@ impl keles_kubelet::PodNetwork for Network {
     }
     async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
         self.0.detach(pod_uid).await.map_err(|e| NetworkError(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_root_is_where_plugins_look_unless_the_cluster_has_a_place_of_its_own() {
+        let own = Path::new("/srv/second-cluster");
+        assert_eq!(root_dir(own, None), own);
+        assert_eq!(root_dir(own, Some(Path::new("/elsewhere"))), Path::new("/elsewhere"));
+        let default = Path::new(crate::flags::DEFAULT_DATA_DIR);
+        let old_pods = std::fs::read_dir(default.join("pods")).is_ok_and(|mut pods| pods.next().is_some());
+        assert_eq!(root_dir(default, None), if old_pods { default } else { Path::new("/var/lib/kubelet") });
     }
 }

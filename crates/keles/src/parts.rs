@@ -289,6 +289,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
     let options = node::Options {
         name,
         ip,
+        root_dir: node::root_dir(&f.data_dir, None),
         data_dir: f.data_dir.clone(),
         bridge: f.bridge.clone(),
         dns_addresses: f.cluster_dns.clone(),

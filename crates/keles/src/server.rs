@@ -294,6 +294,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     let options = node::Options {
         name: s.node_name.clone(),
         ip: s.node_ip,
+        root_dir: node::root_dir(&f.api.data_dir, f.root_dir.as_deref()),
         data_dir: f.api.data_dir.clone(),
         bridge: f.bridge.clone(),
         dns_addresses: s.on("dns").then_some(s.dns_address.into()).into_iter().collect(),

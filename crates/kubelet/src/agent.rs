@@ -27,6 +27,9 @@ pub struct Agent {
     /// What of the API the pods show as files.
     pub followed: Followed,
     pub facts: NodeFacts,
+    /// Volumes of CSI drivers.
+    pub csi: Arc<keles_volumes::csi::Csi>,
+    pub csi_node: crate::csi_node::Shown,
     /// All pods of the node: what they hold decides what others may get.
     pub pods: crate::pods::Pods,
     /// Ids of the host that pods with a user namespace have.
@@ -45,6 +48,13 @@ impl Agent {
 
     pub fn image_history(&self) -> std::sync::MutexGuard<'_, crate::image_gc::Images> {
         self.image_history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Unmounts and removes a pod's volumes and then its folder; what a driver holds it gives back first. Repeatable until it succeeds.
+    pub async fn tear_down_volumes(&self, uid: &str) -> keles_volumes::Result<()> {
+        let dir = self.config.pod_dir(uid);
+        self.csi.tear_down(&dir, uid).await?;
+        tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await.unwrap_or_else(|error| Err(keles_volumes::VolumeError::Field(error.to_string())))
     }
 
     /// What a pod with these addresses may be told of itself.

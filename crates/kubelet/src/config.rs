@@ -63,8 +63,11 @@ pub struct KubeletConfig {
     pub node_name: String,
     /// First the address that the node is known by.
     pub node_ips: Vec<IpAddr>,
-    /// Holds `pods/`, `pods-logs/`, `seccomp/`.
+    /// Holds `pods-logs/`, `seccomp/` and what other parts of the process keep.
     pub data_dir: PathBuf,
+    /// What upstream calls `--root-dir`: holds `pods/`, `plugins/` and `plugins_registry/`. Plugins find these by its path, so it is told to them as it
+    /// stands here.
+    pub root_dir: PathBuf,
     pub cluster_dns: ClusterDns,
     /// Where the agent's API listens; port 0 takes a free one, which the Node object then tells.
     pub listen: SocketAddr,
@@ -93,10 +96,12 @@ pub struct KubeletConfig {
 impl KubeletConfig {
     /// A node with upstream's defaults.
     pub fn new(node_name: impl Into<String>, node_ip: IpAddr, data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
         Self {
             node_name: node_name.into(),
             node_ips: vec![node_ip],
-            data_dir: data_dir.into(),
+            root_dir: data_dir.clone(),
+            data_dir,
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             tls: None,
@@ -115,8 +120,17 @@ impl KubeletConfig {
         }
     }
 
+    pub fn pods_dir(&self) -> PathBuf {
+        self.root_dir.join("pods")
+    }
+
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.data_dir.join("pods").join(uid)
+        self.pods_dir().join(uid)
+    }
+
+    /// Where plugins put the sockets by which they register.
+    pub fn plugins_registry(&self) -> PathBuf {
+        self.root_dir.join("plugins_registry")
     }
 
     /// `pods-logs/<ns>_<name>_<uid>`, upstream's /var/log/pods layout.

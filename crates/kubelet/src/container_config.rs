@@ -7,7 +7,7 @@ use crate::expansion::expand;
 use crate::image_store::NodeImage;
 use crate::{naming, resources, security};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use keles_runtime::api::{ContainerConfig, Mount, Propagation, Seccomp};
+use keles_runtime::api::{ContainerConfig, Device, Mount, Propagation, Seccomp};
 use keles_volumes::{Mounted, sub_path};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -38,6 +38,8 @@ pub enum ConfigError {
     NoValue(String),
     #[error("volume {0} of the container's volumeMount is not in the pod")]
     NoVolume(String),
+    #[error("volume {0} of the container's volumeDevices is not in the pod, or is no device")]
+    NoDevice(String),
     #[error("no command specified")]
     NoCommand,
     #[error("{what} {path}: {source}")]
@@ -90,7 +92,7 @@ pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
         working_dir: if working_dir.is_empty() { "/".into() } else { working_dir },
         env,
         mounts,
-        devices: Vec::new(),
+        devices: block_devices(input)?,
         log_path: log_path(&container.name, input.attempt),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
@@ -212,6 +214,16 @@ fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeM
 /// always do it, so `IfPossible` is `Enabled`.
 pub fn is_recursively_read_only(mount: &VolumeMount) -> bool {
     mount.read_only == Some(true) && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
+}
+
+/// Volumes that are devices (`volumeDevices`).
+fn block_devices(input: &Input<'_>) -> Result<Vec<Device>, ConfigError> {
+    let device = |device: &k8s_openapi::api::core::v1::VolumeDevice| {
+        let volume = input.mounted.get(&device.name).filter(|volume| volume.is_device).ok_or_else(|| ConfigError::NoDevice(device.name.clone()))?;
+        let permissions = if volume.read_only { "r" } else { "rwm" }.into();
+        Ok(Device { host_path: volume.path.clone(), container_path: absolute(&device.device_path), permissions, ..Device::default() })
+    };
+    input.container.volume_devices.iter().flatten().map(device).collect()
 }
 
 /// The part of the volume that a mount shows; empty for all of it. A subPathExpr needs a value for each of its variables.
@@ -394,6 +406,35 @@ mod tests {
         input_for(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}), |built| {
             assert!(matches!(built, Err(ConfigError::NoVolume(name)) if name == "v"));
         });
+    }
+
+    #[test]
+    fn a_volume_that_is_a_device_is_given_at_its_path_and_read_only_where_the_volume_is() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [
+            {"name": "c", "volumeDevices": [{"name": "v", "devicePath": "/dev/x"}, {"name": "r", "devicePath": "/dev/y"}]}, {"name": "f", "volumeDevices": [{"name": "files", "devicePath": "/dev/x"}]}]}})).expect("a pod");
+        let volume = |path: &str, read_only, is_device| Mounted { is_device, ..Mounted::files("v", path.into(), read_only) };
+        let mounted = BTreeMap::from([("v".to_owned(), volume("/d", false, true)), ("r".to_owned(), volume("/e", true, true)), ("files".to_owned(), volume("/f", false, false))]);
+        let config = KubeletConfig::new("node", "192.0.2.1".parse().expect("ip"), "/data");
+        let image = NodeImage::default();
+        let devices = |index: usize| {
+            let container = &pod.spec.as_ref().expect("spec").containers[index];
+            block_devices(&Input {
+                config: &config,
+                pod: &pod,
+                container,
+                image: &image,
+                env: Vec::new(),
+                mounted: &mounted,
+                pod_ips: &[],
+                attempt: 0,
+                node_memory_bytes: 1,
+                pid_target: None,
+            })
+        };
+        let given: Vec<(String, String, String)> =
+            devices(0).expect("devices").into_iter().map(|d| (d.host_path.display().to_string(), d.container_path.display().to_string(), d.permissions)).collect();
+        assert_eq!(given, [("/d".into(), "/dev/x".into(), "rwm".into()), ("/e".into(), "/dev/y".into(), "r".into())]);
+        assert!(matches!(devices(1), Err(ConfigError::NoDevice(name)) if name == "files"));
     }
 
     #[test]

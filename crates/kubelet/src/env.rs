@@ -191,6 +191,22 @@ mod tests {
         async fn token(&self, _: &TokenAsk) -> keles_volumes::Result<Token> {
             Err(VolumeError::Api("not part of this test".into()))
         }
+        async fn csi_driver(&self, _: &str) -> keles_volumes::Result<Option<k8s_openapi::api::storage::v1::CSIDriver>> {
+            Ok(None)
+        }
+        async fn attached(&self, _: &str, _: &str) -> keles_volumes::Result<k8s_openapi::api::storage::v1::VolumeAttachment> {
+            Err(VolumeError::Api("not part of this test".into()))
+        }
+        async fn claim_grows(&self, _: &k8s_openapi::api::core::v1::PersistentVolumeClaim) -> keles_volumes::Result<()> {
+            Ok(())
+        }
+        async fn claim_grew(&self, _: &k8s_openapi::api::core::v1::PersistentVolumeClaim, _: &k8s_openapi::api::core::v1::PersistentVolume) -> keles_volumes::Result<()> {
+            Ok(())
+        }
+        async fn claim_did_not_grow(&self, _: &k8s_openapi::api::core::v1::PersistentVolumeClaim, _: bool) -> keles_volumes::Result<()> {
+            Ok(())
+        }
+        fn tell(&self, _: &k8s_openapi::api::core::v1::Pod, _: bool, _: &'static str, _: String) {}
     }
 
     /// One volume `files` with the file `e.env`.
@@ -198,7 +214,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("keles-env-files-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("made");
         std::fs::write(dir.join("e.env"), "A='from a file'\n").expect("written");
-        BTreeMap::from([("files".to_string(), Mounted { name: "files".into(), path: dir, read_only: false })])
+        BTreeMap::from([("files".to_string(), Mounted::files("files", dir, false))])
     }
 
     #[tokio::test]

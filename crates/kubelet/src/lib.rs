@@ -4,7 +4,7 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! `eviction`, `image_gc` and `log_rotation` keep the node's own resources. Deliberately absent: device plugins, checkpoint; see
+//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources. Deliberately absent: device plugins, checkpoint; see
 //! docs/STATUS.md.
 
 pub mod admission;
@@ -12,13 +12,14 @@ mod agent;
 pub mod config;
 mod container_config;
 pub mod credential_provider;
+mod csi_node;
 mod env;
 mod ephemeral;
 mod events;
 pub mod eviction;
 mod expansion;
-mod followed;
 mod figures;
+mod followed;
 mod hook;
 mod http_get;
 mod image_access;
@@ -33,6 +34,7 @@ pub mod naming;
 mod node;
 mod node_facts;
 mod objects;
+mod plugins;
 pub mod pod_network;
 mod pod_worker;
 mod pods;
@@ -82,18 +84,21 @@ impl Kubelet {
         network: Arc<dyn PodNetwork>,
         shutdown: CancellationToken,
     ) -> Result<(), KubeletError> {
-        for dir in [config.data_dir.join("pods"), config.data_dir.join("pods-logs")] {
+        for dir in [config.pods_dir(), config.root_dir.join("plugins"), config.data_dir.join("pods-logs")] {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
-        let users = user_namespaces::Ranges::open(ids, config.data_dir.join("pods"));
+        let users = user_namespaces::Ranges::open(ids, config.pods_dir());
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
+        let events = events::Recorder::start(client.clone(), &config.node_name);
         let agent = Arc::new(Agent {
-            events: events::Recorder::start(client.clone(), &config.node_name),
+            csi: keles_volumes::csi::Csi::open(&config.root_dir),
+            csi_node: csi_node::Shown::default(),
             services: service_env::Services::watch(&informers),
+            objects: objects::ApiObjects::new(client.clone(), &config.node_name, informers.clone(), events.clone()),
             informers,
-            objects: objects::ApiObjects::new(client.clone(), &config.node_name),
+            events,
             followed: followed::Followed::new(client.clone(), shutdown.clone()),
             config,
             client,
@@ -114,7 +119,7 @@ impl Kubelet {
         };
         let port = server.as_ref().map_or(agent.config.listen.port(), server::Bound::port);
         let (registered_tx, registered) = tokio::sync::watch::channel(None);
-        let registered_too = registered.clone();
+        let (registered_too, registered_csi) = (registered.clone(), registered.clone());
         let serve = async {
             if let Some(server) = server {
                 server.run(agent.clone(), pods.clone(), shutdown.clone()).await;
@@ -126,12 +131,15 @@ impl Kubelet {
         let eviction = tokio::spawn(eviction::run(agent.clone(), shutdown.clone()));
         let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
+        let plugins = tokio::spawn(plugins::run(agent.clone(), shutdown.clone()));
+        let csi_node = tokio::spawn(csi_node::run(agent.clone(), registered_csi, shutdown.clone()));
+        let sweep = tokio::spawn(csi_node::sweep(agent.clone(), shutdown.clone()));
         let mirrors = tokio::spawn({
             let (agent, stop) = (agent.clone(), shutdown.clone());
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, sweep);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -41,9 +42,12 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
     let mut told_at = Instant::now();
     let mut ticks = tokio::time::interval(CHECK_EVERY);
     let mut pressure = agent.pressure.subscribe();
+    let mut in_use = agent.csi.in_use();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, () = stop.cancelled() => return }
-        let status = status(&agent, port, &node).await;
+        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, Ok(()) = in_use.changed() => {}, () = stop.cancelled() => return }
+        let used: BTreeSet<String> = in_use.borrow_and_update().keys().cloned().collect();
+        let mut status = status(&agent, port, &node).await;
+        status["volumesInUse"] = json!(used);
         if told.as_ref() == Some(&without_heartbeat(&status)) && told_at.elapsed() < REPORT_EVERY {
             continue;
         }
@@ -55,10 +59,13 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
                 node = updated;
                 told = Some(without_heartbeat(&status));
                 told_at = Instant::now();
+                // Only now may they be mounted: nobody detaches what is in use.
+                agent.csi.was_reported(used);
             }
             Err(kube::Error::Api(refusal)) if refusal.code == 404 => {
                 // Someone deleted the node: it is still here, so it comes back.
                 if let Some(again) = loop_until(&stop, || register(&api, &agent, port)).await {
+                    let _ = registered.send(again.metadata.uid.clone());
                     node = again;
                 }
                 told = None;

@@ -3,14 +3,18 @@
 //! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches, by which running pods
 //! learn of changes; those are in `followed`.
 
+use crate::events::{NORMAL, Recorder, WARNING};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use keles_client::{Informers, Scope};
 use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
@@ -23,12 +27,21 @@ const HANDLERS: [&str; 2] = ["keles", "runc"];
 pub struct ApiObjects {
     client: kube::Client,
     node: String,
+    informers: Informers,
+    events: Recorder,
     tokens: Mutex<HashMap<TokenAsk, (Timestamp, Token)>>,
 }
 
 impl ApiObjects {
-    pub fn new(client: kube::Client, node: &str) -> Self {
-        Self { client, node: node.into(), tokens: Mutex::default() }
+    pub fn new(client: kube::Client, node: &str, informers: Informers, events: Recorder) -> Self {
+        Self { client, node: node.into(), informers, events, tokens: Mutex::default() }
+    }
+
+    async fn patch_claim(&self, claim: &PersistentVolumeClaim, status: serde_json::Value) -> Result<()> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default());
+        // Of this very claim: one of the same name may be another by now.
+        let patch = json!({"metadata": {"uid": claim.metadata.uid}, "status": status});
+        api.patch_status(claim.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop).map_err(api_error)
     }
 
     fn cached(&self, ask: &TokenAsk) -> Option<Token> {
@@ -113,4 +126,57 @@ impl Objects for ApiObjects {
         self.keep(ask, &token);
         Ok(token)
     }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<CSIDriver>> {
+        let drivers = self.informers.of::<CSIDriver>();
+        if !drivers.synced().await {
+            return Err(VolumeError::Api("the agent stops".into()));
+        }
+        Ok(drivers.get("", name).map(|driver| CSIDriver::clone(&driver)))
+    }
+
+    /// A node may only get its attachments, not watch them; it is the controller's word in the node's own status that wakes us.
+    async fn attached(&self, unique_name: &str, attachment: &str) -> Result<VolumeAttachment> {
+        let nodes = self.informers.scoped::<Node>(Scope::fields(&format!("metadata.name={}", self.node)));
+        let mut version = nodes.version();
+        let api: Api<VolumeAttachment> = Api::all(self.client.clone());
+        loop {
+            version.mark_unchanged();
+            let node = nodes.get("", &self.node);
+            let told = node.iter().flat_map(|node| node.status.iter()).flat_map(|status| status.volumes_attached.iter().flatten()).any(|volume| volume.name == unique_name);
+            if told {
+                let found = api.get_opt(attachment).await.map_err(api_error)?;
+                if let Some(found) = found.filter(|found| found.status.as_ref().is_some_and(|status| status.attached)) {
+                    return Ok(found);
+                }
+            }
+            if version.changed().await.is_err() {
+                return Err(VolumeError::Api("the agent stops".into()));
+            }
+        }
+    }
+
+    async fn claim_grows(&self, claim: &PersistentVolumeClaim) -> Result<()> {
+        self.patch_claim(claim, json!({"allocatedResourceStatuses": {"storage": "NodeResizeInProgress"}})).await
+    }
+
+    async fn claim_grew(&self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<()> {
+        let conditions: Vec<_> = claim.status.iter().flat_map(|status| status.conditions.iter().flatten()).filter(|condition| !is_of_growth(&condition.type_)).collect();
+        let capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()).and_then(|capacity| capacity.get("storage"));
+        self.patch_claim(claim, json!({"capacity": {"storage": capacity}, "conditions": conditions, "allocatedResourceStatuses": {"storage": null}})).await
+    }
+
+    async fn claim_did_not_grow(&self, claim: &PersistentVolumeClaim, infeasible: bool) -> Result<()> {
+        let status = if infeasible { "NodeResizeInfeasible" } else { "NodeResizeInProgress" };
+        self.patch_claim(claim, json!({"allocatedResourceStatuses": {"storage": status}})).await
+    }
+
+    fn tell(&self, pod: &Pod, warning: bool, reason: &'static str, message: String) {
+        self.events.pod(pod, if warning { WARNING } else { NORMAL }, reason, message);
+    }
+}
+
+/// Conditions of a claim that end when the volume has grown.
+fn is_of_growth(kind: &str) -> bool {
+    matches!(kind, "Resizing" | "FileSystemResizePending" | "ControllerResizeError" | "NodeResizeError")
 }

@@ -17,10 +17,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Containers of pods that are gone from the API get this long to end.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+/// Pauses between attempts to give the volumes of such a pod back.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(122);
 
 /// All workers by pod uid; shared with the agent's API.
 #[derive(Clone, Default)]
@@ -30,6 +34,8 @@ pub struct Pods {
     statics: Arc<Mutex<BTreeMap<String, Arc<Pod>>>>,
     mirrors: Arc<Mirrors>,
     start: Arc<Mutex<Start>>,
+    /// True once both the API's pods and this node's own were read.
+    known: watch::Sender<bool>,
 }
 
 /// What is known of the time before this run, until all is.
@@ -53,6 +59,15 @@ impl Pods {
 
     pub fn mirrors(&self) -> Arc<Mirrors> {
         self.mirrors.clone()
+    }
+
+    pub fn are_known(&self) -> watch::Receiver<bool> {
+        self.known.subscribe()
+    }
+
+    /// Something that pods may have waited for is there.
+    pub fn look_again(&self) {
+        self.handles().values().for_each(Handle::look_again);
     }
 
     #[cfg(test)]
@@ -207,6 +222,7 @@ impl Pods {
         known.extend(self.statics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned());
         start.left.remove_orphans(agent, &known);
         self.mirrors.knows_all();
+        self.known.send_replace(true);
     }
 
     fn apply(&self, agent: &Arc<Agent>, pod: Arc<Pod>) {
@@ -327,7 +343,7 @@ fn holds(view: &View) -> bool {
 }
 
 fn pod_dirs(agent: &Agent) -> Vec<String> {
-    let entries = std::fs::read_dir(agent.config.data_dir.join("pods")).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(agent.config.pods_dir()).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
@@ -352,9 +368,16 @@ async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
         let _ = agent.runtime.remove_sandbox(&sandbox.id).await;
         let _ = std::fs::remove_dir_all(&sandbox.config.log_directory);
     }
-    let dir = agent.config.pod_dir(uid);
-    match tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await {
-        Ok(Err(error)) => tracing::warn!(%error, uid, "orphaned volumes not removed"),
-        _ => agent.users.release(uid),
+    let mut drivers = agent.csi.drivers();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        drivers.mark_unchanged();
+        match agent.tear_down_volumes(uid).await {
+            Ok(()) => break agent.users.release(uid),
+            Err(error) => tracing::warn!(%error, uid, "orphaned volumes not removed, will be tried again"),
+        }
+        // A driver that is not there yet, most likely.
+        let _ = tokio::time::timeout(pause, drivers.changed()).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }

@@ -1,8 +1,9 @@
 //! Facts that two or more policies share: tolerations, pod requests, QoS, readiness, owners, template and storage hash, node selectors,
-//! the fit of volumes and claims.
+//! the fit of volumes and claims, names of CSI volumes.
 //!
 //! Pure, over the typed objects. One file a fact.
 
+pub mod csi;
 pub mod labels;
 pub mod node_selector;
 pub mod owners;

@@ -99,7 +99,7 @@ pub fn is_block(mode: Option<&str>) -> bool {
 }
 
 /// Bytes of storage under `key` of a list.
-fn storage(list: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> Option<Quantity> {
+pub fn storage(list: Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> Option<Quantity> {
     Quantity::parse(&list?.get("storage")?.0).ok()
 }
 

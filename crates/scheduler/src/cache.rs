@@ -117,6 +117,9 @@ impl NodeInfo {
         }
         Some(pod)
     }
+    pub fn pods(&self) -> impl Iterator<Item = &PodInfo> {
+        self.pods.values().map(Arc::as_ref)
+    }
     pub fn name(&self) -> &str {
         self.node.as_ref().and_then(|node| node.metadata.name.as_deref()).unwrap_or_default()
     }

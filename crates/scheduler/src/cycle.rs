@@ -3,6 +3,7 @@
 use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{CycleState, PreFilter, Rejection};
 use crate::metrics::{self, Meter};
+use crate::plugins::volume_binding::claims_of;
 use crate::plugins::{ALL, Row};
 use crate::report::{NO_NODES, everywhere_message, fit_message};
 use crate::storage::Storage;
@@ -34,6 +35,9 @@ pub fn schedule(pod: &PodInfo, nodes: &[Arc<NodeInfo>], rotation: &mut Rotation,
     let began = Instant::now();
     let meter = Meter::of(pod);
     let mut state = CycleState::metered(meter.clone(), storage.cloned());
+    if !claims_of(pod).is_empty() {
+        state.nodes = nodes.to_vec();
+    }
     let filters = meter.point("PreFilter", Result::is_ok, || pre_filter(&mut state, pod, nodes))?;
     let feasible = meter.point("Filter", Result::is_ok, || filter(&state, pod, nodes, &filters, rotation))?;
     let chosen = meter.point("Score", |_| true, || choose(&mut state, pod, &feasible));

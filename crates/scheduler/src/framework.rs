@@ -82,12 +82,14 @@ pub struct CycleState {
     pub(crate) meter: Meter,
     /// Absent where nobody keeps storage, as in tests of other plugins.
     pub storage: Option<Storage>,
+    /// Every node, for plugins that look beyond the one at hand; kept only for pods that have claims.
+    pub nodes: Vec<Arc<NodeInfo>>,
     data: Vec<(&'static str, Box<dyn Any + Send>)>,
 }
 
 impl CycleState {
     pub(crate) fn metered(meter: Meter, storage: Option<Storage>) -> CycleState {
-        CycleState { meter, storage, data: Vec::new() }
+        CycleState { meter, storage, nodes: Vec::new(), data: Vec::new() }
     }
     pub fn put<T: Any + Send>(&mut self, plugin: &'static str, value: T) {
         self.data.retain(|(name, _)| *name != plugin);

@@ -7,11 +7,14 @@ mod node_ports;
 mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
+mod node_volume_limits;
 mod preemption_verdict;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
-mod volume_binding;
+pub(crate) mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 use crate::framework::Plugin;
 
@@ -34,7 +37,10 @@ pub static ALL: &[Row] = &[
     Row { name: "NodePorts", weight: 0, plugin: &node_ports::NodePorts },
     Row { name: "NodeResourcesFit", weight: 1, plugin: &node_resources_fit::NodeResourcesFit },
     Row { name: "NodeResourcesBalancedAllocation", weight: 1, plugin: &node_resources_balanced_allocation::NodeResourcesBalancedAllocation },
+    Row { name: "VolumeRestrictions", weight: 0, plugin: &volume_restrictions::VolumeRestrictions },
+    Row { name: "NodeVolumeLimits", weight: 0, plugin: &node_volume_limits::NodeVolumeLimits },
     Row { name: "VolumeBinding", weight: 0, plugin: &volume_binding::PLUGIN },
+    Row { name: "VolumeZone", weight: 0, plugin: &volume_zone::VolumeZone },
     Row { name: "DefaultPreemption", weight: 0, plugin: &preemption_verdict::PreemptionVerdict },
     Row { name: "DefaultBinder", weight: 0, plugin: &default_binder::DefaultBinder },
 ];

@@ -93,6 +93,19 @@ impl Scheduler {
         storage.volumes.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "PersistentVolumeAdd", "PersistentVolumeUpdate"));
         let this = self.clone();
         storage.classes.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "StorageClassAdd", "StorageClassUpdate"));
+        let this = self.clone();
+        storage.csi_nodes.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "CSINodeAdd", "CSINodeUpdate"));
+        let this = self.clone();
+        storage.drivers.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "CSIDriverAdd", "CSIDriverUpdate"));
+        let this = self.clone();
+        storage.capacities.on_change(move |change| this.storage_changed(matches!(change, Change::Added(_)), "CSIStorageCapacityAdd", "CSIStorageCapacityUpdate"));
+        // One that goes gives room; the others tell nothing new.
+        let this = self.clone();
+        storage.attachments.on_change(move |change| {
+            if matches!(change, Change::Deleted(_)) {
+                this.storage_changed(false, "VolumeAttachmentAdd", "VolumeAttachmentDelete");
+            }
+        });
     }
     fn storage_changed(&self, added: bool, add: &'static str, update: &'static str) {
         self.lock().queue.event(Event::StorageChanged(if added { add } else { update }), Instant::now());

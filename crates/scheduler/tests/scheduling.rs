@@ -42,7 +42,7 @@ impl Api {
         let answer = match (method, segments.as_slice()) {
             (Method::GET, ["api", "v1", "nodes"]) => watch(&self.nodes),
             (Method::GET, ["api", "v1", "pods"]) => watch(&self.pods),
-            (Method::GET, ["api", "v1", "persistentvolumes" | "persistentvolumeclaims"] | ["apis", "storage.k8s.io", "v1", "storageclasses"]) => watch(&[]),
+            (Method::GET, ["api", "v1", "persistentvolumes" | "persistentvolumeclaims"] | ["apis", "storage.k8s.io", "v1", _]) => watch(&[]),
             (Method::POST, [.., "pods", name, "binding"]) => {
                 let node = body["target"]["name"].as_str().unwrap().to_owned();
                 self.bound.lock().unwrap().entry((*name).to_owned()).or_default().push(node);

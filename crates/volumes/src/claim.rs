@@ -3,7 +3,7 @@
 //! Invariants: only a volume that points back at this very claim is mounted (a claim of the same name may be another one by now), only on a node
 //! that its affinity admits; an ephemeral volume takes only the claim that the pod owns.
 
-use crate::{Context, Mounted, Result, VolumeError, persistent_volume};
+use crate::{Bound, Context, Mounted, Result, VolumeError, persistent_volume};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 use keles_rules::volume_binding::{claim_name, claim_ref, is_block, is_claim_for, is_reachable, volume_of};
 
@@ -22,8 +22,8 @@ pub async fn set_up(volume: &Volume, context: &Context<'_>) -> Result<Mounted> {
     check_mode(&volume.name, &bound, context).map_err(|why| processing(context, &name, why))?;
     check_affinity(&bound, context).await?;
     let read_only = volume.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
-    let path = persistent_volume::set_up(&bound, read_only, context).await?;
-    Ok(Mounted { name: volume.name.clone(), path, read_only })
+    let ready = persistent_volume::set_up(&Bound { volume: &bound, claim: &claim, pod_volume: &volume.name, read_only }, context).await?;
+    Ok(Mounted { name: volume.name.clone(), path: ready.path, read_only, is_device: ready.is_device, follows: ready.follows })
 }
 
 fn processing(context: &Context<'_>, claim: &str, why: String) -> VolumeError {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Shows `layers` (topmost first) as the volume `name` of the pod in `pod_dir`. Safe to call again.
 pub fn set_up(name: &str, layers: &[PathBuf], pod_dir: &Path) -> Result<Mounted> {
     let dir = pod_dir.join("volumes").join("kubernetes.io~image").join(name);
-    let ready = Mounted { name: name.into(), path: dir.clone(), read_only: true };
+    let ready = Mounted::files(name, dir.clone(), true);
     std::fs::create_dir_all(&dir).map_err(VolumeError::io("create", &dir))?;
     if tmpfs::is_mounted(&dir)? {
         return Ok(ready);

@@ -5,11 +5,12 @@
 //!
 //! Invariants: `set_up` is idempotent, so the same call refreshes a running pod's files; what the API gave is only ever swapped in whole
 //! (`atomic_writer`); secrets never touch a disk (tmpfs). Image volumes are set up when their image is there ([`image::set_up`]). Deliberately
-//! absent: attachable, CSI and block volumes, SELinux labels; they refuse with [`VolumeError::Unsupported`].
+//! absent: iSCSI and in-tree volumes of vendors, which refuse with [`VolumeError::Unsupported`], and SELinux labels.
 
 pub mod atomic_writer;
 pub mod claim;
 pub mod config_map;
+pub mod csi;
 pub mod downward;
 pub mod downward_api;
 pub mod empty_dir;
@@ -31,8 +32,10 @@ pub mod tmpfs;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The most a volume made of API objects may hold; an API object cannot be larger than about 1.5 MiB, a projection may join several.
 pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
@@ -111,6 +114,17 @@ pub trait Objects: Send + Sync {
     async fn node_labels(&self) -> Result<BTreeMap<String, String>>;
     /// A token that is still good for at least a fifth of its life; implementations cache.
     async fn token(&self, ask: &TokenAsk) -> Result<Token>;
+    async fn csi_driver(&self, name: &str) -> Result<Option<CSIDriver>>;
+    /// The VolumeAttachment `attachment`, once the node's status and it say that the volume of this unique name is attached.
+    async fn attached(&self, unique_name: &str, attachment: &str) -> Result<VolumeAttachment>;
+    /// The node begins to grow the claim's volume; the claim's status says so (KEP-1790).
+    async fn claim_grows(&self, claim: &PersistentVolumeClaim) -> Result<()>;
+    /// The claim has the capacity of its volume now.
+    async fn claim_grew(&self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<()>;
+    /// `infeasible`: the driver will not do it however often it is asked.
+    async fn claim_did_not_grow(&self, claim: &PersistentVolumeClaim, infeasible: bool) -> Result<()>;
+    /// An event of the pod.
+    fn tell(&self, pod: &Pod, warning: bool, reason: &'static str, message: String);
 }
 
 /// Everything one pod's volumes are made from.
@@ -120,11 +134,44 @@ pub struct Context<'a> {
     pub pod_dir: &'a Path,
     pub objects: &'a dyn Objects,
     pub facts: &'a downward::Facts,
+    pub csi: &'a Arc<csi::Csi>,
+}
+
+/// A claim's volume that is to be set up for a pod.
+pub(crate) struct Bound<'a> {
+    pub volume: &'a PersistentVolume,
+    pub claim: &'a PersistentVolumeClaim,
+    /// The volume's name in the pod.
+    pub pod_volume: &'a str,
+    pub read_only: bool,
+}
+
+impl Bound<'_> {
+    pub fn name(&self) -> &str {
+        self.volume.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+/// Where a volume is, of whatever type.
+pub(crate) struct Ready {
+    pub path: PathBuf,
+    pub is_device: bool,
+    pub follows: bool,
+}
+
+impl Ready {
+    pub fn files(path: PathBuf) -> Self {
+        Ready { path, is_device: false, follows: false }
+    }
 }
 
 impl Context<'_> {
     pub(crate) fn namespace(&self) -> &str {
         self.pod.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
     /// `<pod dir>/volumes/kubernetes.io~secret/<name>`, the layout that tools on nodes know.
@@ -160,6 +207,16 @@ pub struct Mounted {
     pub path: PathBuf,
     /// Volumes made from API objects are read-only in every container, whatever the mount says.
     pub read_only: bool,
+    /// A block device, for `volumeDevices`.
+    pub is_device: bool,
+    /// Has to be set up again from time to time, for what its driver says or its claim grows to.
+    pub follows: bool,
+}
+
+impl Mounted {
+    pub fn files(name: &str, path: PathBuf, read_only: bool) -> Self {
+        Mounted { name: name.into(), path, read_only, is_device: false, follows: false }
+    }
 }
 
 /// Makes or refreshes one volume. Safe to call again at any time.
@@ -180,10 +237,14 @@ pub async fn set_up(volume: &Volume, context: &Context<'_>) -> Result<Mounted> {
         (nfs::set_up(&volume.name, source, &[], false, context).await?, source.read_only == Some(true))
     } else if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return claim::set_up(volume, context).await;
+    } else if let Some(source) = &volume.csi {
+        let ready = csi::volume::inline(&volume.name, source, context).await?;
+        let read_only = source.read_only == Some(true);
+        return Ok(Mounted { name: volume.name.clone(), path: ready.path, read_only, is_device: false, follows: ready.follows });
     } else {
         return Err(VolumeError::Unsupported(type_name(volume)));
     };
-    Ok(Mounted { name: volume.name.clone(), path, read_only })
+    Ok(Mounted::files(&volume.name, path, read_only))
 }
 
 /// Whether the files of this volume follow API objects and so must be set up again from time to time.

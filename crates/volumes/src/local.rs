@@ -1,23 +1,16 @@
 //! local: a folder of this node, bind mounted into the pod's folder.
 //!
-//! Deliberately absent: block devices, as volumes of files too (upstream formats and mounts them); they refuse.
+//! A device is handed over as it is where the volume's mode is Block. Deliberately absent: devices as volumes of files (upstream formats and mounts
+//! them); they refuse.
 
-use crate::{Context, Result, VolumeError, ownership, tmpfs};
+use crate::{Context, Ready, Result, VolumeError, ownership, tmpfs};
 use k8s_openapi::api::core::v1::LocalVolumeSource;
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use std::path::{Path, PathBuf};
 
 pub fn set_up(name: &str, source: &LocalVolumeSource, read_only: bool, context: &Context<'_>) -> Result<PathBuf> {
     let from = Path::new(&source.path);
-    let info = match std::fs::metadata(from) {
-        Ok(info) => info,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let why = format!("path \"{}\" does not exist", source.path);
-            return Err(VolumeError::Stage { stage: "MountVolume.NewMounter initialization", volume: name.into(), why });
-        }
-        Err(error) => return Err(VolumeError::io("stat", from)(error)),
-    };
-    if !info.is_dir() {
+    if !stat(name, source, "MountVolume.NewMounter initialization")?.is_dir() {
         return Err(VolumeError::Unsupported(format!("local, whose path {} is not a directory,", source.path)));
     }
     let dir = context.volume_dir("local-volume", name);
@@ -34,4 +27,24 @@ pub fn set_up(name: &str, source: &LocalVolumeSource, read_only: bool, context: 
     // What is mounted counts as ready the next time: half of it must not stay.
     ready.inspect_err(|_| _ = tmpfs::unmount_below(&dir))?;
     Ok(dir)
+}
+
+/// A volume with volumeMode Block.
+pub(crate) fn device(name: &str, source: &LocalVolumeSource) -> Result<Ready> {
+    use std::os::unix::fs::FileTypeExt;
+    let stage = "MapVolume.SetUpDevice";
+    if stat(name, source, stage)?.file_type().is_block_device() {
+        return Ok(Ready { path: PathBuf::from(&source.path), is_device: true, follows: false });
+    }
+    Err(VolumeError::Stage { stage, volume: name.into(), why: format!("path \"{}\" is not a block device", source.path) })
+}
+
+fn stat(name: &str, source: &LocalVolumeSource, stage: &'static str) -> Result<std::fs::Metadata> {
+    let path = Path::new(&source.path);
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(VolumeError::Stage { stage, volume: name.into(), why: format!("path \"{}\" does not exist", source.path) })
+        }
+        other => other.map_err(VolumeError::io("stat", path)),
+    }
 }

@@ -1,23 +1,26 @@
 //! PersistentVolume: from what a volume is made of to where its files are on this node.
 
-use crate::{Context, Result, VolumeError, host_path, local, nfs};
+use crate::{Bound, Context, Ready, Result, VolumeError, csi, host_path, local, nfs};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use keles_rules::volume_binding::is_block;
-use std::path::PathBuf;
 
 /// Sets the volume up for the pod; safe to call again. Errors carry the volume's own name, as upstream's events do.
-pub async fn set_up(volume: &PersistentVolume, read_only: bool, context: &Context<'_>) -> Result<PathBuf> {
-    let name = volume.metadata.name.clone().unwrap_or_default();
-    let made = match &volume.spec {
-        Some(spec) if is_block(spec.volume_mode.as_deref()) => Err(VolumeError::Unsupported("with volumeMode Block".into())),
+pub(crate) async fn set_up(bound: &Bound<'_>, context: &Context<'_>) -> Result<Ready> {
+    let name = bound.name().to_owned();
+    let made = match &bound.volume.spec {
+        Some(spec) if spec.csi.is_some() => csi::volume::persistent(bound, context).await,
+        Some(spec) if is_block(spec.volume_mode.as_deref()) => match &spec.local {
+            Some(source) => local::device(&name, source),
+            None => Err(VolumeError::Unsupported(format!("{} with volumeMode Block", source_name(bound.volume)))),
+        },
         Some(spec) => match (&spec.host_path, &spec.local, &spec.nfs) {
-            (Some(source), _, _) => host_path::set_up(source),
-            (_, Some(source), _) => local::set_up(&name, source, read_only, context),
+            (Some(source), _, _) => host_path::set_up(source).map(Ready::files),
+            (_, Some(source), _) => local::set_up(&name, source, bound.read_only, context).map(Ready::files),
             (_, _, Some(source)) => {
                 let options = spec.mount_options.clone().unwrap_or_default();
-                nfs::set_up(&name, source, &options, read_only, context).await
+                nfs::set_up(&name, source, &options, bound.read_only, context).await.map(Ready::files)
             }
-            _ => Err(VolumeError::Unsupported(source_name(volume))),
+            _ => Err(VolumeError::Unsupported(source_name(bound.volume))),
         },
         None => Err(VolumeError::Unsupported("without a source".into())),
     };

@@ -2,16 +2,19 @@ use super::*;
 use k8s_openapi::ByteString;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::Mutex;
 
 /// The API as one map of each kind; tokens are numbered.
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     secrets: Mutex<BTreeMap<String, Secret>>,
-    claim: Mutex<Option<PersistentVolumeClaim>>,
+    pub claim: Mutex<Option<PersistentVolumeClaim>>,
     volume: Mutex<Option<PersistentVolume>>,
+    pub csi_driver: Mutex<Option<CSIDriver>>,
+    /// What was written of claims, and events' reasons.
+    pub told: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -33,16 +36,42 @@ impl Objects for World {
     }
     async fn token(&self, ask: &TokenAsk) -> Result<Token> {
         let token = format!("token-of-{}", ask.pod_name);
-        Ok(Token { token, expires_at: jiff::Timestamp::now(), lifetime_seconds: ask.expiration_seconds })
+        Ok(Token { token, expires_at: jiff::Timestamp::UNIX_EPOCH, lifetime_seconds: ask.expiration_seconds })
+    }
+    async fn csi_driver(&self, _: &str) -> Result<Option<CSIDriver>> {
+        Ok(self.csi_driver.lock().expect("not poisoned").clone())
+    }
+    async fn attached(&self, unique_name: &str, attachment: &str) -> Result<VolumeAttachment> {
+        let metadata = json!({"unique": unique_name});
+        Ok(serde_json::from_value(
+            json!({"metadata": {"name": attachment}, "spec": {"attacher": "d", "nodeName": "n1", "source": {}}, "status": {"attached": true, "attachmentMetadata": metadata}}),
+        )
+        .expect("an attachment"))
+    }
+    async fn claim_grows(&self, _: &PersistentVolumeClaim) -> Result<()> {
+        self.told.lock().expect("not poisoned").push("grows".into());
+        Ok(())
+    }
+    async fn claim_grew(&self, _: &PersistentVolumeClaim, _: &PersistentVolume) -> Result<()> {
+        self.told.lock().expect("not poisoned").push("grew".into());
+        Ok(())
+    }
+    async fn claim_did_not_grow(&self, _: &PersistentVolumeClaim, infeasible: bool) -> Result<()> {
+        self.told.lock().expect("not poisoned").push(format!("did not grow, infeasible: {infeasible}"));
+        Ok(())
+    }
+    fn tell(&self, _: &Pod, _: bool, reason: &'static str, _: String) {
+        self.told.lock().expect("not poisoned").push(reason.into());
     }
 }
 
 /// A pod folder that unmounts what the test mounted, even when the test fails.
-struct Room {
-    dir: tempfile::TempDir,
-    world: World,
+pub(crate) struct Room {
+    pub dir: tempfile::TempDir,
+    pub world: World,
     pod: Pod,
     facts: downward::Facts,
+    pub csi: Arc<csi::Csi>,
 }
 
 impl Drop for Room {
@@ -60,17 +89,18 @@ impl Room {
         let data = BTreeMap::from([("p".to_string(), ByteString(b"s3cret".to_vec()))]);
         world.secrets.lock().expect("fresh").insert("sec".into(), Secret { data: Some(data), ..Default::default() });
         let facts = downward::Facts { allocatable_cpu: quantity::Quantity::from_whole(4), ..Default::default() };
-        Self { dir: tempfile::tempdir().expect("tempdir"), world, pod: serde_json::from_value(pod).expect("a pod"), facts }
+        let dir = tempfile::tempdir().expect("tempdir");
+        Self { csi: csi::Csi::open(dir.path()), dir, world, pod: serde_json::from_value(pod).expect("a pod"), facts }
     }
 
-    async fn set_up(&self, volume: serde_json::Value) -> Result<Mounted> {
+    pub async fn set_up(&self, volume: serde_json::Value) -> Result<Mounted> {
         let volume: Volume = serde_json::from_value(volume).expect("a volume");
-        let context = Context { pod: &self.pod, pod_dir: self.dir.path(), objects: &self.world, facts: &self.facts };
+        let context = Context { pod: &self.pod, pod_dir: self.dir.path(), objects: &self.world, facts: &self.facts, csi: &self.csi };
         super::set_up(&volume, &context).await
     }
 }
 
-fn plain() -> Room {
+pub(crate) fn plain() -> Room {
     Room::new(json!({"containers": [{"name": "c"}]}))
 }
 
@@ -247,7 +277,7 @@ async fn an_unsupported_volume_says_its_type() {
 
 impl Room {
     /// A claim `data`, bound to the volume `pv` of this source.
-    fn bound(self, source: serde_json::Value) -> Self {
+    pub fn bound(self, source: serde_json::Value) -> Self {
         let mut spec = json!({"claimRef": {"name": "data", "namespace": "n", "uid": "claim-uid"}});
         spec.as_object_mut().expect("an object").extend(source.as_object().expect("an object").clone());
         let claim = json!({"metadata": {"name": "data", "namespace": "n", "uid": "claim-uid"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
@@ -314,6 +344,16 @@ async fn a_volume_is_used_as_what_it_is_files_or_a_device() {
     let room = with(json!({"name": "c", "volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})).bound(json!({"local": {"path": "/tmp"}}));
     let error = room.claimed(false).await.expect_err("refused").to_string();
     assert_eq!(error, "error processing PVC n/data: volume v has volumeMode Filesystem, but is specified in volumeDevices");
+    let room = || with(json!({"name": "c", "volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]}));
+    let error = room().bound(json!({"volumeMode": "Block", "local": {"path": "/dev/null"}})).claimed(false).await.expect_err("not one").to_string();
+    assert_eq!(error, "MapVolume.SetUpDevice failed for volume \"pv\" : path \"/dev/null\" is not a block device");
+    let Some(device) =
+        std::fs::read_dir("/dev").expect("there").flatten().map(|entry| entry.path()).find(|path| path.metadata().is_ok_and(|info| info.file_type().is_block_device()))
+    else {
+        return;
+    };
+    let mounted = room().bound(json!({"volumeMode": "Block", "local": {"path": device}})).claimed(false).await.expect("set up");
+    assert_eq!((mounted.path, mounted.is_device), (device, true));
 }
 
 #[tokio::test]

@@ -102,11 +102,11 @@ impl Worker {
         }
         // Told while the reason of the end is still known; nothing runs, so the phase may be final.
         self.publish();
-        let dir = self.agent.config.pod_dir(&self.uid);
-        let torn = tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await;
-        if let Ok(Err(error)) = torn {
+        if let Err(error) = self.agent.tear_down_volumes(&self.uid).await {
             tracing::warn!(%error, pod = crate::pod_ref(&self.pod), "volumes not removed, will be tried again");
-            return Turn::Wait(Some(Timestamp::now() + RETRY));
+            let at = Timestamp::now() + self.volume_pause;
+            self.volume_pause = (self.volume_pause * 2).min(super::preparing::MAX_PAUSE);
+            return Turn::Wait(Some(at));
         }
         self.prepared = false;
         self.agent.users.release(&self.uid);

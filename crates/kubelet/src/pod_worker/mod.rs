@@ -162,6 +162,8 @@ struct Worker {
     prepared: bool,
     mounted: BTreeMap<String, Mounted>,
     prepare_pause: SignedDuration,
+    /// Before volumes that could not be given back are tried again.
+    volume_pause: SignedDuration,
     records: Vec<ContainerStatus>,
     verdicts: BTreeMap<String, Verdicts>,
     failures: BTreeMap<String, StartFailure>,
@@ -225,6 +227,7 @@ impl Worker {
             prepared: false,
             mounted: BTreeMap::new(),
             prepare_pause: preparing::FIRST_PAUSE,
+            volume_pause: preparing::FIRST_PAUSE,
             records: Vec::new(),
             verdicts: BTreeMap::new(),
             failures: BTreeMap::new(),

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Pause after the first failure; doubles up to [`MAX_PAUSE`] (upstream's figures of volume operations).
 pub const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(500);
-const MAX_PAUSE: SignedDuration = SignedDuration::from_secs(122);
+pub const MAX_PAUSE: SignedDuration = SignedDuration::from_secs(122);
 
 impl Worker {
     /// Makes what is missing. On failure events are written and the time of the next try is returned.
@@ -25,7 +25,7 @@ impl Worker {
         }
         self.prepared = false;
         self.follow_volumes();
-        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount(|_| true), self.name_missing_pull_secrets());
+        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount_unless_it_ends(), self.name_missing_pull_secrets());
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
@@ -130,13 +130,21 @@ impl Worker {
         self.followed = references.into_iter().map(|reference| self.agent.followed.follow(namespace, reference, &self.volumes_changed)).collect();
     }
 
+    /// A pod that is to end does not wait for volumes that nobody attaches; what drivers have begun they end.
+    async fn mount_unless_it_ends(&self) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
+        tokio::select! {
+            mounted = self.mount(|_| true) => mounted,
+            () = super::until_ends(self.wish.clone()) => Err(Vec::new()),
+        }
+    }
+
     /// Sets up the volumes that are meant, side by side; the faults by volume name.
     async fn mount(&self, meant: impl Fn(&Volume) -> bool) -> Result<BTreeMap<String, Mounted>, Vec<(String, VolumeError)>> {
         // Image volumes come with the first container that mounts them.
         let volumes: Vec<_> = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| volume.image.is_none() && meant(volume)).collect();
         let dir = self.agent.config.pod_dir(&self.uid);
         let facts = self.agent.downward_facts(&[]);
-        let context = Context { pod: &self.pod, pod_dir: &dir, objects: &self.agent.objects, facts: &facts };
+        let context = Context { pod: &self.pod, pod_dir: &dir, objects: &self.agent.objects, facts: &facts, csi: &self.agent.csi };
         let set_up = volumes.iter().map(|volume| keles_volumes::set_up(volume, &context));
         let results = futures::future::join_all(set_up).await;
         let mut mounted = BTreeMap::new();
@@ -153,7 +161,7 @@ impl Worker {
     /// Lets a running pod's files follow the API.
     pub(super) async fn refresh_volumes(&mut self) {
         self.refresh_at = Timestamp::now() + SignedDuration::try_from(self.agent.config.volume_refresh).unwrap_or(super::LONGEST_WAIT);
-        if let Err(faults) = self.mount(keles_volumes::follows_api).await {
+        if let Err(faults) = self.mount(|volume| keles_volumes::follows_api(volume) || self.mounted.get(&volume.name).is_some_and(|mounted| mounted.follows)).await {
             for (volume, fault) in faults {
                 tracing::debug!(pod = crate::pod_ref(&self.pod), volume, %fault, "volume not refreshed");
             }

@@ -188,7 +188,8 @@ impl Worker {
     }
 
     fn follows_api(&self) -> bool {
-        self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(keles_volumes::follows_api)
+        let of_api = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(keles_volumes::follows_api);
+        of_api || self.mounted.values().any(|mounted| mounted.follows)
     }
 }
 

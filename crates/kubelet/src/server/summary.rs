@@ -1,7 +1,6 @@
 //! `/stats/summary`: the node, its pods and their containers as upstream's stats/v1alpha1.
 //!
-//! Entry point: [`summary`]. Figures are absent where the host does not tell them, never zero. Deliberately absent: accelerators, and health of
-//! volumes. Source: k8s.io/kubelet/pkg/apis/stats/v1alpha1, KEP-4205 (pressure).
+//! Entry point: [`summary`]. Figures are absent where the host does not tell them, never zero. Deliberately absent: accelerators. Source: k8s.io/kubelet/pkg/apis/stats/v1alpha1, KEP-4205 (pressure).
 
 use super::Api;
 use crate::figures::disk::{self, Filesystem};
@@ -9,6 +8,8 @@ use crate::figures::{ContainerFigures, PodFigures, Snapshot};
 use jiff::Timestamp;
 use keles_linux::cgroup::{Figures, Pressure, Stall};
 use keles_runtime::api::{DiskUsage, Interface};
+use keles_volumes::csi::VolumeData;
+use keles_volumes::csi::wire::{NodeGetVolumeStatsResponse, Unit, VolumeUsage};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -207,7 +208,12 @@ impl Summary<'_> {
     async fn volumes(&self, pod: &PodFigures) -> (Vec<Value>, DiskUsage) {
         let folder = self.api.agent.config.pod_dir(&pod.uid).join("volumes");
         let (mut all, mut local) = (Vec::new(), DiskUsage::default());
-        let own = device(&self.api.agent.config.data_dir);
+        let own = device(&self.api.agent.config.root_dir);
+        for (data, said) in self.api.agent.csi.stats(&pod.uid).await {
+            if let Some(said) = said {
+                all.push(self.of_driver(&pod.namespace, &data, &said));
+            }
+        }
         for (name, path) in volume_folders(&folder) {
             let Some(used) = self.api.walked.usage(&path.display().to_string(), disk::folder(path.clone())).await else { continue };
             let mut value = self.disk(disk::filesystem(&path), Some(used));
@@ -227,6 +233,32 @@ impl Summary<'_> {
     }
 }
 
+impl Summary<'_> {
+    /// A volume's figures as its driver has them (`NodeGetVolumeStats`).
+    fn of_driver(&self, namespace: &str, data: &VolumeData, said: &NodeGetVolumeStatsResponse) -> Value {
+        let of = |unit: Unit| said.usage.iter().find(|usage| usage.unit == unit as i32);
+        let (bytes, inodes) = (of(Unit::Bytes), of(Unit::Inodes));
+        let figure = |of: Option<&VolumeUsage>, f: fn(&VolumeUsage) -> i64| of.map(|usage| f(usage).into());
+        let fields = [
+            ("availableBytes", figure(bytes, |usage| usage.available)),
+            ("capacityBytes", figure(bytes, |usage| usage.total)),
+            ("usedBytes", figure(bytes, |usage| usage.used)),
+            ("inodesFree", figure(inodes, |usage| usage.available)),
+            ("inodes", figure(inodes, |usage| usage.total)),
+            ("inodesUsed", figure(inodes, |usage| usage.used)),
+        ];
+        let mut value = known(self.at, fields);
+        value["name"] = data.pod_volume.clone().into();
+        if !data.claim.is_empty() {
+            value["pvcRef"] = json!({"name": data.claim, "namespace": namespace});
+        }
+        if let Some(condition) = &said.volume_condition {
+            value["volumeHealthStats"] = json!({"abnormal": condition.abnormal});
+        }
+        value
+    }
+}
+
 fn device(path: &Path) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).ok().map(|info| info.dev())
@@ -235,7 +267,9 @@ fn device(path: &Path) -> Option<u64> {
 /// `volumes/<plugin>/<name>`, by name.
 fn volume_folders(folder: &Path) -> Vec<(String, std::path::PathBuf)> {
     let below = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>();
-    let mut all: Vec<_> = below(folder).iter().flat_map(|plugin| below(plugin)).filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path))).collect();
+    // What drivers have they are asked for; their folders hold the agent's own notes beside the volume.
+    let plugins = below(folder).into_iter().filter(|plugin| plugin.file_name().is_none_or(|name| name != "kubernetes.io~csi"));
+    let mut all: Vec<_> = plugins.collect::<Vec<_>>().iter().flat_map(|plugin| below(plugin)).filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path))).collect();
     all.sort();
     all
 }
@@ -260,7 +294,7 @@ mod tests {
     #[test]
     fn volumes_are_found_by_plugin_and_name() {
         let dir = tempfile::tempdir().expect("tempdir");
-        for path in ["kubernetes.io~secret/s", "kubernetes.io~empty-dir/e"] {
+        for path in ["kubernetes.io~secret/s", "kubernetes.io~empty-dir/e", "kubernetes.io~csi/pv/mount"] {
             std::fs::create_dir_all(dir.path().join(path)).expect("made");
         }
         std::fs::write(dir.path().join("kubernetes.io~secret/file"), "").expect("written");

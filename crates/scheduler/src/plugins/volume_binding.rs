@@ -1,7 +1,7 @@
 //! VolumeBinding: a pod goes only where its claims' volumes can be reached; claims that wait for their first consumer are bound on its way.
 //!
 //! PreFilter sorts the claims, Filter finds volumes for a node, Reserve keeps them from other pods, PreBind writes the choice and waits until the
-//! binder has made it whole. Deliberately absent: storage capacity of drivers, scores.
+//! binder has made it whole. Drivers that tell how much they have left where (CSIStorageCapacity, KEP-1472) are asked for no more. Deliberately absent: scores.
 
 use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{BindError, Binding, CycleState, Event, Plugin, PreFilter, Rejection};
@@ -9,10 +9,11 @@ use crate::storage::Storage;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use keles_api::quantity::Quantity;
 use keles_client::ObjectKey;
 use keles_rules::volume_binding::{
-    NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_name, claim_ref, class_of_claim, is_bound, is_claim_for, is_reachable,
-    is_reserved_for, reserve, volume_of, waits_for_consumer,
+    NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_name, claim_ref, class_of_claim, is_bound, is_claim_for, is_reachable, is_reserved_for, requested, reserve,
+    volume_of, waits_for_consumer,
 };
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -27,6 +28,7 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
 const OUT_OF_REACH: &str = "node(s) didn't match PersistentVolume's node affinity";
 const NONE_FREE: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
 const GONE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 /// How a claim gets its volume once the pod has its node.
@@ -68,7 +70,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The pod's claims, and whether each is made for it.
-fn claims_of(pod: &PodInfo) -> Vec<(ObjectKey, bool)> {
+pub(crate) fn claims_of(pod: &PodInfo) -> Vec<(ObjectKey, bool)> {
     let namespace = pod.pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.filter_map(|volume| claim_name(&pod.pod, volume)).map(|(name, own)| (ObjectKey::new(namespace, name), own)).collect()
@@ -110,8 +112,8 @@ fn admits(class: &StorageClass, node: &NodeInfo) -> bool {
 }
 
 impl VolumeBinding {
-    /// How each waiting claim would get its volume on the node; `None`: some would not.
-    fn choose(&self, wanted: &Wanted, pod: &PodInfo, node: &NodeInfo) -> Option<Vec<Choice>> {
+    /// How each waiting claim would get its volume on the node, or why some would not.
+    fn choose(&self, storage: &Storage, wanted: &Wanted, pod: &PodInfo, node: &NodeInfo) -> Result<Vec<Choice>, &'static str> {
         let reserved = lock(&self.reserved);
         let of_others: Vec<&Choice> = reserved.iter().filter(|(uid, _)| *uid != pod.uid()).flat_map(|(_, choices)| choices).collect();
         let mut taken: Vec<String> = of_others.iter().filter_map(|choice| if let Choice::Take { volume, .. } = choice { Some(volume.clone()) } else { None }).collect();
@@ -127,23 +129,37 @@ impl VolumeBinding {
             let choice = match promised {
                 Some(Choice::Take { claim, volume }) if wanted.all.iter().any(|v| v.metadata.name.as_ref() == Some(&volume) && reaches(v)) => Choice::Take { claim, volume },
                 Some(Choice::Make { claim, node: chosen }) if chosen == node.name() && can_make => Choice::Make { claim, node: chosen },
-                Some(_) => return None,
+                Some(_) => return Err(NONE_FREE),
                 None => {
                     let free = wanted.all.iter().filter(|volume| volume.metadata.name.as_ref().is_none_or(|name| !taken.contains(name)));
                     match best_match(claim, free, false, reaches) {
                         Some(volume) => Choice::Take { claim: key, volume: volume.metadata.name.clone().unwrap_or_default() },
                         None if can_make => Choice::Make { claim: key, node: node.name().to_owned() },
-                        None => return None,
+                        None => return Err(NONE_FREE),
                     }
                 }
             };
-            if let Choice::Take { volume, .. } = &choice {
-                taken.push(volume.clone());
+            match &choice {
+                Choice::Take { volume, .. } => taken.push(volume.clone()),
+                Choice::Make { .. } if !has_room(storage, claim, class, labels) => return Err(NO_ROOM),
+                Choice::Make { .. } => {}
             }
             choices.push(choice);
         }
-        Some(choices)
+        Ok(choices)
     }
+}
+
+/// Whether the class's driver has room for the claim where the node is; drivers that do not tell have.
+fn has_room(storage: &Storage, claim: &PersistentVolumeClaim, class: &StorageClass, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let tells = storage.drivers.get("", &class.provisioner).is_some_and(|driver| driver.spec.storage_capacity == Some(true));
+    let Some(wanted) = requested(claim).filter(|_| tells) else { return true };
+    let parse = |quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| Quantity::parse(&quantity.0).ok();
+    storage.capacities.list().iter().any(|told| {
+        let here = told.node_topology.as_ref().is_some_and(|topology| keles_rules::labels::selects(topology, labels));
+        let room = told.maximum_volume_size.as_ref().or(told.capacity.as_ref()).and_then(parse);
+        Some(&told.storage_class_name) == class.metadata.name.as_ref() && here && room.is_some_and(|room| room >= wanted)
+    })
 }
 
 impl Plugin for VolumeBinding {
@@ -181,7 +197,8 @@ impl Plugin for VolumeBinding {
         if !wanted.volumes.iter().all(|volume| is_reachable(volume, node.name(), labels)) {
             return Err(Rejection::unresolvable(OUT_OF_REACH));
         }
-        let choices = self.choose(wanted, pod, node).ok_or_else(|| Rejection::unresolvable(NONE_FREE))?;
+        let Some(storage) = &state.storage else { return Ok(()) };
+        let choices = self.choose(storage, wanted, pod, node).map_err(Rejection::unresolvable)?;
         lock(&wanted.choices).insert(node.name().to_owned(), choices);
         Ok(())
     }
@@ -288,38 +305,20 @@ async fn wait(storage: &Storage, binding: &Binding, choices: &[Choice]) -> Resul
 mod tests {
     use super::*;
     use crate::cache::Cache;
-    use crate::cache::tests::{node, pod};
+    use crate::cache::tests::node;
     use crate::cycle::{Rotation, schedule};
-    use keles_client::{Informer, Options};
+    use crate::storage::tests::{claim, informer, storage, using};
     use serde_json::Value;
-    use tokio_util::sync::CancellationToken;
 
-    fn informer<K: keles_client::Watched>(objects: Value) -> Informer<K> {
-        let informer = Informer::detached(Options::default(), CancellationToken::new());
-        informer.fill(serde_json::from_value(objects).expect("objects"), 1);
-        informer
-    }
     fn volume(name: &str, host: &str) -> Value {
         let term = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]);
         let spec = json!({"capacity": {"storage": "5Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "wait", "nodeAffinity": {"required": {"nodeSelectorTerms": term}}});
         json!({"metadata": {"name": name}, "spec": spec, "status": {"phase": "Available"}})
     }
-    fn claim(name: &str, class: &str, volume: &str) -> Value {
-        let annotations = if volume.is_empty() { json!({}) } else { json!({"pv.kubernetes.io/bind-completed": "yes"}) };
-        let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}});
-        json!({"metadata": {"name": name, "namespace": "d", "annotations": annotations}, "spec": spec})
-    }
-    fn storage(claims: Value, volumes: Value) -> Storage {
-        let class = |name: &str, provisioner: &str| json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
-        Storage { claims: informer(claims), volumes: informer(volumes), classes: informer(json!([class("wait", NO_PROVISIONER), class("made", "d.example")])) }
-    }
     fn cluster() -> Cache {
         let mut cache = Cache::default();
         ["n1", "n2"].into_iter().for_each(|name| cache.set_node(node(name, json!({}))));
         cache
-    }
-    fn using(name: &str, claim: &str) -> Arc<PodInfo> {
-        pod(name, json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}))
     }
     fn run(storage: &Storage, pod: &PodInfo) -> Result<String, String> {
         schedule(pod, &cluster().snapshot(), &mut Rotation::default(), Some(storage)).map_err(|no_fit| no_fit.message)
@@ -348,6 +347,26 @@ mod tests {
         assert!(run(&storage, &using("third", "c3")).is_ok(), "a provisioner can make one anywhere");
         PLUGIN.unreserve(&using("second", "c2"), "n1");
         PLUGIN.unreserve(&using("third", "c3"), "n1");
+    }
+
+    #[test]
+    fn a_driver_that_tells_what_it_has_left_is_asked_for_no_more() {
+        let mut storage = storage(json!([claim("c", "made", "")]), json!([]));
+        storage.drivers = informer(json!([{"metadata": {"name": "d.example"}, "spec": {"storageCapacity": true}}]));
+        let run = |storage: &Storage| {
+            let chosen = run(storage, &using("p", "c"));
+            PLUGIN.unreserve(&using("p", "c"), "n2");
+            chosen
+        };
+        let refused = run(&storage).expect_err("it tells of nothing");
+        assert!(refused.contains(&format!("2 {NO_ROOM}")), "{refused}");
+        let capacity = |host: &str, bytes: &str| json!({"metadata": {"name": host, "namespace": "d"}, "storageClassName": "made", "capacity": bytes, "nodeTopology": {"matchLabels": {"kubernetes.io/hostname": host}}});
+        storage.capacities = informer(json!([capacity("n1", "1Mi"), capacity("n2", "1Gi")]));
+        assert_eq!(run(&storage), Ok("n2".into()));
+        let mut largest = capacity("n2", "9Gi");
+        largest["maximumVolumeSize"] = json!("1Mi");
+        storage.capacities = informer(json!([largest]));
+        assert!(run(&storage).is_err(), "not in one piece");
     }
 
     #[test]

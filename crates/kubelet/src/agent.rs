@@ -31,6 +31,8 @@ pub struct Agent {
     pub pods: crate::pods::Pods,
     /// Ids of the host that pods with a user namespace have.
     pub users: crate::user_namespaces::Ranges,
+    /// Who has which of the node's devices.
+    pub placement: crate::placement::Placement,
     /// What the node is short of.
     pub pressure: crate::eviction::SharedPressure,
     pub image_history: std::sync::Mutex<crate::image_gc::Images>,

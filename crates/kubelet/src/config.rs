@@ -124,6 +124,11 @@ impl KubeletConfig {
         self.data_dir.join("pods-logs").join(format!("{namespace}_{name}_{uid}"))
     }
 
+    /// Where device plugins and the agent find each other.
+    pub fn device_plugins_dir(&self) -> PathBuf {
+        self.data_dir.join("device-plugins")
+    }
+
     pub fn seccomp_dir(&self) -> PathBuf {
         self.data_dir.join("seccomp")
     }

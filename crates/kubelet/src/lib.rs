@@ -4,14 +4,15 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! `eviction`, `image_gc` and `log_rotation` keep the node's own resources. Deliberately absent: device plugins, checkpoint; see
-//! docs/STATUS.md.
+//! `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices` and `placement` give of them to pods. Deliberately
+//! absent: checkpoint; see docs/STATUS.md.
 
 pub mod admission;
 mod agent;
 pub mod config;
 mod container_config;
 pub mod credential_provider;
+mod devices;
 mod env;
 mod ephemeral;
 mod events;
@@ -36,6 +37,7 @@ mod objects;
 pub mod pod_network;
 mod pod_worker;
 mod pods;
+mod placement;
 mod probe;
 mod probe_metrics;
 mod qos;
@@ -88,6 +90,7 @@ impl Kubelet {
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
         let users = user_namespaces::Ranges::open(ids, config.data_dir.join("pods"));
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
+        let devices = devices::Devices::open(config.device_plugins_dir(), vec![0]);
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let agent = Arc::new(Agent {
             events: events::Recorder::start(client.clone(), &config.node_name),
@@ -101,6 +104,7 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
+            placement: placement::Placement::new(devices),
             pods: pods::Pods::default(),
             users,
             pressure: tokio::sync::watch::channel(Default::default()).0,
@@ -126,13 +130,34 @@ impl Kubelet {
         let eviction = tokio::spawn(eviction::run(agent.clone(), shutdown.clone()));
         let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
+        let plugins = tokio::spawn(serve_devices(agent.clone(), shutdown.clone()));
         let mirrors = tokio::spawn({
             let (agent, stop) = (agent.clone(), shutdown.clone());
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins);
         Ok(())
+    }
+}
+
+/// Lets device plugins register, and pods' statuses follow what the plugins tell.
+async fn serve_devices(agent: Arc<Agent>, stop: CancellationToken) {
+    let devices = &agent.placement.devices;
+    let mut changes = devices.changes();
+    let follow = async {
+        while changes.changed().await.is_ok() {
+            agent.pods.look_again(&devices.holders());
+        }
+    };
+    let serve = async {
+        if let Err(error) = devices.serve(stop.clone()).await {
+            tracing::error!(%error, folder = %devices.folder().display(), "device plugins cannot register here; a socket's path has at most 107 bytes");
+        }
+    };
+    tokio::select! {
+        () = async { tokio::join!(follow, serve); } => {}
+        () = stop.cancelled() => {}
     }
 }
 

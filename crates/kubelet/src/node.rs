@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -41,8 +42,9 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
     let mut told_at = Instant::now();
     let mut ticks = tokio::time::interval(CHECK_EVERY);
     let mut pressure = agent.pressure.subscribe();
+    let mut devices = agent.placement.devices.changes();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, () = stop.cancelled() => return }
+        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, Ok(()) = devices.changed() => {}, () = stop.cancelled() => return }
         let status = status(&agent, port, &node).await;
         if told.as_ref() == Some(&without_heartbeat(&status)) && told_at.elapsed() < REPORT_EVERY {
             continue;
@@ -132,8 +134,8 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     let handlers = ["", "keles", "runc"].map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": true}}));
     let addresses: Vec<_> = addresses.chain([NodeAddress { type_: "Hostname".into(), address: agent.config.node_name.clone() }]).collect();
     json!({
-        "capacity": agent.facts.capacity(),
-        "allocatable": agent.facts.allocatable(),
+        "capacity": with_devices(agent.facts.capacity(), agent, |(all, _)| all),
+        "allocatable": with_devices(agent.facts.allocatable(), agent, |(_, healthy)| healthy),
         "conditions": conditions(node, &agent.pressure.borrow()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
@@ -143,6 +145,11 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": true},
     })
+}
+
+fn with_devices(mut figures: BTreeMap<String, String>, agent: &Agent, figure: impl Fn((usize, usize)) -> usize) -> BTreeMap<String, String> {
+    figures.extend(agent.placement.devices.counts().into_iter().map(|(name, counts)| (name, figure(counts).to_string())));
+    figures
 }
 
 fn without_heartbeat(status: &Value) -> Value {

@@ -96,6 +96,18 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
+/// CRI Device: a device node of the host, or all below a folder, and what else CDI may say of it. Absent: as the host has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Device {
+    pub host_path: PathBuf,
+    pub container_path: PathBuf,
+    /// Of `r`, `w` and `m`.
+    pub permissions: String,
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Propagation {
     #[default]
@@ -151,7 +163,7 @@ pub struct ContainerConfig {
     pub env: Vec<(String, String)>,
     pub working_dir: String,
     pub mounts: Vec<Mount>,
-    pub devices: Vec<PathBuf>,
+    pub devices: Vec<Device>,
     /// Relative to the sandbox's log directory.
     pub log_path: PathBuf,
     pub stdin: bool,

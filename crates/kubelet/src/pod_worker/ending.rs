@@ -110,6 +110,7 @@ impl Worker {
         }
         self.prepared = false;
         self.agent.users.release(&self.uid);
+        self.agent.placement.release(&self.uid);
         self.agent.objects.forget(&self.uid);
         crate::probe_metrics::forget(&self.uid);
         self.life = Life::Terminated;

@@ -99,8 +99,18 @@ pub struct Adopted {
     pub records: Vec<ContainerStatus>,
 }
 
-/// Starts a worker. `refusal` is the status of a pod that the node does not take; `after` is its predecessor's [`Handle::cleared`].
-pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option<PodStatus>, after: Option<watch::Receiver<bool>>) -> Handle {
+/// Whether the node takes a pod.
+pub enum Admission {
+    /// It did, or it need not be asked.
+    Taken,
+    /// It does not; the status says why.
+    Refused(Box<PodStatus>),
+    /// It does if what its containers need for themselves can be found.
+    ToPlace,
+}
+
+/// Starts a worker. `after` is its predecessor's [`Handle::cleared`].
+pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Option<watch::Receiver<bool>>) -> Handle {
     let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, evict: None });
     let (events, events_rx) = mpsc::channel(EVENTS_LEN);
     let (cleared_tx, cleared) = watch::channel(false);
@@ -115,8 +125,10 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option
         if let Some(mut after) = after {
             let _ = after.wait_for(|cleared| *cleared).await;
         }
-        if let Some(refusal) = refusal {
-            worker.refuse(refusal);
+        match admission {
+            Admission::Taken => {}
+            Admission::Refused(status) => worker.refuse(*status),
+            Admission::ToPlace => worker.place().await,
         }
         worker.run().await;
     });
@@ -268,12 +280,22 @@ impl Worker {
         let holds = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) || self.records.iter().any(|record| record.state == ContainerState::Running);
         if over {
             self.life = if holds { Life::Terminating(Ending::Completed) } else { Life::Terminated };
+            if !holds {
+                self.agent.placement.release(&self.uid);
+            }
         }
     }
 
     fn refuse(&mut self, status: PodStatus) {
         self.life = Life::Terminated;
         self.tell(status);
+    }
+
+    /// Finds what the pod's containers need for themselves.
+    async fn place(&mut self) {
+        if let Err(refusal) = self.agent.placement.admit(&self.pod).await {
+            self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal));
+        }
     }
 
     async fn run(mut self) {
@@ -337,7 +359,8 @@ impl Worker {
 
     /// Tells the API the present state.
     fn publish(&mut self) {
-        let status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
+        let mut status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
+        self.agent.placement.devices.show(&self.uid, &mut status);
         self.tell(status);
     }
 

@@ -312,6 +312,7 @@ fn node_with(network_refuses: bool) -> Node {
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
         facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
+        placement: crate::placement::Placement::new(crate::devices::Devices::open(dir.path().join("device-plugins"), vec![0])),
         pods: Pods::default(),
         users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
         pressure: watch::channel(Default::default()).0,
@@ -338,7 +339,7 @@ fn deleted(mut pod: Pod) -> Arc<Pod> {
 
 impl Node {
     fn run(&self, pod: Pod, after: Option<watch::Receiver<bool>>) -> Handle {
-        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), None, after)
+        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), Admission::ToPlace, after)
     }
 }
 
@@ -408,7 +409,7 @@ async fn a_running_container_of_an_earlier_run_is_taken_over() {
     let sandbox = SandboxStatus { id: "sandbox-u1".into(), config, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
     let adopted = Adopted { sandboxes: vec![sandbox], records: node.runtime.list_containers().await.expect("listed") };
     let before = node.diary.lines().len();
-    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, None, None);
+    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, Admission::Taken, None);
     node.diary.has("status Running").await;
     wish(&again, deleted(plain("u1")));
     node.diary.has("delete").await;
@@ -478,7 +479,7 @@ async fn until_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 async fn a_refused_pod_tells_why_and_runs_nothing() {
     let node = node();
     let refusal = PodStatus { phase: Some("Failed".into()), reason: Some("OutOfcpu".into()), ..Default::default() };
-    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Some(refusal), None);
+    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Admission::Refused(Box::new(refusal)), None);
     node.diary.has("status Failed").await;
     wish(&handle, deleted(plain("u1")));
     node.diary.has("delete").await;

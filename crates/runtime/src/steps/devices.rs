@@ -2,10 +2,12 @@
 
 use super::Plan;
 use super::root::mount_filesystem;
+use crate::api::Device;
 use crate::wire::{Failure, at};
 use keles_linux::mount::{self, Attributes, FsOption};
 use keles_linux::rooted::RootDir;
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, symlinkat};
+use std::fs::Metadata;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -59,8 +61,12 @@ pub fn make_links(dev: &OwnedFd) -> Result<(), Failure> {
 
 /// In a user namespace nobody may make nodes: the host's own is bound.
 pub fn bind(root: &RootDir, path: &Path) -> std::io::Result<()> {
-    let tree = mount::clone_tree(CWD, path, false)?;
-    mount::attach(tree.as_fd(), root.make_file(path)?.as_fd())
+    bind_as(root, path, path)
+}
+
+fn bind_as(root: &RootDir, host: &Path, inside: &Path) -> std::io::Result<()> {
+    let tree = mount::clone_tree(CWD, host, false)?;
+    mount::attach(tree.as_fd(), root.make_file(inside)?.as_fd())
 }
 
 /// The pod's shared memory, or the host's.
@@ -77,30 +83,71 @@ fn mount_shm(root: &RootDir, tree: &OwnedFd) -> Result<(), Failure> {
     mount::attach(tree.as_fd(), target.as_fd()).map_err(at("mount /dev/shm"))
 }
 
+/// A device node to make.
+struct Node<'a> {
+    device: &'a Device,
+    host_path: PathBuf,
+    container_path: PathBuf,
+    meta: Metadata,
+}
+
+impl Node<'_> {
+    fn is_block(&self) -> bool {
+        self.meta.file_type().is_block_device()
+    }
+}
+
+/// A device is a node of the host; a folder stands for all nodes below it, as other runtimes have it.
+fn nodes(device: &Device) -> std::io::Result<Vec<Node<'_>>> {
+    let node = |host_path: PathBuf, container_path: PathBuf, meta| Node { device, host_path, container_path, meta };
+    let meta = std::fs::metadata(&device.host_path)?;
+    if !meta.is_dir() {
+        let is_device = meta.file_type().is_char_device() || meta.file_type().is_block_device();
+        return if is_device { Ok(vec![node(device.host_path.clone(), device.container_path.clone(), meta)]) } else { Err(std::io::Error::other("not a device node")) };
+    }
+    let mut paths = Vec::new();
+    collect(&device.host_path, &mut paths);
+    let below = |path: PathBuf| {
+        let inside = path.strip_prefix(&device.host_path).map(|rest| device.container_path.join(rest)).unwrap_or_else(|_| path.clone());
+        let meta = std::fs::metadata(&path)?;
+        Ok(node(path, inside, meta))
+    };
+    paths.into_iter().map(below).collect()
+}
+
 /// All devices of the host for privileged containers, else those the container lists.
 fn add_host_devices(root: &RootDir, dev: &OwnedFd, plan: &Plan<'_>) -> Result<(), Failure> {
     let mut devices = plan.bundle.config.devices.clone();
     if plan.bundle.config.security.privileged {
-        collect(Path::new("/dev"), &mut devices);
+        let mut paths = Vec::new();
+        collect(Path::new("/dev"), &mut paths);
+        devices.extend(paths.into_iter().map(|path| Device { host_path: path.clone(), container_path: path, ..Device::default() }));
     }
-    for path in devices {
-        let failed = |e: std::io::Error| Failure::new("make device", format!("{}: {e}", path.display()));
-        if plan.users.is_some() {
-            bind(root, &path).map_err(failed)?;
-            continue;
-        }
-        let meta = std::fs::metadata(&path).map_err(failed)?;
-        let kind = if meta.file_type().is_block_device() { FileType::BlockDevice } else { FileType::CharacterDevice };
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
-        let folder = if parent == Path::new("/dev") { dev.try_clone() } else { root.make_folder(parent) }.map_err(failed)?;
-        match mknodat(&folder, name, kind, Mode::from_raw_mode(meta.mode() & 0o777), meta.rdev()) {
-            Ok(()) => rustix::fs::chownat(&folder, name, Some(rustix::fs::Uid::from_raw(meta.uid())), Some(rustix::fs::Gid::from_raw(meta.gid())), rustix::fs::AtFlags::empty())
-                .map_err(|e| failed(e.into()))?,
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(failed(e.into())),
+    for device in &devices {
+        let failed = |e: std::io::Error| Failure::new("make device", format!("{}: {e}", device.host_path.display()));
+        for node in nodes(device).map_err(failed)? {
+            make_node(root, dev, plan, &node).map_err(failed)?;
         }
     }
     Ok(())
+}
+
+fn make_node(root: &RootDir, dev: &OwnedFd, plan: &Plan<'_>, node: &Node<'_>) -> std::io::Result<()> {
+    let (device, meta, path) = (node.device, &node.meta, &node.container_path);
+    if plan.users.is_some() {
+        return bind_as(root, &node.host_path, path);
+    }
+    let kind = if node.is_block() { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let folder = if parent == Path::new("/dev") { dev.try_clone()? } else { root.make_folder(parent)? };
+    let mode = device.mode.unwrap_or(meta.mode()) & 0o777;
+    match mknodat(&folder, name, kind, Mode::from_raw_mode(mode), meta.rdev()) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    }
+    let (uid, gid) = (device.uid.unwrap_or(meta.uid()), device.gid.unwrap_or(meta.gid()));
+    Ok(rustix::fs::chownat(&folder, name, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)), rustix::fs::AtFlags::empty())?)
 }
 
 fn collect(folder: &Path, out: &mut Vec<PathBuf>) {
@@ -115,17 +162,20 @@ fn collect(folder: &Path, out: &mut Vec<PathBuf>) {
 }
 
 /// v1 device rules of a container, in `devices.allow`'s words.
-pub fn rules(privileged: bool, devices: &[PathBuf]) -> Vec<String> {
+pub fn rules(privileged: bool, devices: &[Device]) -> Vec<String> {
     if privileged {
         return vec!["a *:* rwm".into()];
     }
     // Nodes may be made, only these may be opened; 5:1 console, 5:2 ptmx, 136 terminals.
     let mut rules: Vec<String> = ["c *:* m", "b *:* m", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm"].map(String::from).into();
     rules.extend(DEFAULT.iter().map(|(_, major, minor)| format!("c {major}:{minor} rwm")));
-    for path in devices {
-        let Ok(meta) = std::fs::metadata(path) else { continue };
-        let kind = if meta.file_type().is_block_device() { 'b' } else { 'c' };
-        rules.push(format!("{kind} {}:{} rwm", rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
+    for device in devices {
+        // One that cannot be looked at fails the start, which says so.
+        for node in nodes(device).unwrap_or_default() {
+            let kind = if node.is_block() { 'b' } else { 'c' };
+            let permissions = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+            rules.push(format!("{kind} {}:{} {permissions}", rustix::fs::major(node.meta.rdev()), rustix::fs::minor(node.meta.rdev())));
+        }
     }
     rules
 }

@@ -37,7 +37,8 @@ mod objects;
 pub mod pod_network;
 mod pod_worker;
 mod pods;
-mod placement;
+pub mod placement;
+mod pod_resources;
 mod probe;
 mod probe_metrics;
 mod qos;
@@ -68,6 +69,8 @@ pub enum KubeletError {
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("no ids for pods with user namespaces: {0}")]
     UserNamespaces(String),
+    #[error("{0}")]
+    Placement(String),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -90,7 +93,10 @@ impl Kubelet {
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
         let users = user_namespaces::Ranges::open(ids, config.data_dir.join("pods"));
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
-        let devices = devices::Devices::open(config.device_plugins_dir(), vec![0]);
+        let machine = placement::machine::Machine::read(std::path::Path::new(placement::machine::SYS), facts.memory_bytes.max(0) as u64);
+        let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
+        let placement = placement::Placement::open(&config.data_dir, &config.device_plugins_dir(), &config.placement, machine, config.reserved.cpu_milli, kept_bytes)
+            .map_err(KubeletError::Placement)?;
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let agent = Arc::new(Agent {
             events: events::Recorder::start(client.clone(), &config.node_name),
@@ -104,7 +110,7 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
-            placement: placement::Placement::new(devices),
+            placement,
             pods: pods::Pods::default(),
             users,
             pressure: tokio::sync::watch::channel(Default::default()).0,
@@ -141,7 +147,7 @@ impl Kubelet {
     }
 }
 
-/// Lets device plugins register, and pods' statuses follow what the plugins tell.
+/// Lets device plugins register and monitors ask; statuses follow what plugins tell, and running containers what processors they may have.
 async fn serve_devices(agent: Arc<Agent>, stop: CancellationToken) {
     let devices = &agent.placement.devices;
     let mut changes = devices.changes();
@@ -155,8 +161,13 @@ async fn serve_devices(agent: Arc<Agent>, stop: CancellationToken) {
             tracing::error!(%error, folder = %devices.folder().display(), "device plugins cannot register here; a socket's path has at most 107 bytes");
         }
     };
+    let resources = async {
+        if let Err(error) = pod_resources::serve(agent.clone(), stop.clone()).await {
+            tracing::error!(%error, folder = %agent.config.pod_resources_dir().display(), "nobody can ask here who has which devices; a socket's path has at most 107 bytes");
+        }
+    };
     tokio::select! {
-        () = async { tokio::join!(follow, serve); } => {}
+        () = async { tokio::join!(follow, serve, resources, placement::pinning::run(agent.clone())); } => {}
         () = stop.cancelled() => {}
     }
 }

@@ -144,7 +144,14 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
         // What the runtime can do, by RuntimeClass handler; the empty one is the default.
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": true},
+        "declaredFeatures": declared_features(agent.placement.has_static_cpus()),
     })
+}
+
+/// What this node can of what others of v1.36 may not (KEP-5328), sorted. In-place resize of resources of the pod as a whole is not built.
+fn declared_features(has_static_cpus: bool) -> Vec<&'static str> {
+    let resizes_guaranteed = (!has_static_cpus).then_some("GuaranteedQoSPodCPUResize");
+    resizes_guaranteed.into_iter().chain(["RestartAllContainersOnContainerExits"]).collect()
 }
 
 fn with_devices(mut figures: BTreeMap<String, String>, agent: &Agent, figure: impl Fn((usize, usize)) -> usize) -> BTreeMap<String, String> {

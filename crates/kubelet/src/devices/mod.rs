@@ -13,6 +13,7 @@ pub mod store;
 mod tests;
 pub mod wire;
 
+use crate::placement::at_once;
 use crate::placement::hints::{Hint, Hints, NumaMask, masks};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus};
 use keles_grpc::Channel;
@@ -252,16 +253,6 @@ impl Devices {
         }
     }
 
-    /// Frees the devices of all pods but these.
-    pub fn retain(&self, uids: &std::collections::HashSet<String>) {
-        let mut state = self.state();
-        let before = state.given.len();
-        state.given.retain(|uid, _| uids.contains(uid));
-        if state.given.len() != before {
-            self.save(&state).unwrap_or_else(|error| tracing::warn!(%error, "devices of pods that are gone are still in the checkpoint"));
-        }
-    }
-
     pub fn holders(&self) -> Vec<String> {
         self.state().given.keys().cloned().collect()
     }
@@ -290,6 +281,21 @@ impl Devices {
             (resource, hints)
         };
         requests.into_iter().map(hint).collect()
+    }
+
+    /// The same for all of a pod's containers together.
+    pub fn pod_hints(&self, pod: &Pod) -> Hints {
+        let state = self.state();
+        let containers = || pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let names: BTreeSet<String> = containers().flat_map(|container| Self::requests(&state, container)).map(|(name, _)| name).collect();
+        let hint = |resource: String| {
+            let count = |container: &Container| Self::requests(&state, container).into_iter().find(|(name, _)| *name == resource).map_or(0, |(_, count)| count);
+            let of_pod = state.given.get(pod.metadata.uid.as_deref().unwrap_or_default());
+            let held: Option<BTreeSet<String>> = of_pod.map(|containers| containers.values().filter_map(|resources| resources.get(&resource)).flat_map(Given::devices).collect());
+            let hints = self.hints_for(&state, &resource, at_once(pod, count), held.filter(|held| !held.is_empty()), &BTreeSet::new());
+            (resource, hints)
+        };
+        names.into_iter().map(hint).collect()
     }
 
     fn hints_for(&self, state: &State, resource: &str, count: usize, held: Option<BTreeSet<String>>, reusable: &BTreeSet<String>) -> Option<Vec<Hint>> {

@@ -2,7 +2,7 @@
 
 use super::wire::*;
 use super::*;
-use crate::placement::Placement;
+use crate::placement::{Placement, Settings};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use keles_grpc::{Code, Server, Status};
@@ -125,11 +125,12 @@ impl World {
     }
 
     fn at(folder: tempfile::TempDir) -> Self {
-        let devices = Devices::open(folder.path().into(), vec![0, 1]);
+        let placement = Placement::open(folder.path(), folder.path(), &Settings::default(), crate::placement::machine::tests::machine(2, 1, 2, 1), 0, 0).expect("opens");
+        let devices = placement.devices.clone();
         let stop = CancellationToken::new();
         let (serving, until) = (devices.clone(), stop.clone());
         tokio::spawn(async move { serving.serve(until).await.expect("served") });
-        Self { placement: Placement::new(devices), folder, stop }
+        Self { placement, folder, stop }
     }
 
     fn devices(&self) -> &Devices {

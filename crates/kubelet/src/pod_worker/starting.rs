@@ -161,6 +161,7 @@ impl Worker {
             pid_target: self.pid_target(start)?,
         };
         let mut config = container_config::build(&input).map_err(|error| error.to_string())?;
+        self.agent.placement.pin(&self.uid, &container.name, &mut config.resources);
         config.mounts.splice(0..0, given.mounts);
         config.devices.extend(given.devices);
         config.annotations.extend(given.annotations);

@@ -312,7 +312,7 @@ fn node_with(network_refuses: bool) -> Node {
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
         facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
-        placement: crate::placement::Placement::new(crate::devices::Devices::open(dir.path().join("device-plugins"), vec![0])),
+        placement: crate::placement::tests::of_devices(&dir.path().join("device-plugins")),
         pods: Pods::default(),
         users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
         pressure: watch::channel(Default::default()).0,
@@ -636,6 +636,7 @@ async fn a_node_status_names_its_addresses_and_leaves_the_resources_of_others() 
         let named: Vec<_> = status[of].as_object().expect("a map").keys().collect();
         assert!(named.iter().any(|name| *name == "cpu") && !named.iter().any(|name| name.contains('/') || name.starts_with('$')), "{of}: {named:?}");
     }
+    assert_eq!(status["declaredFeatures"], json!(["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"]));
     assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "n1"}]));
     assert_eq!(status["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
     task.abort();
@@ -652,4 +653,34 @@ async fn an_evicted_pod_ends_and_says_why() {
     node.diary.has("status Failed").await;
     over.wait_for(|over| *over).await.expect("told when it has given back all it had");
     assert!(node.diary.position("stop_sandbox sandbox-u1").is_some());
+}
+
+#[tokio::test]
+async fn monitors_ask_over_the_pod_resources_socket() {
+    use crate::pod_resources::{AllocatableResourcesResponse, Empty, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, SOCKET, serve};
+    const LIMIT: Duration = Duration::from_secs(10);
+    let node = node();
+    node.agent.pods.insert("u1", node.run(plain("u1"), None));
+    node.diary.has("start c-0").await;
+    tokio::spawn(serve(node.agent.clone(), node.stop.clone()));
+    let socket = keles_grpc::Channel::unix(node.agent.config.pod_resources_dir().join(SOCKET));
+    // The socket rings no bell when it is there.
+    let list = async {
+        loop {
+            if let Ok(list) = socket.unary::<_, ListPodResourcesResponse>("/v1.PodResourcesLister/List", &Empty {}, LIMIT).await {
+                return list;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let list = tokio::time::timeout(LIMIT, list).await.expect("it comes");
+    let pod = &list.pod_resources[0];
+    assert_eq!((pod.name.as_str(), pod.namespace.as_str(), pod.containers[0].name.as_str(), pod.containers[0].cpu_ids.len()), ("p", "n", "c", 0));
+    let get = |name: &str| GetPodResourcesRequest { pod_name: name.into(), pod_namespace: "n".into() };
+    let found: GetPodResourcesResponse = socket.unary("/v1.PodResourcesLister/Get", &get("p"), LIMIT).await.expect("it runs");
+    assert_eq!(found.pod_resources.as_ref(), Some(pod));
+    let missing = socket.unary::<_, GetPodResourcesResponse>("/v1.PodResourcesLister/Get", &get("q"), LIMIT).await.expect_err("no such pod");
+    assert_eq!(missing.message, "pod q in namespace n not found");
+    let all: AllocatableResourcesResponse = socket.unary("/v1.PodResourcesLister/GetAllocatableResources", &Empty {}, LIMIT).await.expect("told");
+    assert_eq!(all, AllocatableResourcesResponse::default(), "without a static policy nothing is anybody's own");
 }

@@ -103,6 +103,7 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.reserved = o.limits.reserved;
     c.static_pods = o.limits.static_pods;
     c.placement = o.limits.placement;
+    c.shutdown = o.limits.shutdown;
     c
 }
 

@@ -8,6 +8,7 @@ use keles_kubelet::image_gc::Limits;
 use keles_kubelet::placement::cpu_set::CpuSet;
 use keles_kubelet::placement::topology::Topology;
 use keles_kubelet::placement::{Settings, cpus, memory};
+use keles_kubelet::shutdown;
 use keles_kubelet::static_pods::Sources;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +69,15 @@ pub struct NodeFlags {
     /// prefer-closest-numa-nodes=true|false, max-allowable-numa-nodes=NUMBER.
     #[arg(long, value_delimiter = ',', value_parser = option)]
     pub topology_manager_policy_options: Vec<(String, String)>,
+    /// How long pods may take to end when the machine goes down (systemd's logind then waits); 0: it does not wait.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that is for pods that the cluster cannot do without.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// In place of both: PRIORITY=SECONDS,... for pods of that priority and more (KubeletConfiguration's shutdownGracePeriodByPodPriority).
+    #[arg(long, value_delimiter = ',', value_parser = option)]
+    pub shutdown_grace_period_by_pod_priority: Vec<(String, String)>,
     /// Percent of the disk in use from which on unused images are removed; 100: never.
     #[arg(long, default_value_t = 85)]
     pub image_gc_high_threshold: u8,
@@ -115,6 +125,7 @@ pub struct NodeLimits {
     pub reserved: Reserved,
     pub static_pods: Sources,
     pub placement: Settings,
+    pub shutdown: Vec<shutdown::Group>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +152,8 @@ impl NodeFlags {
         let reserved = |flag: &str, text: &str| Reserved::parse(text).map_err(|fault| NodeFlagError(format!("{flag}: {fault}")));
         let mut reserved = reserved("--system-reserved", &self.system_reserved)?.plus(reserved("--kube-reserved", &self.kube_reserved)?);
         let placement = self.placement()?;
+        let shutdown = shutdown::parse(self.shutdown_grace_period, self.shutdown_grace_period_critical_pods, &self.shutdown_grace_period_by_pod_priority);
+        let shutdown = shutdown.map_err(NodeFlagError)?;
         if !placement.reserved_cpus.is_empty() {
             reserved.cpu_milli = placement.reserved_cpus.len() as i64 * 1000;
         }
@@ -157,7 +170,7 @@ impl NodeFlags {
             file_every: self.file_check_frequency,
             url_every: self.http_check_frequency,
         };
-        Ok(NodeLimits { static_pods, placement, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, reserved })
+        Ok(NodeLimits { static_pods, placement, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, reserved })
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

@@ -35,6 +35,8 @@ pub struct Agent {
     pub placement: crate::placement::Placement,
     /// What the node is short of.
     pub pressure: crate::eviction::SharedPressure,
+    /// The machine goes down.
+    pub shutting_down: tokio::sync::watch::Sender<bool>,
     pub image_history: std::sync::Mutex<crate::image_gc::Images>,
     /// Rung when a pod gives back what it held.
     pub freed: tokio::sync::watch::Sender<()>,

@@ -85,6 +85,8 @@ pub struct KubeletConfig {
     pub reserved: Reserved,
     /// How devices, processors and memory are given to containers for themselves.
     pub placement: crate::placement::Settings,
+    /// What pods have to end when the machine goes down, by priority; none: it does not wait.
+    pub shutdown: Vec<crate::shutdown::Group>,
     pub static_pods: crate::static_pods::Sources,
     /// Running pods' configMap, secret, downwardAPI and projected files are compared with the API this often.
     pub volume_refresh: Duration,
@@ -112,6 +114,7 @@ impl KubeletConfig {
             image_gc: Limits::default(),
             reserved: Reserved::default(),
             placement: crate::placement::Settings::default(),
+            shutdown: Vec::new(),
             static_pods: crate::static_pods::Sources::default(),
             volume_refresh: Duration::from_secs(60),
             credential_providers: Arc::default(),

@@ -34,11 +34,11 @@ pub mod naming;
 mod node;
 mod node_facts;
 mod objects;
+pub mod placement;
 pub mod pod_network;
+mod pod_resources;
 mod pod_worker;
 mod pods;
-pub mod placement;
-mod pod_resources;
 mod probe;
 mod probe_metrics;
 mod qos;
@@ -46,6 +46,7 @@ mod resources;
 mod security;
 mod server;
 mod service_env;
+pub mod shutdown;
 pub mod static_pods;
 mod status_writer;
 mod user_namespaces;
@@ -71,6 +72,8 @@ pub enum KubeletError {
     UserNamespaces(String),
     #[error("{0}")]
     Placement(String),
+    #[error(transparent)]
+    Shutdown(#[from] shutdown::ShutdownError),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -92,6 +95,8 @@ impl Kubelet {
         }
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
         let users = user_namespaces::Ranges::open(ids, config.data_dir.join("pods"));
+        let groups = config.shutdown.clone();
+        let delay = tokio::task::spawn_blocking(move || shutdown::Delay::take(&groups)).await.unwrap_or(Ok(None))?;
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
         let machine = placement::machine::Machine::read(std::path::Path::new(placement::machine::SYS), facts.memory_bytes.max(0) as u64);
         let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
@@ -114,6 +119,7 @@ impl Kubelet {
             pods: pods::Pods::default(),
             users,
             pressure: tokio::sync::watch::channel(Default::default()).0,
+            shutting_down: tokio::sync::watch::channel(false).0,
             image_history: Default::default(),
             freed: tokio::sync::watch::channel(()).0,
         });
@@ -137,12 +143,13 @@ impl Kubelet {
         let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
         let plugins = tokio::spawn(serve_devices(agent.clone(), shutdown.clone()));
+        let delayed = tokio::spawn(shutdown::run(agent.clone(), delay, shutdown.clone()));
         let mirrors = tokio::spawn({
             let (agent, stop) = (agent.clone(), shutdown.clone());
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, delayed);
         Ok(())
     }
 }

@@ -43,8 +43,9 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
     let mut ticks = tokio::time::interval(CHECK_EVERY);
     let mut pressure = agent.pressure.subscribe();
     let mut devices = agent.placement.devices.changes();
+    let mut shutting_down = agent.shutting_down.subscribe();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, Ok(()) = devices.changed() => {}, () = stop.cancelled() => return }
+        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, Ok(()) = devices.changed() => {}, Ok(()) = shutting_down.changed() => {}, () = stop.cancelled() => return }
         let status = status(&agent, port, &node).await;
         if told.as_ref() == Some(&without_heartbeat(&status)) && told_at.elapsed() < REPORT_EVERY {
             continue;
@@ -136,7 +137,7 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     json!({
         "capacity": with_devices(agent.facts.capacity(), agent, |(all, _)| all),
         "allocatable": with_devices(agent.facts.allocatable(), agent, |(_, healthy)| healthy),
-        "conditions": conditions(node, &agent.pressure.borrow()),
+        "conditions": conditions(node, &agent.pressure.borrow(), *agent.shutting_down.borrow()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": agent.facts.info,
@@ -167,7 +168,7 @@ fn without_heartbeat(status: &Value) -> Value {
     status
 }
 
-fn conditions(node: &Node, pressure: &Pressure) -> Vec<NodeCondition> {
+fn conditions(node: &Node, pressure: &Pressure, shutting_down: bool) -> Vec<NodeCondition> {
     let row = |condition: Condition| match (condition, pressure.contains(&condition)) {
         (Condition::Memory, false) => ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         (Condition::Memory, true) => ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -176,7 +177,11 @@ fn conditions(node: &Node, pressure: &Pressure) -> Vec<NodeCondition> {
         (Condition::Pid, false) => ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         (Condition::Pid, true) => ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
     };
-    let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ("Ready", "True", "KubeletReady", "kubelet is posting ready status")];
+    let ready = match shutting_down {
+        false => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        true => ("Ready", "False", "KubeletNotReady", "node is shutting down"),
+    };
+    let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ready];
     let now = conditions_time(Timestamp::now());
     let old = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let condition = |(kind, status, reason, message): (&str, &str, &str, &str)| {

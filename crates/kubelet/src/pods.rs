@@ -7,7 +7,7 @@ use crate::admission::{self, Node, Refusal};
 use crate::agent::Agent;
 use crate::events::WARNING;
 use crate::machine::phase;
-use crate::pod_worker::{self, Admission, Adopted, Handle, View};
+use crate::pod_worker::{self, Admission, Adopted, End, Handle, View};
 use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
@@ -75,10 +75,10 @@ impl Pods {
     }
 
     /// Ends a pod for the sake of others; the future is over once it has given back all it had.
-    pub fn evict(&self, uid: &str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
+    pub fn end(&self, uid: &str, reason: &'static str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
         let handles = self.handles();
         let handle = handles.get(uid)?;
-        handle.wish.send_modify(|wish| wish.evict = Some((message, grace)));
+        handle.wish.send_modify(|wish| wish.end = Some(End { reason, message, grace }));
         let mut over = handle.over.clone();
         Some(async move { drop(over.wait_for(|over| *over).await) })
     }
@@ -234,6 +234,10 @@ impl Pods {
     fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Option<PodStatus> {
         let views: Vec<View> = handles.values().map(Handle::view).collect();
         let others: Vec<&Pod> = views.iter().filter(|view| holds(view)).map(|view| view.pod.as_ref()).collect();
+        if *agent.shutting_down.borrow() {
+            let message = "Pod was rejected as the node is shutting down.".into();
+            return Some(refused(agent, pod, Refusal { reason: "NodeShutdown".into(), message }));
+        }
         admission::admit(pod, &node_of(agent), &others).err().map(|refusal| refused(agent, pod, refusal))
     }
 

@@ -4,7 +4,7 @@ use super::{RETRY, Turn, Wish, Worker};
 use crate::events::{NORMAL, WARNING};
 use crate::hook;
 use crate::machine::actions::Kill;
-use crate::machine::conditions::EVICTED;
+use crate::machine::conditions::{EVICTED, TERMINATED};
 use crate::machine::{Ending, Life, is_sidecar};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -127,7 +127,7 @@ impl Worker {
         }
         let grace = match ending {
             Ending::Deleted => grace_of(&self.pod),
-            Ending::Failed { reason: EVICTED, .. } => self.eviction_grace,
+            Ending::Failed { reason: EVICTED | TERMINATED, .. } => self.eviction_grace,
             _ => seconds(self.pod_grace_seconds()),
         };
         let sidecar_index = |record: &ContainerStatus| {

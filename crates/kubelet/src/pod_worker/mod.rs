@@ -37,6 +37,14 @@ const MEASURE_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Pause before what failed for a passing reason is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
+/// Why and how the node ends a pod.
+#[derive(Clone)]
+pub struct End {
+    pub reason: &'static str,
+    pub message: String,
+    pub grace: Duration,
+}
+
 /// What the API wants of the pod.
 #[derive(Clone)]
 pub struct Wish {
@@ -44,7 +52,7 @@ pub struct Wish {
     /// The object is gone.
     pub removed: bool,
     /// The node ends the pod for the sake of others: what its status then says, and how long it may take.
-    pub evict: Option<(String, Duration)>,
+    pub end: Option<End>,
 }
 
 impl Wish {
@@ -111,7 +119,7 @@ pub enum Admission {
 
 /// Starts a worker. `after` is its predecessor's [`Handle::cleared`].
 pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Option<watch::Receiver<bool>>) -> Handle {
-    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, evict: None });
+    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, end: None });
     let (events, events_rx) = mpsc::channel(EVENTS_LEN);
     let (cleared_tx, cleared) = watch::channel(false);
     let (over_tx, over) = watch::channel(false);
@@ -334,9 +342,9 @@ impl Worker {
         }
         if wish.ends() {
             self.life = Life::Terminating(Ending::Deleted);
-        } else if let Some((message, grace)) = wish.evict {
+        } else if let Some(End { reason, message, grace }) = wish.end {
             self.eviction_grace = grace;
-            self.evict(message);
+            self.end(reason, message);
         }
     }
 
@@ -380,7 +388,7 @@ impl Worker {
     /// One sync of a pod that is to run.
     async fn sync(&mut self) -> Turn {
         if let Some(message) = self.measure().await {
-            self.evict(message);
+            self.end(EVICTED, message);
             return Turn::Again;
         }
         let deadline = self.deadline();
@@ -436,9 +444,11 @@ impl Worker {
         Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure, self.resize_retry()]))
     }
 
-    fn evict(&mut self, message: String) {
-        self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
-        self.life = Life::Terminating(Ending::Failed { reason: EVICTED, message });
+    fn end(&mut self, reason: &'static str, message: String) {
+        if reason == EVICTED {
+            self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
+        }
+        self.life = Life::Terminating(Ending::Failed { reason, message });
     }
 
     /// What the pod uses too much of, when it is time to look.

@@ -316,6 +316,7 @@ fn node_with(network_refuses: bool) -> Node {
         pods: Pods::default(),
         users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
         pressure: watch::channel(Default::default()).0,
+        shutting_down: watch::channel(false).0,
         image_history: Default::default(),
         freed: watch::channel(()).0,
     });
@@ -648,7 +649,8 @@ async fn an_evicted_pod_ends_and_says_why() {
     let handle = node.run(plain("u1"), None);
     node.diary.has("status Running").await;
     let mut over = handle.over.clone();
-    handle.wish.send_modify(|wish| wish.evict = Some(("The node was low on resource: memory. ".into(), Duration::from_secs(1))));
+    let message = "The node was low on resource: memory. ".into();
+    handle.wish.send_modify(|wish| wish.end = Some(End { reason: EVICTED, message, grace: Duration::from_secs(1) }));
     node.diary.has("event Evicted The node was low on resource: memory. ").await;
     node.diary.has("status Failed").await;
     over.wait_for(|over| *over).await.expect("told when it has given back all it had");
@@ -683,4 +685,25 @@ async fn monitors_ask_over_the_pod_resources_socket() {
     assert_eq!(missing.message, "pod q in namespace n not found");
     let all: AllocatableResourcesResponse = socket.unary("/v1.PodResourcesLister/GetAllocatableResources", &Empty {}, LIMIT).await.expect("told");
     assert_eq!(all, AllocatableResourcesResponse::default(), "without a static policy nothing is anybody's own");
+}
+
+#[tokio::test]
+async fn pods_end_before_the_machine_goes_down_and_none_is_taken_meanwhile() {
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("start c-0").await;
+    node.diary.has("status Running").await;
+    let view = handle.view.clone();
+    node.agent.pods.insert("u1", handle);
+    let (mut logind, _folder) = crate::shutdown::tests::beside(node.agent.clone(), node.stop.clone());
+    logind.say.send(true).expect("heard");
+    while logind.heard.recv().await.expect("told") != "released" {}
+    assert!(node.diary.position("stop c-0 9s").is_some(), "its own grace period is the shorter: {:#?}", node.diary.lines());
+    let status = view.lock().expect("not poisoned").status.clone();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Terminated")));
+    assert_eq!(status.message.as_deref(), Some("Pod was terminated in response to imminent node shutdown."));
+    assert!(*node.agent.shutting_down.borrow());
+    logind.say.send(false).expect("heard");
+    let mut goes_down = node.agent.shutting_down.subscribe();
+    goes_down.wait_for(|goes_down| !goes_down).await.expect("called off");
 }

@@ -1,11 +1,12 @@
-//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|crds|oci]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
-//! is not in the figures. `start`, `pods` and `oci` need root. Nothing here is a test: there is no limit that fails.
+//! is not in the figures. `start`, `pods`, `density` and `oci` need root. Nothing here is a test: there is no limit that fails.
 
 mod api;
 mod content;
 mod crds;
+mod density;
 mod oci;
 mod pods;
 mod process;
@@ -26,6 +27,7 @@ const ALL: &[Bench] = &[
     ("content", |k| Box::pin(content::run(k))),
     ("watch", |k| Box::pin(watch::run(k))),
     ("pods", |k| Box::pin(pods::run(k))),
+    ("density", |k| Box::pin(density::run(k))),
     ("crds", |k| Box::pin(crds::run(k))),
     ("oci", |k| Box::pin(oci::run(k))),
 ];
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     // Absolute: some is run from other folders and namespaces.
     let Some(keles) = args.next().and_then(|a| std::path::absolute(a).ok()) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|crds|oci]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,20 @@ fn running(p: &Pod) -> bool {
     p.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
 }
 
-pub async fn run(keles: PathBuf) -> Result<String, Error> {
-    let s = Server::start(&keles, "server").await?;
+/// A node with the image, its pods, and their changes.
+pub struct Node {
+    pub server: Server,
+    pub pods: Api<Pod>,
+    pub changes: Changes,
+}
+
+pub type Changes = futures::stream::BoxStream<'static, Result<Pod, watcher::Error>>;
+
+pub async fn node(keles: &Path) -> Result<Node, Error> {
+    let s = Server::start(keles, "server").await?;
     let archive = s.dir.path().join("image.tar");
     Image::new().busybox()?.command(&["sleep", "100000"]).write(IMAGE, &archive)?;
-    let loaded = Command::new(&keles).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(s.data()).output()?;
+    let loaded = Command::new(keles).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(s.data()).output()?;
     if !loaded.status.success() {
         return Err(String::from_utf8_lossy(&loaded.stderr).into_owned().into());
     }
@@ -39,27 +48,37 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     while accounts.get_opt("default").await?.is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let mut changes = watcher(pods.clone(), watcher::Config::default()).applied_objects().boxed();
+    let changes = watcher(pods.clone(), watcher::Config::default()).applied_objects().boxed();
+    Ok(Node { server: s, pods, changes })
+}
+
+/// Seconds until so many pods, created one right after another, all run.
+pub async fn at_once(node: &mut Node, count: usize) -> Result<f64, Error> {
+    let begin = Instant::now();
+    let mut wanted = std::collections::BTreeSet::new();
+    for i in 0..count {
+        let name = format!("many-{i}");
+        node.pods.create(&PostParams::default(), &pod(&name)).await?;
+        wanted.insert(name);
+    }
+    until_running(&mut node.changes, &mut wanted).await?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+pub async fn run(keles: PathBuf) -> Result<String, Error> {
+    let mut node = node(&keles).await?;
     let mut samples = Vec::new();
     for i in 0..ONE_BY_ONE {
         let (name, begin) = (format!("one-{i}"), Instant::now());
-        pods.create(&PostParams::default(), &pod(&name)).await?;
+        node.pods.create(&PostParams::default(), &pod(&name)).await?;
         let mut wanted = std::collections::BTreeSet::from([name]);
-        until_running(&mut changes, &mut wanted).await?;
+        until_running(&mut node.changes, &mut wanted).await?;
         samples.push(begin.elapsed().as_secs_f64() * 1e3);
     }
-    remove_all(&pods).await?;
+    remove_all(&node.pods).await?;
     samples.sort_by(f64::total_cmp);
-    let begin = Instant::now();
-    let mut wanted = std::collections::BTreeSet::new();
-    for i in 0..AT_ONCE {
-        let name = format!("many-{i}");
-        pods.create(&PostParams::default(), &pod(&name)).await?;
-        wanted.insert(name);
-    }
-    until_running(&mut changes, &mut wanted).await?;
-    let burst = begin.elapsed().as_secs_f64();
-    remove_all(&pods).await?;
+    let burst = at_once(&mut node, AT_ONCE).await?;
+    remove_all(&node.pods).await?;
     Ok(format!(
         "create to running p50 {:.0} ms, p99 {:.0} ms over {ONE_BY_ONE} one after another; {AT_ONCE} at once all running in {burst:.2} s",
         quantile(&samples, 0.5),
@@ -67,7 +86,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     ))
 }
 
-async fn until_running(changes: &mut (impl futures::Stream<Item = Result<Pod, watcher::Error>> + Unpin), wanted: &mut std::collections::BTreeSet<String>) -> Result<(), Error> {
+async fn until_running(changes: &mut Changes, wanted: &mut std::collections::BTreeSet<String>) -> Result<(), Error> {
     let wait = async {
         while let Some(change) = changes.next().await {
             let p = change?;
@@ -83,7 +102,7 @@ async fn until_running(changes: &mut (impl futures::Stream<Item = Result<Pod, wa
     tokio::time::timeout(LIMIT, wait).await.map_err(|_| format!("{} pods were not running within {LIMIT:?}", wanted.len()))?
 }
 
-async fn remove_all(pods: &Api<Pod>) -> Result<(), Error> {
+pub async fn remove_all(pods: &Api<Pod>) -> Result<(), Error> {
     pods.delete_collection(&DeleteParams::default().grace_period(1), &Default::default()).await?;
     while !pods.list_metadata(&Default::default()).await?.items.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;

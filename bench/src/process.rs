@@ -52,7 +52,7 @@ impl Server {
                 "--kubelet-port",
                 &free_port()?.to_string(),
                 "--max-pods",
-                "200",
+                "600",
             ]);
         }
         let started = Instant::now();

@@ -5,8 +5,7 @@
 
 use crate::api::{SOON, World, eventually};
 use crate::{Cluster, skip};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::path::Path;
@@ -63,8 +62,7 @@ pub async fn play(cases: Vec<Case>) {
         return;
     }
     let c = Cluster::start();
-    let kubeconfig = Kubeconfig::read_from(c.kubeconfig()).expect("a kubeconfig");
-    let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration")).expect("a client");
+    let client = c.client().await;
     let filter = std::env::var("KELES_CASE").unwrap_or_default();
     let (turns, mut running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     for (n, case) in cases.into_iter().enumerate().filter(|(_, c)| c.entry.contains(&filter)) {

@@ -157,7 +157,7 @@ impl Cluster {
         for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
             c.load(name, &[("VERSION", version)]);
         }
-        c.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=30s"]);
+        c.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
         until("the default service account", START, || c.try_kubectl(&["get", "serviceaccount", "default"]));
         c
     }
@@ -299,8 +299,25 @@ impl Cluster {
     pub fn exec(&self, pod: &str, argv: &[&str]) -> String {
         self.kubectl(&[&["exec", pod, "--"], argv].concat())
     }
+    /// kube-rs's client as administrator.
+    pub async fn client(&self) -> kube::Client {
+        let kubeconfig = kube::config::Kubeconfig::read_from(self.kubeconfig()).expect("a kubeconfig");
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await.expect("a configuration");
+        kube::Client::try_from(config).expect("a client")
+    }
+    /// The object's status once its phase is this.
+    pub fn phase(&self, kind: &str, name: &str, wanted: &str) -> Value {
+        until(&format!("{kind} {name} {wanted}"), START, || {
+            let status = self.json(&["get", kind, name])["status"].clone();
+            if status["phase"] == wanted { Ok(status) } else { Err(status.to_string()) }
+        })
+    }
+    /// The same once the node agent is back: a started server's API is ready before it.
+    pub fn exec_again(&self, pod: &str, argv: &[&str]) -> String {
+        until(&format!("exec in {pod}"), START, || self.try_kubectl(&[&["exec", pod, "--"], argv].concat()))
+    }
     pub fn wait_ready(&self, pod: &str) {
-        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=30s"]);
+        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
     }
     /// Names of pods that are not going away.
     pub fn pods(&self, selector: &str) -> Vec<String> {
@@ -310,7 +327,7 @@ impl Cluster {
     }
     /// The body of `http://…` as the node gets it.
     pub fn get(&self, url: &str) -> Result<String, String> {
-        let o = Command::new("curl").args(["-sS", "--max-time", "5", url]).output().map_err(|e| e.to_string())?;
+        let o = Command::new("curl").args(["-sS", "--max-time", "30", url]).output().map_err(|e| e.to_string())?;
         if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).into_owned()) }
     }
 
@@ -402,7 +419,7 @@ impl Drop for Cluster {
         if self.server.is_none() && !std::thread::panicking() {
             self.start_server();
         }
-        let _ = self.try_kubectl(&["delete", "deployments,replicasets,pods", "--all", "--all-namespaces", "--force", "--grace-period=0", "--timeout=30s"]);
+        let _ = self.try_kubectl(&["delete", "deployments,replicasets,pods", "--all", "--all-namespaces", "--force", "--grace-period=0", "--timeout=60s"]);
         let end = Instant::now() + START;
         while Instant::now() < end && !self.leftovers().is_empty() {
             std::thread::sleep(POLL);

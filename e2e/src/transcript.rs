@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Longest a command may take, in seconds; nothing waits for it.
-const LIMIT_SECONDS: &str = "60";
+const LIMIT_SECONDS: &str = "300";
 /// Exit code of a command that took longer.
 const TOOK_TOO_LONG: i32 = 124;
 

@@ -60,7 +60,7 @@ fn what_kubectl_prints_reads_as_users_know_it() {
     assert!(c.kubectl(&["version"]).contains("Server Version: v1.36"));
     c.kubectl(&["create", "ns", "gone"]);
     c.kubectl(&["create", "configmap", "x", "-n", "gone", "--from-literal=a=b"]);
-    c.kubectl(&["delete", "ns", "gone", "--timeout=30s"]);
+    c.kubectl(&["delete", "ns", "gone", "--timeout=60s"]);
     c.kubectl(&["annotate", "deploy", "d", "a=b"]);
     c.kubectl(&["label", "deploy", "d", "x=y"]);
     assert_eq!(c.kubectl(&["get", "deploy", "-l", "x=y", "-o", "name"]), "deployment.apps/d\n");

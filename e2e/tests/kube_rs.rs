@@ -8,11 +8,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keles_e2e::{Cluster, WEB, skip};
 use kube::api::{ApiResource, AttachParams, DeleteParams, DynamicObject, EvictParams, ListParams, LogParams, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, verbs};
 use kube::runtime::{conditions, reflector, wait::await_condition, watcher};
-use kube::{Api, Client, Config, Error};
+use kube::{Api, Client, Error};
 use serde_json::json;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,8 +25,7 @@ async fn kube_rs_works() {
         return;
     }
     let c = Cluster::start();
-    let kubeconfig = Kubeconfig::read_from(c.kubeconfig()).expect("a kubeconfig");
-    let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration")).expect("a client");
+    let client = c.client().await;
     let all = async {
         tokio::join!(
             crud(namespace(&client, "rs-crud").await, client.clone()),

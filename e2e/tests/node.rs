@@ -4,17 +4,10 @@ use keles_e2e::{Cluster, WEB, skip, until};
 use serde_json::Value;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(25);
+const SOON: Duration = Duration::from_secs(60);
 
 fn status(c: &Cluster, pod: &str) -> Value {
     c.json(&["get", "pod", pod])["status"].clone()
-}
-
-fn phase(c: &Cluster, pod: &str, wanted: &str) -> Value {
-    until(&format!("{pod} {wanted}"), SOON, || {
-        let s = status(c, pod);
-        if s["phase"] == wanted { Ok(s) } else { Err(s.to_string()) }
-    })
 }
 
 #[test]
@@ -53,7 +46,7 @@ spec:
   volumes: [{{name: d, emptyDir: {{}}}}, {{name: im, image: {{reference: "{WEB}", pullPolicy: Never}}}}]
 "#
     ));
-    phase(c, "files", "Succeeded");
+    c.phase("pod", "files", "Succeeded");
     let log = c.kubectl(&["logs", "files", "-c", "c"]);
     for line in ["hello you", "root", "touch: /image/x: Read-only file system", "777"] {
         assert!(log.lines().any(|l| l == line), "{line} is missing in\n{log}");
@@ -113,7 +106,7 @@ spec:
   volumes: [{{name: d, emptyDir: {{}}}}]
 "#
     ));
-    let s = phase(c, "together", "Succeeded");
+    let s = c.phase("pod", "together", "Succeeded");
     assert_eq!(s["initContainerStatuses"][0]["restartCount"], 1, "{s}");
     assert_eq!(s["containerStatuses"][1]["restartCount"], 1, "{s}");
 }
@@ -136,7 +129,7 @@ spec:
     ));
     c.wait_ready("probed");
     c.exec("probed", &["rm", "/tmp/ready"]);
-    c.kubectl(&["wait", "--for=condition=Ready=false", "pod/probed", "--timeout=20s"]);
+    c.kubectl(&["wait", "--for=condition=Ready=false", "pod/probed", "--timeout=60s"]);
     c.exec("probed", &["rm", "/tmp/alive"]);
     until("a restart", SOON, || {
         let s = status(c, "probed");
@@ -158,7 +151,7 @@ spec:
   volumes: [{{name: d, emptyDir: {{}}}}]
 "#
     ));
-    let s = phase(c, "steps", "Failed");
+    let s = c.phase("pod", "steps", "Failed");
     assert_eq!(s["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
     assert_eq!(c.kubectl(&["logs", "steps"]), "prepared\n");
 }
@@ -174,7 +167,7 @@ spec:
   containers: [{{name: c, image: "{WEB}", command: [sh, -c, "dd if=/dev/zero of=/dev/null bs=200M count=1"], resources: {{limits: {{memory: 20Mi, cpu: 500m}}}}}}]
 "#
     ));
-    let s = phase(c, "hog", "Failed");
+    let s = c.phase("pod", "hog", "Failed");
     assert_eq!(s["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled", "{s}");
 }
 
@@ -248,7 +241,7 @@ fn images_and_commands_that_fail_say_so(c: &Cluster) {
         let reason = status(c, "noimage")["containerStatuses"][0]["state"]["waiting"]["reason"].to_string();
         if reason.contains("ErrImagePull") || reason.contains("ImagePullBackOff") { Ok(()) } else { Err(reason) }
     });
-    let s = phase(c, "nocommand", "Failed");
+    let s = c.phase("pod", "nocommand", "Failed");
     let t = &s["containerStatuses"][0]["state"]["terminated"];
     assert!(t["reason"] == "StartError" && t["message"].as_str().is_some_and(|m| m.contains("nonesuch")), "{t}");
 }

@@ -25,9 +25,9 @@ spec:
     spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: web, image: "{WEB}", ports: [{{containerPort: 8000}}]}}]}}
 "#
     ));
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let pod = c.pods("app=web")[0].clone();
-    assert!(c.kubectl(&["logs", &pod]).contains("serving v1"));
+    until("its log", SOON, || Some(c.kubectl(&["logs", &pod])).filter(|l| l.contains("serving v1")).ok_or_else(|| "nothing yet".to_owned()));
     assert_eq!(c.exec(&pod, &["hostname"]).trim(), pod);
     services_and_host_ports_lead_to_pods(&c);
     the_node_agent_may_be_killed(&mut c, &pod);

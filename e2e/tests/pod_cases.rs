@@ -66,13 +66,18 @@ async fn named_port(w: World) {
     w.pods().ready("p").await;
 }
 
+/// Handles the signal, and is ready once it does: before, the first process of a container ignores it.
+fn traps(script: &str) -> Value {
+    let ready = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/trapped"]}, "periodSeconds": 1, "timeoutSeconds": 20}});
+    with(shell(&format!("trap '{script}' TERM; touch /trapped; while true; do sleep 0.1; done")), ready)
+}
+
 /// A finalizer keeps the object, so that the last status can be read.
 async fn exit_codes_of_a_deletion(w: World) {
     let held = json!({"finalizers": ["e2e.example.com/hold"]});
-    let handled = shell("trap 'exit 7' TERM; while true; do sleep 0.1; done");
     let named = |name: &str, c: Value| with(c, json!({"name": name}));
-    let containers = json!([named("handled", handled), named("killed", shell("trap '' TERM; while true; do sleep 0.1; done"))]);
-    w.labelled_pod("p", held.clone(), json!({"terminationGracePeriodSeconds": 2, "containers": containers})).await;
+    let containers = json!([named("handled", traps("exit 7")), named("killed", shell("trap '' TERM; while true; do sleep 0.1; done"))]);
+    w.labelled_pod("p", held.clone(), json!({"terminationGracePeriodSeconds": 10, "containers": containers})).await;
     // A shared process namespace: the container's process is not the first one, which ignores signals without a handler.
     let shared = json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "image": WEB, "command": ["sleep", "600"]}]});
     w.labelled_pod("shared", held, shared).await;
@@ -94,10 +99,9 @@ async fn exit_codes_of_a_deletion(w: World) {
 }
 
 async fn pre_stop_sleep(w: World) {
-    let own = json!({"lifecycle": {"preStop": {"sleep": {"seconds": 2}}}, "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
-    let container = with(shell("trap 'date +%s > /v/signalled; exit 0' TERM; while true; do sleep 0.1; done"), own);
+    let container = with(traps("exit 0"), json!({"lifecycle": {"preStop": {"sleep": {"seconds": 2}}}}));
     let held = json!({"finalizers": ["e2e.example.com/hold"]});
-    let spec = json!({"terminationGracePeriodSeconds": 30, "containers": [container], "volumes": [{"name": "v", "emptyDir": {}}]});
+    let spec = json!({"terminationGracePeriodSeconds": 30, "containers": [container]});
     w.labelled_pod("p", held, spec).await;
     w.pods().ready("p").await;
     // By our clock: the node brings deletionTimestamp forward when the pod is over.

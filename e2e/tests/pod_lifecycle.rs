@@ -87,7 +87,7 @@ spec:
     c.kill_server();
     c.start_server();
     c.wait_ready("inside");
-    assert!(c.exec("inside", &["cat", "/proc/self/uid_map"]).contains(&maps[0]));
+    assert!(c.exec_again("inside", &["cat", "/proc/self/uid_map"]).contains(&maps[0]));
     c.apply(&pod("inside-three"));
     c.wait_ready("inside-three");
     let third = c.exec("inside-three", &["cat", "/proc/self/uid_map"]).split_whitespace().nth(1).expect("a number").to_owned();

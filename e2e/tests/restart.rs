@@ -18,7 +18,7 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     }
     let mut c = Cluster::start();
     c.kubectl(&["create", "deployment", "web", &format!("--image={WEB}"), "--replicas=3"]);
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let before: Vec<_> = c.pods("app=web").into_iter().map(|p| (started_at(&c, &p), p)).collect();
     let ip = c.json(&["get", "pod", &before[0].1])["status"]["podIP"].as_str().expect("an address").to_owned();
     for i in 0..20 {
@@ -29,10 +29,10 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     c.start_server();
     let maps = c.kubectl(&["get", "configmaps", "-o", "name"]);
     assert_eq!(maps.lines().filter(|l| l.contains("acknowledged-")).count(), 20, "every acknowledged write is there");
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let after: Vec<_> = c.pods("app=web").into_iter().map(|p| (started_at(&c, &p), p)).collect();
     assert_eq!(before, after, "the same containers");
-    assert_eq!(c.exec(&before[0].1, &["hostname"]).trim(), before[0].1, "exec into an adopted container");
+    assert_eq!(c.exec_again(&before[0].1, &["hostname"]).trim(), before[0].1, "exec into an adopted container");
     c.kill_in_pod(&before[1].1, "httpd");
     until("healing after the restart", SOON, || {
         let s = c.json(&["get", "pod", &before[1].1])["status"]["containerStatuses"][0].clone();

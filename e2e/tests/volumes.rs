@@ -25,13 +25,6 @@ fn event(c: &Cluster, object: &str, part: &str) {
     });
 }
 
-fn phase(c: &Cluster, kind: &str, name: &str, wanted: &str) {
-    until(&format!("{kind} {name} {wanted}"), SOON, || {
-        let all = c.json(&["get", kind, name]);
-        if all["status"]["phase"] == wanted { Ok(()) } else { Err(all.to_string()) }
-    });
-}
-
 /// ConfigMap, Secret, optional ones that come and go, labels; a subPath keeps what it began with.
 fn files_follow_their_objects(c: &Cluster) {
     c.kubectl(&["create", "configmap", "live", "--from-literal=a=one"]);
@@ -115,8 +108,8 @@ spec:
 "#
     ));
     c.wait_ready("user");
-    phase(c, "pvc", "data", "Bound");
-    phase(c, "pv", "local-v", "Bound");
+    c.phase("pvc", "data", "Bound");
+    c.phase("pv", "local-v", "Bound");
     assert_eq!(c.exec("user", &["sh", "-c", "echo kept > /v/file && stat -c %g /v && echo x > /part/file && cat /v/made/here/file"]), "4321\nx\n");
     assert!(c.try_kubectl(&["exec", "user", "--", "touch", "/r/file"]).expect_err("read-only").contains("Read-only file system"));
     assert_eq!(std::fs::read_to_string(store.path().join("file")).expect("on the node"), "kept\n");
@@ -124,11 +117,11 @@ spec:
     c.start_server();
     // Deleted while used: it waits for the pod.
     c.kubectl(&["delete", "pvc", "data", "--wait=false"]);
-    assert_eq!(c.exec("user", &["cat", "/v/file"]), "kept\n");
+    assert_eq!(c.exec_again("user", &["cat", "/v/file"]), "kept\n");
     assert!(c.json(&["get", "pvc", "data"])["metadata"]["deletionTimestamp"].is_string());
     c.kubectl(&["delete", "pod", "user", "--timeout=60s"]);
     c.kubectl(&["wait", "--for=delete", "pvc/data", "--timeout=60s"]);
-    phase(c, "pv", "local-v", "Released");
+    c.phase("pv", "local-v", "Released");
     c.kubectl(&["delete", "pv", "local-v", "--timeout=60s"]);
     assert_eq!(std::fs::read_to_string(store.path().join("file")).expect("the pod's end leaves the data"), "kept\n");
 }
@@ -157,7 +150,7 @@ spec:
 "#
     ));
     event(c, "first", "node(s) didn't find available persistent volumes to bind");
-    phase(c, "pvc", "first-v", "Pending");
+    c.phase("pvc", "first-v", "Pending");
     c.apply(&format!(
         r#"
 apiVersion: v1
@@ -172,7 +165,7 @@ spec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassNa
     c.kubectl(&["delete", "pod", "first", "--timeout=60s"]);
     // The pod owned the claim.
     c.kubectl(&["wait", "--for=delete", "pvc/first-v", "--timeout=60s"]);
-    phase(c, "pv", "waited", "Released");
+    c.phase("pv", "waited", "Released");
     c.kubectl(&["delete", "pv", "waited", "--timeout=60s"]);
 }
 

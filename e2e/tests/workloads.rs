@@ -19,7 +19,7 @@ spec:
   template:
     metadata: {{labels: {{app: web}}}}
     spec:
-      terminationGracePeriodSeconds: 3
+      terminationGracePeriodSeconds: 10
       containers:
       - name: web
         image: {WEB}
@@ -42,13 +42,13 @@ fn a_deployment_runs_heals_scales_rolls_and_goes() {
     }
     let c = Cluster::start();
     c.apply(&web(3));
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let service = c.json(&["get", "service", "web"]);
     let (ip, node_port) = (service["spec"]["clusterIP"].as_str().expect("allocated").to_owned(), service["spec"]["ports"][0]["nodePort"].as_i64().expect("allocated"));
     spreads_load(&c, &ip, node_port);
     heals(&c);
     c.kubectl(&["scale", "deploy/web", "--replicas=5"]);
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     c.kubectl(&["scale", "deploy/web", "--replicas=2"]);
     until("two pods", SOON, || {
         let n = c.pods("app=web").len();
@@ -63,8 +63,11 @@ fn a_deployment_runs_heals_scales_rolls_and_goes() {
 }
 
 fn spreads_load(c: &Cluster, ip: &str, node_port: i64) {
-    let answers: std::collections::BTreeSet<String> = (0..60).map(|_| c.get(&format!("http://{ip}/index.html")).expect("the service answers")).collect();
-    assert_eq!(answers.len(), 3, "{answers:?}");
+    // A rollout is over when pods are ready; the service's rules come after that.
+    until("answers of all three pods", SOON, || {
+        let answers = (0..60).map(|_| c.get(&format!("http://{ip}/index.html"))).collect::<Result<std::collections::BTreeSet<String>, String>>()?;
+        if answers.len() == 3 { Ok(()) } else { Err(format!("{answers:?}")) }
+    });
     assert!(c.get(&format!("http://127.0.0.1:{node_port}/index.html")).expect("the NodePort answers on 127.0.0.1").starts_with("v1"));
     let pod = &c.pods("app=web")[0];
     for name in ["web", "web.default", "web.default.svc.cluster.local"] {
@@ -82,7 +85,7 @@ fn heals(c: &Cluster) {
         if status["restartCount"] == 1 && status["lastState"]["terminated"].is_object() { Ok(()) } else { Err(status.to_string()) }
     });
     c.kubectl(&["delete", "pod", &pod]);
-    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=30s"]);
+    c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     assert!(!c.pods("app=web").contains(&pod));
 }
 
@@ -108,7 +111,7 @@ fn rolls(c: &Cluster, ip: &str) {
         rolled.expect("rolls out");
     });
     assert!(seen.load(SeqCst) > 10 && lost.load(SeqCst) == 0, "{} of {} requests were lost", lost.load(SeqCst), seen.load(SeqCst));
-    assert!(c.get(&format!("http://{ip}/index.html")).expect("answers").starts_with("v2"));
+    until("the new version", SOON, || c.get(&format!("http://{ip}/index.html")).and_then(|page| if page.starts_with("v2") { Ok(()) } else { Err(page) }));
     c.kubectl(&["rollout", "undo", "deploy/web"]);
     c.kubectl(&["rollout", "status", "deploy/web", "--timeout=60s"]);
     let history = c.kubectl(&["rollout", "history", "deploy/web"]);

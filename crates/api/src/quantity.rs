@@ -63,6 +63,9 @@ impl Quantity {
     pub fn new(units: i64, format: Format) -> Self {
         Quantity { nanos: i128::from(units) * NANO, format }
     }
+    pub fn from_nano(nano: i64, format: Format) -> Self {
+        Quantity { nanos: i128::from(nano), format }
+    }
     pub fn from_milli(milli: i64, format: Format) -> Self {
         Quantity { nanos: i128::from(milli) * (NANO / 1000), format }
     }

@@ -22,6 +22,7 @@ mod node_lifecycle;
 mod persistent_volume_binder;
 mod pod_gc;
 mod pv_protection;
+mod protection;
 mod pvc_protection;
 mod replicaset;
 mod resource_quota;

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVo
 use k8s_openapi::api::storage::v1::StorageClass;
 use keles_client::{Informer, ObjectKey};
 use keles_reconcile::{Context, Controller, Outcome, ReconcileError, Watches, Writer, reference_of};
-use keles_rules::volume_binding::{BIND_COMPLETED, BOUND_BY_CONTROLLER, STORAGE_PROVISIONER, claim_ref, class_of_claim, default_class, is_bound, volume_of};
+use keles_rules::volume_binding::{BIND_COMPLETED, BOUND_BY_CONTROLLER, STORAGE_PROVISIONER, claim_ref, class_of_claim, default_class, is_bound, reserve, volume_of};
 use std::sync::Arc;
 
 pub struct PersistentVolumeBinder {
@@ -33,15 +33,19 @@ impl PersistentVolumeBinder {
 
     async fn sync_claim(&self, key: &ObjectKey, context: &Context) -> Result<(), ReconcileError> {
         let Some(mut claim) = self.claims.informer().get_key(key) else { return Ok(()) };
-        let classless = !is_bound(&claim) && class_of_claim(&claim).is_none() && claim.metadata.deletion_timestamp.is_none();
-        let default = default_class(&self.classes.list()).and_then(|class| class.metadata.name.clone());
-        if let Some(name) = default.filter(|_| classless) {
+        let volumes = self.volumes.informer().list();
+        let mut step = claim::next(&claim, &volumes, self.class(&claim).as_deref());
+        // A claim that no volume serves, and that names neither volume nor class, takes the default class of today.
+        let classless = volume_of(&claim).is_empty() && class_of_claim(&claim).is_none() && claim.metadata.deletion_timestamp.is_none();
+        if classless
+            && matches!(step, claim::Step::Pend(_))
+            && let Some(name) = default_class(&self.classes.list()).and_then(|class| class.metadata.name.clone())
+        {
             let mut wanted = PersistentVolumeClaim::clone(&claim);
             wanted.spec.get_or_insert_default().storage_class_name = Some(name);
             claim = Arc::new(self.claims.update(&wanted).await?);
+            step = claim::next(&claim, &volumes, self.class(&claim).as_deref());
         }
-        let volumes = self.volumes.informer().list();
-        let step = claim::next(&claim, &volumes, self.class(&claim).as_deref());
         let tell = |warning: bool, reason: &'static str, message: String| {
             let about = reference_of(claim.as_ref());
             if warning { context.events.warning(about, reason, message) } else { context.events.normal(about, reason, message) }
@@ -79,22 +83,7 @@ impl PersistentVolumeBinder {
     /// Makes both objects point at each other and say so; what stands already is not written again.
     async fn bind(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), ReconcileError> {
         let mut wanted = volume.clone();
-        let spec = wanted.spec.get_or_insert_default();
-        let meta = &claim.metadata;
-        if spec.claim_ref.as_ref().is_none_or(|reference| reference.uid != meta.uid) {
-            let chosen_here = spec.claim_ref.is_none();
-            spec.claim_ref = Some(ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("PersistentVolumeClaim".into()),
-                name: meta.name.clone(),
-                namespace: meta.namespace.clone(),
-                uid: meta.uid.clone(),
-                resource_version: meta.resource_version.clone(),
-                field_path: None,
-            });
-            if chosen_here {
-                wanted.metadata.annotations.get_or_insert_default().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
-            }
+        if reserve(&mut wanted, claim) {
             wanted = self.volumes.update(&wanted).await?;
         }
         self.set_volume_phase(&wanted, "Bound", None).await?;

@@ -1,11 +1,11 @@
 //! A volume that is bound is not removed: its finalizer goes only when it is to be deleted and no claim has it.
 
-use crate::Start;
+use crate::{Start, protection};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use keles_client::ObjectKey;
 use keles_reconcile::{Context, Controller, Outcome, ReconcileError, Watches, Writer};
 
-pub const FINALIZER: &str = "kubernetes.io/pv-protection";
+const FINALIZER: &str = "kubernetes.io/pv-protection";
 
 pub struct PvProtectionController {
     volumes: Writer<PersistentVolume>,
@@ -27,16 +27,10 @@ impl Controller for PvProtectionController {
 
     async fn reconcile(&self, key: &ObjectKey, _: &Context) -> Result<Outcome, ReconcileError> {
         let Some(volume) = self.volumes.informer().get_key(key) else { return Ok(Outcome::Done) };
-        let mut wanted = PersistentVolume::clone(&volume);
-        let finalizers = wanted.metadata.finalizers.get_or_insert_default();
-        let held = finalizers.iter().any(|name| name == FINALIZER);
         let bound = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-        match (volume.metadata.deletion_timestamp.is_some(), held) {
-            (true, true) if !bound => finalizers.retain(|name| name != FINALIZER),
-            // Made before the admission plugin was.
-            (false, false) => finalizers.push(FINALIZER.into()),
-            _ => return Ok(Outcome::Done),
-        }
+        let Some(finalizers) = protection::finalizers(&volume.metadata, FINALIZER, !bound) else { return Ok(Outcome::Done) };
+        let mut wanted = PersistentVolume::clone(&volume);
+        wanted.metadata.finalizers = Some(finalizers);
         self.volumes.update(&wanted).await?;
         Ok(Outcome::Done)
     }

@@ -1,15 +1,15 @@
-//! A claim that a pod uses is not removed: its finalizer goes only when it is to be deleted and no pod that may still run names it.
+//! A claim that a pod uses is not removed: its finalizer goes only when it is to be deleted and no pod on a node names it.
 
-use crate::Start;
+use crate::pod_gc::node_of;
+use crate::{Start, protection};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use keles_client::{Informer, ObjectKey, Watched};
+use keles_client::{Informer, ObjectKey};
 use keles_reconcile::{Context, Controller, Outcome, ReconcileError, Watches, Writer};
-use keles_rules::readiness::is_terminal;
 use keles_rules::volume_binding::{claim_name, is_claim_for};
 use kube::api::{Api, ListParams};
 use std::sync::Arc;
 
-pub const FINALIZER: &str = "kubernetes.io/pvc-protection";
+const FINALIZER: &str = "kubernetes.io/pvc-protection";
 const BY_CLAIM: &str = "claim";
 
 pub struct PvcProtectionController {
@@ -23,6 +23,15 @@ impl PvcProtectionController {
         let pods: Informer<Pod> = start.informers.of();
         index_by_claim(&pods);
         PvcProtectionController { client: start.client.clone(), claims: start.writer(), pods }
+    }
+
+    async fn in_use(&self, key: &ObjectKey, claim: &PersistentVolumeClaim) -> Result<bool, ReconcileError> {
+        if pods_of_claim(&self.pods, key).iter().any(|pod| uses(pod, claim)) {
+            return Ok(true);
+        }
+        // A pod may have come that the cache has not seen.
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &key.namespace).list(&ListParams::default()).await;
+        Ok(pods.map_err(ReconcileError::read("listing the pods of a claim"))?.items.iter().any(|pod| uses(pod, claim)))
     }
 }
 
@@ -40,12 +49,16 @@ pub fn claims_of(pod: &Pod) -> impl Iterator<Item = (ObjectKey, bool)> {
     volumes.filter_map(move |volume| claim_name(pod, volume).map(|(name, own)| (ObjectKey::new(&namespace, &name), own)))
 }
 
-/// Whether the pod may use the claim's volume: it has a node and has not ended. One that has none yet would not be scheduled any more.
+/// Its node is done with it, or it was deleted by force: only its removal is left.
+fn is_shut_down(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Whether the pod holds the claim: it has a node, ended or not; one that has none yet would not be scheduled any more. A claim of its own may
+/// go before it, lest each waits for the other.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let scheduled = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
     let key = ObjectKey::of(claim);
-    let named = claims_of(pod).any(|(name, own)| name == key && (!own || is_claim_for(claim, pod)));
-    scheduled && !is_terminal(pod) && named
+    node_of(pod).is_some() && claims_of(pod).any(|(name, own)| name == key && (!own || (!is_shut_down(pod) && is_claim_for(claim, pod))))
 }
 
 impl Controller for PvcProtectionController {
@@ -55,7 +68,7 @@ impl Controller for PvcProtectionController {
     fn watches(&self, watches: &mut Watches) {
         watches.own(self.claims.informer());
         watches.on(&self.pods, |change, queue| {
-            if matches!(change, keles_client::Change::Deleted(_)) || is_terminal(change.object()) {
+            if matches!(change, keles_client::Change::Deleted(_)) || is_shut_down(change.object()) {
                 claims_of(change.object()).for_each(|(key, _)| queue.add(key));
             }
         });
@@ -63,24 +76,10 @@ impl Controller for PvcProtectionController {
 
     async fn reconcile(&self, key: &ObjectKey, _: &Context) -> Result<Outcome, ReconcileError> {
         let Some(claim) = self.claims.informer().get_key(key) else { return Ok(Outcome::Done) };
+        let free = protection::is_waiting(&claim.metadata, FINALIZER) && !self.in_use(key, &claim).await?;
+        let Some(finalizers) = protection::finalizers(&claim.metadata, FINALIZER, free) else { return Ok(Outcome::Done) };
         let mut wanted = PersistentVolumeClaim::clone(&claim);
-        let finalizers = wanted.metadata.finalizers.get_or_insert_default();
-        let held = finalizers.iter().any(|name| name == FINALIZER);
-        match (claim.metadata().deletion_timestamp.is_some(), held) {
-            (true, true) => {
-                if pods_of_claim(&self.pods, key).iter().any(|pod| uses(pod, &claim)) {
-                    return Ok(Outcome::Done);
-                }
-                // A pod may have come that the cache has not seen.
-                let pods = Api::<Pod>::namespaced(self.client.clone(), &key.namespace).list(&ListParams::default()).await;
-                if pods.map_err(ReconcileError::read("listing the pods of a claim"))?.items.iter().any(|pod| uses(pod, &claim)) {
-                    return Ok(Outcome::Done);
-                }
-                finalizers.retain(|name| name != FINALIZER);
-            }
-            (false, false) => finalizers.push(FINALIZER.into()),
-            _ => return Ok(Outcome::Done),
-        }
+        wanted.metadata.finalizers = Some(finalizers);
         self.claims.update(&wanted).await?;
         Ok(Outcome::Done)
     }
@@ -92,7 +91,7 @@ mod tests {
     use serde_json::{Value, json};
 
     #[test]
-    fn a_claim_is_used_by_a_pod_on_a_node_that_has_not_ended() {
+    fn a_claim_is_used_by_a_pod_on_a_node() {
         let claim = |owner: &str| -> PersistentVolumeClaim {
             let owners = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true}]);
             serde_json::from_value(json!({"metadata": {"name": "p-v", "namespace": "n", "ownerReferences": owners}})).expect("a claim")
@@ -106,7 +105,7 @@ mod tests {
         let named = json!({"persistentVolumeClaim": {"claimName": "p-v"}});
         assert!(uses(&pod("n1", "Running", named.clone()), &claim("u")));
         assert!(!uses(&pod("", "Pending", named.clone()), &claim("u")), "not scheduled");
-        assert!(!uses(&pod("n1", "Succeeded", named), &claim("u")), "over");
+        assert!(uses(&pod("n1", "Succeeded", named), &claim("u")), "over, but there");
         let own = json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
         assert!(uses(&pod("n1", "Running", own.clone()), &claim("u")));
         assert!(!uses(&pod("n1", "Running", own), &claim("another")), "a claim of that name that is not the pod's");

@@ -2,13 +2,13 @@
 //!
 //! A claim has the class that it asks for, the one it has now and the one it is on its way to.
 
-use crate::Start;
+use crate::{Start, protection};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use keles_client::{Informer, ObjectKey};
 use keles_reconcile::{Context, Controller, Outcome, ReconcileError, Watches, Writer};
 
-pub const FINALIZER: &str = "kubernetes.io/vac-protection";
+const FINALIZER: &str = "kubernetes.io/vac-protection";
 
 pub struct VacProtectionController {
     classes: Writer<VolumeAttributesClass>,
@@ -44,24 +44,13 @@ impl Controller for VacProtectionController {
 
     async fn reconcile(&self, key: &ObjectKey, _: &Context) -> Result<Outcome, ReconcileError> {
         let Some(class) = self.classes.informer().get_key(key) else { return Ok(Outcome::Done) };
-        let Some(wanted) = wanted(&class, || self.in_use(&key.name)) else { return Ok(Outcome::Done) };
+        let free = protection::is_waiting(&class.metadata, FINALIZER) && !self.in_use(&key.name);
+        let Some(finalizers) = protection::finalizers(&class.metadata, FINALIZER, free) else { return Ok(Outcome::Done) };
+        let mut wanted = VolumeAttributesClass::clone(&class);
+        wanted.metadata.finalizers = Some(finalizers);
         self.classes.update(&wanted).await?;
         Ok(Outcome::Done)
     }
-}
-
-/// The class as it should be, or `None` when it is so.
-fn wanted(class: &VolumeAttributesClass, in_use: impl Fn() -> bool) -> Option<VolumeAttributesClass> {
-    let mut wanted = class.clone();
-    let finalizers = wanted.metadata.finalizers.get_or_insert_default();
-    let held = finalizers.iter().any(|name| name == FINALIZER);
-    match (class.metadata.deletion_timestamp.is_some(), held) {
-        (true, true) if !in_use() => finalizers.retain(|name| name != FINALIZER),
-        // Made before the admission plugin was.
-        (false, false) => finalizers.push(FINALIZER.into()),
-        _ => return None,
-    }
-    Some(wanted)
 }
 
 fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<&str> {
@@ -80,20 +69,6 @@ fn classes_of_volume(volume: &PersistentVolume) -> Option<&str> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn class(deleted: bool, finalizers: &[&str]) -> VolumeAttributesClass {
-        let when = deleted.then_some("2026-01-01T00:00:00Z");
-        serde_json::from_value(json!({"driverName": "d", "metadata": {"name": "c", "finalizers": finalizers, "deletionTimestamp": when}})).expect("a class")
-    }
-
-    #[test]
-    fn the_finalizer_goes_with_the_last_user_of_a_class_that_is_to_be_deleted() {
-        let finalizers = |c: VolumeAttributesClass| c.metadata.finalizers.unwrap_or_default();
-        assert!(wanted(&class(true, &[FINALIZER]), || true).is_none(), "in use");
-        assert_eq!(finalizers(wanted(&class(true, &["other", FINALIZER]), || false).expect("free")), ["other"]);
-        assert!(wanted(&class(false, &[FINALIZER]), || false).is_none(), "not to be deleted");
-        assert_eq!(finalizers(wanted(&class(false, &[]), || false).expect("older than the plugin")), [FINALIZER]);
-    }
 
     #[test]
     fn a_claim_has_the_class_it_asks_for_has_and_is_on_its_way_to() {

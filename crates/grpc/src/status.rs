@@ -10,7 +10,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Source: google.rpc.Code, without OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    Cancelled = 1,
+    Canceled = 1,
     Unknown,
     InvalidArgument,
     DeadlineExceeded,
@@ -30,7 +30,7 @@ pub enum Code {
 
 impl Code {
     const ALL: [Code; 16] = [
-        Code::Cancelled,
+        Code::Canceled,
         Code::Unknown,
         Code::InvalidArgument,
         Code::DeadlineExceeded,

@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use keles_oci::{Descriptor, Digest};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Partial {
     fn open(layout: &Layout, diff_id: &Digest, blob: &Descriptor) -> Result<Partial, ImageError> {
         let path = layout.partial(diff_id, &blob.digest);
         let open = || {
-            let file = File::options().create(true).read(true).append(true).open(&path)?;
+            let file = File::options().create(true).read(true).append(true).mode(0o600).open(&path)?;
             let length = file.metadata()?.len();
             // More than the blob has, or one whose size nobody said: nothing to go on with.
             if length > blob.size {

@@ -104,16 +104,18 @@ impl Pull {
         let may_know = endpoint.namespace.is_none() || endpoint.is_private();
         let fitting = auths.iter().enumerate().filter(|(_, a)| may_know && a.fits(&reference.registry)).map(|(at, a)| (Some(a.clone()), Some(at)));
         let others = endpoint.auth.clone().map(|a| (Some(a), None)).into_iter().chain([(None, None)]);
-        let mut denied = None;
+        let mut refused = None;
         for (auth, place) in fitting.chain(others) {
             let repository = Repository::new(endpoint, auth, &inner.options.registries, inner.options.silence_limit);
             match repository.manifest(reference.wanted()).await {
                 Ok(manifest) => return Ok((repository, manifest, place)),
-                Err(fault @ RegistryFault::Denied { .. }) => denied = Some(fault),
+                // Registries hide by 404 what a credential may not see; another may.
+                Err(fault @ RegistryFault::NotFound { .. }) if repository.accepted().is_some() => refused = Some(fault),
+                Err(fault @ RegistryFault::Denied { .. }) => refused = refused.or(Some(fault)),
                 Err(other) => return Err(self.fault(other)),
             }
         }
-        Err(self.fault(denied.expect("the last try is without credentials and did not return")))
+        Err(self.fault(refused.expect("the last try is without credentials and did not return")))
     }
 
     /// The manifest for this machine, through indexes if there are any.

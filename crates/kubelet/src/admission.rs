@@ -4,7 +4,7 @@
 
 use crate::eviction::{self, Condition, Pressure};
 use crate::machine::is_sidecar;
-use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
 use keles_volumes::quantity::Quantity;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,14 +65,9 @@ fn pressure(pod: &Pod, node: &Node) -> Result<(), Refusal> {
         return Ok(());
     }
     if node.pressure.iter().eq([&Condition::Memory]) {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let tolerates = spec.tolerations.iter().flatten().any(|toleration| {
-            let key = toleration.key.as_deref().unwrap_or_default();
-            let effect = toleration.effect.as_deref().unwrap_or_default();
-            let exists = toleration.operator.as_deref() == Some("Exists");
-            (key == TAINT || (key.is_empty() && exists)) && (effect.is_empty() || effect == "NoSchedule") && (exists || toleration.value.as_deref().unwrap_or_default().is_empty())
-        });
-        if tolerates || crate::qos::class(&spec) != crate::qos::BEST_EFFORT {
+        let taint = Taint { key: TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
+        let tolerates = |spec: &PodSpec| spec.tolerations.iter().flatten().any(|toleration| keles_rules::tolerations::tolerates(toleration, &taint));
+        if pod.spec.as_ref().is_some_and(|spec| tolerates(spec) || crate::qos::class(spec) != crate::qos::BEST_EFFORT) {
             return Ok(());
         }
     }

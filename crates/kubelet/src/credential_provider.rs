@@ -267,29 +267,12 @@ impl Provider {
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(d)?;
-    go_duration(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration of 0 or more, as 10m")))
+    keles_auth::durations::parse(&text).map_err(serde::de::Error::custom)
 }
 
 fn maybe_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(d)?;
-    text.map(|text| go_duration(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration of 0 or more, as 10m")))).transpose()
-}
-
-/// `1h30m`, `1.5s`, `0`.
-fn go_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, f64); 7] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let (mut rest, mut seconds) = (text, 0.0);
-    while !rest.is_empty() || text.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| digits + at);
-        let scale = UNITS.iter().find(|(unit, _)| *unit == &rest[digits..unit_end])?.1;
-        seconds += rest[..digits].parse::<f64>().ok()? * scale;
-        rest = &rest[unit_end..];
-    }
-    Duration::try_from_secs_f64(seconds).ok()
+    text.map(|text| keles_auth::durations::parse(&text).map_err(serde::de::Error::custom)).transpose()
 }
 
 #[cfg(test)]
@@ -381,12 +364,5 @@ mod tests {
         assert!(second(&format!("plugin2, {}", rest.replace("0s", "soon"))).contains("soon"));
         assert!(second(&format!("plugin2, {}", rest.replace("[a]", "[]"))).contains("matchImages"));
         assert!(second(&format!("plugin2, {}", rest.replace("/v1", "/v9"))).contains("apiVersion"));
-    }
-
-    #[test]
-    fn durations_read_as_gos() {
-        let millis = |text: &str| go_duration(text).map(|d| d.as_millis());
-        assert_eq!((millis("1h30m"), millis("1.5s"), millis("0"), millis("250ms")), (Some(5_400_000), Some(1500), Some(0), Some(250)));
-        assert_eq!((millis(""), millis("5"), millis("-1s"), millis("1x")), (None, None, None, None));
     }
 }

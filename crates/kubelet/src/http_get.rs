@@ -2,10 +2,13 @@
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
+use keles_grpc::{Channel, Code, Status};
 use keles_serve::tls::{AnyCertificate, provider};
+use prost::Message;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -26,6 +29,8 @@ pub struct Target {
 pub struct Answer {
     pub status: u16,
     pub body: String,
+    /// The body came to its end within the limit; otherwise `body` is empty.
+    pub is_whole: bool,
     pub location: Option<String>,
 }
 
@@ -87,6 +92,7 @@ pub async fn fetch(url: &str, headers: &[(String, String)], limit: usize) -> Res
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let target = Target { https: false, host: host.into(), port: uri.port_u16().unwrap_or(80), path, headers: headers.to_vec() };
     match get_up_to(&target, "keles", limit).await? {
+        answer if !answer.is_whole => Err("its answer was cut short or is too large".into()),
         answer if answer.status == 200 => Ok(answer.body),
         answer => Err(format!("it answers with status {}", answer.status)),
     }
@@ -127,9 +133,10 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &T
     let status = response.status().as_u16();
     let location = response.headers().get("Location").and_then(|value| value.to_str().ok()).map(Into::into);
     let body = Limited::new(response.into_body(), limit).collect().await;
+    let is_whole = body.is_ok();
     let body = body.map(|collected| String::from_utf8_lossy(&collected.to_bytes()).into_owned()).unwrap_or_default();
     driver.abort();
-    Ok(Answer { status, body, location })
+    Ok(Answer { status, body, is_whole, location })
 }
 
 /// Why a health check got no status.
@@ -137,94 +144,37 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(target: &T
 pub enum HealthError {
     /// The server has no `grpc.health.v1.Health`; its message.
     Unimplemented(String),
+    Late,
     Other(String),
 }
 
-/// A gRPC unary call of `grpc.health.v1.Health/Check`; the answered status number (1 is SERVING).
-/// Source: grpc/doc/health-checking.md, the gRPC over HTTP/2 protocol.
-pub async fn grpc_health(authority: &str, service: &str) -> Result<u64, HealthError> {
-    const UNIMPLEMENTED: &str = "12";
-    let other = |error: &dyn std::fmt::Display| HealthError::Other(error.to_string());
-    let stream = TcpStream::connect(authority).await.map_err(|error| HealthError::Other(dial_error(authority, &error)))?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|error| other(&error))?;
-    let _driver = AbortOnDrop(tokio::spawn(connection));
-    let request = hyper::Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("user-agent", crate::probe::USER_AGENT)
-        .body(http_body_util::Full::new(Bytes::from(health_request(service))))
-        .map_err(|error| other(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| other(&error))?;
-    let (head, body) = response.into_parts();
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| other(&error))?;
-    // The status of the call is in the trailers; when there is no answer, in the headers.
-    let said = |name: &str| body.trailers().and_then(|t| t.get(name)).or_else(|| head.headers.get(name)).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let message = said("grpc-message").unwrap_or_default();
-    match said("grpc-status").as_deref() {
-        Some("0") => Ok(health_status(&body.to_bytes())),
-        Some(UNIMPLEMENTED) => Err(HealthError::Unimplemented(message)),
-        Some(code) => Err(HealthError::Other(format!("rpc error: code = {} desc = {message}", code_name(code)))),
-        None => Err(HealthError::Other(format!("rpc error: code = Unknown desc = unexpected HTTP status code received from server: {}", head.status))),
-    }
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
 }
 
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckResponse {
+    /// 1 is SERVING.
+    #[prost(int32, tag = "1")]
+    status: i32,
 }
 
-/// One uncompressed frame of a `HealthCheckRequest`: field 1, the service's name.
-fn health_request(service: &str) -> Vec<u8> {
-    let mut message = Vec::new();
-    if !service.is_empty() {
-        message.push(0x0a);
-        let mut length = service.len();
-        while length > 0x7f {
-            message.push(length as u8 | 0x80);
-            length >>= 7;
-        }
-        message.push(length as u8);
-        message.extend(service.as_bytes());
-    }
-    let mut frame = vec![0];
-    frame.extend((message.len() as u32).to_be_bytes());
-    frame.extend(message);
-    frame
-}
-
-/// After a frame's 5 bytes, field 1 as a varint below 128; an absent field is 0 (UNKNOWN).
-fn health_status(frame: &[u8]) -> u64 {
-    match frame.get(5..7) {
-        Some([0x08, status]) => u64::from(*status),
-        _ => 0,
-    }
-}
-
-/// The names that Go's client prints.
-fn code_name(code: &str) -> &str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
-    code.parse::<usize>().ok().and_then(|n| NAMES.get(n)).unwrap_or(&"Unknown")
+/// A call of `grpc.health.v1.Health/Check`; the answered status number (1 is SERVING). Source: grpc/doc/health-checking.md.
+pub async fn grpc_health(authority: &str, service: &str, timeout: Duration) -> Result<i32, HealthError> {
+    let begun = Instant::now();
+    let other = |status: Status| HealthError::Other(status.to_string());
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(authority)).await.map_err(|_| HealthError::Late)?;
+    let stream = stream.map_err(|error| HealthError::Other(dial_error(authority, &error)))?;
+    let channel = Channel::over(stream, authority, crate::probe::USER_AGENT).await.map_err(other)?;
+    let left = timeout.saturating_sub(begun.elapsed());
+    let answer: Result<HealthCheckResponse, Status> = channel.unary("/grpc.health.v1.Health/Check", &HealthCheckRequest { service: service.into() }, left).await;
+    answer.map(|answer| answer.status).map_err(|status| match status.code {
+        Code::Unimplemented => HealthError::Unimplemented(status.message),
+        Code::DeadlineExceeded => HealthError::Late,
+        _ => other(status),
+    })
 }
 
 /// A probe asks whether a server answers, not who it is (API: "httpGet … skips certificate verification").

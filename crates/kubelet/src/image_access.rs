@@ -59,6 +59,12 @@ impl Records {
         Records { folder: data_dir.join("image_manager") }
     }
 
+    /// The image is gone: what comes under its id later is judged anew.
+    pub fn forget(&self, id: &str) {
+        // Left behind it only makes pods ask the registry once more.
+        let _ = std::fs::remove_file(self.pulled_file(id));
+    }
+
     fn pulled_file(&self, id: &str) -> PathBuf {
         self.folder.join("pulled").join(Digest::of(id.as_bytes()).hex())
     }

@@ -134,10 +134,10 @@ async fn collect(agent: &Agent) {
     }
 }
 
-/// Under pressure all unused images go, however young.
+/// Under pressure all unused images go that have their minimum age.
 pub async fn free_all(agent: &Agent) {
     let Some(in_use) = look(agent).await else { return };
-    let doomed = agent.image_history().doomed(&in_use, u64::MAX, Duration::ZERO, Timestamp::now());
+    let doomed = agent.image_history().doomed(&in_use, u64::MAX, agent.config.image_gc.minimum_age, Timestamp::now());
     remove(agent, &doomed).await;
 }
 
@@ -147,10 +147,11 @@ async fn look(agent: &Agent) -> Option<BTreeSet<String>> {
     let records = agent.runtime.list_containers().await.inspect_err(|error| tracing::warn!(%error, "containers not listed")).ok()?;
     // What a pod is about to start counts too: its container is made right after its image was found.
     let wished: BTreeSet<String> = agent.pods.views().iter().flat_map(|view| view.pod.spec.iter().flat_map(images_of).collect::<Vec<_>>()).collect();
+    let normal = |name: &String| keles_oci::Reference::parse(name).map(|reference| reference.to_string()).unwrap_or_else(|_| name.clone());
+    let wished: BTreeSet<String> = wished.iter().map(normal).collect();
     let named = |image: &crate::image_store::NodeImage| {
         let mut names = image.tags.iter().chain(&image.digests).chain([&image.id]);
-        let normal = |name: &str| keles_oci::Reference::parse(name).map(|reference| reference.to_string()).unwrap_or_else(|_| name.to_owned());
-        names.any(|name| records.iter().any(|record| record.image_id == *name) || wished.iter().any(|wish| normal(wish) == *name))
+        names.any(|name| records.iter().any(|record| record.image_id == *name) || wished.contains(name))
     };
     let in_use = images.iter().filter(|image| named(image)).map(|image| image.id.clone()).collect();
     let sizes = images.into_iter().map(|image| (image.id, image.size_bytes)).collect();
@@ -171,6 +172,7 @@ async fn remove(agent: &Agent, ids: &[String]) -> u64 {
     for id in ids {
         match agent.images.remove(id).await {
             Ok(()) => {
+                crate::image_access::Records::new(&agent.config.data_dir).forget(id);
                 freed += agent.image_history().known.remove(id).map_or(0, |known| known.size_bytes);
                 tracing::info!(image = id, "an unused image was removed");
             }

@@ -6,13 +6,14 @@
 
 use crate::agent::Agent;
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod};
-use keles_runtime::api::ContainerStatus;
+use keles_runtime::api::{ContainerStatus, DiskUsage};
 use keles_runtime::usage::disk;
 use keles_volumes::quantity::Quantity;
 use std::path::Path;
 
 const RESOURCE: &str = "ephemeral-storage";
-
+/// The volumes that are the pod's own; a persistent one may be bind mounted beside them.
+const OWN_VOLUMES: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
 
 /// The disk emptyDirs of a pod that have a limit.
 fn limits(pod: &Pod) -> impl Iterator<Item = (&str, &str, u64)> {
@@ -47,18 +48,16 @@ pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> 
     }
     limited_containers(pod).next()?;
     let mut uses = Vec::new();
-    for record in records {
-        uses.push((record.name.clone(), of_container(agent, record).await));
+    for record in newest(records) {
+        uses.push((record.name.clone(), of_container(agent, record).await.bytes));
     }
-    containers_exceeded(pod, &uses, of_volumes(agent, pod).await)
+    containers_exceeded(pod, &uses, of_volumes(agent, pod).await.bytes)
 }
 
 /// The same of containers: what each has written, and the volumes, against the limits together and then each by itself.
 fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Option<String> {
-    let of_main = |name: &str| pod.spec.iter().any(|spec| spec.containers.iter().any(|container| container.name == name));
-    let together: u64 = limited_containers(pod).filter(|(container, ..)| of_main(&container.name)).map(|(.., bytes)| bytes).sum();
-    let of_init = limited_containers(pod).filter(|(container, ..)| !of_main(&container.name)).map(|(.., bytes)| bytes).max().unwrap_or(0);
-    let limit = together.max(of_init);
+    let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
+    let limit = keles_rules::requests::limits_of_spec(&spec).get(RESOURCE).map_or(0, |limit| limit.units().max(0) as u64);
     if uses.iter().map(|(_, bytes)| bytes).sum::<u64>() + volumes > limit {
         let limit = crate::eviction::machine::bytes(limit as i64);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
@@ -68,18 +67,27 @@ fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Optio
     Some(format!("Container {} exceeded its local ephemeral storage limit \"{text}\". ", container.name))
 }
 
-/// Bytes of disk that a container holds: what it wrote to its root, and its logs.
-pub async fn of_container(agent: &Agent, record: &ContainerStatus) -> u64 {
-    let written = agent.runtime.written(&record.id).await.map_or(0, |disk| disk.bytes);
-    let logs = record.log_path.parent().map(Path::to_owned);
-    let logs = tokio::task::spawn_blocking(move || logs.map_or(0, |logs| disk(&logs).bytes)).await.unwrap_or(0);
-    written + logs
+/// Each container's newest record, as upstream counts; the folder of logs is that of all attempts.
+pub fn newest(records: &[ContainerStatus]) -> impl Iterator<Item = &ContainerStatus> {
+    records.iter().filter(move |record| !records.iter().any(|other| other.name == record.name && other.attempt > record.attempt))
 }
 
-/// Bytes of disk of a pod's own volumes.
-pub async fn of_volumes(agent: &Agent, pod: &Pod) -> u64 {
+/// What a container holds of the disk: what it wrote to its root, and its logs.
+pub async fn of_container(agent: &Agent, record: &ContainerStatus) -> DiskUsage {
+    let written = agent.runtime.written(&record.id).await.unwrap_or_default();
+    let logs = record.log_path.parent().map(Path::to_owned);
+    let logs = tokio::task::spawn_blocking(move || logs.map_or_else(DiskUsage::default, |logs| disk(&logs))).await.unwrap_or_default();
+    sum([written, logs])
+}
+
+/// What a pod's own volumes hold of the disk.
+pub async fn of_volumes(agent: &Agent, pod: &Pod) -> DiskUsage {
     let dir = agent.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default()).join("volumes");
-    tokio::task::spawn_blocking(move || disk(&dir).bytes).await.unwrap_or(0)
+    tokio::task::spawn_blocking(move || sum(OWN_VOLUMES.map(|plugin| disk(&dir.join(plugin))))).await.unwrap_or_default()
+}
+
+fn sum<const N: usize>(all: [DiskUsage; N]) -> DiskUsage {
+    all.into_iter().fold(DiskUsage::default(), |sum, one| DiskUsage { bytes: sum.bytes + one.bytes, inodes: sum.inodes + one.inodes })
 }
 
 /// The emptyDir that is over its limit. Reads the whole tree: not for an async thread.
@@ -88,7 +96,6 @@ fn volume_exceeded(pod: &Pod, pod_dir: &Path) -> Option<String> {
     let (name, limit, _) = limits(pod).find(|(name, _, bytes)| disk(&dir.join(name)).bytes > *bytes)?;
     Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "))
 }
-
 
 #[cfg(test)]
 mod tests {

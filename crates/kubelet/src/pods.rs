@@ -265,7 +265,7 @@ impl Pods {
             match event {
                 Ok(event) => {
                     if let Some(handle) = self.handles().get(&event.pod_uid) {
-                        handle.event(event);
+                        if event.container_id.is_empty() { handle.look_again() } else { handle.event(event) }
                     }
                 }
                 Err(RecvError::Lagged(_)) => self.handles().values().for_each(Handle::look_again),

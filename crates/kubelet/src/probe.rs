@@ -301,12 +301,12 @@ async fn by_tcp(authority: &str, timeout: Duration) -> Outcome {
 
 async fn by_grpc(authority: &str, service: &str, timeout: Duration) -> Outcome {
     const STATUSES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
-    match tokio::time::timeout(timeout, http_get::grpc_health(authority, service)).await {
-        Err(_) => Outcome::Failure(format!("timeout: health rpc did not complete within {}s", timeout.as_secs())),
-        Ok(Err(HealthError::Unimplemented(why))) => Outcome::Failure(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {why}")),
-        Ok(Err(HealthError::Other(why))) => Outcome::Failure(format!("error: health rpc probe failed: {why}")),
-        Ok(Ok(1)) => Outcome::Success,
-        Ok(Ok(status)) => Outcome::Failure(format!("service unhealthy (responded with {:?})", STATUSES.get(status as usize).unwrap_or(&"UNKNOWN"))),
+    match http_get::grpc_health(authority, service, timeout).await {
+        Err(HealthError::Late) => Outcome::Failure(format!("timeout: health rpc did not complete within {}s", timeout.as_secs())),
+        Err(HealthError::Unimplemented(why)) => Outcome::Failure(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {why}")),
+        Err(HealthError::Other(why)) => Outcome::Failure(format!("error: health rpc probe failed: {why}")),
+        Ok(1) => Outcome::Success,
+        Ok(status) => Outcome::Failure(format!("service unhealthy (responded with {:?})", STATUSES.get(status as usize).unwrap_or(&"UNKNOWN"))),
     }
 }
 

@@ -62,14 +62,6 @@ pub struct Limits {
     pub oom_group: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub cpu_ns: u64,
-    pub memory_bytes: u64,
-    pub working_set_bytes: u64,
-    pub pids: u64,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     #[error("no cgroup controllers are mounted under /sys/fs/cgroup; mount cgroup2 there")]
@@ -536,20 +528,6 @@ impl Group {
         std::fs::write(path.with_file_name("cgroup.event_control"), format!("{} {}", notice.as_raw_fd(), control.as_raw_fd()))?;
         Ok(Some(notice))
     }
-
-    pub fn usage(&self) -> Usage {
-        let cpu_ns = match self.file("cpuacct", "cpuacct.usage") {
-            Some((_, f)) => read_number(&f).unwrap_or(0),
-            None => self.file("cpu", "cpu.stat").and_then(|(_, f)| read_key(&f, "usage_usec")).unwrap_or(0) * 1000,
-        };
-        let (memory_bytes, inactive) = match self.file("memory", "memory.stat") {
-            Some((Version::V1, f)) => (read_number(&f.with_file_name("memory.usage_in_bytes")).unwrap_or(0), read_key(&f, "total_inactive_file").unwrap_or(0)),
-            Some((Version::V2, f)) => (read_number(&f.with_file_name("memory.current")).unwrap_or(0), read_key(&f, "inactive_file").unwrap_or(0)),
-            None => (0, 0),
-        };
-        let pids = self.file("pids", "pids.current").and_then(|(_, f)| read_number(&f)).unwrap_or(0);
-        Usage { cpu_ns, memory_bytes, working_set_bytes: memory_bytes.saturating_sub(inactive), pids }
-    }
 }
 
 fn collect_members(folder: &Path, all: &mut Vec<i32>) {
@@ -704,20 +682,11 @@ mod tests {
     }
 
     #[test]
-    fn usage_of_v2_subtracts_inactive_files() {
+    fn kills_for_memory_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("g")).unwrap();
-        for (f, text) in [
-            ("cpu.stat", "usage_usec 12\nuser_usec 5\n"),
-            ("memory.current", "1000\n"),
-            ("memory.stat", "anon 5\ninactive_file 300\n"),
-            ("pids.current", "3\n"),
-            ("memory.events", "oom 1\noom_kill 2\n"),
-        ] {
-            std::fs::write(dir.path().join("g").join(f), text).unwrap();
-        }
+        std::fs::write(dir.path().join("g/memory.events"), "oom 1\noom_kill 2\n").unwrap();
         let group = recorded_v2(dir.path()).group("g").unwrap();
-        assert_eq!(group.usage(), Usage { cpu_ns: 12_000, memory_bytes: 1000, working_set_bytes: 700, pids: 3 });
         assert_eq!(group.oom_kills(), 2);
     }
 

@@ -16,12 +16,12 @@ pub const RENEW_BEFORE_DAYS: u64 = 90;
 const BACKDATE: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A certificate with its key, PEM.
 /// The certificates in a PEM text, in its order; what is none is passed over.
 pub fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     rustls_pemfile::certs(&mut pem.as_bytes()).filter_map(std::result::Result::ok).collect()
 }
 
+/// A certificate with its key, PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certified {
     pub certificate_pem: String,

@@ -56,7 +56,7 @@ impl Exchange<'_> {
                 Err(s) => return Err(s),
                 Ok(body) => {
                     warnings = w;
-                    return Ok(Answer { code: 201, body: body, warnings });
+                    return Ok(Answer { code: 201, body, warnings });
                 }
             }
         }

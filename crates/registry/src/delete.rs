@@ -56,7 +56,7 @@ impl Exchange<'_> {
             let o = deleted.object.tree();
             Status::success(self.served.group, self.resource.info().plural, o.name(), o.uid()).to_json().into()
         };
-        Ok(Answer { code, body: body, warnings })
+        Ok(Answer { code, body, warnings })
     }
 
     /// DeleteOptions from the body (in any of its apiVersions), else from the query.

@@ -68,7 +68,7 @@ impl Exchange<'_> {
         let mut warnings = Vec::new();
         let outcome = self.modify(part, &mut warnings, &mut |old| self.patched(kind, old, &options)).await?;
         let body = self.outcome(&self.own_key(), outcome).await?;
-        Ok(Answer { code: 200, body: body, warnings })
+        Ok(Answer { code: 200, body, warnings })
     }
 
     /// Server-side apply: 201 when it creates.
@@ -86,7 +86,7 @@ impl Exchange<'_> {
                 let mut warnings = Vec::new();
                 let outcome = self.modify(part, &mut warnings, &mut |live| self.apply_to(Some(live), &config, &options)).await;
                 match outcome {
-                    Ok(o) => self.outcome(&self.own_key(), o).await.map(|body| Answer { code: 200, body: body, warnings }),
+                    Ok(o) => self.outcome(&self.own_key(), o).await.map(|body| Answer { code: 200, body, warnings }),
                     Err(s) => Err(s),
                 }
             };

@@ -73,6 +73,27 @@ pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim)
     })
 }
 
+/// Makes the volume point at the claim; false: it does already. One that nobody had reserved is marked as chosen by the binder.
+pub fn reserve(volume: &mut PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let (meta, held) = (&claim.metadata, claim_ref(volume));
+    if held.is_some_and(|reference| reference.uid == meta.uid) {
+        return false;
+    }
+    if held.is_none() {
+        volume.metadata.annotations.get_or_insert_default().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    volume.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    });
+    true
+}
+
 pub fn is_block(mode: Option<&str>) -> bool {
     mode == Some(BLOCK)
 }

@@ -236,6 +236,7 @@ pub struct SandboxStatus {
 pub struct ContainerEvent {
     pub pod_uid: String,
     pub sandbox_id: String,
+    /// Empty: the sandbox itself ended, unasked.
     pub container_id: String,
     pub state: ContainerState,
 }

@@ -191,9 +191,8 @@ impl Scheduler {
     }
 
     async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String, started: Instant) {
-        let _slot = self.bindings.acquire().await;
         let binding = Binding { client: self.client.clone(), pod: pod.clone(), node: node.clone(), storage: Some(self.storage.clone()) };
-        let bound = run_bind(&self.name, &binding).await;
+        let bound = run_bind(&self.name, &binding, &self.bindings).await;
         metrics::attempted(&self.name, if bound.is_ok() { Outcome::Scheduled } else { Outcome::Error }, started.elapsed());
         match bound {
             Ok(()) => {
@@ -266,7 +265,7 @@ fn matters(old: &Node, new: &Node) -> bool {
     old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
 }
 
-async fn run_bind(profile: &str, binding: &Binding) -> Result<(), BindError> {
+async fn run_bind(profile: &str, binding: &Binding, slots: &Semaphore) -> Result<(), BindError> {
     measured(profile, "PreBind", async {
         for row in ALL {
             row.plugin.pre_bind(binding).await?;
@@ -274,6 +273,8 @@ async fn run_bind(profile: &str, binding: &Binding) -> Result<(), BindError> {
         Ok(())
     })
     .await?;
+    // Only now: PreBind may wait minutes for a volume.
+    let _slot = slots.acquire().await;
     let Some(bind) = ALL.iter().find_map(|row| row.plugin.bind(binding)) else { return Err(BindError::NoBinder { pod: binding.pod.display() }) };
     measured(profile, "Bind", bind).await?;
     measured(profile, "PostBind", async {

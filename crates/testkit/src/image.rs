@@ -1,7 +1,7 @@
 //! A container image as a docker-archive, made of files of this machine.
 
+use crate::registry::{Blobs, digest};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
@@ -88,14 +88,9 @@ impl Image {
             "config": {"Env": env, "Cmd": self.command, "WorkingDir": "/", "User": self.user, "ExposedPorts": ports}, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
         .to_string()
     }
-    /// What a registry holds of it: the manifest, and the blobs by digest.
-    pub fn pushed(&self) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
-        let config = self.config().into_bytes();
-        let described = |kind: &str, bytes: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len()});
-        let layers: Vec<_> = self.layers.iter().map(|l| described("layer.v1.tar", l)).collect();
-        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": described("config.v1+json", &config), "layers": layers});
-        let blobs = self.layers.iter().cloned().chain([config]).map(|b| (digest(&b), b)).collect();
-        (manifest.to_string().into_bytes(), blobs)
+    /// What a registry holds of it.
+    pub fn blobs(&self) -> Blobs {
+        Blobs::with_config(self.config().into_bytes(), self.layers.iter().cloned())
     }
     /// Writes `docker save`'s format.
     pub fn write(&self, name: &str, to: &Path) -> io::Result<()> {
@@ -111,10 +106,6 @@ impl Image {
         file(&mut t, "manifest.json", manifest.as_bytes(), 0o644)?;
         t.into_inner()?.flush()
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 fn header(kind: tar::EntryType, size: usize, mode: u32) -> tar::Header {

@@ -26,10 +26,12 @@ pub fn set_up(name: &str, source: &LocalVolumeSource, read_only: bool, context: 
         return Ok(dir);
     }
     mount_bind(from, &dir).map_err(|error| VolumeError::io("bind mount at", &dir)(error.into()))?;
-    if read_only {
-        mount_remount(&dir, MountFlags::BIND | MountFlags::RDONLY, "").map_err(|error| VolumeError::io("make read-only", &dir)(error.into()))?;
-    } else if let Some(group) = context.fs_group() {
-        ownership::grant_by_policy(&dir, group, context.fs_group_change_policy())?;
-    }
+    let ready = if read_only {
+        mount_remount(&dir, MountFlags::BIND | MountFlags::RDONLY, "").map_err(|error| VolumeError::io("make read-only", &dir)(error.into()))
+    } else {
+        context.fs_group().map_or(Ok(()), |group| ownership::grant_by_policy(&dir, group, context.fs_group_change_policy()))
+    };
+    // What is mounted counts as ready the next time: half of it must not stay.
+    ready.inspect_err(|_| _ = tmpfs::unmount_below(&dir))?;
     Ok(dir)
 }

@@ -154,12 +154,14 @@ const flows = {
     assert.equal(answer, 'v1 web\n');
     server.close();
 
-    assert.match(await core.readNamespacedPodLog({ namespace, name: 'web', tailLines: 1 }), /response:200/);
     const log = new PassThrough();
     const followed = await new k8s.Log(kc).log(namespace, 'web', 'c', log, { follow: true });
-    const [line] = await within('a line', new Promise((yes) => log.once('data', (d) => yes(`${d}`.split('\n')))));
-    assert.equal(line, 'serving v1');
+    let text = '';
+    // A line is in the log some time after its answer was read.
+    await within('the request in the log', new Promise((yes) => log.on('data', (d) => { text += d; if (text.includes('response:200')) yes(); })));
+    assert.equal(text.split('\n')[0], 'serving v1');
     followed.abort();
+    assert.match(await core.readNamespacedPodLog({ namespace, name: 'web', tailLines: 1 }), /response:200/);
 
     await core.createNamespacedPod({ namespace, body: pod('cat', { stdin: true, stdinOnce: true, command: ['sh', '-c', 'read x; echo got $x'] }) });
     await seen(podsOf(namespace), 'cat', isReady);

@@ -1,10 +1,10 @@
 //! Images' commands, logs, the hosts file, image volumes.
 
-use crate::registry::Registry;
 use keles_e2e::WEB;
 use keles_e2e::api::{World, shell, with};
 use keles_e2e::conformance::{Case, case};
 use keles_testkit::image::Image;
+use keles_testkit::registry::Registry;
 use serde_json::{Value, json};
 
 pub fn cases() -> Vec<Case> {
@@ -84,13 +84,14 @@ async fn managed_hosts(w: World) {
 /// The registry is asked each time, as the policy says; what is pulled is what the volume shows, and nobody writes there.
 async fn image_volume(w: World) {
     let image = Image::new().base().and_then(|i| i.add_bytes("dir/file", b"of the image\n")).expect("an image");
-    let registry = Registry::start("volume", "v1", &image).await;
+    let registry = Registry::start().await;
+    registry.serve("volume", "v1", &image.blobs());
     let own = json!({"volumeMounts": [{"name": "v", "mountPath": "/image"}]});
-    let volume = json!({"name": "v", "image": {"reference": format!("localhost:{}/volume:v1", registry.port), "pullPolicy": "Always"}});
+    let volume = json!({"name": "v", "image": {"reference": format!("{}/volume:v1", registry.host), "pullPolicy": "Always"}});
     for (n, name) in ["first", "second"].iter().enumerate() {
-        w.pod(name, json!({"containers": [with(shell("cat /image/dir/file; touch /image/x || true"), own.clone())], "volumes": [volume]})).await;
+        w.pod(name, json!({"containers": [with(shell("cat /image/dir/file; touch /image/x 2>&1 || true"), own.clone())], "volumes": [volume]})).await;
         w.succeeds(name).await;
         assert_eq!(w.log(name, "").await, "of the image\ntouch: /image/x: Read-only file system\n");
-        assert!(registry.manifests_asked() > n, "the registry was not asked for {name}");
+        assert!(registry.count("/manifests/") > n, "the registry was not asked for {name}");
     }
 }

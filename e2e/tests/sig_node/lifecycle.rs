@@ -53,10 +53,11 @@ async fn message(w: World, script: &str, own: Value, phase: &str, wanted: &str) 
 
 /// The hook asks a server pod, whose log tells.
 async fn hook(w: World, when: &str, handler: impl Fn(&str) -> Value) {
-    w.pod("server", json!({"containers": [shell("mkdir /www; echo ok > /www/hooked; exec httpd -f -vv -p 8080 -h /www")]})).await;
+    let listens = json!({"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 20}});
+    w.pod("server", json!({"containers": [with(shell("mkdir /www; echo ok > /www/hooked; exec httpd -f -vv -p 8080 -h /www"), listens)]})).await;
     let ip = w.pods().ready("server").await["status"]["podIP"].as_str().expect("an address").to_owned();
-    let container = with(shell("sleep 600"), json!({"lifecycle": {when: handler(&ip)}}));
-    w.pod("p", json!({"terminationGracePeriodSeconds": 5, "containers": [container]})).await;
+    let container = with(shell("trap 'exit 0' TERM; sleep 600 & wait"), json!({"lifecycle": {when: handler(&ip)}}));
+    w.pod("p", json!({"terminationGracePeriodSeconds": 60, "containers": [container]})).await;
     w.pods().ready("p").await;
     if when == "preStop" {
         assert!(!w.log("server", "").await.contains("url:/hooked"), "too early");

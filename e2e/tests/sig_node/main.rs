@@ -8,7 +8,6 @@ mod grpc_health;
 mod lifecycle;
 mod pods;
 mod probes;
-mod registry;
 mod resize;
 mod runtime_class;
 mod security;

@@ -66,9 +66,14 @@ async fn restarts(w: World, script: &str, liveness: Value, wanted: u64) {
     w.event("p", "Liveness probe failed").await;
 }
 
+/// A pause of some seconds is no failure, failures in a row are: fewer than `PROBES`, so that they are seen.
+fn patient(probe: Value) -> Value {
+    with(probe, json!({"timeoutSeconds": 20, "failureThreshold": 8}))
+}
+
 /// The container answers many probes and is the same at the end.
 async fn lives(w: World, script: &str, liveness: Value, word: &str) {
-    w.pod("p", spec(script, liveness)).await;
+    w.pod("p", spec(script, patient(liveness))).await;
     w.pods().phase("p", "Running").await;
     eventually("probes", || async {
         let seen = w.exec("p", "c", &["cat", "/tmp/seen"]).await;
@@ -81,7 +86,7 @@ async fn lives(w: World, script: &str, liveness: Value, word: &str) {
 
 async fn lives_by_grpc(w: World) {
     let server = GrpcHealth::start().await;
-    let probe = json!({"grpc": {"port": server.port, "service": ""}, "periodSeconds": 1, "failureThreshold": 1});
+    let probe = patient(json!({"grpc": {"port": server.port, "service": ""}, "periodSeconds": 1}));
     w.pod("p", with(spec("sleep 600", probe), json!({"hostNetwork": true}))).await;
     eventually("probes", || async {
         let n = server.asked.load(SeqCst);

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use http::Request;
 use hyper_util::rt::TokioIo;
-use keles_e2e::api::{World, shell};
+use keles_e2e::api::{World, eventually, shell};
 use keles_e2e::conformance::{Case, case};
 use kube::client::Body;
 use serde_json::json;
@@ -25,6 +25,8 @@ pub fn cases() -> Vec<Case> {
         case("Pods should support retrieving logs from the container over websockets", |w| async move {
             w.pod("p", json!({"containers": [shell("echo container is alive; sleep 600")]})).await;
             w.pods().ready("p").await;
+            // Ready says that it runs, not that it has said anything.
+            eventually("its log", || async { Some(w.log("p", "").await).filter(|l| !l.is_empty()).ok_or_else(|| "nothing yet".to_owned()) }).await;
             for protocol in ["binary.k8s.io", ""] {
                 let said = over_websocket(&w, "log?container=c", protocol).await;
                 assert_eq!(String::from_utf8_lossy(&said.concat()), "container is alive\n", "{protocol:?}");

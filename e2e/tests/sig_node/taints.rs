@@ -45,7 +45,7 @@ async fn goes(w: &World, name: &str) {
 
 /// The pod without a toleration shows that the taint was seen; the other outlives the seconds it would have had.
 async fn cancelled(w: World) {
-    const SECONDS: u64 = 10;
+    const SECONDS: u64 = 30;
     let _node = NODE.lock().await;
     pod(&w, "stays", Some(SECONDS)).await;
     pod(&w, "goes", None).await;

@@ -1,7 +1,7 @@
 //! Discovery and OpenAPI of other servers, kept for the merged documents: asked for after each check, the last known while they are down.
 
 use super::State;
-use super::backend::{Remote, Spec};
+use super::backend::Remote;
 use crate::server::Inner;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -66,16 +66,16 @@ async fn resources(server: &Inner, remote: &Remote) -> Result<Vec<Value>, String
         return Err(format!("{} answered {}", s.path(), f.code.as_u16()));
     }
     let list: Value = serde_json::from_slice(&f.body).map_err(|e| e.to_string())?;
-    Ok(aggregate(&list, s))
+    Ok(aggregate(&list, &s.group, &s.version))
 }
 
 /// A plain list of resources in the form of aggregated discovery.
-fn aggregate(list: &Value, s: &Spec) -> Vec<Value> {
+pub fn aggregate(list: &Value, group: &str, version: &str) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
     for r in list["resources"].as_array().into_iter().flatten() {
         let name = r["name"].as_str().unwrap_or_default();
         let or = |field: &str, own: &str| r[field].as_str().filter(|v| !v.is_empty()).unwrap_or(own).to_owned();
-        let kind = json!({"group": or("group", &s.group), "version": or("version", &s.version), "kind": r["kind"]});
+        let kind = json!({"group": or("group", group), "version": or("version", version), "kind": r["kind"]});
         let scope = if r["namespaced"] == true { "Namespaced" } else { "Cluster" };
         let Some((parent, sub)) = name.split_once('/') else {
             let mut o = json!({"resource": name, "responseKind": kind, "scope": scope, "singularResource": r["singularName"].as_str().unwrap_or_default(), "verbs": r["verbs"]});
@@ -199,17 +199,14 @@ pub fn owner_of_v3(state: &State, path: &str) -> Option<Arc<Remote>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keles_api::Object;
 
     #[test]
     fn a_plain_list_becomes_an_aggregated_one() {
-        let o = Object(json!({"metadata": {}, "spec": {"group": "g.example", "version": "v1", "service": {"name": "s", "namespace": "n"}}}));
-        let spec = Spec::read(&o).unwrap();
         let list = json!({"resources": [
             {"name": "things/status", "namespaced": true, "kind": "Thing", "verbs": ["get"]},
             {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"], "shortNames": ["th"]}]});
         assert_eq!(
-            aggregate(&list, &spec),
+            aggregate(&list, "g.example", "v1"),
             [json!({"resource": "things", "responseKind": {"group": "g.example", "version": "v1", "kind": "Thing"}, "scope": "Namespaced", "singularResource": "thing",
                 "verbs": ["get", "list"], "shortNames": ["th"],
                 "subresources": [{"subresource": "status", "responseKind": {"group": "g.example", "version": "v1", "kind": "Thing"}, "verbs": ["get"]}]})]

@@ -80,16 +80,14 @@ impl Aggregation {
         if state.remotes.is_empty() {
             return None;
         }
-        state.remotes.get(&group_version(path)?).cloned()
+        let (group, version) = group_version(path)?;
+        state.remotes.get(&(group.to_owned(), version.to_owned())).cloned()
     }
 
     /// The handler of a path below `/apis/GROUP/VERSION`, where it is not that of stored kinds.
     pub fn find_local(&self, path: &str) -> Option<&'static Local> {
-        let state = self.state();
-        if state.locals.is_empty() {
-            return None;
-        }
-        state.locals.get(&group_version(path)?).copied()
+        let asked = group_version(path)?;
+        self.state().locals.values().find(|l| (l.group, l.version) == asked).copied()
     }
 
     /// Keeps everything in line with the APIServices until the server stops.
@@ -148,9 +146,9 @@ impl Aggregation {
     }
 }
 
-fn group_version(path: &str) -> Option<GroupVersion> {
+fn group_version(path: &str) -> Option<(&str, &str)> {
     let mut parts = path.strip_prefix("/apis/")?.splitn(3, '/');
-    Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+    Some((parts.next()?, parts.next()?))
 }
 
 /// The tasks that watch remote servers; they end with this.

@@ -1,7 +1,7 @@
 //! Discovery and OpenAPI of `metrics.k8s.io/v1beta1`.
 
 use super::{GROUP, VERSION};
-use crate::aggregation::documents::Documents;
+use crate::aggregation::documents::{Documents, aggregate};
 use keles_api::openapi;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -27,16 +27,11 @@ pub fn resource_list() -> Value {
 
 /// For the merged documents.
 pub fn documents() -> Documents {
-    let resource = |r: &Row| {
-        let scope = if r.namespaced { "Namespaced" } else { "Cluster" };
-        let kind = json!({"group": GROUP, "version": VERSION, "kind": r.kind});
-        json!({"resource": r.plural, "responseKind": kind, "scope": scope, "singularResource": "", "verbs": ["get", "list"]})
-    };
     let path = format!("apis/{GROUP}/{VERSION}");
     let hash = hex::encode_upper(Sha256::digest(v3().to_string()));
     let v2 = json!({"paths": paths(Form::V2), "definitions": definitions("#/definitions/")});
     Documents {
-        resources: ROWS.iter().map(resource).collect(),
+        resources: aggregate(&resource_list(), GROUP, VERSION),
         stale: false,
         v3: BTreeMap::from([(path.clone(), format!("/openapi/v3/{path}?hash={hash}"))]),
         v2_etag: hash,
@@ -190,12 +185,5 @@ mod tests {
         let missing: Vec<_> = found.iter().filter(|name| doc["components"]["schemas"][name.as_str()].is_null()).collect();
         assert!(!found.is_empty() && missing.is_empty(), "{missing:?}");
         assert_eq!(doc["paths"].as_object().map(Map::len), Some(5));
-    }
-
-    #[test]
-    fn discovery_says_the_same_in_both_forms() {
-        let (plain, aggregated) = (resource_list(), documents());
-        let names = |v: &Value, key: &str| v.as_array().into_iter().flatten().map(|r| r[key].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
-        assert_eq!(names(&plain["resources"], "name"), names(&aggregated.resources.into(), "resource"));
     }
 }

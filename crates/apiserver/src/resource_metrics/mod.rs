@@ -17,6 +17,7 @@ use crate::respond::{self, Style};
 use crate::server::Inner;
 use futures::StreamExt;
 use http::Response;
+use keles_api::quantity::{Format, Quantity};
 use keles_api::selector::{FieldSelector, Selector};
 use keles_api::{Object, Status};
 use keles_registry::Answer;
@@ -24,6 +25,7 @@ use keles_serve::Body;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 pub use window::Windows;
 use window::{Measured, Use};
 
@@ -31,6 +33,8 @@ pub const GROUP: &str = "metrics.k8s.io";
 pub const VERSION: &str = "v1beta1";
 /// Nodes asked at once.
 const AT_ONCE: usize = 32;
+/// A node that has told nothing by then is left out, also when others were asking it first.
+const NODE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Answers a request that may be answered.
 pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
@@ -100,7 +104,10 @@ async fn measure(server: &Inner, nodes: Vec<Arc<Object>>) -> BTreeMap<String, Me
 async fn ask(server: &Inner, node: Arc<Object>) -> Option<(String, Measured)> {
     let name = node.name().to_owned();
     let measured = match node_address_of(&node) {
-        Ok(address) => server.windows.measure(&name, || scrape::scrape(&server.kubelets, &address)).await,
+        Ok(address) => {
+            let measuring = server.windows.measure(&name, || scrape::scrape(&server.kubelets, &address));
+            tokio::time::timeout(NODE_LIMIT, measuring).await.unwrap_or_else(|_| Err(format!("no figures within {NODE_LIMIT:?}")))
+        }
         Err(status) => Err(status.message),
     };
     match measured {
@@ -167,7 +174,9 @@ fn metadata(o: &Object) -> Value {
 }
 
 fn usage(u: &Use) -> Value {
-    json!({"cpu": cpu(u.nano_cores), "memory": memory(u.memory_bytes)})
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let (cpu, memory) = (Quantity::from_nano(whole(u.nano_cores), Format::DecimalSi), Quantity::new(whole(u.memory_bytes), Format::BinarySi));
+    json!({"cpu": cpu.to_string(), "memory": memory.to_string()})
 }
 
 fn node_metrics(o: &Object, m: &Measured) -> Value {
@@ -188,40 +197,9 @@ fn pod_metrics(o: &Object, m: &Measured) -> Option<Value> {
     Some(json!({"metadata": metadata(o), "timestamp": first.time(), "window": first.window(), "containers": all}))
 }
 
-/// A quantity of billionths of a processor in its canonical form.
-fn cpu(nano: u64) -> String {
-    let (mut n, mut suffixes) = (nano, ["n", "u", "m", ""].into_iter());
-    let mut suffix = suffixes.next().unwrap_or_default();
-    if nano == 0 {
-        return "0".into();
-    }
-    while n % 1000 == 0 {
-        let Some(next) = suffixes.next() else { break };
-        (n, suffix) = (n / 1000, next);
-    }
-    format!("{n}{suffix}")
-}
-
-/// A quantity of bytes in its canonical binary form.
-fn memory(bytes: u64) -> String {
-    let (mut n, mut suffixes) = (bytes, ["Ki", "Mi", "Gi", "Ti"].into_iter());
-    let mut suffix = "";
-    while n > 0 && n % 1024 == 0 {
-        let Some(next) = suffixes.next() else { break };
-        (n, suffix) = (n / 1024, next);
-    }
-    format!("{n}{suffix}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities_are_canonical() {
-        assert_eq!([cpu(0), cpu(12_345_678), cpu(2_000_000), cpu(1_500_000_000), cpu(3_000_000_000)], ["0", "12345678n", "2m", "1500m", "3"]);
-        assert_eq!([memory(0), memory(1000), memory(12 << 10), memory(3 << 20), memory((1 << 20) + 1024)], ["0", "1000", "12Ki", "3Mi", "1025Ki"]);
-    }
 
     #[test]
     fn a_pod_is_told_once_all_its_running_containers_are_measured() {

@@ -55,11 +55,11 @@ fn bound(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolume>>) 
 }
 
 fn unbound(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], class: Option<&StorageClass>) -> Step {
-    let waits = class.is_some_and(waits_for_consumer) && annotation(&claim.metadata, SELECTED_NODE).is_none();
+    let waits = class.is_some_and(waits_for_consumer);
     if let Some(volume) = best_match(claim, volumes.iter(), waits, |_| true) {
         return Step::Bind(volume.clone());
     }
-    if waits {
+    if waits && annotation(&claim.metadata, SELECTED_NODE).is_none() {
         return pend(false, "WaitForFirstConsumer", "waiting for first consumer to be created before binding");
     }
     let Some(name) = class_of_claim(claim).filter(|name| !name.is_empty()) else {
@@ -77,6 +77,9 @@ fn asked_for(claim: &PersistentVolumeClaim, volume: Option<&Arc<PersistentVolume
     let Some(volume) = volume else { return Step::Pend(None) };
     let name = volume_of(claim);
     match claim_ref(volume) {
+        None if volume.metadata.deletion_timestamp.is_some() => {
+            pend(true, "VolumeMismatch", format!("Cannot bind to requested volume \"{name}\": the volume is marked for deletion \"{name}\""))
+        }
         None => match mismatch(volume, claim) {
             Some(why) => pend(true, "VolumeMismatch", format!("Cannot bind to requested volume \"{name}\": {why}")),
             None => Step::Bind(volume.clone()),

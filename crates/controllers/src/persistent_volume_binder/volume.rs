@@ -31,8 +31,14 @@ pub fn next(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) ->
         "" if same_mode(volume, claim) => Step::AskClaim,
         "" => Step::Nothing,
         other if other == name => Step::Phase("Bound"),
+        // Made for the claim, which took another: its maker removes it.
+        _ if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy(volume) == "Delete" => released(volume),
         _ => Step::Unbind { keep_reservation: annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_none() },
     }
+}
+
+fn policy(volume: &PersistentVolume) -> &str {
+    volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
 }
 
 /// The claim is gone: first the phase says so, then the policy rules.
@@ -41,11 +47,10 @@ fn released(volume: &PersistentVolume) -> Step {
     if !matches!(phase, "Released" | "Failed") {
         return Step::Phase("Released");
     }
-    let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain");
     let is_ours = annotation(&volume.metadata, PROVISIONED_BY).is_none_or(|by| by.starts_with("kubernetes.io/"));
     let is_driven = volume.spec.as_ref().is_some_and(|spec| spec.csi.is_some());
     let name = volume.metadata.name.as_deref().unwrap_or_default();
-    match policy {
+    match policy(volume) {
         "Recycle" => Step::Fail { reason: "VolumeFailedRecycle", message: "No recycler plugin found for the volume!".into() },
         // Who made it removes it.
         "Delete" if !is_ours || is_driven => Step::Nothing,
@@ -79,6 +84,8 @@ mod tests {
         assert_eq!(next(&volume("Available", "Retain", bound(), json!({})), Some(&claim("w"))), Step::Unbind { keep_reservation: true });
         let chosen = json!({"pv.kubernetes.io/bound-by-controller": "yes"});
         assert_eq!(next(&volume("Available", "Retain", bound(), chosen), Some(&claim("w"))), Step::Unbind { keep_reservation: false });
+        let made = json!({"pv.kubernetes.io/bound-by-controller": "yes", "pv.kubernetes.io/provisioned-by": "d.example"});
+        assert_eq!(next(&volume("Bound", "Delete", bound(), made), Some(&claim("w"))), Step::Phase("Released"), "made for a claim that took another");
     }
 
     #[test]

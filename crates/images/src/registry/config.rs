@@ -88,7 +88,7 @@ struct AuthEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsEntry {
-    /// PEM; trusted besides nothing else.
+    /// PEM; trusted besides the machine's own.
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,

@@ -34,11 +34,7 @@ impl Tls {
         let trusting = if entry.insecure_skip_verify {
             verifying.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
         } else {
-            let roots = match &entry.ca_file {
-                Some(path) => own_roots(path)?,
-                None => machine_roots()?,
-            };
-            verifying.with_root_certificates(roots)
+            verifying.with_root_certificates(roots(entry.ca_file.as_deref())?)
         };
         let config = match (&entry.cert_file, &entry.key_file) {
             (None, None) => trusting.with_no_client_auth(),
@@ -92,7 +88,7 @@ impl Tls {
         if let Some(config) = self.0.get() {
             return Ok(config.clone());
         }
-        let config = Arc::new(builder()?.with_root_certificates(machine_roots()?).with_no_client_auth());
+        let config = Arc::new(builder()?.with_root_certificates(roots(None)?).with_no_client_auth());
         Ok(self.0.get_or_init(|| config).clone())
     }
 }
@@ -105,19 +101,17 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
     ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|e| e.to_string())
 }
 
-fn machine_roots() -> Result<RootCertStore, String> {
+/// The machine's authorities, and a server's own besides, as containerd has it.
+fn roots(own: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = own {
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+    }
     if roots.is_empty() {
         return Err("this machine has no trusted certificates; install the package ca-certificates, or name the registry's own by ca_file in registries.yaml".into());
-    }
-    Ok(roots)
-}
-
-fn own_roots(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(roots)
 }

@@ -173,7 +173,8 @@ impl Repository {
         RegistryFault::Protocol { registry: self.endpoint.host.clone(), what: what.into() }
     }
 
-    fn accepted(&self) -> Option<String> {
+    /// The `Authorization` that is sent; none as long as the server asked for none.
+    pub fn accepted(&self) -> Option<String> {
         self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 

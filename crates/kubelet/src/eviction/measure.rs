@@ -40,11 +40,9 @@ fn pids(pid_max: &str, threads_max: &str, loadavg: &str) -> Option<Figure> {
 
 /// Bytes and inodes. The capacity is what can be used at all: blocks that the filesystem keeps for root are neither free nor in use.
 pub fn disk(path: &Path) -> Option<(Figure, Figure)> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    let block = stat.f_frsize;
-    let (used, available) = ((stat.f_blocks - stat.f_bfree) * block, stat.f_bavail * block);
-    let bytes = Figure { available: available as i64, capacity: (used + available) as i64 };
-    Some((bytes, Figure { available: stat.f_ffree as i64, capacity: stat.f_files as i64 }))
+    let fs = crate::figures::disk::filesystem(path)?;
+    let bytes = Figure { available: fs.available_bytes as i64, capacity: (fs.used_bytes + fs.available_bytes) as i64 };
+    Some((bytes, Figure { available: fs.inodes_free as i64, capacity: fs.inodes as i64 }))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::events::WARNING;
 use crate::local_storage;
 use crate::pod_worker::View;
 use jiff::Timestamp;
-use keles_runtime::api::ContainerState;
+use keles_runtime::api::{ContainerState, DiskUsage};
 use keles_volumes::quantity::Quantity;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,9 +95,10 @@ async fn candidate(agent: &Agent, signal: Signal, view: &View) -> Candidate {
     let resource = signal.resource();
     let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let (mut containers, mut others) = (Vec::new(), 0);
-    for record in view.records.iter().filter(|record| record.state == ContainerState::Running || is_disk(signal)) {
+    let of_disk = |usage: DiskUsage| if signal.is_count() { usage.inodes } else { usage.bytes };
+    for record in local_storage::newest(&view.records).filter(|record| record.state == ContainerState::Running || is_disk(signal)) {
         let used = if is_disk(signal) {
-            local_storage::of_container(agent, record).await
+            of_disk(local_storage::of_container(agent, record).await)
         } else {
             let stats = agent.runtime.stats(&record.id).await.unwrap_or_default();
             if signal == Signal::PidAvailable { stats.pids } else { stats.memory_working_set_bytes }
@@ -109,7 +110,7 @@ async fn candidate(agent: &Agent, signal: Signal, view: &View) -> Candidate {
     }
     containers.sort_by(|a, b| a.name.cmp(&b.name));
     if is_disk(signal) {
-        others += local_storage::of_volumes(agent, &view.pod).await as i64;
+        others += of_disk(local_storage::of_volumes(agent, &view.pod).await) as i64;
     }
     let requested = crate::admission::requests(&view.pod).get(resource).copied().map_or(0, Quantity::whole);
     let uid = view.pod.metadata.uid.clone().unwrap_or_default();

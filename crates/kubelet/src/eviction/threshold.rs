@@ -107,6 +107,15 @@ impl Thresholds {
         Ok(Self { all, transition: text.transition, max_pod_grace: Duration::from_secs(text.max_pod_grace_seconds) })
     }
 
+    /// Hard or soft ones as the flags write them.
+    pub fn texts(&self, is_soft: bool) -> BTreeMap<&'static str, String> {
+        let text = |value: &Value| match value {
+            Value::Amount(_, text) => text.clone(),
+            Value::Percent(percent) => format!("{percent}%"),
+        };
+        self.all.iter().filter(|t| t.grace.is_some() == is_soft).map(|t| (t.signal.name(), text(&t.value))).collect()
+    }
+
     /// What hard thresholds keep free of `capacity`: it is not for pods.
     pub fn reserved(&self, signal: Signal, capacity: i64) -> i64 {
         self.all.iter().find(|threshold| threshold.signal == signal && threshold.grace.is_none()).map_or(0, |threshold| threshold.value.of(capacity))
@@ -128,28 +137,7 @@ fn pairs<T>(text: &str, sign: char, flag: &str, parse: impl Fn(&str) -> Result<T
 
 /// Go's form: `1m30s`, `500ms`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 90s or 1m30s");
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    if rest == "0" {
-        return Ok(total);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|end| *end > 0).ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            _ => return Err(wrong()),
-        };
-        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        rest = &rest[unit..];
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+    keles_auth::durations::parse(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl Worker {
         }
         let grace = match ending {
             Ending::Deleted => grace_of(&self.pod),
-            Ending::Failed { reason: EVICTED | TERMINATED, .. } => self.eviction_grace,
+            Ending::Failed { reason: EVICTED | TERMINATED, .. } => self.eviction_grace.min(seconds(self.pod_grace_seconds()).max(EVICTION_GRACE)),
             _ => seconds(self.pod_grace_seconds()),
         };
         let sidecar_index = |record: &ContainerStatus| {
@@ -234,11 +234,16 @@ fn grace_of(pod: &Pod) -> Duration {
     seconds(asked.or(own).unwrap_or(DEFAULT_GRACE_SECONDS).max(1))
 }
 
-/// Ends when the API wants the end sooner than `grace`.
+/// What the end may take, if somebody wants one.
+fn asked(wish: &Wish) -> Option<Duration> {
+    let deleted = wish.ends().then(|| grace_of(&wish.pod));
+    deleted.into_iter().chain(wish.evict.as_ref().map(|(_, grace)| *grace)).min()
+}
+
+/// Ends when the API or the node wants the end sooner than `grace`.
 async fn shortened(wish: &mut watch::Receiver<Wish>, grace: Duration) -> Duration {
-    let is_shorter = |wish: &Wish| wish.ends() && grace_of(&wish.pod) < grace;
-    let asked = wish.wait_for(is_shorter).await.ok().map(|wish| grace_of(&wish.pod));
-    match asked {
+    let sooner = wish.wait_for(|wish| asked(wish).is_some_and(|asked| asked < grace)).await.ok().and_then(|wish| asked(&wish));
+    match sooner {
         Some(grace) => grace,
         None => std::future::pending().await,
     }

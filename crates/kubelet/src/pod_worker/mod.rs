@@ -59,6 +59,10 @@ impl Wish {
     pub fn ends(&self) -> bool {
         self.removed || self.pod.metadata.deletion_timestamp.is_some()
     }
+    /// Nothing new is to be started.
+    pub fn stops(&self) -> bool {
+        self.ends() || self.evict.is_some()
+    }
 }
 
 /// What others may see of the pod: the agent's API and admission.
@@ -423,7 +427,7 @@ impl Worker {
         }
         for kill in &actions.kill {
             self.kill_for_probe(kill).await;
-            if let Some(start) = kill.restart.as_ref().filter(|_| !self.wish.borrow().ends()) {
+            if let Some(start) = kill.restart.as_ref().filter(|_| !self.wish.borrow().stops()) {
                 self.start(start, kill.ended_before).await;
             }
         }
@@ -432,7 +436,7 @@ impl Worker {
             let name = self.container_of(start).name.clone();
             let ended = self.observed().newest(&name).and_then(crate::machine::actions::finished_at);
             self.start(start, ended).await;
-            if self.wish.borrow().ends() {
+            if self.wish.borrow().stops() {
                 return Turn::Again;
             }
         }
@@ -521,7 +525,7 @@ fn earliest<const N: usize>(times: [Option<Timestamp>; N]) -> Option<Timestamp> 
 
 /// Resolves when the pod is to end.
 async fn until_ends(mut wish: watch::Receiver<Wish>) {
-    if wish.wait_for(Wish::ends).await.is_err() {
+    if wish.wait_for(Wish::stops).await.is_err() {
         // Nobody wishes anything any more: the agent stops, the pod does not.
         std::future::pending().await
     }

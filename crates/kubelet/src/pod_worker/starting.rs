@@ -226,9 +226,16 @@ impl Worker {
             event(WARNING, "Failed", "Error: ErrImageNeverPull".into());
             Err(Some(StartFailure { reason: "ErrImageNeverPull", message }))
         };
-        let credentials = self.credentials(&parsed).await;
+        let records = Records::new(&agent.config.data_dir);
+        let fits = |credentials: &[(Auth, Source)]| {
+            matches!(policy, "IfNotPresent" | "Never") && found.as_ref().is_some_and(|image| records.may_use(reference, &parsed, &image.id, credentials))
+        };
+        // What is everybody's needs neither the API server nor a plugin.
+        let is_free = fits(&[]);
+        let credentials = if is_free || (found.is_none() && policy == "Never") { Vec::new() } else { self.credentials(&parsed).await };
+        let usable = is_free || fits(&credentials);
         match (found, policy) {
-            (Some(image), "IfNotPresent" | "Never") if Records::new(&agent.config.data_dir).may_use(reference, &parsed, &image.id, &credentials) => {
+            (Some(image), _) if usable => {
                 event(NORMAL, "Pulled", format!("Container image \"{reference}\" already present on machine and can be accessed by the pod"));
                 Ok(image)
             }

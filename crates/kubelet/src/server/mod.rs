@@ -156,12 +156,20 @@ async fn serve(api: Arc<Api>, caller: Caller, request: Request<Incoming>) -> Res
     };
     let labels = [long, &method, if shown.len() > 40 { "other" } else { shown }, "readwrite"];
     reports::REQUESTS.with(labels).increment();
-    let (open, took, began) = (reports::OPEN.with(labels), reports::TOOK.with(labels), Instant::now());
-    open.add(1.0);
+    let (open, took, began) = (Open(reports::OPEN.with(labels)), reports::TOOK.with(labels), Instant::now());
+    open.0.add(1.0);
     let response = answer(api, request, &path).await;
     took.observe_seconds(began.elapsed());
-    open.add(-1.0);
     response
+}
+
+/// A request until it is answered or given up.
+struct Open(&'static metrics::Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.add(-1.0);
+    }
 }
 
 async fn answer(api: Arc<Api>, request: Request<Incoming>, path: &str) -> Response<Body> {

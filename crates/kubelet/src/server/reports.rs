@@ -116,7 +116,7 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "seccompDefault": config.seccomp_default,
         "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
         "volumePluginDir": "",
-        "configMapAndSecretChangeDetectionStrategy": "Get",
+        "configMapAndSecretChangeDetectionStrategy": "Watch",
         "enableControllerAttachDetach": true,
         "enableDebuggingHandlers": true,
         "enableSystemLogHandler": false,
@@ -127,9 +127,23 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "memorySwap": {"swapBehavior": "NoSwap"},
         "localStorageCapacityIsolation": true,
         "registerNode": true,
-        "staticPodPath": "",
     });
-    let all: serde_json::Map<String, Value> = [server, pods, security].into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
+    let (own, images, eviction) = (&config.static_pods, &config.image_gc, &config.eviction);
+    let resources = json!({
+        "staticPodPath": own.path.as_deref().map_or_else(String::new, |path| path.display().to_string()),
+        "staticPodURL": own.url.as_deref().unwrap_or_default(),
+        "fileCheckFrequency": go(own.file_every),
+        "httpCheckFrequency": go(own.url_every),
+        "imageGCHighThresholdPercent": images.high_percent,
+        "imageGCLowThresholdPercent": images.low_percent,
+        "imageMinimumGCAge": go(images.minimum_age),
+        "imageMaximumGCAge": go(images.maximum_age),
+        "evictionHard": eviction.texts(false),
+        "evictionSoft": eviction.texts(true),
+        "evictionPressureTransitionPeriod": go(eviction.transition),
+        "evictionMaxPodGracePeriod": eviction.max_pod_grace.as_secs(),
+    });
+    let all: serde_json::Map<String, Value> = [server, pods, security, resources].into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
     json!({"kubeletconfig": all})
 }
 

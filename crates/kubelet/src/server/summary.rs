@@ -211,11 +211,13 @@ impl Summary<'_> {
         for (name, path) in volume_folders(&folder) {
             let Some(used) = self.api.walked.usage(&path.display().to_string(), disk::folder(path.clone())).await else { continue };
             let mut value = self.disk(disk::filesystem(&path), Some(used));
-            let claim = pod.view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name).and_then(|v| v.persistent_volume_claim.as_ref());
+            // A persistent volume's folder has its own name, which is none of the pod's volumes'.
+            let volume = pod.view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name);
+            let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref());
             value["name"] = name.into();
             if let Some(claim) = claim {
                 value["pvcRef"] = json!({"name": claim.claim_name, "namespace": pod.namespace});
-            } else if device(&path) == own {
+            } else if volume.is_some() && device(&path) == own {
                 local.bytes += used.bytes;
                 local.inodes += used.inodes;
             }

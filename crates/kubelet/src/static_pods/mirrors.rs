@@ -98,7 +98,8 @@ enum Step {
 impl State {
     fn due(&self) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (name, pod) in &self.wanted {
+        // The predecessor's mirror shows its end; the next comes after it.
+        for (name, pod) in self.wanted.iter().filter(|(name, _)| !self.ending.contains(*name)) {
             match self.shown.get(name) {
                 Some(mirror) if shows(mirror, pod) => {}
                 // Another pod's, or somebody deletes it: it goes at once and comes back.

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Files larger than this are no manifests.
 const MAX_BYTES: u64 = 10 << 20;
+/// How long the manifest URL may take; upstream's figure.
+const FETCH_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -120,23 +122,41 @@ fn kept(agent: &Agent, read: Vec<Result<Pod, String>>) -> Vec<Pod> {
     names.into_values().collect()
 }
 
-/// A pod or a list of pods.
 async fn read_url(agent: &Agent) -> Option<Vec<Pod>> {
-    let url = agent.config.static_pods.url.as_deref()?;
-    match http_get::fetch(url, &agent.config.static_pods.headers, MAX_BYTES as usize)
-        .await
-        .and_then(|body| serde_yaml_ng::from_str::<Value>(&body).map_err(|error| error.to_string()))
-    {
-        Ok(mut document) => {
-            let manifests = match document["items"].take() {
-                Value::Array(items) => items,
-                _ => vec![document],
-            };
-            Some(kept(agent, manifests.into_iter().map(|manifest| complete(manifest, "http", url, &agent.config.node_name)).collect()))
-        }
+    let sources = &agent.config.static_pods;
+    let url = sources.url.as_deref()?;
+    let fetched = tokio::time::timeout(FETCH_LIMIT, http_get::fetch(url, &sources.headers, MAX_BYTES as usize)).await;
+    match fetched.unwrap_or_else(|_| Err("it does not answer".into())).and_then(|body| manifests(&body, url, &agent.config.node_name)) {
+        Ok(pods) => Some(kept(agent, pods.into_iter().map(Ok).collect())),
         Err(fault) => {
-            tracing::warn!(url, fault, "manifests not fetched, what runs goes on");
+            tracing::warn!(url, fault, "manifests not taken, what runs goes on");
             None
+        }
+    }
+}
+
+/// A pod or a list of pods; one that is of no use spoils them all, as upstream has it.
+fn manifests(body: &str, url: &str, node: &str) -> Result<Vec<Pod>, String> {
+    let mut document: Value = serde_yaml_ng::from_str(body).map_err(|error| error.to_string())?;
+    let manifests = match document.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        _ => vec![document],
+    };
+    manifests.into_iter().map(|manifest| complete(manifest, "http", url, node)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_manifest_is_an_error_and_no_panic() {
+        let pod = |name: &str| format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: i}}]}}}}");
+        let read = |body: &str| manifests(body, "http://x", "n").map(|pods| pods.len());
+        assert_eq!(read(&pod("a")), Ok(1));
+        assert_eq!(read(&format!("items: [{}, {}]", pod("a"), pod("b"))), Ok(2));
+        for body in ["<html>", "plain words", "[1, 2]", "", "42", &format!("items: [{}, 5]", pod("a"))] {
+            assert!(read(body).is_err(), "{body:?}");
         }
     }
 }

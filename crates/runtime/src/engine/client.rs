@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,6 +29,8 @@ type Answer = (Result<(), Failure>, Vec<OwnedFd>);
 struct Waiting {
     answers: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     execs: Mutex<HashMap<u64, watch::Sender<Option<i32>>>>,
+    /// Set before the two above are cleared: who waits from then on looks here.
+    gone: AtomicBool,
 }
 
 pub struct ShimClient {
@@ -65,7 +67,7 @@ impl ShimClient {
             self.waiting.answers.lock().expect("no panic while held").remove(&sequence);
             return Err(if e.kind() == io::ErrorKind::BrokenPipe { RequestError::Gone } else { e.into() });
         }
-        if self.reader.is_finished() {
+        if self.is_gone() {
             return Err(RequestError::Gone);
         }
         match answer.await {
@@ -73,6 +75,11 @@ impl ShimClient {
             Ok((Err(failure), _)) => Err(RequestError::Failed(failure)),
             Err(_) => Err(RequestError::Gone),
         }
+    }
+
+    /// Whether the connection ended. The engine was told then, or did not know the sandbox yet and must look here once it does.
+    pub fn is_gone(&self) -> bool {
+        self.waiting.gone.load(Ordering::SeqCst)
     }
 
     /// To be called before the exec is requested. `None` until the end; the sender goes when the shim does.
@@ -118,6 +125,7 @@ async fn read(socket: Arc<AsyncFd<OwnedFd>>, waiting: Arc<Waiting>, engine: Weak
             Err(e) => tracing::warn!(sandbox = sandbox_id, error = %e, "a message of the shim is not understood"),
         }
     }
+    waiting.gone.store(true, Ordering::SeqCst);
     waiting.answers.lock().expect("no panic while held").clear();
     waiting.execs.lock().expect("no panic while held").clear();
     if let Some(engine) = engine.upgrade() {

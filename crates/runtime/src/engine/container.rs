@@ -1,7 +1,7 @@
 //! Containers: create, start, stop, remove, figures.
 
 use super::{Container, Inner, RequestError, blocking, io_error, limits, new_id, refused, step};
-use crate::api::{ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, NamespaceMode, Resources, Result, RuntimeError, Stats};
+use crate::api::{ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, Resources, Result, RuntimeError, Stats};
 use crate::usage;
 use crate::steps::devices;
 use crate::wire::{Bundle, CONFIG_FILE, Operation, START_ERROR_CODE, now_unix_ns, write_file};
@@ -145,8 +145,7 @@ impl Inner {
             "" => (self.options.cgroup_root.clone(), None),
             id => {
                 let sandbox = self.sandbox(id).map_err(|_| RuntimeError::NotFound { what: "container", id: id.to_owned() })?;
-                let own = sandbox.file.config.network != NamespaceMode::Node;
-                (sandbox.file.cgroup.clone(), sandbox.file.netns.clone().filter(|_| own))
+                (sandbox.file.cgroup.clone(), sandbox.file.netns.clone())
             }
         };
         let group = self.layout.group(&cgroup).map_err(no_group)?;

@@ -240,10 +240,16 @@ impl Inner {
     /// The shim's end, asked for or not: its containers cannot go on.
     pub(crate) fn shim_gone(self: &Arc<Self>, sandbox_id: &str) {
         let Ok(sandbox) = self.sandbox(sandbox_id) else { return };
-        sandbox.ready.store(false, Ordering::Release);
+        let unasked = sandbox.ready.swap(false, Ordering::AcqRel);
         sandbox.client.lock().expect("no panic while held").take();
         let (inner, id) = (self.clone(), sandbox_id.to_owned());
-        tokio::task::spawn_blocking(move || inner.end_lost_containers(&id));
+        tokio::task::spawn_blocking(move || {
+            inner.end_lost_containers(&id);
+            if unasked {
+                let event = ContainerEvent { pod_uid: sandbox.file.config.uid.clone(), sandbox_id: id, container_id: String::new(), state: ContainerState::Exited };
+                let _ = inner.events.send(event);
+            }
+        });
     }
 
     /// Containers without a shim: ended, with the code the shim wrote if it saw the end.

@@ -100,8 +100,11 @@ impl Inner {
         if client.request(Operation::Setup, &[]).await.is_err() {
             return false;
         }
-        *sandbox.client.lock().expect("no panic while held") = Some(client);
+        *sandbox.client.lock().expect("no panic while held") = Some(client.clone());
         sandbox.ready.store(true, Ordering::Release);
+        if client.is_gone() {
+            self.shim_gone(&sandbox.file.id);
+        }
         self.containers_of(&sandbox.file.id).iter().for_each(|c| self.refresh(c));
         true
     }

@@ -22,10 +22,13 @@ impl Inner {
         let file = self.sandbox_file(&id, config);
         match self.build_sandbox(&file).await {
             Ok(client) => {
-                let sandbox = Sandbox { file, state: Mutex::default(), client: Mutex::new(Some(client)), lifecycle: tokio::sync::Mutex::default(), ready: AtomicBool::new(true) };
-                let status = sandbox.status();
-                self.sandboxes.lock().expect("no panic while held").insert(id, Arc::new(sandbox));
-                Ok(status)
+                let sandbox =
+                    Arc::new(Sandbox { file, state: Mutex::default(), client: Mutex::new(Some(client.clone())), lifecycle: tokio::sync::Mutex::default(), ready: AtomicBool::new(true) });
+                self.sandboxes.lock().expect("no panic while held").insert(id.clone(), sandbox.clone());
+                if client.is_gone() {
+                    self.shim_gone(&id);
+                }
+                Ok(sandbox.status())
             }
             Err(e) => {
                 let inner = self.clone();

@@ -82,7 +82,7 @@ pub fn stats(group: &Group, layout: &Layout) -> Value {
         text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse::<u64>().ok()?.into()))).collect()
     };
     let v2 = layout.version_of("memory") == Some(Version::V2);
-    let usage = group.usage();
+    let figures = group.figures();
     let cpu = keys("cpu", "cpu.stat");
     let key = |map: &serde_json::Map<String, Value>, name: &str| map.get(name).and_then(Value::as_u64).unwrap_or(0);
     let memory_stat = keys("memory", "memory.stat");
@@ -90,15 +90,15 @@ pub fn stats(group: &Group, layout: &Layout) -> Value {
     let (pid_limit, pids) = (number("pids", "pids.max"), number("pids", "pids.current"));
     json!({
         "cpu": {
-            "usage": {"total": usage.cpu_ns, "kernel": number("cpuacct", "cpuacct.usage_sys").unwrap_or(key(&cpu, "system_usec") * 1000), "user": number("cpuacct", "cpuacct.usage_user").unwrap_or(key(&cpu, "user_usec") * 1000)},
+            "usage": {"total": figures.cpu.map_or(0, |cpu| cpu.usage_ns), "kernel": number("cpuacct", "cpuacct.usage_sys").unwrap_or(key(&cpu, "system_usec") * 1000), "user": number("cpuacct", "cpuacct.usage_user").unwrap_or(key(&cpu, "user_usec") * 1000)},
             "throttling": {"periods": key(&cpu, "nr_periods"), "throttledPeriods": key(&cpu, "nr_throttled"), "throttledTime": cpu.get("throttled_time").and_then(Value::as_u64).unwrap_or(key(&cpu, "throttled_usec") * 1000)},
         },
         "memory": {
-            "usage": {"limit": number("memory", limit).unwrap_or(u64::MAX), "usage": usage.memory_bytes, "max": number("memory", max).unwrap_or(0), "failcnt": number("memory", failed).unwrap_or(0)},
+            "usage": {"limit": number("memory", limit).unwrap_or(u64::MAX), "usage": figures.memory.map_or(0, |memory| memory.usage_bytes), "max": number("memory", max).unwrap_or(0), "failcnt": number("memory", failed).unwrap_or(0)},
             "cache": key(&memory_stat, if v2 { "file" } else { "cache" }),
             "raw": memory_stat,
         },
-        "pids": {"current": pids.unwrap_or(usage.pids), "limit": pid_limit.unwrap_or(0)},
+        "pids": {"current": pids.unwrap_or(0), "limit": pid_limit.unwrap_or(0)},
         "blkio": {},
         "hugetlb": {},
     })

@@ -7,12 +7,12 @@ use crate::cache::{NodeInfo, PodInfo};
 use crate::framework::{BindError, Binding, CycleState, Event, Plugin, PreFilter, Rejection};
 use crate::storage::Storage;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use keles_client::ObjectKey;
 use keles_rules::volume_binding::{
-    BIND_COMPLETED, BOUND_BY_CONTROLLER, NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_name, claim_ref, class_of_claim, is_bound, is_claim_for, is_reachable,
-    is_reserved_for, volume_of, waits_for_consumer,
+    NO_PROVISIONER, SELECTED_NODE, annotation, best_match, claim_name, claim_ref, class_of_claim, is_bound, is_claim_for, is_reachable,
+    is_reserved_for, reserve, volume_of, waits_for_consumer,
 };
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -33,7 +33,15 @@ const GONE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-e
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     Take { claim: ObjectKey, volume: String },
-    Make { claim: ObjectKey },
+    Make { claim: ObjectKey, node: String },
+}
+
+impl Choice {
+    fn claim(&self) -> &ObjectKey {
+        match self {
+            Choice::Take { claim, .. } | Choice::Make { claim, .. } => claim,
+        }
+    }
 }
 
 /// What PreFilter found, and for each node what Filter chose.
@@ -105,22 +113,34 @@ impl VolumeBinding {
     /// How each waiting claim would get its volume on the node; `None`: some would not.
     fn choose(&self, wanted: &Wanted, pod: &PodInfo, node: &NodeInfo) -> Option<Vec<Choice>> {
         let reserved = lock(&self.reserved);
-        let of_others = reserved.iter().filter(|(uid, _)| *uid != pod.uid()).flat_map(|(_, choices)| choices);
-        let mut taken: Vec<String> = of_others.filter_map(|choice| if let Choice::Take { volume, .. } = choice { Some(volume.clone()) } else { None }).collect();
+        let of_others: Vec<&Choice> = reserved.iter().filter(|(uid, _)| *uid != pod.uid()).flat_map(|(_, choices)| choices).collect();
+        let mut taken: Vec<String> = of_others.iter().filter_map(|choice| if let Choice::Take { volume, .. } = choice { Some(volume.clone()) } else { None }).collect();
         let labels = node.node.as_ref().and_then(|node| node.metadata.labels.as_ref());
+        let reaches = |volume: &PersistentVolume| is_reachable(volume, node.name(), labels);
         let mut choices = Vec::new();
         for (claim, class) in &wanted.waiting {
-            let free = wanted.all.iter().filter(|volume| volume.metadata.name.as_ref().is_none_or(|name| !taken.contains(name)));
             let key = ObjectKey::of(claim.as_ref());
-            match best_match(claim, free, false, |volume| is_reachable(volume, node.name(), labels)) {
-                Some(volume) => {
-                    let volume = volume.metadata.name.clone().unwrap_or_default();
-                    taken.push(volume.clone());
-                    choices.push(Choice::Take { claim: key, volume });
+            let can_make = class.provisioner != NO_PROVISIONER && admits(class, node);
+            // What another pod of this claim was promised is this one's too; so is the node that a provisioner was told.
+            let promised = of_others.iter().find(|choice| *choice.claim() == key).map(|choice| Choice::clone(choice));
+            let promised = promised.or_else(|| Some(Choice::Make { claim: key.clone(), node: annotation(&claim.metadata, SELECTED_NODE)?.to_owned() }));
+            let choice = match promised {
+                Some(Choice::Take { claim, volume }) if wanted.all.iter().any(|v| v.metadata.name.as_ref() == Some(&volume) && reaches(v)) => Choice::Take { claim, volume },
+                Some(Choice::Make { claim, node: chosen }) if chosen == node.name() && can_make => Choice::Make { claim, node: chosen },
+                Some(_) => return None,
+                None => {
+                    let free = wanted.all.iter().filter(|volume| volume.metadata.name.as_ref().is_none_or(|name| !taken.contains(name)));
+                    match best_match(claim, free, false, reaches) {
+                        Some(volume) => Choice::Take { claim: key, volume: volume.metadata.name.clone().unwrap_or_default() },
+                        None if can_make => Choice::Make { claim: key, node: node.name().to_owned() },
+                        None => return None,
+                    }
                 }
-                None if class.provisioner != NO_PROVISIONER && admits(class, node) => choices.push(Choice::Make { claim: key }),
-                None => return None,
+            };
+            if let Choice::Take { volume, .. } = &choice {
+                taken.push(volume.clone());
             }
+            choices.push(choice);
         }
         Some(choices)
     }
@@ -207,36 +227,27 @@ impl Plugin for VolumeBinding {
 /// Writes one choice, unless it stands already.
 async fn write(binding: &Binding, choice: &Choice) -> Result<(), kube::Error> {
     match choice {
-        Choice::Make { claim } => {
+        Choice::Make { claim, node } => {
             let claims: Api<PersistentVolumeClaim> = Api::namespaced(binding.client.clone(), &claim.namespace);
-            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: binding.node}}});
-            claims.patch(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+            let told = claims.patch(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            // Without it the wait could take the claim as it was before for one that its provisioner gave back.
+            if let Some(storage) = &binding.storage {
+                storage.claims.acknowledge(told);
+            }
+            Ok(())
         }
         Choice::Take { claim, volume } => {
             let claims: Api<PersistentVolumeClaim> = Api::namespaced(binding.client.clone(), &claim.namespace);
             let volumes: Api<PersistentVolume> = Api::all(binding.client.clone());
             let (claim, mut volume) = futures::try_join!(claims.get(&claim.name), volumes.get(volume))?;
-            let held = claim_ref(&volume).is_some();
-            if held && claim_ref(&volume).and_then(|reference| reference.uid.as_ref()) == claim.metadata.uid.as_ref() {
-                return Ok(());
-            }
             let name = volume.metadata.name.clone().unwrap_or_default();
-            if held && !is_reserved_for(&volume, &claim) {
+            if claim_ref(&volume).is_some_and(|reference| reference.uid != claim.metadata.uid) && !is_reserved_for(&volume, &claim) {
                 let taken = kube::core::Status::failure(&format!("persistentvolume \"{name}\" was bound to another claim meanwhile"), "Conflict").with_code(409);
                 return Err(kube::Error::Api(Box::new(taken)));
             }
-            let meta = &claim.metadata;
-            volume.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("PersistentVolumeClaim".into()),
-                name: meta.name.clone(),
-                namespace: meta.namespace.clone(),
-                uid: meta.uid.clone(),
-                resource_version: meta.resource_version.clone(),
-                field_path: None,
-            });
-            if !held {
-                volume.metadata.annotations.get_or_insert_default().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+            if !reserve(&mut volume, &claim) {
+                return Ok(());
             }
             // With its resourceVersion: who was first has it.
             volumes.replace(&name, &PostParams::default(), &volume).await.map(drop)
@@ -247,25 +258,23 @@ async fn write(binding: &Binding, choice: &Choice) -> Result<(), kube::Error> {
 /// Waits until the binder has bound what was chosen.
 async fn wait(storage: &Storage, binding: &Binding, choices: &[Choice]) -> Result<(), BindError> {
     let mut version = storage.claims.version();
-    let bound = |choice: &Choice| {
-        let (Choice::Take { claim, .. } | Choice::Make { claim }) = choice;
-        storage.claims.get_key(claim).is_some_and(|claim| is_bound(&claim))
-    };
+    let bound = |choice: &Choice| storage.claims.get_key(choice.claim()).is_some_and(|claim| is_bound(&claim));
     // A provisioner that cannot serve the node takes its annotation back: the pod is scheduled anew.
-    let given_up = |choice: &Choice| match choice {
-        Choice::Make { claim } => {
-            storage.claims.get_key(claim).is_none_or(|claim| annotation(&claim.metadata, BIND_COMPLETED).is_none() && claim.metadata.deletion_timestamp.is_some())
+    let given_up = |choice: &Choice| {
+        let Some(claim) = storage.claims.get_key(choice.claim()) else { return true };
+        match choice {
+            Choice::Take { volume, .. } => is_bound(&claim) && volume_of(&claim) != volume,
+            Choice::Make { node, .. } => !is_bound(&claim) && (claim.metadata.deletion_timestamp.is_some() || annotation(&claim.metadata, SELECTED_NODE) != Some(node.as_str())),
         }
-        Choice::Take { .. } => false,
     };
     let failed = |why: &str| BindError::Volumes { pod: binding.pod.display(), why: why.to_owned() };
     let waiting = async {
         loop {
+            if choices.iter().any(given_up) {
+                return Err(failed("provisioning failed for a claim, or it is gone or has another volume"));
+            }
             if choices.iter().all(bound) {
                 return Ok(());
-            }
-            if choices.iter().any(given_up) {
-                return Err(failed("a claim was deleted"));
             }
             if version.changed().await.is_err() {
                 return Err(failed("the scheduler stops"));
@@ -339,5 +348,22 @@ mod tests {
         assert!(run(&storage, &using("third", "c3")).is_ok(), "a provisioner can make one anywhere");
         PLUGIN.unreserve(&using("second", "c2"), "n1");
         PLUGIN.unreserve(&using("third", "c3"), "n1");
+    }
+
+    #[test]
+    fn pods_of_one_claim_are_promised_one_volume_and_a_provisioner_is_told_one_node() {
+        let storage = |node: &str| {
+            let mut told = claim("told", "made", "");
+            told["metadata"]["annotations"] = json!({SELECTED_NODE: node});
+            storage(json!([claim("shared", "wait", ""), told]), json!([volume("v1", "n1"), volume("v2", "n2")]))
+        };
+        let first = run(&storage("n2"), &using("one", "shared")).expect("a node");
+        assert_eq!(run(&storage("n2"), &using("other", "shared")), Ok(first), "not the other volume");
+        assert_eq!(run(&storage("n2"), &using("made", "told")), Ok("n2".into()));
+        PLUGIN.unreserve(&using("made", ""), "");
+        assert!(run(&storage("n9"), &using("made-too", "told")).expect_err("another node was told").contains("2 node(s) didn't find"));
+        for name in ["one", "other"] {
+            PLUGIN.unreserve(&using(name, ""), "");
+        }
     }
 }

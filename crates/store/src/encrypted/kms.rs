@@ -9,29 +9,24 @@ use super::{Transform, TransformError, random};
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use http::{Request, Version};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use bytes::Bytes;
+use keles_grpc::Channel;
+use prost::Message;
 use ring::hkdf;
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::UnixStream;
 
 const SEED_BYTES: usize = 32;
 const INFO_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The plugin is asked for its present key this often; upstream's figure.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 /// Seeds kept in memory, by what the plugin made of them.
 const SEEDS_MAX: usize = 1000;
 /// `HKDF_SHA256_XNONCE_AES_GCM_SEED` of EncryptedDEKSourceType.
-const SEED_TYPE: u64 = 1;
+const SEED_TYPE: i32 = 1;
 
 /// The provider of one configuration entry.
 pub fn provider(at: &str, k: &KmsEntry) -> Result<Arc<dyn Transform>, String> {
@@ -53,7 +48,7 @@ pub fn provider(at: &str, k: &KmsEntry) -> Result<Arc<dyn Transform>, String> {
         Some(t) => seconds(t).ok_or_else(|| format!("{at}.timeout: Invalid value: {t:?}: must be a positive duration like 3s"))?,
     };
     let prefix = format!("k8s:enc:kms:v2:{}:", k.name).into_bytes();
-    let plugin = Plugin { name: k.name.clone(), socket: socket.into(), timeout, connection: tokio::sync::Mutex::default() };
+    let plugin = Plugin { name: k.name.clone(), channel: Channel::unix(socket), timeout };
     Ok(Arc::new(Kms { prefix, plugin, current: tokio::sync::Mutex::default(), key_id: Mutex::default(), seeds: Mutex::default() }))
 }
 
@@ -67,6 +62,7 @@ fn seconds(t: &str) -> Option<Duration> {
 }
 
 type Seed = [u8; SEED_BYTES];
+type Annotations = BTreeMap<String, Vec<u8>>;
 
 /// The seed that writes, and what the plugin made of it.
 #[derive(Clone)]
@@ -74,7 +70,7 @@ struct Current {
     seed: Seed,
     key_id: String,
     sealed: Bytes,
-    annotations: Vec<Bytes>,
+    annotations: Annotations,
     checked: Instant,
 }
 
@@ -151,134 +147,76 @@ impl Transform for Kms {
         let (info, nonce): ([u8; INFO_BYTES], [u8; NONCE_BYTES]) = (random(), random());
         let sealed =
             cipher(&c.seed, &info).and_then(|a| a.encrypt((&nonce).into(), Payload { msg: value, aad: key }).ok()).ok_or_else(|| self.error("the value cannot be encrypted"))?;
-        let mut o = Message::default();
-        o.bytes(1, &[info.as_slice(), &nonce, &sealed].concat());
-        o.bytes(2, c.key_id.as_bytes());
-        o.bytes(3, &c.sealed);
-        c.annotations.iter().for_each(|a| o.bytes(4, a));
-        o.number(5, SEED_TYPE);
-        Ok([self.prefix.as_slice(), &o.0].concat().into())
+        let stored = EncryptedObject {
+            data: [info.as_slice(), &nonce, &sealed].concat().into(),
+            key_id: c.key_id,
+            source: c.sealed,
+            annotations: c.annotations,
+            source_type: SEED_TYPE,
+        };
+        Ok([self.prefix.as_slice(), &stored.encode_to_vec()].concat().into())
     }
     async fn open(&self, key: &[u8], value: &Bytes) -> Result<(Bytes, bool), TransformError> {
         let damaged = || TransformError::Damaged(self.plugin.name.clone());
-        let fields = fields(&value.slice(self.prefix.len()..)).ok_or_else(damaged)?;
-        let one = |n: u64| fields.iter().find(|(f, _)| *f == n).map(|(_, v)| v.clone()).unwrap_or_default();
-        let (data, key_id, sealed) = (one(1), one(2), one(3));
-        if one(5).as_ref() != [SEED_TYPE as u8] {
+        let stored = EncryptedObject::decode(value.slice(self.prefix.len()..)).map_err(|_| damaged())?;
+        if stored.source_type != SEED_TYPE {
             return Err(self.error("the value was written with a kind of key that is not supported"));
         }
-        let known = self.seeds().get(&sealed).copied();
+        let known = self.seeds().get(&stored.source).copied();
         let seed = match known {
             Some(s) => s,
             None => {
-                let annotations: Vec<Bytes> = fields.iter().filter(|(f, _)| *f == 4).map(|(_, v)| v.clone()).collect();
-                let plain = self.plugin.decrypt(&sealed, &key_id, &annotations).await.map_err(|e| self.error(e))?;
+                let plain = self.plugin.decrypt(&stored).await.map_err(|e| self.error(e))?;
                 let seed = Seed::try_from(plain.as_ref()).map_err(|_| self.error("the plugin's answer is no seed of ours"))?;
-                self.remember(sealed, seed);
+                self.remember(stored.source.clone(), seed);
                 seed
             }
         };
-        let (info, rest) = data.split_at_checked(INFO_BYTES).ok_or_else(damaged)?;
+        let (info, rest) = stored.data.split_at_checked(INFO_BYTES).ok_or_else(damaged)?;
         let (nonce, text) = rest.split_first_chunk::<NONCE_BYTES>().ok_or_else(damaged)?;
         let opened = cipher(&seed, info).and_then(|a| a.decrypt(nonce.into(), Payload { msg: text, aad: key }).ok()).ok_or_else(damaged)?;
         let present = if self.key_id().is_empty() { self.current().await?.key_id } else { self.key_id().clone() };
-        Ok((opened.into(), present.as_bytes() != key_id.as_ref()))
+        Ok((opened.into(), present != stored.key_id))
     }
 }
 
 struct Plugin {
     name: String,
-    socket: PathBuf,
+    channel: Channel,
     timeout: Duration,
-    connection: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
 struct Encrypted {
     sealed: Bytes,
     key_id: String,
-    annotations: Vec<Bytes>,
+    annotations: Annotations,
 }
 
 impl Plugin {
     async fn key_id(&self) -> Result<String, String> {
-        let f = self.call("Status", Message::default()).await?;
-        let text = |n: u64| f.iter().find(|(x, _)| *x == n).map(|(_, v)| String::from_utf8_lossy(v).into_owned()).unwrap_or_default();
-        if text(2) != "ok" {
-            return Err(format!("its health is {:?}", text(2)));
+        let status: StatusResponse = self.call("Status", &StatusRequest {}).await?;
+        if status.healthz != "ok" {
+            return Err(format!("its health is {:?}", status.healthz));
         }
-        Ok(text(3))
+        Ok(status.key_id)
     }
 
     async fn encrypt(&self, plain: &[u8]) -> Result<Encrypted, String> {
-        let mut m = Message::default();
-        m.bytes(1, plain);
-        m.bytes(2, uid().as_bytes());
-        let f = self.call("Encrypt", m).await?;
-        let one = |n: u64| f.iter().find(|(x, _)| *x == n).map(|(_, v)| v.clone()).unwrap_or_default();
-        let made =
-            Encrypted { sealed: one(1), key_id: String::from_utf8_lossy(&one(2)).into_owned(), annotations: f.iter().filter(|(n, _)| *n == 3).map(|(_, v)| v.clone()).collect() };
-        if made.sealed.is_empty() || made.key_id.is_empty() {
+        let made: EncryptResponse = self.call("Encrypt", &EncryptRequest { plaintext: Bytes::copy_from_slice(plain), uid: uid() }).await?;
+        if made.ciphertext.is_empty() || made.key_id.is_empty() {
             return Err("it answered an encryption without ciphertext or key id".into());
         }
-        Ok(made)
+        Ok(Encrypted { sealed: made.ciphertext, key_id: made.key_id, annotations: made.annotations })
     }
 
-    async fn decrypt(&self, sealed: &[u8], key_id: &[u8], annotations: &[Bytes]) -> Result<Bytes, String> {
-        let mut m = Message::default();
-        m.bytes(1, sealed);
-        m.bytes(2, uid().as_bytes());
-        m.bytes(3, key_id);
-        annotations.iter().for_each(|a| m.bytes(4, a));
-        let f = self.call("Decrypt", m).await?;
-        Ok(f.into_iter().find(|(n, _)| *n == 1).map(|(_, v)| v).unwrap_or_default())
+    async fn decrypt(&self, stored: &EncryptedObject) -> Result<Bytes, String> {
+        let request = DecryptRequest { ciphertext: stored.source.clone(), uid: uid(), key_id: stored.key_id.clone(), annotations: stored.annotations.clone() };
+        let made: DecryptResponse = self.call("Decrypt", &request).await?;
+        Ok(made.plaintext)
     }
 
-    /// One unary call; the connection is kept, and made anew when it ended.
-    async fn call(&self, method: &str, message: Message) -> Result<Vec<(u64, Bytes)>, String> {
-        let call = async {
-            let mut sender = self.sender().await?;
-            let mut body = BytesMut::with_capacity(message.0.len() + 5);
-            body.extend_from_slice(&[0]);
-            body.extend_from_slice(&(message.0.len() as u32).to_be_bytes());
-            body.extend_from_slice(&message.0);
-            let request = Request::post(format!("http://localhost/v2.KeyManagementService/{method}"))
-                .version(Version::HTTP_2)
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(Full::new(body.freeze()))
-                .map_err(|e| e.to_string())?;
-            let answer = sender.send_request(request).await.map_err(|e| format!("{method}: {e}"))?;
-            let head = answer.headers().clone();
-            let collected = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| format!("{method}: {e}"))?;
-            let trailers = collected.trailers().cloned().unwrap_or_default();
-            let text = |n: &str| trailers.get(n).or_else(|| head.get(n)).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-            if text("grpc-status") != "0" {
-                return Err(format!("{method}: gRPC status {:?}: {}", text("grpc-status"), text("grpc-message")));
-            }
-            let bytes = collected.to_bytes();
-            let framed = bytes.len() >= 5 && bytes[0] == 0 && u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize == bytes.len() - 5;
-            if !framed {
-                return Err(format!("{method}: the answer is no gRPC message"));
-            }
-            fields(&bytes.slice(5..)).ok_or_else(|| format!("{method}: the answer does not decode"))
-        };
-        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(format!("{method}: no answer within {:?} from {}", self.timeout, self.socket.display())))
-    }
-
-    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, String> {
-        let mut held = self.connection.lock().await;
-        if let Some(s) = held.as_ref().filter(|s| !s.is_closed()) {
-            return Ok(s.clone());
-        }
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| format!("{}: {e}", self.socket.display()))?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection to a KMS plugin ended");
-            }
-        });
-        *held = Some(sender.clone());
-        Ok(sender)
+    async fn call<Q: Message, A: Message + Default>(&self, method: &str, request: &Q) -> Result<A, String> {
+        self.channel.unary(&format!("/v2.KeyManagementService/{method}"), request, self.timeout).await.map_err(|e| e.to_string())
     }
 }
 
@@ -287,60 +225,70 @@ fn uid() -> String {
     random::<16>().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A protobuf message in the making. Fields of default value are left out, as proto3 does.
-#[derive(Default)]
-pub(super) struct Message(pub Vec<u8>);
-
-impl Message {
-    fn varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.0.push(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.0.push(v as u8);
-    }
-    pub fn bytes(&mut self, field: u64, v: &[u8]) {
-        if !v.is_empty() {
-            self.varint(field << 3 | 2);
-            self.varint(v.len() as u64);
-            self.0.extend_from_slice(v);
-        }
-    }
-    fn number(&mut self, field: u64, v: u64) {
-        self.varint(field << 3);
-        self.varint(v);
-    }
+/// What is stored after the prefix. Source: k8s.io/apiserver kmstypes v2.
+#[derive(Clone, PartialEq, Message)]
+struct EncryptedObject {
+    /// The derivation's input, the nonce, the ciphertext.
+    #[prost(bytes = "bytes", tag = "1")]
+    data: Bytes,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    /// What the plugin made of the seed.
+    #[prost(bytes = "bytes", tag = "3")]
+    source: Bytes,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: Annotations,
+    #[prost(int32, tag = "5")]
+    source_type: i32,
 }
 
-/// The fields of a message: bytes as they stand, small numbers as one byte. `None` when it does not decode.
-pub(super) fn fields(message: &Bytes) -> Option<Vec<(u64, Bytes)>> {
-    let (mut out, mut at) = (Vec::new(), 0usize);
-    let varint = |at: &mut usize| {
-        let mut v = 0u64;
-        for shift in (0..64).step_by(7) {
-            let b = *message.get(*at)?;
-            *at += 1;
-            v |= u64::from(b & 0x7f) << shift;
-            if b < 0x80 {
-                return Some(v);
-            }
-        }
-        None
-    };
-    while at < message.len() {
-        let tag = varint(&mut at)?;
-        let value = match tag & 7 {
-            0 => Bytes::copy_from_slice(&[u8::try_from(varint(&mut at)?).ok()?]),
-            2 => {
-                let n = usize::try_from(varint(&mut at)?).ok()?;
-                let end = at.checked_add(n).filter(|e| *e <= message.len())?;
-                let v = message.slice(at..end);
-                at = end;
-                v
-            }
-            _ => return None,
-        };
-        out.push((tag >> 3, value));
-    }
-    Some(out)
+// Source of the messages below: k8s.io/kms/apis/v2.
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusResponse {
+    #[prost(string, tag = "1")]
+    pub version: String,
+    #[prost(string, tag = "2")]
+    pub healthz: String,
+    #[prost(string, tag = "3")]
+    pub key_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct EncryptRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub plaintext: Bytes,
+    #[prost(string, tag = "2")]
+    pub uid: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct EncryptResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ciphertext: Bytes,
+    #[prost(string, tag = "2")]
+    pub key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub annotations: Annotations,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DecryptRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ciphertext: Bytes,
+    #[prost(string, tag = "2")]
+    pub uid: String,
+    #[prost(string, tag = "3")]
+    pub key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    pub annotations: Annotations,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DecryptResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub plaintext: Bytes,
 }

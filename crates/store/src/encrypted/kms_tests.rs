@@ -1,18 +1,13 @@
 //! The KMS provider against a plugin of the test's own, over a real socket.
 
-use super::kms::{Message, fields};
+use super::kms::{DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse};
 use super::tests::{KEY, World, put, read, secrets};
 use super::*;
 use crate::Expect;
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::convert::Infallible;
+use keles_grpc::{Code, Server, Status};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_util::sync::CancellationToken;
 
 /// Encrypts by naming its key before the bytes, and turning them over.
 struct Plugin {
@@ -28,29 +23,8 @@ impl Drop for Plugin {
     }
 }
 
-fn answer(key: &str, path: &str, asked: &Bytes) -> Result<Vec<u8>, &'static str> {
-    let f = fields(asked).expect("a message");
-    let one = |n: u64| f.iter().find(|(x, _)| *x == n).map(|(_, v)| v.to_vec()).unwrap_or_default();
-    let mut m = Message::default();
-    match path.rsplit('/').next() {
-        Some("Status") => {
-            m.bytes(1, b"v2");
-            m.bytes(2, b"ok");
-            m.bytes(3, key.as_bytes());
-        }
-        Some("Encrypt") => {
-            let mut sealed = one(1);
-            sealed.reverse();
-            m.bytes(1, &[b"sealed:".as_slice(), &sealed].concat());
-            m.bytes(2, key.as_bytes());
-        }
-        _ => {
-            let mut plain = one(1).strip_prefix(b"sealed:").ok_or("not mine")?.to_vec();
-            plain.reverse();
-            m.bytes(1, &plain);
-        }
-    }
-    Ok(m.0)
+fn turned(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().rev().copied().collect()
 }
 
 impl Plugin {
@@ -59,35 +33,28 @@ impl Plugin {
         let listener = tokio::net::UnixListener::bind(folder.path().join("s")).expect("a socket");
         let (key, calls) = (Arc::new(Mutex::new("one")), Arc::new(AtomicUsize::new(0)));
         let (k, c) = (key.clone(), calls.clone());
-        let running = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (k, c) = (k.clone(), c.clone());
-                let service = service_fn(move |r: Request<hyper::body::Incoming>| {
-                    let (k, c) = (k.clone(), c.clone());
-                    async move {
-                        c.fetch_add(1, Ordering::SeqCst);
-                        let path = r.uri().path().to_owned();
-                        let body = r.into_body().collect().await.expect("a body").to_bytes();
-                        let made = answer(*k.lock().expect("the key"), &path, &body.slice(5..));
-                        let mut trailers = HeaderMap::new();
-                        let mut frames: Vec<Result<Frame<Bytes>, Infallible>> = Vec::new();
-                        match made {
-                            Ok(m) => {
-                                frames.push(Ok(Frame::data([&[0], (m.len() as u32).to_be_bytes().as_slice(), &m].concat().into())));
-                                trailers.insert("grpc-status", "0".parse().expect("a value"));
-                            }
-                            Err(why) => {
-                                trailers.insert("grpc-status", "3".parse().expect("a value"));
-                                trailers.insert("grpc-message", why.parse().expect("a value"));
-                            }
-                        }
-                        frames.push(Ok(Frame::trailers(trailers)));
-                        Ok::<_, Infallible>(Response::new(StreamBody::new(futures::stream::iter(frames))))
-                    }
-                });
-                tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let asked = move || {
+            c.fetch_add(1, Ordering::SeqCst);
+            k.lock().expect("the key").to_string()
+        };
+        let (on_status, on_encrypt, on_decrypt) = (asked.clone(), asked.clone(), asked);
+        let server = Server::new()
+            .unary("/v2.KeyManagementService/Status", move |_: StatusRequest| {
+                let key_id = on_status();
+                async move { Ok(StatusResponse { version: "v2".into(), healthz: "ok".into(), key_id }) }
+            })
+            .unary("/v2.KeyManagementService/Encrypt", move |q: EncryptRequest| {
+                let key_id = on_encrypt();
+                async move { Ok(EncryptResponse { ciphertext: [b"sealed:".as_slice(), &turned(&q.plaintext)].concat().into(), key_id, annotations: Default::default() }) }
+            })
+            .unary("/v2.KeyManagementService/Decrypt", move |q: DecryptRequest| {
+                on_decrypt();
+                async move {
+                    let sealed = q.ciphertext.strip_prefix(b"sealed:").ok_or_else(|| Status::new(Code::InvalidArgument, "not mine"))?;
+                    Ok(DecryptResponse { plaintext: turned(sealed).into() })
+                }
+            });
+        let running = tokio::spawn(server.serve_unix(listener, CancellationToken::new()));
         Plugin { folder, key, calls, running }
     }
     fn rules(&self) -> Rules {

@@ -182,7 +182,9 @@ impl Devices {
 
     /// The resources of plugins that a container asks for, and how many of each.
     fn requests(state: &State, container: &Container) -> Vec<(String, usize)> {
-        let is_known = |name: &str| state.plugins.contains_key(name) || state.given.values().flat_map(BTreeMap::values).any(|resources| resources.contains_key(name));
+        let is_held = |name: &str| state.given.values().flat_map(BTreeMap::values).any(|resources| resources.contains_key(name));
+        // One whose plugin is gone is still none that a pod can do without.
+        let is_known = |name: &str| state.plugins.contains_key(name) || state.gone.contains(name) || is_held(name);
         let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
         let asked = limits.into_iter().flatten().filter(|(name, _)| is_extended(name) && is_known(name));
         asked.map(|(name, amount)| (name.clone(), Quantity::parse(&amount.0).map_or(0, |amount| amount.whole().max(0) as usize))).filter(|(_, count)| *count > 0).collect()

@@ -280,6 +280,9 @@ async fn a_plugin_that_goes_leaves_unhealthy_devices_and_later_nothing() {
     assert_eq!(world.devices().counts().get(RESOURCE), Some(&(1, 0)), "within its grace");
     world.devices().age(RESOURCE, GRACE);
     assert_eq!(world.devices().counts().get(RESOURCE), Some(&(0, 0)));
+    world.placement.release("u1");
+    let refused = world.placement.admit(&pod("u2", &[("c", 1)], &[])).await.expect_err("it must not run without");
+    assert_eq!(refused.message, "Allocate failed due to cannot allocate unregistered device example.com/thing, which is unexpected");
 }
 
 #[tokio::test]

@@ -237,7 +237,7 @@ fn grace_of(pod: &Pod) -> Duration {
 /// What the end may take, if somebody wants one.
 fn asked(wish: &Wish) -> Option<Duration> {
     let deleted = wish.ends().then(|| grace_of(&wish.pod));
-    deleted.into_iter().chain(wish.evict.as_ref().map(|(_, grace)| *grace)).min()
+    deleted.into_iter().chain(wish.end.as_ref().map(|end| end.grace)).min()
 }
 
 /// Ends when the API or the node wants the end sooner than `grace`.

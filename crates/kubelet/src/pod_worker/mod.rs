@@ -61,7 +61,7 @@ impl Wish {
     }
     /// Nothing new is to be started.
     pub fn stops(&self) -> bool {
-        self.ends() || self.evict.is_some()
+        self.ends() || self.end.is_some()
     }
 }
 

@@ -101,7 +101,7 @@ pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir:
 
 /// Opens runtime and images and runs the node agent until it is told to stop.
 pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodNetwork, h: Handle) -> Result<(), BoxError> {
-    let runtime = Engine::open(engine_options(&o.data_dir, &o.bridge)).await?;
+    let runtime = Engine::open(EngineOptions { cpusets: o.limits.placement.pins(), ..engine_options(&o.data_dir, &o.bridge) }).await?;
     let images = keles_images::Images::open_with(&crate::images::folder(&o.data_dir), o.pulls.options.clone())?;
     h.ready();
     Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), Arc::new(images), Arc::new(Network(network)), h.stop()).await?;
@@ -125,6 +125,8 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.image_gc = o.limits.image_gc;
     c.reserved = o.limits.reserved;
     c.static_pods = o.limits.static_pods;
+    c.placement = o.limits.placement;
+    c.shutdown = o.limits.shutdown;
     c
 }
 

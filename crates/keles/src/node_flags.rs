@@ -5,6 +5,10 @@ use clap::Args;
 use keles_kubelet::config::Reserved;
 use keles_kubelet::eviction::{Thresholds, ThresholdsText, duration};
 use keles_kubelet::image_gc::Limits;
+use keles_kubelet::placement::cpu_set::CpuSet;
+use keles_kubelet::placement::topology::Topology;
+use keles_kubelet::placement::{Settings, cpus, memory};
+use keles_kubelet::shutdown;
 use keles_kubelet::static_pods::Sources;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +40,44 @@ pub struct NodeFlags {
     /// Kept from pods for the cluster's own parts, likewise.
     #[arg(long, default_value = "")]
     pub kube_reserved: String,
+    /// How processors are given: none (all containers share all), static (whole ones of Guaranteed pods are their own).
+    #[arg(long, default_value = "none")]
+    pub cpu_manager_policy: String,
+    /// NAME=true|false for the static policy: full-pcpus-only, distribute-cpus-across-numa, align-by-socket, strict-cpu-reservation,
+    /// prefer-align-cpus-by-uncorecache.
+    #[arg(long, value_delimiter = ',', value_parser = option)]
+    pub cpu_manager_policy_options: Vec<(String, String)>,
+    /// How often it is looked whether containers run on the processors they should, besides when these change.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub cpu_manager_reconcile_period: Duration,
+    /// Processors that are kept for the host and the cluster's own parts (0-1,4); takes the place of cpu in --system-reserved and --kube-reserved.
+    #[arg(long, default_value = "")]
+    pub reserved_cpus: String,
+    /// How memory is given: None, or Static (that of Guaranteed pods comes from as few NUMA nodes as will do).
+    #[arg(long, default_value = "None")]
+    pub memory_manager_policy: String,
+    /// NODE:TYPE=QUANTITY,... of NUMA nodes' memory that is kept, for the Static policy; adds up to what is reserved of memory and the hard
+    /// eviction threshold. Repeatable, or several with ; between.
+    #[arg(long)]
+    pub reserved_memory: Vec<String>,
+    /// Whether processors, memory and devices of a container must lie near each other: none, best-effort, restricted, single-numa-node.
+    #[arg(long, default_value = "none")]
+    pub topology_manager_policy: String,
+    /// What lies together: each container for itself, or the whole pod.
+    #[arg(long, default_value = "container")]
+    pub topology_manager_scope: String,
+    /// prefer-closest-numa-nodes=true|false, max-allowable-numa-nodes=NUMBER.
+    #[arg(long, value_delimiter = ',', value_parser = option)]
+    pub topology_manager_policy_options: Vec<(String, String)>,
+    /// How long pods may take to end when the machine goes down (systemd's logind then waits); 0: it does not wait.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that is for pods that the cluster cannot do without.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// In place of both: PRIORITY=SECONDS,... for pods of that priority and more (KubeletConfiguration's shutdownGracePeriodByPodPriority).
+    #[arg(long, value_delimiter = ',', value_parser = option)]
+    pub shutdown_grace_period_by_pod_priority: Vec<(String, String)>,
     /// Percent of the disk in use from which on unused images are removed; 100: never.
     #[arg(long, default_value_t = 85)]
     pub image_gc_high_threshold: u8,
@@ -65,6 +107,11 @@ pub struct NodeFlags {
     pub http_check_frequency: Duration,
 }
 
+fn option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:VALUE"))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
@@ -77,6 +124,8 @@ pub struct NodeLimits {
     pub image_gc: Limits,
     pub reserved: Reserved,
     pub static_pods: Sources,
+    pub placement: Settings,
+    pub shutdown: Vec<shutdown::Group>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +150,13 @@ impl NodeFlags {
         };
         image_gc.check().map_err(NodeFlagError)?;
         let reserved = |flag: &str, text: &str| Reserved::parse(text).map_err(|fault| NodeFlagError(format!("{flag}: {fault}")));
-        let reserved = reserved("--system-reserved", &self.system_reserved)?.plus(reserved("--kube-reserved", &self.kube_reserved)?);
+        let mut reserved = reserved("--system-reserved", &self.system_reserved)?.plus(reserved("--kube-reserved", &self.kube_reserved)?);
+        let placement = self.placement()?;
+        let shutdown = shutdown::parse(self.shutdown_grace_period, self.shutdown_grace_period_critical_pods, &self.shutdown_grace_period_by_pod_priority);
+        let shutdown = shutdown.map_err(NodeFlagError)?;
+        if !placement.reserved_cpus.is_empty() {
+            reserved.cpu_milli = placement.reserved_cpus.len() as i64 * 1000;
+        }
         if [self.file_check_frequency, self.http_check_frequency].contains(&Duration::ZERO) {
             return Err(NodeFlagError("--file-check-frequency and --http-check-frequency must be more than 0".into()));
         }
@@ -115,6 +170,23 @@ impl NodeFlags {
             file_every: self.file_check_frequency,
             url_every: self.http_check_frequency,
         };
-        Ok(NodeLimits { static_pods, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, reserved })
+        Ok(NodeLimits { static_pods, placement, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, reserved })
+    }
+
+    fn placement(&self) -> Result<Settings, NodeFlagError> {
+        let options = |all: &[(String, String)]| all.iter().cloned().collect();
+        if self.cpu_manager_reconcile_period.is_zero() {
+            return Err(NodeFlagError("--cpu-manager-reconcile-period must be more than 0".into()));
+        }
+        let settings = || -> Result<Settings, String> {
+            Ok(Settings {
+                cpu: cpus::Policy::parse(&self.cpu_manager_policy, &options(&self.cpu_manager_policy_options))?,
+                reserved_cpus: CpuSet::parse(&self.reserved_cpus).map_err(|fault| format!("--reserved-cpus: {fault}"))?,
+                reconcile_every: self.cpu_manager_reconcile_period,
+                memory: memory::Policy::parse(&self.memory_manager_policy, &self.reserved_memory)?,
+                topology: Topology::parse(&self.topology_manager_policy, &self.topology_manager_scope, &options(&self.topology_manager_policy_options))?,
+            })
+        };
+        settings().map_err(NodeFlagError)
     }
 }

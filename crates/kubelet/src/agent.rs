@@ -34,8 +34,12 @@ pub struct Agent {
     pub pods: crate::pods::Pods,
     /// Ids of the host that pods with a user namespace have.
     pub users: crate::user_namespaces::Ranges,
+    /// Who has which of the node's devices.
+    pub placement: crate::placement::Placement,
     /// What the node is short of.
     pub pressure: crate::eviction::SharedPressure,
+    /// The machine goes down.
+    pub shutting_down: tokio::sync::watch::Sender<bool>,
     pub image_history: std::sync::Mutex<crate::image_gc::Images>,
     /// Rung when a pod gives back what it held.
     pub freed: tokio::sync::watch::Sender<()>,

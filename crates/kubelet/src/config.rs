@@ -86,6 +86,10 @@ pub struct KubeletConfig {
     pub eviction: Thresholds,
     pub image_gc: Limits,
     pub reserved: Reserved,
+    /// How devices, processors and memory are given to containers for themselves.
+    pub placement: crate::placement::Settings,
+    /// What pods have to end when the machine goes down, by priority; none: it does not wait.
+    pub shutdown: Vec<crate::shutdown::Group>,
     pub static_pods: crate::static_pods::Sources,
     /// Running pods' configMap, secret, downwardAPI and projected files are compared with the API this often.
     pub volume_refresh: Duration,
@@ -114,6 +118,8 @@ impl KubeletConfig {
             eviction: Thresholds::default(),
             image_gc: Limits::default(),
             reserved: Reserved::default(),
+            placement: crate::placement::Settings::default(),
+            shutdown: Vec::new(),
             static_pods: crate::static_pods::Sources::default(),
             volume_refresh: Duration::from_secs(60),
             credential_providers: Arc::default(),
@@ -136,6 +142,16 @@ impl KubeletConfig {
     /// `pods-logs/<ns>_<name>_<uid>`, upstream's /var/log/pods layout.
     pub fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.data_dir.join("pods-logs").join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Where monitors ask who has which devices.
+    pub fn pod_resources_dir(&self) -> PathBuf {
+        self.root_dir.join("pod-resources")
+    }
+
+    /// Where device plugins and the agent find each other.
+    pub fn device_plugins_dir(&self) -> PathBuf {
+        self.root_dir.join("device-plugins")
     }
 
     pub fn seccomp_dir(&self) -> PathBuf {

@@ -4,8 +4,8 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources. Deliberately absent: device plugins, checkpoint; see
-//! docs/STATUS.md.
+//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices` and
+//! `placement` give of them to pods. Deliberately absent: checkpoint; see docs/STATUS.md.
 
 pub mod admission;
 mod agent;
@@ -13,6 +13,7 @@ pub mod config;
 mod container_config;
 pub mod credential_provider;
 mod csi_node;
+mod devices;
 mod env;
 mod ephemeral;
 mod events;
@@ -35,7 +36,9 @@ mod node;
 mod node_facts;
 mod objects;
 mod plugins;
+pub mod placement;
 pub mod pod_network;
+mod pod_resources;
 mod pod_worker;
 mod pods;
 mod probe;
@@ -45,6 +48,7 @@ mod resources;
 mod security;
 mod server;
 mod service_env;
+pub mod shutdown;
 pub mod static_pods;
 mod status_writer;
 mod user_namespaces;
@@ -68,6 +72,10 @@ pub enum KubeletError {
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("no ids for pods with user namespaces: {0}")]
     UserNamespaces(String),
+    #[error("{0}")]
+    Placement(String),
+    #[error(transparent)]
+    Shutdown(#[from] shutdown::ShutdownError),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -89,7 +97,13 @@ impl Kubelet {
         }
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
         let users = user_namespaces::Ranges::open(ids, config.pods_dir());
+        let groups = config.shutdown.clone();
+        let delay = tokio::task::spawn_blocking(move || shutdown::Delay::take(&groups)).await.unwrap_or(Ok(None))?;
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
+        let machine = placement::machine::Machine::read(std::path::Path::new(placement::machine::SYS), facts.memory_bytes.max(0) as u64);
+        let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
+        let placement = placement::Placement::open(&config.data_dir, &config.device_plugins_dir(), &config.placement, machine, config.reserved.cpu_milli, kept_bytes)
+            .map_err(KubeletError::Placement)?;
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let events = events::Recorder::start(client.clone(), &config.node_name);
         let agent = Arc::new(Agent {
@@ -106,9 +120,11 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
+            placement,
             pods: pods::Pods::default(),
             users,
             pressure: tokio::sync::watch::channel(Default::default()).0,
+            shutting_down: tokio::sync::watch::channel(false).0,
             image_history: Default::default(),
             freed: tokio::sync::watch::channel(()).0,
         });
@@ -134,13 +150,40 @@ impl Kubelet {
         let plugins = tokio::spawn(plugins::run(agent.clone(), shutdown.clone()));
         let csi_node = tokio::spawn(csi_node::run(agent.clone(), registered_csi, shutdown.clone()));
         let sweep = tokio::spawn(csi_node::sweep(agent.clone(), shutdown.clone()));
+        let devices = tokio::spawn(serve_devices(agent.clone(), shutdown.clone()));
+        let delayed = tokio::spawn(shutdown::run(agent.clone(), delay, shutdown.clone()));
         let mirrors = tokio::spawn({
             let (agent, stop) = (agent.clone(), shutdown.clone());
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, sweep);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, sweep, devices, delayed);
         Ok(())
+    }
+}
+
+/// Lets device plugins register and monitors ask; statuses follow what plugins tell, and running containers what processors they may have.
+async fn serve_devices(agent: Arc<Agent>, stop: CancellationToken) {
+    let devices = &agent.placement.devices;
+    let mut changes = devices.changes();
+    let follow = async {
+        while changes.changed().await.is_ok() {
+            agent.pods.look_again(&devices.holders());
+        }
+    };
+    let serve = async {
+        if let Err(error) = devices.serve(stop.clone()).await {
+            tracing::error!(%error, folder = %devices.folder().display(), "device plugins cannot register here; a socket's path has at most 107 bytes");
+        }
+    };
+    let resources = async {
+        if let Err(error) = pod_resources::serve(agent.clone(), stop.clone()).await {
+            tracing::error!(%error, folder = %agent.config.pod_resources_dir().display(), "nobody can ask here who has which devices; a socket's path has at most 107 bytes");
+        }
+    };
+    tokio::select! {
+        () = async { tokio::join!(follow, serve, resources, placement::pinning::run(agent.clone())); } => {}
+        () = stop.cancelled() => {}
     }
 }
 

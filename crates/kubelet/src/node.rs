@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,17 @@ pub async fn run_status(agent: Arc<Agent>, port: u16, registered: tokio::sync::w
     let mut ticks = tokio::time::interval(CHECK_EVERY);
     let mut pressure = agent.pressure.subscribe();
     let mut in_use = agent.csi.in_use();
+    let mut devices = agent.placement.devices.changes();
+    let mut shutting_down = agent.shutting_down.subscribe();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = pressure.changed() => {}, Ok(()) = in_use.changed() => {}, () = stop.cancelled() => return }
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Ok(()) = pressure.changed() => {}
+            Ok(()) = in_use.changed() => {}
+            Ok(()) = devices.changed() => {}
+            Ok(()) = shutting_down.changed() => {}
+            () = stop.cancelled() => return,
+        }
         let used: BTreeSet<String> = in_use.borrow_and_update().keys().cloned().collect();
         let mut status = status(&agent, port, &node).await;
         status["volumesInUse"] = json!(used);
@@ -139,9 +148,9 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     let handlers = ["", "keles", "runc"].map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": true}}));
     let addresses: Vec<_> = addresses.chain([NodeAddress { type_: "Hostname".into(), address: agent.config.node_name.clone() }]).collect();
     json!({
-        "capacity": agent.facts.capacity(),
-        "allocatable": agent.facts.allocatable(),
-        "conditions": conditions(node, &agent.pressure.borrow()),
+        "capacity": with_devices(agent.facts.capacity(), agent, |(all, _)| all),
+        "allocatable": with_devices(agent.facts.allocatable(), agent, |(_, healthy)| healthy),
+        "conditions": conditions(node, &agent.pressure.borrow(), *agent.shutting_down.borrow()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": agent.facts.info,
@@ -149,7 +158,19 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
         // What the runtime can do, by RuntimeClass handler; the empty one is the default.
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": true},
+        "declaredFeatures": declared_features(agent.placement.has_static_cpus()),
     })
+}
+
+/// What this node can of what others of v1.36 may not (KEP-5328), sorted. In-place resize of resources of the pod as a whole is not built.
+fn declared_features(has_static_cpus: bool) -> Vec<&'static str> {
+    let resizes_guaranteed = (!has_static_cpus).then_some("GuaranteedQoSPodCPUResize");
+    resizes_guaranteed.into_iter().chain(["RestartAllContainersOnContainerExits"]).collect()
+}
+
+fn with_devices(mut figures: BTreeMap<String, String>, agent: &Agent, figure: impl Fn((usize, usize)) -> usize) -> BTreeMap<String, String> {
+    figures.extend(agent.placement.devices.counts().into_iter().map(|(name, counts)| (name, figure(counts).to_string())));
+    figures
 }
 
 fn without_heartbeat(status: &Value) -> Value {
@@ -160,7 +181,7 @@ fn without_heartbeat(status: &Value) -> Value {
     status
 }
 
-fn conditions(node: &Node, pressure: &Pressure) -> Vec<NodeCondition> {
+fn conditions(node: &Node, pressure: &Pressure, shutting_down: bool) -> Vec<NodeCondition> {
     let row = |condition: Condition| match (condition, pressure.contains(&condition)) {
         (Condition::Memory, false) => ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         (Condition::Memory, true) => ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -169,7 +190,11 @@ fn conditions(node: &Node, pressure: &Pressure) -> Vec<NodeCondition> {
         (Condition::Pid, false) => ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         (Condition::Pid, true) => ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
     };
-    let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ("Ready", "True", "KubeletReady", "kubelet is posting ready status")];
+    let ready = match shutting_down {
+        false => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        true => ("Ready", "False", "KubeletNotReady", "node is shutting down"),
+    };
+    let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ready];
     let now = conditions_time(Timestamp::now());
     let old = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let condition = |(kind, status, reason, message): (&str, &str, &str, &str)| {

@@ -7,7 +7,7 @@ use crate::admission::{self, Node, Refusal};
 use crate::agent::Agent;
 use crate::events::WARNING;
 use crate::machine::phase;
-use crate::pod_worker::{self, Adopted, Handle, View};
+use crate::pod_worker::{self, Admission, Adopted, End, Handle, View};
 use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
@@ -66,7 +66,7 @@ impl Pods {
     }
 
     /// Something that pods may have waited for is there.
-    pub fn look_again(&self) {
+    pub fn all_look_again(&self) {
         self.handles().values().for_each(Handle::look_again);
     }
 
@@ -90,10 +90,10 @@ impl Pods {
     }
 
     /// Ends a pod for the sake of others; the future is over once it has given back all it had.
-    pub fn evict(&self, uid: &str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
+    pub fn end(&self, uid: &str, reason: &'static str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
         let handles = self.handles();
         let handle = handles.get(uid)?;
-        handle.wish.send_modify(|wish| wish.evict = Some((message, grace)));
+        handle.wish.send_modify(|wish| wish.end = Some(End { reason, message, grace }));
         let mut over = handle.over.clone();
         Some(async move { drop(over.wait_for(|over| *over).await) })
     }
@@ -220,6 +220,7 @@ impl Pods {
         }
         let Some(mut known) = start.listed.take() else { return };
         known.extend(self.statics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned());
+        agent.placement.retain(&known);
         start.left.remove_orphans(agent, &known);
         self.mirrors.knows_all();
         self.known.send_replace(true);
@@ -235,29 +236,31 @@ impl Pods {
         }
         let adopted = self.start().left.take(&uid);
         let known = !adopted.sandboxes.is_empty() || pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(phase::is_terminal);
-        let refusal = if known || pod.metadata.deletion_timestamp.is_some() { None } else { self.admit(agent, &pod, &handles) };
+        let admission = match known || pod.metadata.deletion_timestamp.is_some() {
+            true => Admission::Taken,
+            false => self.admit(agent, &pod, &handles).map_or(Admission::ToPlace, |status| Admission::Refused(Box::new(status))),
+        };
         let full_name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let same_name = handles.values().find(|handle| full_name(&handle.wish.borrow().pod) == full_name(&pod));
         let after = same_name.map(|handle| handle.cleared.clone());
-        handles.insert(uid, pod_worker::spawn(agent.clone(), pod, adopted, refusal, after));
+        handles.insert(uid, pod_worker::spawn(agent.clone(), pod, adopted, admission, after));
     }
 
     /// The status of a pod that this node cannot take.
     fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Option<PodStatus> {
         let views: Vec<View> = handles.values().map(Handle::view).collect();
         let others: Vec<&Pod> = views.iter().filter(|view| holds(view)).map(|view| view.pod.as_ref()).collect();
-        let Refusal { reason, message } = admission::admit(pod, &node_of(agent), &others).err()?;
-        agent.events.pod(pod, WARNING, &reason, message.clone());
-        let spec = pod.spec.as_ref()?;
-        Some(PodStatus {
-            phase: Some(phase::FAILED.into()),
-            reason: Some(reason),
-            message: Some(format!("Pod was rejected: {message}")),
-            qos_class: Some(crate::qos::class(spec).into()),
-            observed_generation: pod.metadata.generation,
-            start_time: Some(crate::conditions_time(jiff::Timestamp::now())),
-            ..Default::default()
-        })
+        if *agent.shutting_down.borrow() {
+            let message = "Pod was rejected as the node is shutting down.".into();
+            return Some(refused(agent, pod, Refusal { reason: "NodeShutdown".into(), message }));
+        }
+        admission::admit(pod, &node_of(agent), &others).err().map(|refusal| refused(agent, pod, refusal))
+    }
+
+    /// Things that these pods show have changed.
+    pub fn look_again(&self, uids: &[String]) {
+        let handles = self.handles();
+        uids.iter().filter_map(|uid| handles.get(uid)).for_each(Handle::look_again);
     }
 
     fn remove(&self, uid: &str, last: Option<Arc<Pod>>) {
@@ -285,6 +288,20 @@ impl Pods {
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+}
+
+/// Says that a pod is not taken; the status it then has.
+pub(crate) fn refused(agent: &Agent, pod: &Pod, Refusal { reason, message }: Refusal) -> PodStatus {
+    agent.events.pod(pod, WARNING, &reason, message.clone());
+    PodStatus {
+        phase: Some(phase::FAILED.into()),
+        reason: Some(reason),
+        message: Some(format!("Pod was rejected: {message}")),
+        qos_class: pod.spec.as_ref().map(|spec| crate::qos::class(spec).into()),
+        observed_generation: pod.metadata.generation,
+        start_time: Some(crate::conditions_time(jiff::Timestamp::now())),
+        ..Default::default()
     }
 }
 

@@ -36,8 +36,8 @@ pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i6
         cpu_quota_us: limit.map(quota),
         cpu_period_us: limit.map(|_| PERIOD_US as u64),
         memory_limit_bytes: value(resources, true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0),
-        pids_limit: None,
         oom_score_adj: Some(qos::oom_score_adj(spec, container, node_memory_bytes)),
+        ..Resources::default()
     }
 }
 
@@ -64,8 +64,7 @@ pub fn of_pod(spec: &PodSpec) -> Resources {
         cpu_quota_us: cpu_limit.filter(|_| all_inits_limited("cpu")).map(quota),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US as u64),
         memory_limit_bytes: sum(true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0 && all_inits_limited("memory")),
-        pids_limit: None,
-        oom_score_adj: None,
+        ..Resources::default()
     }
 }
 

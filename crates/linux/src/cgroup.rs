@@ -4,7 +4,7 @@
 //! (a tree a controller), v2 (one tree), or hybrid (v1 controllers beside a bare v2 tree, whose `cgroup.kill` we then use).
 //! Processes join by themselves ([`Group::join`] writes "0" to `tasks`), which spares the kernel's global lock and with it
 //! some milliseconds a controller; on v2 they are born inside (CLONE_INTO_CGROUP).
-//! Absent: limits of cpuset, io and hugetlb of pods; processes stay in the shim's cpuset. Bundles of the OCI runtime set any file ([`Group::set`]). Source: cgroups(7), the kernel's
+//! Absent: limits of io and hugetlb of pods. Without `cpuset` in the layout processes stay in the shim's. Bundles of the OCI runtime set any file ([`Group::set`]). Source: cgroups(7), the kernel's
 //! cgroup-v1 and cgroup-v2 pages, KEP-2254 (conversion of shares).
 
 mod figures;
@@ -55,6 +55,9 @@ pub struct Limits {
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
     pub pids: Option<i64>,
+    /// Processors and NUMA nodes, in the kernel's list form; the layout must have `cpuset`.
+    pub cpus: Option<String>,
+    pub mems: Option<String>,
     /// v2: an out-of-memory kill ends all members.
     pub oom_group: bool,
 }
@@ -341,6 +344,11 @@ impl Group {
 
     pub fn limit(&self, l: &Limits) -> Result<()> {
         self.limit_cpu(l)?;
+        for (name, list) in [("cpuset.cpus", &l.cpus), ("cpuset.mems", &l.mems)] {
+            if let Some(list) = list {
+                self.set("cpuset", name, list)?;
+            }
+        }
         if let Some(bytes) = l.memory_bytes {
             self.limit_memory(bytes, l.oom_group)?;
         }
@@ -633,6 +641,22 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_held_to_processors_only_where_the_layout_has_cpusets() {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", dir.path().display());
+        let folder = dir.path().join("g");
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let limits = Limits { cpus: Some("1,3".into()), mems: Some("0".into()), ..Limits::default() };
+        let layout = |more: &[&str]| Layout::from_mountinfo_with(&mounts, more, |_| "cpuset cpu memory pids\n".into()).unwrap();
+        layout(&["cpuset"]).group("g").unwrap().limit(&limits).unwrap();
+        assert_eq!(["cpuset.cpus", "cpuset.mems"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap()), ["1,3", "0"]);
+        assert!(matches!(layout(&[]).group("g").unwrap().limit(&limits), Err(CgroupError::NoController { controller: "cpuset", .. })));
+    }
+
+    #[test]
     fn limits_of_v2_are_written_in_its_words() {
         let dir = tempfile::tempdir().unwrap();
         let group = recorded_v2(dir.path()).group("g").unwrap();
@@ -640,7 +664,15 @@ mod tests {
         for f in ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"] {
             std::fs::write(dir.path().join("g").join(f), "").unwrap();
         }
-        let l = Limits { cpu_shares: Some(1024), cpu_quota_us: Some(50_000), cpu_period_us: Some(100_000), memory_bytes: Some(1 << 20), pids: Some(7), oom_group: true };
+        let l = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota_us: Some(50_000),
+            cpu_period_us: Some(100_000),
+            memory_bytes: Some(1 << 20),
+            pids: Some(7),
+            oom_group: true,
+            ..Limits::default()
+        };
         group.limit(&l).unwrap();
         let read = |f: &str| std::fs::read_to_string(dir.path().join("g").join(f)).unwrap();
         assert_eq!(

@@ -80,7 +80,7 @@ async fn end_one(agent: &Agent, shortage: &Shortage) {
         return;
     };
     let grace = if shortage.threshold.grace.is_some() { agent.config.eviction.max_pod_grace.max(AT_ONCE) } else { AT_ONCE };
-    if let Some(given_back) = agent.pods.evict(&first.uid, first.message(shortage), grace) {
+    if let Some(given_back) = agent.pods.end(&first.uid, crate::machine::conditions::EVICTED, first.message(shortage), grace) {
         let _ = tokio::time::timeout(CLEANUP, given_back).await;
     }
 }

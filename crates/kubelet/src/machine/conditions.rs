@@ -17,6 +17,8 @@ const RESTARTING_ALL: &str = "AllContainersRestarting";
 
 /// The reason of a pod that the node evicts.
 pub const EVICTED: &str = "Evicted";
+/// Why a pod ended that had to go with the machine.
+pub const TERMINATED: &str = "Terminated";
 const DISRUPTION: &str = "DisruptionTarget";
 
 struct Verdict {
@@ -50,7 +52,9 @@ pub fn generate(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[Con
 /// KEP-3329: the node ends the pod for the sake of others. Not [`OWNED`]: others disrupt pods too.
 fn disruption(observed: &Observed<'_>) -> Option<Verdict> {
     match observed.life {
-        Life::Terminating(Ending::Failed { reason: EVICTED, message }) => Some(Verdict { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.clone()) }),
+        Life::Terminating(Ending::Failed { reason: EVICTED | TERMINATED, message }) => {
+            Some(Verdict { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.clone()) })
+        }
         _ => None,
     }
 }

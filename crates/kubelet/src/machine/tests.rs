@@ -431,10 +431,12 @@ fn a_deadline_fails_the_pod_with_its_reason() {
 
 #[test]
 fn an_evicted_pod_says_that_the_node_ended_it() {
-    let ending = Ending::Failed { reason: conditions::EVICTED, message: "too much".into() };
-    let world = pod(containers("Never", &["c"])).exited("c", 137).ending(ending).given_back();
-    assert_eq!((world.phase().as_str(), world.status().reason.as_deref()), ("Failed", Some("Evicted")));
-    assert_eq!(world.conditions()["DisruptionTarget"], condition("True", "TerminationByKubelet"));
+    for reason in [conditions::EVICTED, conditions::TERMINATED] {
+        let ending = Ending::Failed { reason, message: "too much".into() };
+        let world = pod(containers("Never", &["c"])).exited("c", 137).ending(ending).given_back();
+        assert_eq!((world.phase().as_str(), world.status().reason.as_deref()), ("Failed", Some(reason)));
+        assert_eq!(world.conditions()["DisruptionTarget"], condition("True", "TerminationByKubelet"));
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Handler for CsiPlugins {
         agent.csi.register(driver, info);
         // The node's objects show it before the driver learns that it is registered.
         agent.csi_node.shown(&plugin.name).await;
-        agent.pods.look_again();
+        agent.pods.all_look_again();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::{RETRY, Turn, Wish, Worker};
 use crate::events::{NORMAL, WARNING};
 use crate::hook;
 use crate::machine::actions::Kill;
-use crate::machine::conditions::EVICTED;
+use crate::machine::conditions::{EVICTED, TERMINATED};
 use crate::machine::{Ending, Life, is_sidecar};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -110,6 +110,7 @@ impl Worker {
         }
         self.prepared = false;
         self.agent.users.release(&self.uid);
+        self.agent.placement.release(&self.uid);
         self.agent.objects.forget(&self.uid);
         crate::probe_metrics::forget(&self.uid);
         self.life = Life::Terminated;
@@ -126,7 +127,7 @@ impl Worker {
         }
         let grace = match ending {
             Ending::Deleted => grace_of(&self.pod),
-            Ending::Failed { reason: EVICTED, .. } => self.eviction_grace.min(seconds(self.pod_grace_seconds()).max(EVICTION_GRACE)),
+            Ending::Failed { reason: EVICTED | TERMINATED, .. } => self.eviction_grace.min(seconds(self.pod_grace_seconds()).max(EVICTION_GRACE)),
             _ => seconds(self.pod_grace_seconds()),
         };
         let sidecar_index = |record: &ContainerStatus| {
@@ -236,7 +237,7 @@ fn grace_of(pod: &Pod) -> Duration {
 /// What the end may take, if somebody wants one.
 fn asked(wish: &Wish) -> Option<Duration> {
     let deleted = wish.ends().then(|| grace_of(&wish.pod));
-    deleted.into_iter().chain(wish.evict.as_ref().map(|(_, grace)| *grace)).min()
+    deleted.into_iter().chain(wish.end.as_ref().map(|end| end.grace)).min()
 }
 
 /// Ends when the API or the node wants the end sooner than `grace`.

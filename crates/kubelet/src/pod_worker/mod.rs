@@ -37,6 +37,14 @@ const MEASURE_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Pause before what failed for a passing reason is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
+/// Why and how the node ends a pod.
+#[derive(Clone)]
+pub struct End {
+    pub reason: &'static str,
+    pub message: String,
+    pub grace: Duration,
+}
+
 /// What the API wants of the pod.
 #[derive(Clone)]
 pub struct Wish {
@@ -44,7 +52,7 @@ pub struct Wish {
     /// The object is gone.
     pub removed: bool,
     /// The node ends the pod for the sake of others: what its status then says, and how long it may take.
-    pub evict: Option<(String, Duration)>,
+    pub end: Option<End>,
 }
 
 impl Wish {
@@ -53,7 +61,7 @@ impl Wish {
     }
     /// Nothing new is to be started.
     pub fn stops(&self) -> bool {
-        self.ends() || self.evict.is_some()
+        self.ends() || self.end.is_some()
     }
 }
 
@@ -103,9 +111,19 @@ pub struct Adopted {
     pub records: Vec<ContainerStatus>,
 }
 
-/// Starts a worker. `refusal` is the status of a pod that the node does not take; `after` is its predecessor's [`Handle::cleared`].
-pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option<PodStatus>, after: Option<watch::Receiver<bool>>) -> Handle {
-    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, evict: None });
+/// Whether the node takes a pod.
+pub enum Admission {
+    /// It did, or it need not be asked.
+    Taken,
+    /// It does not; the status says why.
+    Refused(Box<PodStatus>),
+    /// It does if what its containers need for themselves can be found.
+    ToPlace,
+}
+
+/// Starts a worker. `after` is its predecessor's [`Handle::cleared`].
+pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Option<watch::Receiver<bool>>) -> Handle {
+    let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, end: None });
     let (events, events_rx) = mpsc::channel(EVENTS_LEN);
     let (cleared_tx, cleared) = watch::channel(false);
     let (over_tx, over) = watch::channel(false);
@@ -119,8 +137,10 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, refusal: Option
         if let Some(mut after) = after {
             let _ = after.wait_for(|cleared| *cleared).await;
         }
-        if let Some(refusal) = refusal {
-            worker.refuse(refusal);
+        match admission {
+            Admission::Taken => {}
+            Admission::Refused(status) => worker.refuse(*status),
+            Admission::ToPlace => worker.place().await,
         }
         worker.run().await;
     });
@@ -275,12 +295,22 @@ impl Worker {
         let holds = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) || self.records.iter().any(|record| record.state == ContainerState::Running);
         if over {
             self.life = if holds { Life::Terminating(Ending::Completed) } else { Life::Terminated };
+            if !holds {
+                self.agent.placement.release(&self.uid);
+            }
         }
     }
 
     fn refuse(&mut self, status: PodStatus) {
         self.life = Life::Terminated;
         self.tell(status);
+    }
+
+    /// Finds what the pod's containers need for themselves.
+    async fn place(&mut self) {
+        if let Err(refusal) = self.agent.placement.admit(&self.pod).await {
+            self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal));
+        }
     }
 
     async fn run(mut self) {
@@ -319,9 +349,9 @@ impl Worker {
         }
         if wish.ends() {
             self.life = Life::Terminating(Ending::Deleted);
-        } else if let Some((message, grace)) = wish.evict {
+        } else if let Some(End { reason, message, grace }) = wish.end {
             self.eviction_grace = grace;
-            self.evict(message);
+            self.end(reason, message);
         }
     }
 
@@ -344,7 +374,8 @@ impl Worker {
 
     /// Tells the API the present state.
     fn publish(&mut self) {
-        let status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
+        let mut status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
+        self.agent.placement.devices.show(&self.uid, &mut status);
         self.tell(status);
     }
 
@@ -364,7 +395,7 @@ impl Worker {
     /// One sync of a pod that is to run.
     async fn sync(&mut self) -> Turn {
         if let Some(message) = self.measure().await {
-            self.evict(message);
+            self.end(EVICTED, message);
             return Turn::Again;
         }
         let deadline = self.deadline();
@@ -420,9 +451,11 @@ impl Worker {
         Turn::Wait(earliest([deadline, held, self.next_retry(), again, measure, self.resize_retry()]))
     }
 
-    fn evict(&mut self, message: String) {
-        self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
-        self.life = Life::Terminating(Ending::Failed { reason: EVICTED, message });
+    fn end(&mut self, reason: &'static str, message: String) {
+        if reason == EVICTED {
+            self.agent.events.pod(&self.pod, crate::events::WARNING, EVICTED, message.clone());
+        }
+        self.life = Life::Terminating(Ending::Failed { reason, message });
     }
 
     /// What the pod uses too much of, when it is time to look.

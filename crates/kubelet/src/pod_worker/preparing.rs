@@ -97,6 +97,7 @@ impl Worker {
                     self.agent.objects.check_runtime_class(class).await?;
                 }
                 let mut config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
+                self.agent.placement.pin_pod(&self.uid, &mut config.resources);
                 if self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false) {
                     config.users = Some(self.agent.users.get(&self.uid)?);
                 }

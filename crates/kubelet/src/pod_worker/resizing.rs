@@ -31,16 +31,22 @@ impl Worker {
         }
         self.pod = if resize::wanted(&pod) == self.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.allocated)) };
         // downwardAPI files show these.
-        if (&pod.metadata.labels, &pod.metadata.annotations, pod.metadata.generation) != (&self.wished.metadata.labels, &self.wished.metadata.annotations, self.wished.metadata.generation) {
+        if (&pod.metadata.labels, &pod.metadata.annotations, pod.metadata.generation)
+            != (&self.wished.metadata.labels, &self.wished.metadata.annotations, self.wished.metadata.generation)
+        {
             self.refresh_at = Timestamp::now();
         }
         self.wished = pod;
     }
 
     fn decide_resize(&mut self, pod: &Arc<Pod>, wanted: resize::Amounts) {
-        let pending = match self.mirror_of_file() {
-            true => Some(resize::Pending { reason: "Infeasible", message: "In-place resize of static-pods is not supported".into() }),
-            false => {
+        let forbidden = match self.mirror_of_file() {
+            true => Some("In-place resize of static-pods is not supported".into()),
+            false => self.agent.placement.forbids_resize(pod),
+        };
+        let pending = match forbidden {
+            Some(message) => Some(resize::Pending { reason: "Infeasible", message }),
+            None => {
                 let others = self.agent.pods.holding(&self.uid);
                 let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
                 resize::judge(pod, &crate::pods::node_of(&self.agent), &others)
@@ -184,7 +190,7 @@ fn larger(old: &Resources, new: &Resources) -> Resources {
         cpu_period_us: new.cpu_period_us,
         memory_limit_bytes: limit(old.memory_limit_bytes, new.memory_limit_bytes),
         pids_limit: new.pids_limit,
-        oom_score_adj: None,
+        ..Resources::default()
     }
 }
 

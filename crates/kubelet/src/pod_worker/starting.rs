@@ -2,6 +2,7 @@
 
 use super::{Retry, Worker};
 use crate::container_config::{self, Input};
+use crate::devices::cdi;
 use crate::events::{NORMAL, WARNING};
 use crate::image_access::Records;
 use crate::image_credentials::{self, Source};
@@ -13,9 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 use keles_images::Auth;
 use keles_oci::Reference;
-use keles_runtime::api::{ContainerState, ContainerStatus, RuntimeError, Seccomp};
+use keles_runtime::api::{ContainerConfig, ContainerState, ContainerStatus, RuntimeError, Seccomp};
 use keles_volumes::Objects;
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(super) const CRASH_LOOP: &str = "CrashLoopBackOff";
@@ -81,10 +83,13 @@ impl Worker {
         let field = self.field_of(&container.name);
         let image = self.image_for(container, &field).await?;
         self.image_volumes(container, &field).await?;
-        let config = match self.configure(start, container, &image).await {
+        let (mut config, cdi) = match self.configure(start, container, &image).await {
             Ok(config) => config,
             Err(message) => return Err(Some(self.failed(&field, "CreateContainerConfigError", message))),
         };
+        if let Err(error) = cdi::inject(&cdi, &cdi::FOLDERS.map(Path::new), &mut config) {
+            return Err(Some(self.failed(&field, "CreateContainerError", format!("failed to inject CDI devices: {error}"))));
+        }
         if let Seccomp::Localhost(profile) = &config.security.seccomp
             && let Err(error) = std::fs::File::open(profile)
         {
@@ -132,13 +137,17 @@ impl Worker {
         Err(Some(StartFailure { reason: "PostStartHookError", message: "PostStartHook failed".into() }))
     }
 
-    async fn configure(&self, start: &Start, container: &Container, image: &NodeImage) -> Result<keles_runtime::api::ContainerConfig, String> {
+    /// What the runtime is asked for, and which CDI devices are to be added.
+    async fn configure(&self, start: &Start, container: &Container, image: &NodeImage) -> Result<(ContainerConfig, Vec<String>), String> {
         let ips = self.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         let facts = self.agent.downward_facts(&ips);
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or("default");
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
         let services = self.agent.services.variables(namespace, links, !crate::static_pods::is_static(&self.pod)).await;
-        let env = env::build(&self.pod, container, &self.agent.objects, &facts, &services, &self.mounted).await.map_err(|error| error.to_string())?;
+        let given = self.agent.placement.devices.for_container(&self.uid, &container.name).await.map_err(|error| error.to_string())?;
+        let own = env::build(&self.pod, container, &self.agent.objects, &facts, &services, &self.mounted).await.map_err(|error| error.to_string())?;
+        // The container's own variables win over those of its devices.
+        let env = given.env.into_iter().chain(own).collect();
         let input = Input {
             config: &self.agent.config,
             pod: &self.pod,
@@ -151,7 +160,12 @@ impl Worker {
             node_memory_bytes: self.agent.facts.memory_bytes,
             pid_target: self.pid_target(start)?,
         };
-        container_config::build(&input).map_err(|error| error.to_string())
+        let mut config = container_config::build(&input).map_err(|error| error.to_string())?;
+        self.agent.placement.pin(&self.uid, &container.name, &mut config.resources);
+        config.mounts.splice(0..0, given.mounts);
+        config.devices.extend(given.devices);
+        config.annotations.extend(given.annotations);
+        Ok((config, given.cdi))
     }
 
     /// The container that an ephemeral one is to look into (`kubectl debug --target`).

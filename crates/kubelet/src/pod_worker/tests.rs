@@ -314,9 +314,11 @@ fn node_with(network_refuses: bool) -> Node {
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
         facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
+        placement: crate::placement::tests::of_devices(&dir.path().join("device-plugins")),
         pods: Pods::default(),
         users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
         pressure: watch::channel(Default::default()).0,
+        shutting_down: watch::channel(false).0,
         image_history: Default::default(),
         freed: watch::channel(()).0,
     });
@@ -340,7 +342,7 @@ fn deleted(mut pod: Pod) -> Arc<Pod> {
 
 impl Node {
     fn run(&self, pod: Pod, after: Option<watch::Receiver<bool>>) -> Handle {
-        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), None, after)
+        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), Admission::ToPlace, after)
     }
 }
 
@@ -410,7 +412,7 @@ async fn a_running_container_of_an_earlier_run_is_taken_over() {
     let sandbox = SandboxStatus { id: "sandbox-u1".into(), config, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
     let adopted = Adopted { sandboxes: vec![sandbox], records: node.runtime.list_containers().await.expect("listed") };
     let before = node.diary.lines().len();
-    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, None, None);
+    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, Admission::Taken, None);
     node.diary.has("status Running").await;
     wish(&again, deleted(plain("u1")));
     node.diary.has("delete").await;
@@ -480,7 +482,7 @@ async fn until_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 async fn a_refused_pod_tells_why_and_runs_nothing() {
     let node = node();
     let refusal = PodStatus { phase: Some("Failed".into()), reason: Some("OutOfcpu".into()), ..Default::default() };
-    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Some(refusal), None);
+    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Admission::Refused(Box::new(refusal)), None);
     node.diary.has("status Failed").await;
     wish(&handle, deleted(plain("u1")));
     node.diary.has("delete").await;
@@ -637,6 +639,7 @@ async fn a_node_status_names_its_addresses_and_leaves_the_resources_of_others() 
         let named: Vec<_> = status[of].as_object().expect("a map").keys().collect();
         assert!(named.iter().any(|name| *name == "cpu") && !named.iter().any(|name| name.contains('/') || name.starts_with('$')), "{of}: {named:?}");
     }
+    assert_eq!(status["declaredFeatures"], json!(["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"]));
     assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "n1"}]));
     assert_eq!(status["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
     task.abort();
@@ -648,9 +651,61 @@ async fn an_evicted_pod_ends_and_says_why() {
     let handle = node.run(plain("u1"), None);
     node.diary.has("status Running").await;
     let mut over = handle.over.clone();
-    handle.wish.send_modify(|wish| wish.evict = Some(("The node was low on resource: memory. ".into(), Duration::from_secs(1))));
+    let message = "The node was low on resource: memory. ".into();
+    handle.wish.send_modify(|wish| wish.end = Some(End { reason: EVICTED, message, grace: Duration::from_secs(1) }));
     node.diary.has("event Evicted The node was low on resource: memory. ").await;
     node.diary.has("status Failed").await;
     over.wait_for(|over| *over).await.expect("told when it has given back all it had");
     assert!(node.diary.position("stop_sandbox sandbox-u1").is_some());
+}
+
+#[tokio::test]
+async fn monitors_ask_over_the_pod_resources_socket() {
+    use crate::pod_resources::{AllocatableResourcesResponse, Empty, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, SOCKET, serve};
+    const LIMIT: Duration = Duration::from_secs(10);
+    let node = node();
+    node.agent.pods.insert("u1", node.run(plain("u1"), None));
+    node.diary.has("start c-0").await;
+    tokio::spawn(serve(node.agent.clone(), node.stop.clone()));
+    let socket = keles_grpc::Channel::unix(node.agent.config.pod_resources_dir().join(SOCKET));
+    // The socket rings no bell when it is there.
+    let list = async {
+        loop {
+            if let Ok(list) = socket.unary::<_, ListPodResourcesResponse>("/v1.PodResourcesLister/List", &Empty {}, LIMIT).await {
+                return list;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let list = tokio::time::timeout(LIMIT, list).await.expect("it comes");
+    let pod = &list.pod_resources[0];
+    assert_eq!((pod.name.as_str(), pod.namespace.as_str(), pod.containers[0].name.as_str(), pod.containers[0].cpu_ids.len()), ("p", "n", "c", 0));
+    let get = |name: &str| GetPodResourcesRequest { pod_name: name.into(), pod_namespace: "n".into() };
+    let found: GetPodResourcesResponse = socket.unary("/v1.PodResourcesLister/Get", &get("p"), LIMIT).await.expect("it runs");
+    assert_eq!(found.pod_resources.as_ref(), Some(pod));
+    let missing = socket.unary::<_, GetPodResourcesResponse>("/v1.PodResourcesLister/Get", &get("q"), LIMIT).await.expect_err("no such pod");
+    assert_eq!(missing.message, "pod q in namespace n not found");
+    let all: AllocatableResourcesResponse = socket.unary("/v1.PodResourcesLister/GetAllocatableResources", &Empty {}, LIMIT).await.expect("told");
+    assert_eq!(all, AllocatableResourcesResponse::default(), "without a static policy nothing is anybody's own");
+}
+
+#[tokio::test]
+async fn pods_end_before_the_machine_goes_down_and_none_is_taken_meanwhile() {
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("start c-0").await;
+    node.diary.has("status Running").await;
+    let view = handle.view.clone();
+    node.agent.pods.insert("u1", handle);
+    let (mut logind, _folder) = crate::shutdown::tests::beside(node.agent.clone(), node.stop.clone());
+    logind.say.send(true).expect("heard");
+    while logind.heard.recv().await.expect("told") != "released" {}
+    assert!(node.diary.position("stop c-0 9s").is_some(), "its own grace period is the shorter: {:#?}", node.diary.lines());
+    let status = view.lock().expect("not poisoned").status.clone();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Terminated")));
+    assert_eq!(status.message.as_deref(), Some("Pod was terminated in response to imminent node shutdown."));
+    assert!(*node.agent.shutting_down.borrow());
+    logind.say.send(false).expect("heard");
+    let mut goes_down = node.agent.shutting_down.subscribe();
+    goes_down.wait_for(|goes_down| !goes_down).await.expect("called off");
 }

@@ -166,7 +166,7 @@ impl Worker {
                     // Nobody wishes anything any more: the agent stops.
                     if changed.is_err() { return std::future::pending().await; }
                     let wish = self.wish.borrow_and_update().clone();
-                    let is_evicted = wish.evict.is_some() && self.life == Life::Syncing;
+                    let is_evicted = wish.end.is_some() && self.life == Life::Syncing;
                     if wish.removed || is_evicted || matters(&self.wished, &wish.pod) { self.wish.mark_changed(); return; }
                     self.writer.seen(&wish.pod);
                     self.take_pod(wish.pod);

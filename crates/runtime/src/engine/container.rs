@@ -58,6 +58,7 @@ impl Inner {
         }
         copy_root_metadata(bundle.config.layers.first(), &folder.join("upper"), first_id).map_err(io_error("prepare root"))?;
         group.create().map_err(step("container cgroup"))?;
+        group.inherit_cpuset().map_err(step("container cgroup"))?;
         group.limit(&limits(&bundle.config.resources, true)).map_err(step("container cgroup"))?;
         group.allow_devices(&devices::rules(bundle.config.security.privileged, &bundle.config.devices)).map_err(step("container cgroup"))?;
         create_log(&bundle.log_path).map_err(io_error(format!("make log {}", bundle.log_path.display())))?;

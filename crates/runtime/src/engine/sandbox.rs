@@ -69,6 +69,7 @@ impl Inner {
         write_file(&folder.join(SANDBOX_FILE), file).map_err(io_error("write sandbox file"))?;
         let group = self.layout.group(&file.cgroup).map_err(step("pod cgroup"))?;
         group.create().map_err(step("pod cgroup"))?;
+        group.inherit_cpuset().map_err(step("pod cgroup"))?;
         group.limit(&limits(&file.config.resources, false)).map_err(step("pod cgroup"))?;
         fdpass::listen(&file.socket).map_err(io_error(format!("listen on {} (at most 107 bytes; use a shorter run folder)", file.socket.display())))
     }

@@ -119,6 +119,7 @@ async fn limits_are_seen_in_the_cgroups_and_change_while_it_runs() {
         memory_limit_bytes: Some(64 << 20),
         pids_limit: Some(50),
         oom_score_adj: Some(900),
+        ..Resources::default()
     };
     let id = w.start(&sandbox, ContainerConfig { resources, ..w.command(&["/bin/sleep", "1000"]) }).await;
     let pid = w.engine.container_status(&id).await.unwrap().pid.unwrap();

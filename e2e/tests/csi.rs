@@ -61,10 +61,10 @@ fn a_driver_registers_goes_and_comes_anew(c: &Cluster, start: impl Fn(&Cluster) 
         });
     };
     told(&driver);
+    driver.storage.take();
     drop(driver);
     registered(c, DRIVER, false);
     let again = start(c);
-    again.storage.take();
     registered(c, DRIVER, true);
     told(&again);
     again

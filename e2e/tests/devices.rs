@@ -173,7 +173,7 @@ fn a_pod_gets_a_plugins_device_keeps_it_over_kill_9_and_a_second_is_refused() {
     c.apply(&pod("first", ""));
     c.wait_ready("first");
     let holds = |c: &Cluster| {
-        assert_eq!(c.exec("first", &["sh", "-c", "echo $THING; cat /thing/hello"]), "one\nfrom the plugin\n");
+        assert_eq!(c.exec_again("first", &["sh", "-c", "echo $THING; cat /thing/hello"]), "one\nfrom the plugin\n");
         let writes = c.exec(
             "first",
             &["sh", "-c", "test -c /dev/thing && head -c 3 /dev/thing | wc -c; echo x 2>/dev/null >/dev/thing || echo full; touch /thing/x 2>/dev/null || echo read-only"],
@@ -235,14 +235,16 @@ struct ListedDevices {
 fn listed(c: &Cluster, pod: &str) -> ListedContainer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let kubelet = Channel::unix(c.data().join("pod-resources/kubelet.sock"));
-    let all: Listed = runtime.block_on(kubelet.unary("/v1.PodResourcesLister/List", &Empty {}, SOON)).expect("listed");
-    let found = all.pods.into_iter().find(|listed| listed.name == pod).expect("the pod is listed");
+    let found = until("the pod in the list", SOON, || {
+        let all: Listed = runtime.block_on(kubelet.unary("/v1.PodResourcesLister/List", &Empty {}, SOON)).map_err(|status| status.to_string())?;
+        all.pods.into_iter().find(|listed| listed.name == pod).ok_or_else(|| "it is not listed".to_owned())
+    });
     found.containers.into_iter().next().expect("its container")
 }
 
 /// The processors that a container may run on, as the kernel has it.
 fn allowed(c: &Cluster, pod: &str) -> String {
-    let status = c.exec(pod, &["grep", "Cpus_allowed_list", "/proc/1/status"]);
+    let status = c.exec_again(pod, &["grep", "Cpus_allowed_list", "/proc/1/status"]);
     status.split_whitespace().last().unwrap_or_default().to_owned()
 }
 

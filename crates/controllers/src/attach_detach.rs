@@ -20,7 +20,7 @@ use keles_rules::volume_binding::{claim_ref, is_bound, is_claim_for, volume_of};
 use kube::api::Patch;
 use plan::{Attachment, NodeState, Wanted};
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,7 +116,7 @@ impl AttachDetachController {
     }
 
     /// Attachments of the node that are of our making, by name.
-    fn there(&self, node: &str, wishes: &BTreeMap<String, Wish>) -> BTreeMap<String, (Arc<VolumeAttachment>, Attachment)> {
+    fn there(&self, node: &str, wishes: &BTreeMap<String, Wish>, in_use: &BTreeSet<String>) -> BTreeMap<String, (Arc<VolumeAttachment>, Attachment)> {
         let mut found = BTreeMap::new();
         for attachment in self.attachments.informer().by_index(BY_NODE, node) {
             let name = attachment.metadata.name.clone().unwrap_or_default();
@@ -127,8 +127,13 @@ impl AttachDetachController {
             if named.is_some_and(|(driver, handle)| attachment_name(handle, driver, node) != name) || (named.is_none() && !name.starts_with("csi-")) {
                 continue;
             }
+            // Of a volume whose object is gone the node may still tell.
+            let told = || {
+                let named = |unique: &str| unique.strip_prefix("kubernetes.io/csi/").and_then(|rest| rest.split_once('^')).is_some_and(|(driver, handle)| attachment_name(handle, driver, node) == name);
+                in_use.iter().find(|unique| named(unique.as_str())).cloned()
+            };
             let state = Attachment {
-                unique: named.map(|(driver, handle)| unique_name(driver, handle)),
+                unique: named.map(|(driver, handle)| unique_name(driver, handle)).or_else(told),
                 attached: attachment.status.as_ref().is_some_and(|status| status.attached),
                 deleting: attachment.metadata.deletion_timestamp.is_some(),
                 unwanted_for: self.unwanted_for(&name, wishes.contains_key(&name)),
@@ -221,6 +226,8 @@ impl Wish {
 
 impl Controller for AttachDetachController {
     const NAME: &'static str = "persistentvolume-attach-detach-controller";
+    /// Whether another node has the volume is asked before it is attached: nothing may come in between.
+    const WORKERS: usize = 1;
 
     fn watches(&self, watches: &mut Watches) {
         watches.on(self.nodes.informer(), |change, queue| {
@@ -276,15 +283,29 @@ impl Controller for AttachDetachController {
         }
         // Pods of a node that is gone want nothing attached to it.
         let wishes = if node.is_some() { self.wishes(name) } else { BTreeMap::new() };
-        let there = self.there(name, &wishes);
+        let mut state = Self::state_of(node.as_deref());
+        let there = self.there(name, &wishes, &state.in_use);
         let wanted: BTreeMap<String, Wanted> = wishes.iter().map(|(name, wish)| (name.clone(), wish.wanted.clone())).collect();
         let states: BTreeMap<String, Attachment> = there.iter().map(|(name, (_, state))| (name.clone(), state.clone())).collect();
-        let plan = plan::plan(&wanted, &states, &Self::state_of(node.as_deref()));
+        if node.is_none() {
+            // Its agent may still run and make it anew: all is held until the wait is over.
+            state.in_use = states.values().filter_map(|attachment| attachment.unique.clone()).collect();
+        }
+        let plan = plan::plan(&wanted, &states, &state);
         if let Some(node) = &node {
             self.show(node, &plan, &wishes, context).await?;
         }
         self.tell_failures(&wishes, &there, context);
+        let mut fresh = BTreeSet::new();
+        if node.is_some() && !plan.detach.is_empty() {
+            // Past the cache, and after the status shows it no more: a pod may have come meanwhile.
+            fresh = Self::state_of(Some(&self.nodes.get(key).await?)).in_use;
+        }
         for gone in &plan.detach {
+            if states[gone].unique.as_ref().is_some_and(|unique| fresh.contains(unique) && !state.in_use.contains(unique)) {
+                // The node's change brings us here again.
+                continue;
+            }
             self.attachments.delete(there[gone].0.as_ref()).await?;
             self.unwanted_for(gone, true);
         }

@@ -43,6 +43,7 @@ impl Shown {
 pub async fn run(agent: Arc<Agent>, mut registered: watch::Receiver<Option<String>>, stop: CancellationToken) {
     let keep = async {
         let mut drivers = agent.csi.drivers();
+        let mut pause = FIRST_PAUSE;
         loop {
             let Some(uid) = registered.borrow_and_update().clone() else {
                 if registered.changed().await.is_err() {
@@ -51,16 +52,30 @@ pub async fn run(agent: Arc<Agent>, mut registered: watch::Receiver<Option<Strin
                 continue;
             };
             let all = drivers.borrow_and_update().clone();
-            let mut pause = FIRST_PAUSE;
-            while let Err(error) = write(&agent, &uid, &all).await {
-                tracing::info!(%error, "the node's CSI drivers are not written, will be tried again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
+            let (mut shown, mut failed) = (Vec::new(), false);
+            if let Err(error) = write_csi_node(&agent, &uid, &Drivers::new()).await {
+                tracing::info!(%error, "the node's CSINode is not written, will be tried again");
+                failed = true;
             }
-            agent.csi_node.names.send_replace(all.iter().filter(|(_, one)| matches!(one, Registration::Present { .. })).map(|(name, _)| name.clone()).collect());
+            // One at a time: what the API refuses of one does not keep the others.
+            for (name, one) in &all {
+                match write(&agent, &uid, &Drivers::from([(name.clone(), one.clone())])).await {
+                    Ok(()) if matches!(one, Registration::Present { .. }) => shown.push(name.clone()),
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::info!(%error, driver = name, "a CSI driver of the node is not written, will be tried again");
+                        failed = true;
+                    }
+                }
+            }
+            agent.csi_node.names.send_replace(shown);
+            if !failed {
+                pause = FIRST_PAUSE;
+            }
             tokio::select! {
                 changed = drivers.changed() => if changed.is_err() { return },
                 changed = registered.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause), if failed => pause = (pause * 2).min(MAX_PAUSE),
             }
         }
     };

@@ -140,10 +140,12 @@ impl Objects for ApiObjects {
         let nodes = self.informers.scoped::<Node>(Scope::fields(&format!("metadata.name={}", self.node)));
         let mut version = nodes.version();
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
+        let own: Api<Node> = Api::all(self.client.clone());
+        let says = |node: &Node| node.status.iter().flat_map(|status| status.volumes_attached.iter().flatten()).any(|volume| volume.name == unique_name);
         loop {
             version.mark_unchanged();
-            let node = nodes.get("", &self.node);
-            let told = node.iter().flat_map(|node| node.status.iter()).flat_map(|status| status.volumes_attached.iter().flatten()).any(|volume| volume.name == unique_name);
+            // Our copy wakes us; only the API's own word, after it knows that the volume is in use, counts.
+            let told = nodes.get("", &self.node).is_some_and(|node| says(&node)) && says(&own.get(&self.node).await.map_err(api_error)?);
             if told {
                 let found = api.get_opt(attachment).await.map_err(api_error)?;
                 if let Some(found) = found.filter(|found| found.status.as_ref().is_some_and(|status| status.attached)) {

@@ -87,6 +87,8 @@ def every_list(ns):
                 continue
             if (group, name) == (client.EventsV1Api, "list_event_for_all_namespaces"):
                 continue  # The model wants an eventTime, which events of core/v1 do not have, upstream's neither.
+            if (group, name) == (client.StorageV1Api, "list_csi_node"):
+                continue  # The model wants drivers; a node without any has null there, upstream's too.
             try:
                 listed = getattr(api, name)()
             except ApiException as e:

@@ -71,6 +71,8 @@ struct Plugin {
     stopped_at: Option<Instant>,
     /// Which registration this is: what an earlier one's stream says is not heard any more.
     registration: u64,
+    /// Ends the hearing of this registration.
+    replaced: tokio_util::sync::CancellationToken,
 }
 
 impl Plugin {
@@ -188,6 +190,11 @@ impl Devices {
         let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
         let asked = limits.into_iter().flatten().filter(|(name, _)| is_extended(name) && is_known(name));
         asked.map(|(name, amount)| (name.clone(), Quantity::parse(&amount.0).map_or(0, |amount| amount.whole().max(0) as usize))).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Whether a container wants devices of plugins.
+    pub fn are_asked(&self, container: &Container) -> bool {
+        !Self::requests(&self.state(), container).is_empty()
     }
 
     /// Gives a container its devices; those it has already, it keeps. `reusable`: those of its pod's init containers, which it takes first.

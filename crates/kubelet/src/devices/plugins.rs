@@ -56,6 +56,7 @@ impl Devices {
         }
         let channel = Channel::unix(self.folder().join(&request.endpoint));
         let options = channel.unary(wire::OPTIONS, &Empty {}, OPTIONS_LIMIT).await?;
+        let replaced = stop.child_token();
         let registration = {
             let mut state = self.state();
             state.registrations += 1;
@@ -63,7 +64,8 @@ impl Devices {
             state.gone.remove(&request.resource_name);
             let plugin = state.plugins.entry(request.resource_name.clone()).or_default();
             let devices = std::mem::take(&mut plugin.devices);
-            *plugin = Plugin { channel: Some(channel.clone()), options, devices, stopped_at: None, registration };
+            plugin.replaced.cancel();
+            *plugin = Plugin { channel: Some(channel.clone()), options, devices, stopped_at: None, registration, replaced: replaced.clone() };
             // Their health is what the first list says.
             plugin.devices.values_mut().for_each(|device| device.is_healthy = false);
             registration
@@ -71,7 +73,7 @@ impl Devices {
         let devices = self.clone();
         tokio::spawn(async move {
             let watch = devices.watch(&channel, &request.resource_name, registration);
-            let ended = tokio::select! { ended = watch => ended, () = stop.cancelled() => return };
+            let ended = tokio::select! { ended = watch => ended, () = replaced.cancelled() => return };
             devices.disconnect(&request.resource_name, registration, ended.err());
         });
         Ok(Empty {})
@@ -80,13 +82,19 @@ impl Devices {
     /// Hears the plugin until its stream ends or another of its kind registers.
     async fn watch(&self, channel: &Channel, resource: &str, registration: u64) -> Result<(), Status> {
         let mut lists = channel.server_streaming::<_, wire::ListAndWatchResponse>(wire::LIST_AND_WATCH, &Empty {}).await?;
+        let mut is_first = true;
         while let Some(list) = lists.message().await? {
             let mut state = self.state();
             let Some(plugin) = state.plugins.get_mut(resource).filter(|plugin| plugin.registration == registration) else { return Ok(()) };
             if list.devices.len() > MAX_DEVICES {
                 tracing::warn!(resource, count = list.devices.len(), "more devices than {MAX_DEVICES}: the others are not offered");
             }
-            plugin.devices = list.devices.into_iter().take(MAX_DEVICES).map(device).collect();
+            let told: std::collections::BTreeMap<String, Device> = list.devices.into_iter().take(MAX_DEVICES).map(device).collect();
+            // Some tell the same every few seconds.
+            if !std::mem::take(&mut is_first) && plugin.devices == told {
+                continue;
+            }
+            plugin.devices = told;
             self.save(&state).unwrap_or_else(|error| tracing::warn!(%error, resource, "registered devices not in the checkpoint"));
             drop(state);
             self.ring();

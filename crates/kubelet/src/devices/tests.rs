@@ -247,6 +247,7 @@ async fn allocations_outlive_the_agent_and_plugins_register_anew() {
         std::fs::write(folder.path().join(name), std::fs::read(world.folder.path().join(store::FILE)).expect("kept")).expect("copied");
     }
     let again = World::at(folder);
+    again.placement.retain(&std::collections::HashSet::from(["u1".to_string()]));
     again.until(|world| world.folder.path().join(plugins::SOCKET).exists()).await;
     assert!(!again.folder.path().join("stale.sock").exists(), "plugins see their sockets go");
     assert_eq!(again.devices().counts().get(RESOURCE), Some(&(0, 0)), "nobody has registered yet");

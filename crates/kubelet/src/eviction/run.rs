@@ -9,7 +9,7 @@ use crate::events::WARNING;
 use crate::local_storage;
 use crate::pod_worker::View;
 use jiff::Timestamp;
-use keles_runtime::api::{ContainerState, DiskUsage};
+use keles_runtime::api::{ContainerState, ContainerStatus, DiskUsage};
 use keles_volumes::quantity::Quantity;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,9 +71,14 @@ async fn look(agent: &Agent, machine: &mut Machine) -> Option<Shortage> {
 /// Ends the pod whose turn it is, if there is one that may be ended.
 async fn end_one(agent: &Agent, shortage: &Shortage) {
     let signal = shortage.threshold.signal;
+    // Asked of the runtime: right after a start the pods' own views may not know yet what they took over.
+    let sandboxes = agent.runtime.list_sandboxes().await.unwrap_or_default();
+    let records = agent.runtime.list_containers().await.unwrap_or_default();
     let mut candidates = Vec::new();
     for view in agent.pods.views().into_iter().filter(may_be_ended) {
-        candidates.push(candidate(agent, signal, &view).await);
+        let uid = view.pod.metadata.uid.as_deref().unwrap_or_default();
+        let own: Vec<ContainerStatus> = records.iter().filter(|record| sandboxes.iter().any(|s| s.id == record.sandbox_id && s.config.uid == uid)).cloned().collect();
+        candidates.push(candidate(agent, signal, &view, &own).await);
     }
     let Some(first) = rank(signal, candidates).into_iter().next() else {
         tracing::warn!("no pod may be ended to free {}", signal.resource());
@@ -90,13 +95,13 @@ fn may_be_ended(view: &View) -> bool {
     !over && !is_critical(&view.pod)
 }
 
-async fn candidate(agent: &Agent, signal: Signal, view: &View) -> Candidate {
+async fn candidate(agent: &Agent, signal: Signal, view: &View, records: &[ContainerStatus]) -> Candidate {
     let spec = view.pod.spec.clone().unwrap_or_default();
     let resource = signal.resource();
     let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let (mut containers, mut others) = (Vec::new(), 0);
     let of_disk = |usage: DiskUsage| if signal.is_count() { usage.inodes } else { usage.bytes };
-    for record in local_storage::newest(&view.records).filter(|record| record.state == ContainerState::Running || is_disk(signal)) {
+    for record in local_storage::newest(records).filter(|record| record.state == ContainerState::Running || is_disk(signal)) {
         let used = if is_disk(signal) {
             of_disk(local_storage::of_container(agent, record).await)
         } else {

@@ -31,5 +31,6 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = std::fs::File::create(&fresh)?;
     io::Write::write_all(&mut file, text)?;
     file.sync_data()?;
-    std::fs::rename(&fresh, path)
+    std::fs::rename(&fresh, path)?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }

@@ -70,6 +70,8 @@ pub struct Placement {
     gate: tokio::sync::Mutex<()>,
     /// Counts up when containers may run elsewhere.
     moved: watch::Sender<u64>,
+    /// False while pods that went before this run may still hold something.
+    settled: watch::Sender<bool>,
 }
 
 /// What a pod's init containers that end leave to those after them.
@@ -88,7 +90,7 @@ impl Placement {
         let machine = Arc::new(machine);
         let cpus = Cpus::open(folder, &settings.cpu, machine.clone(), &settings.reserved_cpus, reserved_milli).map_err(|error| error.to_string())?;
         let memory = Memory::open(folder, &settings.memory, &machine, kept_bytes).map_err(|error| error.to_string())?;
-        Ok(Self {
+        let placement = Self {
             devices: Devices::open(devices.into(), machine.node_ids()),
             machine,
             topology: settings.topology,
@@ -96,7 +98,11 @@ impl Placement {
             memory: memory.map(Mutex::new),
             gate: tokio::sync::Mutex::default(),
             moved: watch::channel(0).0,
-        })
+            settled: watch::channel(false).0,
+        };
+        let is_empty = placement.holders().is_empty();
+        placement.settled.send_replace(is_empty);
+        Ok(placement)
     }
 
     fn cpus(&self) -> Option<MutexGuard<'_, Cpus>> {
@@ -113,12 +119,29 @@ impl Placement {
 
     /// Gives a pod's containers what they ask for. Those that have it already keep it: the same pod may come again after a restart.
     pub async fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
+        if !self.is_asked(pod) {
+            return Ok(());
+        }
+        // Static pods must not wait for an API server that may be one of them.
+        if !crate::static_pods::is_static(pod) {
+            let mut settled = self.settled.subscribe();
+            let _ = settled.wait_for(|settled| *settled).await;
+        }
         let _one_at_a_time = self.gate.lock().await;
         let given = self.give(pod).await;
         if given.is_err() {
             self.release(uid_of(pod));
         }
         given
+    }
+
+    /// Whether the pod wants anything that is given here: one that does not must not wait for plugins that hang.
+    fn is_asked(&self, pod: &Pod) -> bool {
+        containers(pod).any(|container| {
+            self.devices.are_asked(container)
+                || (self.cpus.is_some() && cpus::whole_cpus(pod, container) > 0)
+                || (self.memory.is_some() && !memory::requests(pod, container).is_empty())
+        })
     }
 
     async fn give(&self, pod: &Pod) -> Result<(), Refusal> {
@@ -202,10 +225,14 @@ impl Placement {
 
     /// All pods but these are over.
     pub fn retain(&self, uids: &HashSet<String>) {
+        self.holders().iter().filter(|uid| !uids.contains(*uid)).for_each(|uid| self.release(uid));
+        self.settled.send_replace(true);
+    }
+
+    fn holders(&self) -> BTreeSet<String> {
         let cpus = self.cpus().map(|cpus| cpus.holders()).unwrap_or_default();
         let memory = self.memory().map(|memory| memory.holders()).unwrap_or_default();
-        let holders: BTreeSet<String> = self.devices.holders().into_iter().chain(cpus).chain(memory).collect();
-        holders.iter().filter(|uid| !uids.contains(*uid)).for_each(|uid| self.release(uid));
+        self.devices.holders().into_iter().chain(cpus).chain(memory).collect()
     }
 
     /// Holds a container to its processors and NUMA nodes. Its own processors nobody shares, so no quota limits it (upstream's

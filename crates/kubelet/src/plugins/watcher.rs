@@ -50,7 +50,8 @@ impl Watcher {
             if info.is_dir() && depth < MAX_DEPTH {
                 self.read(&entry.path(), depth + 1, found);
             } else if info.file_type().is_socket() {
-                found.insert(entry.path(), (info.ino(), info.ctime(), info.ctime_nsec()));
+                // Not ctime: a plugin that changes its socket's mode is the same plugin.
+                found.insert(entry.path(), (info.ino(), info.mtime(), info.mtime_nsec()));
             }
         }
     }

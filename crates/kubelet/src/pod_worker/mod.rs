@@ -304,6 +304,8 @@ impl Worker {
     fn refuse(&mut self, status: PodStatus) {
         self.life = Life::Terminated;
         self.tell(status);
+        let _ = self.over.send(true);
+        let _ = self.agent.freed.send(());
     }
 
     /// Finds what the pod's containers need for themselves.

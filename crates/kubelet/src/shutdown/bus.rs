@@ -82,6 +82,7 @@ struct Message {
     kind: Kind,
     reply_to: Option<u32>,
     member: String,
+    sender: String,
     error: String,
     body: Vec<u8>,
 }
@@ -135,7 +136,7 @@ fn length(start: &[u8; 16]) -> Option<usize> {
 
 fn decode(bytes: &[u8]) -> Option<Message> {
     let kind = [Kind::Call, Kind::Return, Kind::Error, Kind::Signal].into_iter().find(|kind| *kind as u8 == bytes[1])?;
-    let mut message = Message { kind, reply_to: None, member: String::new(), error: String::new(), body: Vec::new() };
+    let mut message = Message { kind, reply_to: None, member: String::new(), sender: String::new(), error: String::new(), body: Vec::new() };
     let mut reader = Reader { bytes, at: 12 };
     let end = 16 + reader.u32()? as usize;
     while reader.at < end {
@@ -145,6 +146,7 @@ fn decode(bytes: &[u8]) -> Option<Message> {
             (5, "u") => message.reply_to = Some(reader.u32()?),
             (3, "s") => message.member = reader.text()?,
             (4, "s") => message.error = reader.text()?,
+            (7, "s") => message.sender = reader.text()?,
             (_, "s" | "o") => drop(reader.text()?),
             (_, "g") => drop(reader.signature()?),
             (_, "u") => drop(reader.u32()?),
@@ -193,7 +195,8 @@ pub struct Logind {
     socket: UnixStream,
     serial: u32,
     /// Signals that came while an answer was waited for: whether a shutdown begins (or is called off).
-    heard: Vec<bool>,
+    /// Who said so, and whether a shutdown begins.
+    heard: Vec<(String, bool)>,
     fds: Vec<OwnedFd>,
 }
 
@@ -250,7 +253,7 @@ impl Logind {
 
     fn hear(&mut self, message: &Message) {
         if message.kind == Kind::Signal && message.member == SIGNAL {
-            self.heard.extend(Reader { bytes: &message.body, at: 0 }.u32().map(|begins| begins != 0));
+            self.heard.extend(Reader { bytes: &message.body, at: 0 }.u32().map(|begins| (message.sender.clone(), begins != 0)));
         }
     }
 
@@ -333,6 +336,19 @@ impl Logind {
 
     /// Waits for the next word of a shutdown: true, it begins; false, it is called off.
     pub fn next(&mut self) -> Result<bool> {
+        loop {
+            let (sender, begins) = self.next_of_anybody()?;
+            let bus = "org.freedesktop.DBus";
+            let owner = self.call(&Call { name: "GetNameOwner", to: bus, path: "/org/freedesktop/DBus", interface: bus, arguments: &[LOGIND] })?;
+            // Anybody on the bus may send a signal; the bus itself says who did.
+            if (Reader { bytes: &owner, at: 0 }).text().as_ref() == Some(&sender) {
+                return Ok(begins);
+            }
+            tracing::warn!(sender, "somebody else than logind speaks of a shutdown: not heard");
+        }
+    }
+
+    fn next_of_anybody(&mut self) -> Result<(String, bool)> {
         self.socket.set_read_timeout(None).map_err(|source| BusError::Io { call: SIGNAL, source })?;
         while self.heard.is_empty() {
             let message = self.receive(SIGNAL)?;
@@ -408,6 +424,7 @@ pub mod tests {
         head.field(1, "o", LOGIND_PATH);
         head.field(2, "s", LOGIND_MANAGER);
         head.field(3, "s", SIGNAL);
+        head.field(7, "s", ":1.1");
         head.field(8, "g", "b");
         let fields = (head.0.len() - 16) as u32;
         head.0[12..16].copy_from_slice(&fields.to_le_bytes());
@@ -462,6 +479,11 @@ pub mod tests {
                     body.0.extend((longest.as_micros() as u64).to_le_bytes());
                     socket.write_all(&answer(serial, reply_to, "v", &body.0, 0)).ok()?;
                 }
+                "GetNameOwner" => {
+                    let mut body = Writer::default();
+                    body.text(":1.1");
+                    socket.write_all(&answer(serial, reply_to, "s", &body.0, 0)).ok()?;
+                }
                 "Inhibit" => {
                     let (mut ours, theirs) = std::io::pipe().ok()?;
                     fdpass::send(&socket, &answer(serial, reply_to, "h", &[0; 4], 1), &[theirs.as_fd()]).ok()?;
@@ -493,7 +515,7 @@ pub mod tests {
         while calls.last().is_none_or(|call| call != "released") {
             calls.push(fake.heard.blocking_recv().expect("told"));
         }
-        assert_eq!(calls, ["Hello", "AddMatch", "Get", "Inhibit", "released"]);
+        assert_eq!(calls, ["Hello", "AddMatch", "Get", "Inhibit", "GetNameOwner", "GetNameOwner", "released"]);
     }
 
     #[test]

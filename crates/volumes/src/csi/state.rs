@@ -10,6 +10,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "vol_data.json";
+/// Beside it while the driver shows the volume and the agent makes it ready.
+const UNFINISHED: &str = ".unfinished";
 const PLUGIN: &str = "kubernetes.io/csi";
 const POD_PLUGIN: &str = "kubernetes.io~csi";
 const PERSISTENT: &str = "Persistent";
@@ -82,7 +84,21 @@ impl Held {
         if self.block {
             return Ok(std::fs::metadata(&self.target).is_ok_and(|info| info.file_type().is_block_device()));
         }
-        tmpfs::is_mounted(&self.target)
+        Ok(!self.mark.join(UNFINISHED).exists() && tmpfs::is_mounted(&self.target)?)
+    }
+
+    /// What is mounted from here until [`Held::finish`] may be half of it.
+    pub fn begin(&self) -> Result<()> {
+        let path = self.mark.join(UNFINISHED);
+        if self.block { Ok(()) } else { std::fs::write(&path, "").map_err(VolumeError::io("write", &path)) }
+    }
+
+    pub fn finish(&self) -> Result<()> {
+        let path = self.mark.join(UNFINISHED);
+        match std::fs::remove_file(&path) {
+            Err(error) if !self.block && error.kind() != std::io::ErrorKind::NotFound => Err(VolumeError::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -160,6 +176,7 @@ impl Places {
         }
         // Never with what is in it: a driver that left the files here must be asked again.
         gone(std::fs::remove_dir(&held.target), "remove", &held.target)?;
+        held.finish()?;
         let file = held.mark.join(FILE);
         gone(std::fs::remove_file(&file), "remove", &file)?;
         gone(std::fs::remove_dir(&held.mark), "remove", &held.mark)

@@ -57,12 +57,16 @@ impl Csi {
     async fn unstage_unused(&self, client: &driver::Driver, data: &VolumeData, block: bool) -> Result<()> {
         let same = |held: &Held| held.block == block && held.data.persistent && (&held.data.driver, &held.data.handle) == (&data.driver, &data.handle);
         let staging = self.places.staging_of(data, block);
-        if !staging.exists() || self.places.held().iter().any(|(_, held)| same(held)) {
+        if self.places.held().iter().any(|(_, held)| same(held)) {
             return Ok(());
         }
         let stage = if block { "UnmapDevice" } else { "UnmountDevice" };
         let failed = |why: String| VolumeError::Stage { stage, volume: data.spec_name.clone(), why };
         lock(&self.staged).remove(&staging);
+        // A folder that cannot be looked at (its driver died) is there; of one that is not, at most the note is left.
+        if matches!(staging.try_exists(), Ok(false)) {
+            return self.places.forget_staging(data, block).map_err(|error| failed(error.to_string()));
+        }
         client.unstage(&data.handle, &staging).await.map_err(|status| failed(status.to_string()))?;
         if tmpfs::is_mounted(&staging)? {
             return Err(failed(format!("driver {} unstaged {} and left it mounted", data.driver, staging.display())));

@@ -324,11 +324,20 @@ impl Plan {
     }
 }
 
+/// Of a driver that takes longer there are no figures this time: the summary of all pods waits for them.
+const STATS_TIMEOUT: Duration = Duration::from_secs(3);
+
 impl Csi {
     async fn carry_out(&self, plan: &Plan) -> Result<Grown> {
         let held = &plan.held;
         let volume = self.lock_of(&held.data.driver, &held.data.handle);
         let _alone = volume.lock().await;
+        let is_there = held.is_there()?;
+        if is_there && !plan.republish && plan.growth.is_none() {
+            // Nothing to ask the driver for, which may hang or be away.
+            self.places.note(held)?;
+            return Ok(Grown::No);
+        }
         let (staging_step, publishing_step) = match held.block {
             true => ("MapVolume.SetUpDevice", "MapVolume.MapPodDevice"),
             false => ("MountVolume.MountDevice", "MountVolume.SetUp"),
@@ -338,12 +347,14 @@ impl Csi {
         let capabilities = driver.capabilities().await.map_err(|status| plan.stage(staging_step)(status.to_string()))?;
         self.places.note(held)?;
         let stages = held.data.persistent && capabilities.has(Capability::StageUnstageVolume);
-        let is_there = held.is_there()?;
         if stages && !is_there {
             self.stage(plan, &driver, &capabilities).await.map_err(plan.stage(staging_step))?;
         }
         let staging = if stages { text(&self.places.staging_of(&held.data, held.block)) } else { String::new() };
         if !is_there || plan.republish {
+            if !is_there {
+                held.begin()?;
+            }
             self.publish(plan, &driver, &capabilities, &staging).await.map_err(plan.stage(publishing_step))?;
         }
         let grown = self.grow(plan, &driver, &capabilities, staging).await;
@@ -351,6 +362,9 @@ impl Csi {
             let target = held.target.clone();
             let granted = tokio::task::spawn_blocking(move || ownership::grant_by_policy(&target, group.id, group.policy)).await;
             granted.unwrap_or_else(|error| Err(VolumeError::Field(error.to_string()))).map_err(|error| plan.stage(publishing_step)(error.to_string()))?;
+        }
+        if !is_there {
+            held.finish()?;
         }
         Ok(grown)
     }
@@ -411,7 +425,10 @@ impl Csi {
 
     /// What the driver says of a pod's volumes: the volume, and its figures where the driver has any.
     pub async fn stats(self: &Arc<Self>, uid: &str) -> Vec<(VolumeData, Option<wire::NodeGetVolumeStatsResponse>)> {
-        let all = self.places.held_by(uid).into_iter().map(|held| async move { (held.data.clone(), self.figures(&held).await) });
+        let all = self.places.held_by(uid).into_iter().map(|held| async move {
+            let figures = tokio::time::timeout(STATS_TIMEOUT, self.figures(&held)).await.ok().flatten();
+            (held.data.clone(), figures)
+        });
         futures::future::join_all(all).await
     }
 

@@ -1,7 +1,7 @@
-//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci|unpack]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
-//! is not in the figures. `start`, `pods`, `density` and `oci` need root. Nothing here is a test: there is no limit that fails.
+//! is not in the figures. `start`, `pods`, `density`, `oci` and `unpack` need root. Nothing here is a test: there is no limit that fails.
 
 mod api;
 mod content;
@@ -11,6 +11,7 @@ mod oci;
 mod pods;
 mod process;
 mod start;
+mod unpack;
 mod watch;
 
 use std::path::PathBuf;
@@ -30,13 +31,14 @@ const ALL: &[Bench] = &[
     ("density", |k| Box::pin(density::run(k))),
     ("crds", |k| Box::pin(crds::run(k))),
     ("oci", |k| Box::pin(oci::run(k))),
+    ("unpack", |k| Box::pin(unpack::run(k))),
 ];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     // Absolute: some is run from other folders and namespaces.
     let Some(keles) = args.next().and_then(|a| std::path::absolute(a).ok()) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci|unpack]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

@@ -333,7 +333,17 @@ fn answer(served: &mut Served, own: &str, request: &Request<Incoming>) -> Respon
     let Some(bytes) = served.paths.get(path).cloned() else {
         return reply(404, &[], whole(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#));
     };
-    content(bytes, if served.ranges { &asked.range } else { "" }, fault)
+    let media = path.contains("/manifests/").then(|| media_type(&bytes)).flatten();
+    let mut answer = content(bytes, if served.ranges { &asked.range } else { "" }, fault);
+    if let Some(media) = media {
+        answer.headers_mut().insert("content-type", media);
+    }
+    answer
+}
+
+/// What a manifest says it is; containerd takes none without.
+fn media_type(manifest: &[u8]) -> Option<hyper::header::HeaderValue> {
+    serde_json::from_slice::<serde_json::Value>(manifest).ok()?["mediaType"].as_str()?.parse().ok()
 }
 
 fn token(served: &Served, asked: &Asked) -> Response<Body> {

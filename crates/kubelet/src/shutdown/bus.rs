@@ -444,7 +444,7 @@ pub mod tests {
 
     fn serve(listener: &UnixListener, longest: Duration, tell: &tokio::sync::mpsc::UnboundedSender<String>, said: mpsc::Receiver<bool>) -> Option<()> {
         let (mut socket, _) = listener.accept().ok()?;
-        let mut line = |socket: &mut UnixStream| {
+        let line = |socket: &mut UnixStream| {
             let mut text = Vec::new();
             while !text.ends_with(b"\n") {
                 let mut byte = [0];

@@ -3,10 +3,10 @@
 //! Needs root and Debian's containerd (`make deps`). Wall time, and processor time of all that works on the client's side.
 
 use crate::{Error, quantile};
+use keles_testkit::containerd::Containerd;
 use keles_testkit::registry::{Blobs, Registry};
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 5;
@@ -41,37 +41,18 @@ fn cpu_of(pid: &str) -> f64 {
     if pid == "self" { of(13..15) } else { of(11..15) }
 }
 
-struct Containerd(Child);
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-fn with_containerd(dir: &Path, image: &str) -> Result<Took, Error> {
-    let at = |name: &str| dir.join(name).display().to_string();
-    let config = format!(
-        "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n",
-        at("root"),
-        at("run"),
-        at("c.sock"),
-        at("t.sock")
-    );
-    std::fs::write(dir.join("config.toml"), config)?;
-    let daemon = Containerd(Command::new("containerd").arg("--config").arg(dir.join("config.toml")).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-    let ctr = |args: &[&str]| Command::new("ctr").arg("--address").arg(dir.join("c.sock")).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output();
+fn with_containerd(image: &str) -> Result<Took, Error> {
+    let daemon = Containerd::start()?;
     let begin = Instant::now();
-    while !ctr(&["version"])?.status.success() {
+    while !daemon.ctr(&["version"])?.status.success() {
         if begin.elapsed() > START_LIMIT {
             return Err("containerd does not answer".into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let pid = daemon.0.id().to_string();
+    let pid = daemon.pid().to_string();
     let (before, clients, begin) = (cpu_of(&pid), cpu_of("self"), Instant::now());
-    let pulled = ctr(&["images", "pull", "--plain-http", image])?;
+    let pulled = daemon.ctr(&["images", "pull", "--plain-http", image])?;
     if !pulled.status.success() {
         return Err(format!("ctr images pull {image}: {}", String::from_utf8_lossy(&pulled.stderr)).into());
     }
@@ -97,8 +78,8 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     for _ in 0..ROUNDS {
         let (image, keles) = (image.clone(), keles.clone());
         let round = move || -> Result<(Took, Took), Error> {
-            let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
-            Ok((with_keles(&keles, a.path(), &image)?, with_containerd(b.path(), &image)?))
+            let dir = tempfile::tempdir()?;
+            Ok((with_keles(&keles, dir.path(), &image)?, with_containerd(&image)?))
         };
         let (a, b) = tokio::task::spawn_blocking(round).await??;
         ours.push(a);

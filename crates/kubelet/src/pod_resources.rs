@@ -5,6 +5,7 @@
 
 use crate::agent::Agent;
 use crate::devices::Held;
+use crate::devices::wire::{Empty, NumaNode, TopologyInfo};
 use crate::machine::{is_sidecar, phase};
 use crate::placement::memory::Block;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -19,9 +20,6 @@ pub const SOCKET: &str = "kubelet.sock";
 const LIST: &str = "/v1.PodResourcesLister/List";
 const ALLOCATABLE: &str = "/v1.PodResourcesLister/GetAllocatableResources";
 const GET: &str = "/v1.PodResourcesLister/Get";
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Empty {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct GetPodResourcesRequest {
@@ -94,18 +92,6 @@ pub struct ContainerMemory {
     pub size: u64,
     #[prost(message, optional, tag = "3")]
     pub topology: Option<TopologyInfo>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TopologyInfo {
-    #[prost(message, repeated, tag = "1")]
-    pub nodes: Vec<NumaNode>,
-}
-
-#[derive(Clone, Copy, PartialEq, Message)]
-pub struct NumaNode {
-    #[prost(int64, tag = "1")]
-    pub id: i64,
 }
 
 /// Answers until `stop`.

@@ -2,6 +2,7 @@
 //!
 //! A development crate: the product does not link it.
 
+pub mod containerd;
 pub mod image;
 pub mod odd;
 pub mod registry;

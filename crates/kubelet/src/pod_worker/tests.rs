@@ -661,7 +661,8 @@ async fn an_evicted_pod_ends_and_says_why() {
 
 #[tokio::test]
 async fn monitors_ask_over_the_pod_resources_socket() {
-    use crate::pod_resources::{AllocatableResourcesResponse, Empty, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, SOCKET, serve};
+    use crate::devices::wire::Empty;
+    use crate::pod_resources::{AllocatableResourcesResponse, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, SOCKET, serve};
     const LIMIT: Duration = Duration::from_secs(10);
     let node = node();
     node.agent.pods.insert("u1", node.run(plain("u1"), None));

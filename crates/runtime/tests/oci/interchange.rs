@@ -1,6 +1,7 @@
 //! Bundles made by one runtime run under the other.
 
 use crate::world::{World, installed};
+use keles_testkit::containerd::Containerd;
 use serde_json::{Value, json};
 use std::cell::Cell;
 
@@ -65,39 +66,10 @@ fn spec_does_not_write_over_a_file() {
     w.call(&["spec", "--rootless"]).fine();
 }
 
-/// A containerd of its own, with our program in runc's place.
-struct Containerd {
-    dir: tempfile::TempDir,
-    process: std::process::Child,
-}
-
-impl Containerd {
-    fn start() -> Containerd {
-        let dir = tempfile::Builder::new().prefix("koci").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n",
-            at("root"),
-            at("run"),
-            at("c.sock"),
-            at("t.sock")
-        );
-        std::fs::write(dir.path().join("config.toml"), config).unwrap();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let process = std::process::Command::new("containerd").arg("--config").arg(at("config.toml")).stdout(std::process::Stdio::null()).stderr(log).spawn().unwrap();
-        Containerd { dir, process }
-    }
-    fn ctr(&self, args: &[&str]) -> (i32, String) {
-        let out = std::process::Command::new("ctr").arg("--address").arg(self.dir.path().join("c.sock")).args(args).stdin(std::process::Stdio::null()).output().unwrap();
-        (out.status.code().unwrap_or(-1), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// What the client ended with and said.
+fn said(out: std::io::Result<std::process::Output>) -> (i32, String) {
+    let out = out.unwrap();
+    (out.status.code().unwrap_or(-1), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
 }
 
 #[test]
@@ -105,12 +77,13 @@ fn containerd_uses_ours_in_place_of_runc() {
     if !installed("containerd") || !installed("ctr") {
         return;
     }
-    let (w, c) = (World::new(), Containerd::start());
-    w.wait_for("containerd", || c.ctr(&["version"]).0 == 0);
+    let (w, containerd) = (World::new(), Containerd::start().unwrap());
+    let ctr = |args: &[&str]| said(containerd.ctr(args));
+    w.wait_for("containerd", || ctr(&["version"]).0 == 0);
     let (ours, root) = (w.runtime[0].clone(), w.rootfs().display().to_string());
     let run = |flags: &[&str], id: &str, command: &[&str]| {
         let common = ["--runc-binary", &ours, "--env", "PATH=/bin", "--rootfs", &root, id];
-        c.ctr(&[&["run"], flags, &common[..], command].concat())
+        ctr(&[&["run"], flags, &common[..], command].concat())
     };
     let (id, other) = (format!("{}-a", w.id), format!("{}-b", w.id));
     // On a busy machine ctr closes the pipes of what ended before it had opened them, whatever the runtime: then the output is missing.
@@ -123,15 +96,15 @@ fn containerd_uses_ours_in_place_of_runc() {
     let (code, said) = run(&["--rm"], &id, &["no-such-command"]);
     assert!(code != 0 && said.contains("executable file not found in $PATH"), "the runtime's own words reach the caller: {said}");
     // Its refusal leaves containerd's record of the container, under any runtime.
-    let _ = c.ctr(&["containers", "rm", &id]);
+    let _ = ctr(&["containers", "rm", &id]);
     assert_eq!(run(&["-d"], &other, &["sleep", "1000"]), (0, String::new()));
-    w.wait_for("the output of a command", || c.ctr(&["tasks", "exec", "--exec-id", &try_id("e"), &other, "sh", "-c", "echo exec; exit 5"]) == (5, "exec\n".into()));
-    assert_eq!(c.ctr(&["tasks", "pause", &other]).0, 0);
-    assert!(c.ctr(&["tasks", "ls"]).1.contains("PAUSED"));
-    assert_eq!(c.ctr(&["tasks", "resume", &other]).0, 0);
-    assert!(c.ctr(&["tasks", "metrics", &other]).1.contains("pids.current"));
-    assert_eq!(c.ctr(&["tasks", "kill", "--signal", "KILL", &other]).0, 0);
-    w.wait_for("the end", || c.ctr(&["tasks", "ls"]).1.contains("STOPPED"));
-    let _ = c.ctr(&["tasks", "rm", &other]);
-    assert_eq!(c.ctr(&["containers", "rm", &other]).0, 0);
+    w.wait_for("the output of a command", || ctr(&["tasks", "exec", "--exec-id", &try_id("e"), &other, "sh", "-c", "echo exec; exit 5"]) == (5, "exec\n".into()));
+    assert_eq!(ctr(&["tasks", "pause", &other]).0, 0);
+    assert!(ctr(&["tasks", "ls"]).1.contains("PAUSED"));
+    assert_eq!(ctr(&["tasks", "resume", &other]).0, 0);
+    assert!(ctr(&["tasks", "metrics", &other]).1.contains("pids.current"));
+    assert_eq!(ctr(&["tasks", "kill", "--signal", "KILL", &other]).0, 0);
+    w.wait_for("the end", || ctr(&["tasks", "ls"]).1.contains("STOPPED"));
+    let _ = ctr(&["tasks", "rm", &other]);
+    assert_eq!(ctr(&["containers", "rm", &other]).0, 0);
 }

@@ -97,10 +97,13 @@ pub fn ignore_terminal_signals() {
 
 /// Default dispositions and an empty mask, as a program started by exec expects.
 pub fn reset_for_exec() {
-    // SAFETY: SIG_DFL is a valid disposition; refusals (SIGKILL, SIGSTOP, the C library's own) change nothing.
+    // SIG_DFL without flags, with an empty mask: zeros in the kernel's form on every architecture.
+    let default = [0_u64; 4];
+    // SAFETY: the kernel reads `default`, whose form is its own `struct sigaction`; refusals (SIGKILL, SIGSTOP) change nothing. Past the C library,
+    // which keeps two signals to itself and would leave them as whoever started the server had them.
     unsafe {
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), size_of::<u64>());
         }
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);

@@ -2,15 +2,13 @@
 
 use super::bundle;
 use crate::steps::privileges::{Filter, Privileges};
-use crate::steps::user;
+use crate::steps::{UMASK, user};
 use crate::wire::{Failure, at};
 use keles_linux::capabilities::{Set, Sets};
 use keles_linux::process::{self, SchedulerAttributes};
 use keles_oci::runtime::Process;
 use std::fs::File;
 use std::io::Write;
-
-const DEFAULT_UMASK: u32 = 0o022;
 
 /// Prepared while the host's /proc can be seen, taken at the end.
 pub struct Identity {
@@ -30,7 +28,7 @@ impl Identity {
         Ok(Identity {
             privileges: Privileges { capabilities, no_new_privileges: p.no_new_privileges, filter, user },
             env: bundle::environment(p)?,
-            umask: p.user.umask.unwrap_or(DEFAULT_UMASK),
+            umask: p.user.umask.unwrap_or(UMASK),
             labels: labels(p)?,
         })
     }

@@ -83,7 +83,7 @@ impl Shim {
         rustix::net::listen(&listener, MAX_CONNECTIONS as i32).map_err(|e| Failure::new("listen", e))?;
         let _ = rustix::process::setsid();
         let _ = rustix::thread::set_name(c"keles-shim");
-        rustix::process::umask(rustix::fs::Mode::empty());
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(crate::steps::UMASK));
         signal::ignore_terminal_signals();
         process::hide_from_tracers().map_err(failed("hide from tracers"))?;
         process::become_subreaper().map_err(failed("become subreaper"))?;

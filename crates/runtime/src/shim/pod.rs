@@ -95,10 +95,26 @@ fn bring_up_loopback() -> Result<(), keles_linux::netlink::NetlinkError> {
     Socket::route()?.transact(vec![rtnl::set_up(LOOPBACK_INDEX)])
 }
 
+/// What a network of its own begins with, as under containerd and Docker: any user may listen on any port and send pings. The range of groups
+/// needs ids that the pod has.
+fn network_defaults(config: &SandboxConfig) -> Vec<(&str, &str)> {
+    let mut defaults = Vec::new();
+    if config.network != NamespaceMode::Node {
+        defaults.push(("net.ipv4.ip_unprivileged_port_start", "0"));
+        if config.users.is_none() {
+            defaults.push(("net.ipv4.ping_group_range", "0 2147483647"));
+        }
+    }
+    defaults.retain(|(name, _)| !config.sysctls.contains_key(*name));
+    defaults
+}
+
 /// In a user namespace its own root sets them, whom those of the IPC namespace belong to.
 fn set_sysctls(config: &SandboxConfig, users: Option<&OwnedFd>) -> Result<(), Failure> {
-    let set_all = || config.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value));
-    let Some(users) = users.filter(|_| !config.sysctls.is_empty()) else { return set_all() };
+    let asked = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let all: Vec<(&str, &str)> = network_defaults(config).into_iter().chain(asked).collect();
+    let set_all = || all.iter().try_for_each(|(name, value)| set_sysctl(name, value));
+    let Some(users) = users.filter(|_| !all.is_empty()) else { return set_all() };
     let (report, theirs) = fdpass::pair().map_err(at("make report socket"))?;
     let child = move || {
         let entered = process::join_namespace(users.as_fd(), process::CLONE_NEWUSER).and_then(|()| process::become_user(0, 0, &[]));

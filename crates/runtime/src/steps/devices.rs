@@ -6,7 +6,8 @@ use crate::api::Device;
 use crate::wire::{Failure, at};
 use keles_linux::mount::{self, Attributes, FsOption};
 use keles_linux::rooted::RootDir;
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, makedev, mknodat, symlinkat};
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -37,10 +38,17 @@ pub fn mount_dev(root: &RootDir, plan: &Plan<'_>, shm: &OwnedFd) -> Result<(), F
             bind(root, &Path::new("/dev").join(name)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
             continue;
         }
-        mknodat(&dev, *name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(*major, *minor)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
+        make_device(&dev, name.as_ref(), FileType::CharacterDevice, 0o666, makedev(*major, *minor)).map_err(|e| Failure::new("make device", format!("{name}: {e}")))?;
     }
     make_links(&dev)?;
     add_host_devices(root, &dev, plan)
+}
+
+/// A node with just these rights: the umask does not count.
+fn make_device(folder: &OwnedFd, name: &OsStr, kind: FileType, mode: u32, device: u64) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(mode);
+    mknodat(folder, name, kind, mode, device)?;
+    chmodat(folder, name, mode, AtFlags::empty())
 }
 
 pub fn open_dev(root: &RootDir) -> Result<OwnedFd, Failure> {
@@ -141,13 +149,13 @@ fn make_node(root: &RootDir, dev: &OwnedFd, plan: &Plan<'_>, node: &Node<'_>) ->
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let folder = if parent == Path::new("/dev") { dev.try_clone()? } else { root.make_folder(parent)? };
     let mode = device.mode.unwrap_or(meta.mode()) & 0o777;
-    match mknodat(&folder, name, kind, Mode::from_raw_mode(mode), meta.rdev()) {
+    match make_device(&folder, name, kind, mode, meta.rdev()) {
         Ok(()) => {}
         Err(rustix::io::Errno::EXIST) => return Ok(()),
         Err(e) => return Err(e.into()),
     }
     let (uid, gid) = (device.uid.unwrap_or(meta.uid()), device.gid.unwrap_or(meta.gid()));
-    Ok(rustix::fs::chownat(&folder, name, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)), rustix::fs::AtFlags::empty())?)
+    Ok(rustix::fs::chownat(&folder, name, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)), AtFlags::empty())?)
 }
 
 fn collect(folder: &Path, out: &mut Vec<PathBuf>) {

@@ -23,6 +23,10 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+/// What containers begin with where nothing else is said, as under runc: files that they make are the owner's to write. The shim has it too, so
+/// that folders made on the way to a mount are as users expect them.
+pub const UMASK: u32 = 0o022;
+
 /// The standard streams of a process that gets no terminal. Absent: /dev/null.
 #[derive(Default)]
 pub struct Streams {

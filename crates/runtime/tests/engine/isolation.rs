@@ -130,6 +130,24 @@ async fn namespaces_of_the_pod_are_shared_and_the_hosts_only_when_asked() {
 }
 
 #[tokio::test]
+async fn containers_begin_as_they_do_under_other_runtimes() {
+    let w = World::new().await;
+    let source = w.dir.path().join("made/by/mount");
+    let script = "umask; touch /f; stat -c '%a %n' /f /work /work/folder /a /a/b /dev/null /dev/ptmx; grep SigIgn /proc/self/status; \
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range";
+    let mut c = w.shell(script);
+    c.working_dir = "/work/folder".into();
+    c.mounts = vec![Mount { source: source.clone(), target: "/a/b/c".into(), ..Mount::default() }];
+    let text = w.output(c).await;
+    assert_eq!(
+        text.lines().collect::<Vec<_>>(),
+        ["0022", "644 /f", "755 /work", "755 /work/folder", "755 /a", "755 /a/b", "666 /dev/null", "777 /dev/ptmx", "SigIgn:\t0000000000000000", "0", "0\t2147483647"]
+    );
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&source).unwrap()) & 0o777, 0o755);
+    w.finish().await;
+}
+
+#[tokio::test]
 async fn a_shared_process_namespace_has_an_init_and_both_containers() {
     let w = World::new().await;
     let mut pod = w.pod();

@@ -50,8 +50,47 @@ pub fn generate(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -
         qos_class: Some(qos::class(spec).to_string()),
         ..old.clone()
     };
+    if status.phase.as_deref().is_some_and(phase::is_terminal) {
+        account_for_all(&mut status);
+    }
     shorten_messages(&mut status);
     status
+}
+
+/// Once a pod has ended, a container that it had come to and that tells no end counts as failed (upstream's `TerminatePod`).
+fn account_for_all(status: &mut PodStatus) {
+    let has_begun = |container: &ContainerStatus| !waits(container) || container.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
+    let initialized = {
+        let inits = status.init_container_statuses.as_deref().unwrap_or_default();
+        let last_is_done =
+            inits.last().is_none_or(|last| last.ready || [&last.state, &last.last_state].into_iter().flatten().any(|s| s.terminated.as_ref().is_some_and(|t| t.exit_code == 0)));
+        last_is_done || status.container_statuses.iter().flatten().any(has_begun)
+    };
+    let inits = status.init_container_statuses.as_deref_mut().unwrap_or_default();
+    // An ended pod had come to its first one at least.
+    let reached = inits.iter().rposition(|init| has_begun(init)).map_or(1, |last| last + 1).min(inits.len());
+    let mains = status.container_statuses.as_deref_mut().filter(|_| initialized).unwrap_or_default();
+    for container in inits[..reached].iter_mut().chain(mains) {
+        if container.state.as_ref().is_none_or(|state| state.terminated.is_none()) {
+            container.state = Some(lost_state(None));
+        }
+    }
+}
+
+fn waits(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+}
+
+/// What is told of a container whose end nobody saw.
+fn lost_state(container_id: Option<String>) -> ApiState {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("The container could not be located when the pod was terminated".into()),
+        container_id,
+        ..Default::default()
+    };
+    ApiState { terminated: Some(terminated), ..Default::default() }
 }
 
 /// The beginning of each message, as far as the container's part of the limit reaches.
@@ -129,16 +168,7 @@ fn without_record(container: &Container, waiting: &str, old: &[ContainerStatus])
     };
     if let Some(lost) = known.filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some())) {
         status.restart_count += 1;
-        status.last_state = Some(ApiState {
-            terminated: Some(ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".into()),
-                message: Some("The container could not be located when the pod was terminated".into()),
-                container_id: lost.container_id.clone(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
+        status.last_state = Some(lost_state(lost.container_id.clone()));
     }
     status
 }

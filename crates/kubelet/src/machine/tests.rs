@@ -430,6 +430,22 @@ fn a_deadline_fails_the_pod_with_its_reason() {
 }
 
 #[test]
+fn an_ended_pod_accounts_for_every_container_it_had_come_to() {
+    let deadline = || Ending::Failed { reason: "DeadlineExceeded", message: "late".into() };
+    let lost = |name: &str| format!("{name} terminated ContainerStatusUnknown ready=false started=false restarts=0");
+    assert_eq!(pod(containers("Never", &["c"])).ending(deadline()).given_back().shown(), [lost("c")]);
+    let inits = || json!([{"name": "i1"}, {"name": "i2"}, {"name": "i3"}]);
+    let waits = |name: &str| format!("{name} waiting PodInitializing ready=false started=false restarts=0");
+    let done = |name: &str| format!("{name} terminated Completed ready=true started=false restarts=0");
+    let world = pod(with_inits("Never", inits(), &["c"])).ending(deadline()).given_back();
+    assert_eq!(world.shown(), [lost("i1"), waits("i2"), waits("i3"), waits("c")]);
+    let world = pod(with_inits("Never", inits(), &["c"])).exited("i1", 0).exited("i2", 0).ending(deadline()).given_back();
+    assert_eq!(world.shown(), [done("i1"), done("i2"), waits("i3"), waits("c")]);
+    let world = pod(with_inits("Never", json!([{"name": "i"}]), &["c"])).exited("i", 0).ending(deadline()).given_back();
+    assert_eq!(world.shown(), [done("i"), lost("c")]);
+}
+
+#[test]
 fn an_evicted_pod_says_that_the_node_ended_it() {
     for reason in [conditions::EVICTED, conditions::TERMINATED] {
         let ending = Ending::Failed { reason, message: "too much".into() };

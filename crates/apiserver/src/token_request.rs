@@ -7,7 +7,7 @@ use crate::negotiate::{Forms, Media};
 use crate::respond::{self, Style};
 use crate::server::Inner;
 use http::Response;
-use keles_api::{Object, Path, Problems, Status};
+use keles_api::{GroupVersion, Object, Path, Problems, Status};
 use keles_auth::tokens::{Bindings, Claims, Reference};
 use keles_registry::{Answer, Request as About};
 use keles_serve::Body;
@@ -129,11 +129,13 @@ fn check(spec: &Spec, seconds: i64) -> Result<(), Status> {
 
 /// Binds to an object that exists now, of the uid given.
 fn bind(server: &Inner, namespace: &str, account: &Object, b: &Bound, k: &mut Bindings) -> Result<(), Status> {
-    let (plural, of) = match (b.api_version.as_str(), b.kind.as_str()) {
-        ("v1", "Pod") => ("pods", namespace),
-        ("v1", "Secret") => ("secrets", namespace),
-        ("v1", "Node") => ("nodes", ""),
-        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {}, Kind={}", b.api_version, b.kind))),
+    // The version plays no part, as upstream.
+    let version = GroupVersion::parse(&b.api_version);
+    let (plural, of) = match (version.group.as_str(), b.kind.as_str()) {
+        ("", "Pod") => ("pods", namespace),
+        ("", "Secret") => ("secrets", namespace),
+        ("", "Node") => ("nodes", ""),
+        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {}/{}, Kind={}", version.group, version.version, b.kind))),
     };
     let o = server.registry.read("", plural, of, &b.name).ok_or_else(|| Status::not_found("", plural, &b.name))?;
     if !b.uid.is_empty() && b.uid != o.uid() {

@@ -107,6 +107,7 @@ impl Custom {
             unknown_selector: UnknownSelector::NotSupported,
             create_on_update: false,
             unconditional_update: false,
+            metadata_checks: Info::BASE.metadata_checks,
             name_rule: NameRule::DnsSubdomain,
         };
         let versions = order.iter().map(|v| Slot { served: v.served, made: OnceLock::new() }).collect();

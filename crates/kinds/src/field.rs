@@ -3,7 +3,7 @@
 //! Entry points: [`Field::root`], [`Field::get`], [`Field::items`]. A missing field reads as its zero value (`""`, `0`, `false`, no
 //! items), as in upstream's rules; [`Field::is_set`] tells a missing field from a zero one where upstream has a pointer.
 
-use keles_api::{Object, Path, Problems};
+use keles_api::{Object, Path, Problems, names};
 use serde_json::{Map, Value};
 
 pub static NULL: Value = Value::Null;
@@ -208,6 +208,21 @@ pub fn restore(new: &mut Object, old: &Object, name: &str) {
     match old.0.get(name) {
         Some(v) => set(&mut new.0, name, v.clone()),
         None => remove(&mut new.0, name),
+    }
+}
+
+/// `example.com/ingress`: a domain and a path (upstream's `IsDomainPrefixedPath`).
+pub fn domain_path(f: &Field, p: &mut Problems) {
+    let text = f.text();
+    if text.is_empty() {
+        return p.required(f.path(), "");
+    }
+    let Some((host, path)) = text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        return p.invalid(f.path(), text, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    invalid_each(p, f.path(), host, names::dns_subdomain(host, false));
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        p.invalid(f.path(), path, "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')");
     }
 }
 

@@ -14,6 +14,15 @@ const CREATION_TEXT: &str = "CreationTimestamp is a timestamp representing the s
 const SHOWN_MAX_COUNT: usize = 3;
 
 pub const NAME: Column<Object> = Column { name: "Name", kind: "string", format: "name", description: NAME_TEXT, priority: 0, cell: |o, _| text(o.name()) };
+/// The name of a class, which may be the default one.
+pub const CLASS_NAME: Column<Object> = Column {
+    cell: |o, _| {
+        let is_default = DEFAULT_CLASS_ANNOTATIONS.iter().any(|key| o.annotation(key) == Some("true"));
+        text(if is_default { format!("{} (default)", o.name()) } else { o.name().to_owned() })
+    },
+    ..NAME
+};
+const DEFAULT_CLASS_ANNOTATIONS: &[&str] = &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 pub const AGE: Column<Object> = column("Age", "string", CREATION_TEXT, |o, c| text(age(o.meta_str("creationTimestamp"), c)));
 /// What kinds without columns of their own show.
 pub const CREATED_AT: Column<Object> = column("Created At", "date", CREATION_TEXT, |o, _| text(o.meta_str("creationTimestamp")));

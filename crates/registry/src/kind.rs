@@ -80,8 +80,17 @@ pub struct Info {
     pub create_on_update: bool,
     /// An update without resourceVersion is allowed (upstream's `AllowUnconditionalUpdate`).
     pub unconditional_update: bool,
+    /// How often an update of the object, and one of its status, names each problem of the metadata: upstream's strategies check it anew on top
+    /// of what is checked for every kind, and its answers repeat themselves accordingly.
+    pub metadata_checks: MetadataChecks,
     /// Deletion is graceful (Pod): see `Kind::grace_seconds`.
     pub name_rule: NameRule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataChecks {
+    pub update: usize,
+    pub status: usize,
 }
 
 /// Fields that a custom resource's `/scale` shows, as paths of names.
@@ -148,6 +157,7 @@ impl Info {
         unknown_selector: UnknownSelector::Known,
         create_on_update: false,
         unconditional_update: true,
+        metadata_checks: MetadataChecks { update: 3, status: 3 },
         name_rule: NameRule::DnsSubdomain,
     };
 }

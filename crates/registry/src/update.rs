@@ -164,7 +164,8 @@ impl Exchange<'_> {
             Part::Main => kind.update(new, old, &self.request, &mut rules, w)?,
             Part::Status => kind.update_status(new, old, &self.request, &mut rules)?,
             Part::Piece => kind.validate_piece(new, old, &self.request.subresource, &mut rules)?,
-            Part::Finalize | Part::Own => {}
+            Part::Finalize => kind.validate(new, &mut rules)?,
+            Part::Own => {}
         }
         let info = self.resource.info();
         // What rules and defaults wrote is not a change where Go would write the same.
@@ -174,11 +175,16 @@ impl Exchange<'_> {
             new.set_meta("generation", old.generation() + 1);
         }
         if part != Part::Own {
-            // Upstream checks metadata for every kind, and the kind's own rules do so again: its answers name such problems repeatedly.
+            // Upstream checks metadata for every kind (whole, then against the old one), and most kinds' own rules do so again.
             let at = Path::new("metadata");
-            meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found);
-            meta::validate_update(new, old, &at, &mut found);
-            meta::validate_update(new, old, &at, &mut found);
+            let checks = if part == Part::Status { info.metadata_checks.status } else { info.metadata_checks.update };
+            for n in 0..checks {
+                if matches!(n, 1 | 2) {
+                    meta::validate_update(new, old, &at, &mut found);
+                } else {
+                    meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found);
+                }
+            }
         }
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {

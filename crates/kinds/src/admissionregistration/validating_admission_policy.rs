@@ -8,7 +8,7 @@ use crate::field::{Field, invalid_each, one_of};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Scope, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -33,6 +33,7 @@ impl Kind for ValidatingAdmissionPolicy {
         subresources: &[status("ValidatingAdmissionPolicy")],
         generation: true,
         unconditional_update: false,
+        metadata_checks: MetadataChecks { update: 3, status: 2 },
         ..Info::BASE
     };
 
@@ -133,8 +134,6 @@ fn validation(v: &Field, names_there: &Names, p: &mut Problems) {
         p.invalid(&v.at("message"), message, "message must be non-empty if specified");
     } else if breaks(message.trim()) {
         p.invalid(&v.at("message"), message, "message must not contain line breaks");
-    } else if breaks(expression) && message.trim().is_empty() {
-        p.required(&v.at("message"), "message must be specified if expression contains line breaks");
     }
 }
 

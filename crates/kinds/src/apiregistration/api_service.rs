@@ -8,7 +8,7 @@ use crate::table::{self, AGE, NAME, column, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Request, Scope, Served};
 use serde_json::json;
 
 pub struct APIService;
@@ -32,6 +32,7 @@ impl Kind for APIService {
         subresources: &[status("APIService")],
         unconditional_update: false,
         name_rule: NameRule::Own,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

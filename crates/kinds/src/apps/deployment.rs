@@ -14,10 +14,10 @@ pub struct Deployment;
 const COLUMNS: &[Column<Object>] = &[
     NAME,
     column("Ready", "string", "Number of the pod with ready state", |o, _| text(ready(o))),
-    column("Up-to-date", "integer", "Total number of non-terminating pods targeted by this deployment that have the desired template spec.", |o, _| {
+    column("Up-to-date", "string", "Total number of non-terminating pods targeted by this deployment that have the desired template spec.", |o, _| {
         table::int_cell(o, &["status", "updatedReplicas"])
     }),
-    column("Available", "integer", "Total number of available non-terminating pods (ready for at least minReadySeconds) targeted by this deployment.", |o, _| {
+    column("Available", "string", "Total number of available non-terminating pods (ready for at least minReadySeconds) targeted by this deployment.", |o, _| {
         table::int_cell(o, &["status", "availableReplicas"])
     }),
     AGE,

@@ -108,7 +108,7 @@ impl Kind for StatefulSet {
         let status = Field::root(new).get("status");
         let below = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         let all = ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration", "collisionCount"];
-        workload::status_counts(&status, &all, &below, p);
+        workload::status_counts_saying(&status, &all, &below, "status.readyReplicas", p);
         workload::collisions_only_grow(&status, &Field::root(old).get("status"), p);
     }
 

@@ -93,6 +93,11 @@ pub fn is_zero(v: &Value) -> bool {
 
 /// Counts of a status: none negative, none over the replicas.
 pub fn status_counts(status: &Field, counts: &[&str], below_replicas: &[&str], p: &mut Problems) {
+    status_counts_saying(status, counts, below_replicas, "readyReplicas", p);
+}
+
+/// `ready`: what upstream calls `readyReplicas` there.
+pub fn status_counts_saying(status: &Field, counts: &[&str], below_replicas: &[&str], ready: &str, p: &mut Problems) {
     for name in counts {
         non_negative(p, status, name);
     }
@@ -102,7 +107,7 @@ pub fn status_counts(status: &Field, counts: &[&str], below_replicas: &[&str], p
         }
     }
     if status.int("availableReplicas") > status.int("readyReplicas") {
-        p.invalid(&status.at("availableReplicas"), status.int("availableReplicas"), "cannot be greater than readyReplicas");
+        p.invalid(&status.at("availableReplicas"), status.int("availableReplicas"), format!("cannot be greater than {ready}"));
     }
 }
 
@@ -113,7 +118,7 @@ pub fn collisions_only_grow(new: &Field, old: &Field, p: &mut Problems) {
         (Some(now), before) => now < before.unwrap_or(0),
     };
     if decremented {
-        p.invalid(&new.at("collisionCount"), new.get("collisionCount").value().clone(), "cannot be decremented");
+        p.invalid(&new.at("collisionCount"), new.int("collisionCount"), "cannot be decremented");
     }
 }
 

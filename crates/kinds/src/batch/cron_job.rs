@@ -85,32 +85,15 @@ impl Kind for CronJob {
     }
 
     fn validate(o: &Object, p: &mut Problems) {
-        let spec = Field::root(o).get("spec");
-        match spec.str("schedule") {
-            "" => p.required(&spec.at("schedule"), ""),
-            schedule => {
-                if let Err(why) = schedule::parse(schedule) {
-                    p.invalid(&spec.at("schedule"), schedule, why);
-                }
-                if schedule.contains("TZ") && spec.has("timeZone") {
-                    p.invalid(&spec.at("schedule"), schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
-                }
-            }
-        }
-        non_negative(p, &spec, "startingDeadlineSeconds");
-        time_zone(&spec, p);
-        required_one_of(p, &spec.at("concurrencyPolicy"), spec.str("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
-        let job = spec.get("jobTemplate").get("spec");
-        if job.has("selector") && !job.bool("manualSelector") {
-            p.invalid(&job.at("selector"), job.get("selector").value().clone(), "`selector` will be auto-generated");
-        }
-        job_spec::validate(&job, p);
-        non_negative(p, &spec, "successfulJobsHistoryLimit");
-        non_negative(p, &spec, "failedJobsHistoryLimit");
+        cron_job(o, false, p);
         let name = o.name();
         if name.len() > NAME_MAX_BYTES {
             p.invalid(&Path::new("metadata").child("name"), name, format!("must be no more than {NAME_MAX_BYTES} characters"));
         }
+    }
+
+    fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
+        cron_job(new, old.str_at(&["spec", "schedule"]).contains("TZ"), p);
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
@@ -118,6 +101,42 @@ impl Kind for CronJob {
         job::spec_warnings(&Field::root(new).get("spec").get("jobTemplate").get("spec"), w);
         workload::template_warnings(new, old, &["spec", "jobTemplate", "spec", "template"], w);
     }
+}
+
+/// `zone_allowed`: the schedule had a zone before, when that was not refused.
+fn cron_job(o: &Object, zone_allowed: bool, p: &mut Problems) {
+    let spec = Field::root(o).get("spec");
+    match spec.str("schedule") {
+        "" => p.required(&spec.at("schedule"), ""),
+        schedule => {
+            if let Err(why) = schedule::parse(schedule) {
+                p.invalid(&spec.at("schedule"), schedule, why);
+            }
+            if schedule.contains("TZ") {
+                let why = match (zone_allowed, spec.has("timeZone")) {
+                    (false, _) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+                    (true, true) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
+                    (true, false) => "",
+                };
+                if !why.is_empty() {
+                    p.invalid(&spec.at("schedule"), schedule, why);
+                }
+            }
+        }
+    }
+    non_negative(p, &spec, "startingDeadlineSeconds");
+    time_zone(&spec, p);
+    required_one_of(p, &spec.at("concurrencyPolicy"), spec.str("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
+    let job = spec.get("jobTemplate").get("spec");
+    if job.has("selector") {
+        p.invalid(&job.at("selector"), job.get("selector").value().clone(), "`selector` will be auto-generated");
+    }
+    if job.bool("manualSelector") {
+        p.not_supported(&job.at("manualSelector"), true, &["nil", "false"]);
+    }
+    job_spec::validate(&job, p);
+    non_negative(p, &spec, "successfulJobsHistoryLimit");
+    non_negative(p, &spec, "failedJobsHistoryLimit");
 }
 
 fn suspended(o: &Object) -> &'static str {
@@ -138,13 +157,49 @@ fn last_schedule(o: &Object, c: &Cells) -> String {
 /// Jobs are named after their CronJob and eleven characters more.
 const NAME_MAX_BYTES: usize = 52;
 
+/// Upstream's database is files, whose names have one spelling.
+fn is_zone(name: &str) -> bool {
+    jiff::tz::TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
+}
+
 fn time_zone(spec: &Field, p: &mut Problems) {
     let Some(zone) = spec.opt_str("timeZone") else { return };
     let at = spec.at("timeZone");
     match zone {
         "" => p.invalid(&at, zone, "timeZone must be nil or non-empty string"),
         _ if zone.eq_ignore_ascii_case("local") => p.invalid(&at, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"),
-        _ if jiff::tz::TimeZone::get(zone).is_err() => p.invalid(&at, zone, format!("unknown time zone {zone}")),
+        _ if !is_zone(zone) => p.invalid(&at, zone, format!("unknown time zone {zone}")),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(change: impl Fn(&mut serde_json::Value), zone_allowed: bool) -> Vec<String> {
+        let mut o = CronJob::example();
+        CronJob::set_defaults(&mut o);
+        change(&mut o.0["spec"]);
+        let mut p = Problems::new();
+        cron_job(&o, zone_allowed, &mut p);
+        p.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_zone_stands_in_its_field() {
+        let in_schedule = |spec: &mut serde_json::Value| spec["schedule"] = "TZ=UTC * * * * *".into();
+        assert_eq!(said(in_schedule, false), ["spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead"]);
+        assert!(said(in_schedule, true).is_empty());
+        assert_eq!(said(|spec| spec["timeZone"] = "europe/berlin".into(), false), ["spec.timeZone: Invalid value: \"europe/berlin\": unknown time zone europe/berlin"]);
+        for zone in ["Europe/Berlin", "UTC", "Etc/UTC", "US/Eastern"] {
+            assert!(said(|spec| spec["timeZone"] = zone.into(), false).is_empty(), "{zone}");
+        }
+    }
+
+    #[test]
+    fn the_jobs_selectors_are_made_by_the_server() {
+        let chosen = |spec: &mut serde_json::Value| spec["jobTemplate"]["spec"]["manualSelector"] = true.into();
+        assert_eq!(said(chosen, false), ["spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"nil\", \"false\""]);
     }
 }

@@ -117,7 +117,10 @@ const PARALLELISM_SOFT_MAX: i64 = 10_000;
 /// Of the spec of a Job, also where it stands in a CronJob; its pod template aside.
 pub fn spec_warnings(spec: &Field, w: &mut Vec<String>) {
     if spec.str("completionMode") == "Indexed" && spec.int("completions") > COMPLETIONS_SOFT_MAX && spec.int("parallelism") > PARALLELISM_SOFT_MAX {
-        w.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".into());
+        w.push(format!(
+            "{}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail",
+            spec.path().as_str()
+        ));
     }
 }
 
@@ -242,7 +245,7 @@ fn completions(spec: &Field, before: &Field, p: &mut Problems) {
 }
 
 /// Where the pods of a suspended Job run may still change.
-const SCHEDULING: &[&str] = &["nodeSelector", "affinity", "tolerations", "schedulingGates"];
+const SCHEDULING: &[&str] = &["nodeSelector", "tolerations", "schedulingGates"];
 
 fn template_kept(spec: &Field, before: &Field, old: &Object, p: &mut Problems) {
     let open = before.bool("suspend") && old.str_at(&["status", "startTime"]).is_empty();
@@ -253,6 +256,12 @@ fn template_kept(spec: &Field, before: &Field, old: &Object, p: &mut Problems) {
     }
     let fixed = |t: &Field| {
         let mut pod = without(t.get("spec").value(), SCHEDULING);
+        if let Some(affinity) = pod.get_mut("affinity") {
+            crate::field::remove(affinity, "nodeAffinity");
+            if table::len(affinity) == 0 {
+                crate::field::remove(&mut pod, "affinity");
+            }
+        }
         for list in ["containers", "initContainers"] {
             crate::field::items_mut(&mut pod, list).for_each(|c| crate::field::remove(c, "resources"));
         }

@@ -1,7 +1,7 @@
 //! The spec of a Job, alone or in a CronJob's template.
 
 use crate::core::pod::template;
-use crate::field::{Field, child_mut, default, default_pointer, invalid_each, items_mut, non_negative, one_of};
+use crate::field::{Field, child_mut, default, default_pointer, domain_path, invalid_each, items_mut, non_negative, one_of};
 use keles_api::{Path, Problem, ProblemKind, Problems, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 const INDEXED_MAX: i64 = 100_000;
 const LARGE_MAX: i64 = 10_000;
 const RULES_MAX_COUNT: usize = 20;
+const CONDITIONS_MAX_COUNT: usize = 20;
+const INDEXES_MAX_BYTES: usize = 64 * 1024;
+const MANAGER_MAX_BYTES: usize = 63;
 const EXIT_CODES_MAX_COUNT: usize = 255;
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 const BACKOFF_LIMIT: i64 = 6;
@@ -54,7 +57,10 @@ pub fn validate(spec: &Field, p: &mut Problems) {
         p.required(&spec.at("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
     if let Some(by) = spec.opt_str("managedBy") {
-        invalid_each(p, &spec.at("managedBy"), by, names::qualified_name(by));
+        domain_path(&spec.get("managedBy"), p);
+        if by.len() > MANAGER_MAX_BYTES {
+            p.too_long(&spec.at("managedBy"), MANAGER_MAX_BYTES);
+        }
     }
     completion_mode(spec, p);
     if spec.has("podFailurePolicy") {
@@ -85,12 +91,14 @@ fn restart_policy(pod: &Field, failures_are_judged: bool, p: &mut Problems) {
 }
 
 fn completion_mode(spec: &Field, p: &mut Problems) {
-    let Some(mode) = spec.opt_str("completionMode") else { return };
-    one_of(p, &spec.at("completionMode"), mode, &["NonIndexed", "Indexed"]);
-    if mode == "Indexed" {
+    let mode = spec.opt_str("completionMode");
+    if let Some(mode) = mode {
+        one_of(p, &spec.at("completionMode"), mode, &["NonIndexed", "Indexed"]);
+    }
+    if mode == Some("Indexed") {
         indexed(spec, p);
     }
-    if mode == "NonIndexed" {
+    if mode.is_none_or(|mode| mode == "NonIndexed") {
         for name in ["backoffLimitPerIndex", "maxFailedIndexes"].iter().filter(|n| spec.has(n)) {
             p.invalid(&spec.at(name), spec.int(name), "requires indexed completion mode");
         }
@@ -147,7 +155,6 @@ fn failure_policy(spec: &Field, p: &mut Problems) {
     let rules = policy.items("rules");
     if rules.len() > RULES_MAX_COUNT {
         p.too_many(&policy.at("rules"), rules.len(), RULES_MAX_COUNT);
-        return;
     }
     for rule in rules {
         match rule.str("action") {
@@ -158,7 +165,11 @@ fn failure_policy(spec: &Field, p: &mut Problems) {
         if rule.has("onExitCodes") {
             exit_codes(&rule.get("onExitCodes"), &containers, p);
         }
-        for condition in rule.items("onPodConditions") {
+        let conditions = rule.items("onPodConditions");
+        if conditions.len() > CONDITIONS_MAX_COUNT {
+            p.too_many(&rule.at("onPodConditions"), conditions.len(), CONDITIONS_MAX_COUNT);
+        }
+        for condition in conditions {
             pod_condition(&condition, p);
         }
         match (rule.has("onExitCodes"), !rule.list("onPodConditions").is_empty()) {
@@ -231,6 +242,9 @@ fn success_rule(rule: &Field, completions: i64, p: &mut Problems) {
     }
     let mut indexes = None;
     if let Some(text) = rule.opt_str("succeededIndexes") {
+        if text.len() > INDEXES_MAX_BYTES {
+            p.too_long(&rule.at("succeededIndexes"), INDEXES_MAX_BYTES);
+        }
         match count_indexes(text, completions) {
             Ok(n) => indexes = Some(n),
             Err(why) => p.invalid(&rule.at("succeededIndexes"), text, format!("error parsing succeededIndexes: {why}")),

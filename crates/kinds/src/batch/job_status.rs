@@ -34,6 +34,7 @@ pub fn validate(new: &Field, old: &Field, spec: &Field, p: &mut Problems) {
     uncounted(new, p);
     let changed = |name: &str| !same(new.get(name).value(), old.get(name).value());
     let turned = |kind: &str| is_true(new, kind) != is_true(old, kind);
+    announced(new, &changed, &turned, p);
     together(new, &turned, p);
     times(new, &changed, turned("Complete"), p);
     if finished(new) {
@@ -53,6 +54,19 @@ fn uncounted(status: &Field, p: &mut Problems) {
         } else if !seen.insert(uid.text()) {
             p.duplicate(uid.path(), uid.text());
         }
+    }
+}
+
+/// An end is announced before it is told.
+fn announced(status: &Field, changed: &dyn Fn(&str) -> bool, turned: &dyn Fn(&str) -> bool, p: &mut Problems) {
+    if (turned("Failed") || changed("failedIndexes")) && is_true(status, "Failed") && !is_true(status, "FailureTarget") {
+        conditions(p, status, "cannot set Failed=True condition without the FailureTarget=true condition");
+    }
+    if (turned("Complete") || turned(SUCCESS)) && is_true(status, "Complete") && !is_true(status, SUCCESS) {
+        conditions(p, status, "cannot set Complete=True condition without the SuccessCriteriaMet=true condition");
+    }
+    if (changed("ready") || changed("active")) && status.int("ready") > status.int("active") {
+        p.invalid(&status.at("ready"), status.int("ready"), "cannot set more ready pods than active");
     }
 }
 
@@ -202,10 +216,15 @@ mod tests {
         let old = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1});
         let good = json!({"startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z", "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]});
         assert!(said(good.clone(), old.clone(), json!({})).is_empty());
-        let bad = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "conditions": [condition("Complete")]});
+        let bad = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "ready": 2, "conditions": [condition("Complete")]});
         assert_eq!(
             said(bad, old.clone(), json!({})),
-            ["status.completionTime: Required value: completionTime is required for Complete jobs", "status.active: Invalid value: 1: active>0 is invalid for finished job"]
+            [
+                "status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+                "status.ready: Invalid value: 2: cannot set more ready pods than active",
+                "status.completionTime: Required value: completionTime is required for Complete jobs",
+                "status.active: Invalid value: 1: active>0 is invalid for finished job"
+            ]
         );
         assert!(said(old, good, json!({})).contains(&"status.conditions: Invalid value: cannot disable the terminal Complete=True condition".to_owned()));
     }

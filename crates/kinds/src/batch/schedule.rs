@@ -21,18 +21,26 @@ const FIELDS: &[Limits] = &[
 /// Why a schedule cannot be read, in the words of the parser that upstream uses.
 pub fn parse(schedule: &str) -> Result<(), String> {
     let spec = match schedule.strip_prefix("TZ=").or(schedule.strip_prefix("CRON_TZ=")) {
-        Some(rest) => rest.split_once(' ').map_or("", |r| r.1).trim(),
+        Some(rest) => {
+            let (zone, spec) = rest.split_once(' ').unwrap_or((rest, ""));
+            if !zone.is_empty() && zone != "Local" && jiff::tz::TimeZone::get(zone).is_err() {
+                return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+            }
+            spec.trim()
+        }
         None => schedule,
     };
     if spec.starts_with('@') {
-        let every = spec.strip_prefix("@every ").is_some_and(|d| !d.is_empty());
-        return if every || DESCRIPTORS.contains(&spec) { Ok(()) } else { Err(format!("unrecognized descriptor: {spec}")) };
+        if let Some(every) = spec.strip_prefix("@every ") {
+            return go_duration(every).map_err(|why| format!("failed to parse duration {spec}: {why}"));
+        }
+        return if DESCRIPTORS.contains(&spec) { Ok(()) } else { Err(format!("unrecognized descriptor: {spec}")) };
     }
     let fields: Vec<&str> = spec.split_whitespace().collect();
     if fields.len() != FIELDS.len() {
         return Err(format!("expected exactly {} fields, found {}: [{}]", FIELDS.len(), fields.len(), fields.join(" ")));
     }
-    fields.iter().zip(FIELDS).try_for_each(|(field, limits)| field.split(',').try_for_each(|part| range(part, limits)))
+    fields.iter().zip(FIELDS).try_for_each(|(field, limits)| field.split(',').filter(|part| !part.is_empty()).try_for_each(|part| range(part, limits)))
 }
 
 /// `*`, `?`, `3`, `1-5`, each with an optional `/step`.
@@ -80,8 +88,43 @@ fn number(text: &str) -> Result<u32, String> {
     match text.parse::<i64>() {
         Ok(n) if n < 0 => Err(format!("negative number ({n}) not allowed: {text}")),
         Ok(n) => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
-        Err(_) => Err(format!("failed to parse int from {text}: strconv.Atoi: parsing \"{text}\": invalid syntax")),
+        Err(e) => {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = if matches!(e.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
+            Err(format!("failed to parse int from {text}: strconv.Atoi: parsing \"{text}\": {why}"))
+        }
     }
+}
+
+const DURATION_UNITS: &[&str] = &["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
+
+/// Whether Go's `time.ParseDuration` reads it, and its words if not.
+fn go_duration(text: &str) -> Result<(), String> {
+    let invalid = || format!("time: invalid duration \"{text}\"");
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return Ok(());
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (digits, tail) = rest.split_at(number);
+        if !digits.bytes().any(|b| b.is_ascii_digit()) || digits.matches('.').count() > 1 {
+            return Err(invalid());
+        }
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        if unit.is_empty() {
+            return Err(format!("time: missing unit in duration \"{text}\""));
+        }
+        if !DURATION_UNITS.contains(&unit) {
+            return Err(format!("time: unknown unit \"{unit}\" in duration \"{text}\""));
+        }
+        rest = next;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -90,7 +133,7 @@ mod tests {
 
     #[test]
     fn question_marks_names_ranges_and_steps_can_be_read() {
-        for good in ["*/5 * * * *", "0 0 ? * mon-fri", "1,2-4/2 0 1 jan ?", "@hourly", "@every 5m", "TZ=UTC 0 0 * * *"] {
+        for good in ["*/5 * * * *", "0 0 ? * mon-fri", "1,2-4/2 0 1 jan ?", "@hourly", "@every 1h5.5m", "1,,2 * * * *", "TZ=UTC 0 0 * * *"] {
             assert_eq!(parse(good), Ok(()), "{good}");
         }
     }
@@ -103,6 +146,9 @@ mod tests {
             ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
             ("*/0 * * * *", "step of range should be a positive number: */0"),
             ("@never", "unrecognized descriptor: @never"),
+            ("@every x", "failed to parse duration @every x: time: invalid duration \"x\""),
+            ("@every 5x", "failed to parse duration @every 5x: time: unknown unit \"x\" in duration \"5x\""),
+            ("TZ=Nowhere/X * * * * *", "provided bad location Nowhere/X: unknown time zone Nowhere/X"),
         ] {
             assert_eq!(parse(bad), Err(why.to_owned()));
         }

@@ -9,7 +9,7 @@ use crate::table::{self, AGE, NAME, column, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -42,6 +42,7 @@ impl Kind for CertificateSigningRequest {
         selectable: &[Selectable { path: "spec.signerName", value: |o| selectable::text(o, &["spec", "signerName"]) }],
         unknown_selector: UnknownSelector::NotSupported,
         name_rule: NameRule::Own,
+        metadata_checks: MetadataChecks { update: 4, status: 4 },
         ..Info::BASE
     };
 

@@ -54,7 +54,7 @@ pub fn check(new: &Object, old: &Object, approves: bool, p: &mut Problems) {
             _ => {}
         }
         if DECISIONS.contains(&kind) && seen.iter().any(|s| DECISIONS.contains(s) && *s != kind) {
-            p.invalid(&c.at("type"), kind, "Approved and Denied conditions are mutually exclusive");
+            p.invalid(&status.at("conditions"), kind, "Approved and Denied conditions are mutually exclusive");
         }
         if seen.contains(&kind) {
             p.duplicate(&c.at("type"), kind);

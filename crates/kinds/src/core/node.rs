@@ -2,7 +2,7 @@
 
 use crate::core::pod::resources;
 use crate::core::pod::scheduling::TAINT_EFFECTS;
-use crate::field::{Field, invalid_each, one_of, set};
+use crate::field::{Field, invalid_each, one_of, remove, set};
 use crate::formats;
 use crate::ip;
 use crate::labels;
@@ -10,7 +10,7 @@ use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Path, Problem, ProblemKind, Problems, meta, names};
-use keles_registry::kind::{Column, Info, Kind, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_registry::kind::{Column, Info, Kind, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -83,6 +83,19 @@ impl Kind for Node {
         taints(&root, p);
         amounts(&root, p);
         pod_cidrs(&root.get("spec"), p);
+    }
+
+    fn prepare_create(o: &mut Object, _: &Request) {
+        drop_dynamic_configuration(o, "spec", "configSource", None);
+        drop_dynamic_configuration(o, "status", "config", None);
+    }
+
+    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
+        drop_dynamic_configuration(new, "spec", "configSource", Some(old));
+    }
+
+    fn prepare_status(new: &mut Object, old: &Object, _: &Request) {
+        drop_dynamic_configuration(new, "status", "config", Some(old));
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
@@ -242,6 +255,15 @@ fn unique_addresses(root: &Field, p: &mut Problems) {
             let shown = format!("{{\"Type\":{},\"Address\":{}}}", json!(kind), json!(text));
             p.push(Problem { kind: ProblemKind::Duplicate, field: address.path().as_str().into(), value: None, detail: shown });
         }
+    }
+}
+
+/// The agent's configuration from a ConfigMap is no feature any more: only who has it keeps it.
+fn drop_dynamic_configuration(o: &mut Object, part: &str, name: &str, old: Option<&Object>) {
+    if old.is_none_or(|old| old.at(&[part, name]).is_null())
+        && let Some(part) = o.0.get_mut(part)
+    {
+        remove(part, name);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Path, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Scope, Served};
 use serde_json::{Value, json};
 
 pub struct PersistentVolume;
@@ -46,6 +46,7 @@ impl Kind for PersistentVolume {
         scope: Scope::Cluster,
         served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.PersistentVolume" }],
         subresources: &[status("PersistentVolume")],
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 
@@ -193,6 +194,9 @@ fn warn(root: &Field, w: &mut Vec<String>) {
     }
     if spec.str("persistentVolumeReclaimPolicy") == "Recycle" {
         w.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".into());
+    }
+    for term in spec.get("nodeAffinity").get("required").items("nodeSelectorTerms") {
+        crate::core::pod::warnings::node_term(&term, false, w);
     }
     crate::core::pod::warnings::persistent(&spec, w);
     fraction(&spec.get("capacity"), w);

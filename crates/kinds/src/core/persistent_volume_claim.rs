@@ -8,7 +8,7 @@ use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Path, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Served};
 use serde_json::{Value, json};
 
 pub struct PersistentVolumeClaim;
@@ -40,6 +40,7 @@ impl Kind for PersistentVolumeClaim {
         short_names: &["pvc"],
         served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.PersistentVolumeClaim" }],
         subresources: &[status("PersistentVolumeClaim")],
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

@@ -79,12 +79,12 @@ impl Kind for ResourceQuota {
 /// `pods: 1/10, requests.cpu: 0/4`: the limits.* entries, or the others.
 fn used(o: &Object, limits: bool) -> String {
     let hard = o.at(&["status", "hard"]).as_object();
+    // In the order of the names, which the tree keeps.
     let mut all: Vec<String> = Vec::new();
     for (name, max) in hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits") == limits) {
         let now = o.at(&["status", "used", name]).as_str().unwrap_or("0");
         all.push(format!("{name}: {now}/{}", max.as_str().unwrap_or("0")));
     }
-    all.sort();
     all.join(", ")
 }
 
@@ -144,6 +144,10 @@ fn conflicts(scopes: &[&str], at: &Path, shown: &serde_json::Value, p: &mut Prob
 const UNFIT_SCOPE: &str = "unsupported scope applied to resource";
 const POD_COMPUTE: &[&str] = &["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 
+fn is_standard(name: &str) -> bool {
+    QUOTA_RESOURCES.contains(&name) || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
+}
+
 /// How many of the limited resources a scope says nothing about.
 fn unfit(spec: &Field, scope: &str) -> usize {
     let fits = |name: &str| match scope {
@@ -152,7 +156,7 @@ fn unfit(spec: &Field, scope: &str) -> usize {
         "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage"),
         _ => true,
     };
-    spec.map("hard").filter(|(name, _)| QUOTA_RESOURCES.contains(name) && !fits(name)).count()
+    spec.map("hard").filter(|(name, _)| is_standard(name) && !fits(name)).count()
 }
 
 fn amounts(of: &Field, list: &str, p: &mut Problems) {

@@ -127,8 +127,17 @@ fn slice(o: &Object, old: Option<&Object>, p: &mut Problems) {
     ports(&root, p);
 }
 
+/// Its number, else its name.
+fn shown_port(port: &Value) -> String {
+    match (port["port"].as_i64(), port["name"].as_str()) {
+        (Some(number), _) => number.to_string(),
+        (None, Some(name)) if !name.is_empty() => name.to_owned(),
+        _ => "*".into(),
+    }
+}
+
 fn shown_ports(o: &Object) -> String {
-    let all: Vec<String> = table::list(o.at(&["ports"])).iter().map(|p| p["port"].as_i64().map_or("*".into(), |n| n.to_string())).collect();
+    let all: Vec<String> = table::list(o.at(&["ports"])).iter().map(shown_port).collect();
     if all.is_empty() { "<unset>".into() } else { table::shorten(&all) }
 }
 

@@ -6,7 +6,7 @@ use crate::flowcontrol::bootstrap;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Scope, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -44,6 +44,7 @@ impl Kind for FlowSchema {
         subresources: &[status("FlowSchema")],
         generation: true,
         unconditional_update: false,
+        metadata_checks: MetadataChecks { update: 3, status: 2 },
         ..Info::BASE
     };
 
@@ -227,12 +228,12 @@ fn resource_rule(r: &Field, p: &mut Problems) {
     }
     let all = r.items("namespaces");
     if all.len() > 1 && all.iter().any(|n| n.text() == "*") {
-        p.invalid(&r.at("namespaces"), r.get("namespaces").value().clone(), "\"*\" may not accompany other items");
+        p.invalid(&r.at("namespaces"), r.get("namespaces").value().clone(), "if '*' is present, must not specify other namespaces");
+        return;
     }
     for namespace in all.iter().filter(|n| n.text() != "*") {
-        let bad = names::dns_label(namespace.text(), false);
-        if !bad.is_empty() {
-            p.invalid(namespace.path(), namespace.text(), format!("each member of this list must be '*' or a DNS-1123 label; {}", bad.join(",")));
+        for bad in names::dns_label(namespace.text(), false) {
+            p.invalid(namespace.path(), namespace.text(), format!("each member of this list must be '*' or a DNS-1123 label; {bad}"));
         }
     }
 }

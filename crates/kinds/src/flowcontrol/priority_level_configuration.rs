@@ -6,7 +6,7 @@ use crate::flowcontrol::{bootstrap, flow_schema};
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Scope, Served};
 use serde_json::{Value, json};
 
 pub struct PriorityLevelConfiguration;
@@ -57,6 +57,7 @@ impl Kind for PriorityLevelConfiguration {
         subresources: &[status("PriorityLevelConfiguration")],
         generation: true,
         unconditional_update: false,
+        metadata_checks: MetadataChecks { update: 3, status: 2 },
         ..Info::BASE
     };
 

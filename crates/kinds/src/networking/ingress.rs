@@ -6,7 +6,7 @@ use crate::ip;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Path, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Served};
 use serde_json::json;
 
 pub struct Ingress;
@@ -32,6 +32,7 @@ impl Kind for Ingress {
         served: &[Served { group: "networking.k8s.io", version: "v1", schema: "io.k8s.api.networking.v1.Ingress" }],
         subresources: &[status("Ingress")],
         generation: true,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

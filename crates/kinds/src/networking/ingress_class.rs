@@ -1,10 +1,10 @@
 //! IngressClass: which controller serves an Ingress (networking.k8s.io/v1).
 
-use crate::field::{Field, IMMUTABLE, default_pointer, invalid_each};
+use crate::field::{Field, IMMUTABLE, default_pointer, domain_path, invalid_each};
 use crate::networking::ingress::object_reference;
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Scope, Served};
 use serde_json::json;
 
 pub struct IngressClass;
@@ -25,6 +25,7 @@ impl Kind for IngressClass {
         scope: Scope::Cluster,
         served: &[Served { group: "networking.k8s.io", version: "v1", schema: "io.k8s.api.networking.v1.IngressClass" }],
         generation: true,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 
@@ -48,11 +49,7 @@ impl Kind for IngressClass {
         if controller.len() > CONTROLLER_MAX_BYTES {
             p.too_long(&spec.at("controller"), CONTROLLER_MAX_BYTES);
         }
-        if controller.is_empty() {
-            p.required(&spec.at("controller"), "");
-        } else {
-            domain_path(&spec, controller, p);
-        }
+        domain_path(&spec.get("controller"), p);
         let parameters = spec.get("parameters");
         if parameters.is_set() {
             references(&parameters, p);
@@ -78,22 +75,6 @@ fn parameters(o: &Object) -> String {
 }
 
 const CONTROLLER_MAX_BYTES: usize = 250;
-
-/// `example.com/ingress`: a domain and a path.
-fn domain_path(spec: &Field, controller: &str, p: &mut Problems) {
-    let at = spec.at("controller");
-    let Some((host, path)) = controller.split_once('/').filter(|(h, r)| !h.is_empty() && !r.is_empty()) else {
-        p.invalid(&at, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
-        return;
-    };
-    for message in names::dns_subdomain(host, false) {
-        p.invalid(&at, host, message);
-    }
-    let fits = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/%!$&'()*+,;=:@-._~".contains(&b));
-    if !fits {
-        p.invalid(&at, path, "Invalid path (regex used for validation is '^[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+$')");
-    }
-}
 
 fn references(r: &Field, p: &mut Problems) {
     object_reference(r, p);

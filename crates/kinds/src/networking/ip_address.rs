@@ -4,7 +4,7 @@ use crate::field::{Field, immutable, invalid_each};
 use crate::ip;
 use crate::table::{NAME, column, text};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Scope, Served};
 use serde_json::json;
 
 pub struct IPAddress;
@@ -27,6 +27,7 @@ impl Kind for IPAddress {
             Served { group: "networking.k8s.io", version: "v1beta1", schema: "io.k8s.api.networking.v1beta1.IPAddress" },
         ],
         name_rule: NameRule::Own,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

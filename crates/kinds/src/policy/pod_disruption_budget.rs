@@ -1,6 +1,7 @@
 //! PodDisruptionBudget: how many pods may be taken away at once (policy/v1).
 
 use crate::apps::workload;
+use crate::conditions::conditions;
 use crate::field::{Field, non_negative, one_of, set};
 use crate::labels;
 use crate::subresource::status;
@@ -29,6 +30,7 @@ impl Kind for PodDisruptionBudget {
         served: &[Served { group: "policy", version: "v1", schema: "io.k8s.api.policy.v1.PodDisruptionBudget" }],
         subresources: &[status("PodDisruptionBudget")],
         generation: true,
+        unconditional_update: false,
         // Upstream checks nothing of its name but that it fits into a path.
         name_rule: NameRule::PathSegment,
         ..Info::BASE
@@ -72,5 +74,6 @@ impl Kind for PodDisruptionBudget {
         for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             non_negative(p, &status, name);
         }
+        conditions(&status, usize::MAX, p);
     }
 }

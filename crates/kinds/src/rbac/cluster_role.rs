@@ -5,7 +5,7 @@ use crate::labels;
 use crate::rbac::rules;
 use crate::table::{CREATED_AT, NAME};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Scope, Served};
 use serde_json::{Value, json};
 
 pub struct ClusterRole;
@@ -22,6 +22,7 @@ impl Kind for ClusterRole {
         served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.ClusterRole" }],
         create_on_update: true,
         name_rule: NameRule::PathSegment,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

@@ -4,7 +4,7 @@ use crate::field::Field;
 use crate::rbac::rules;
 use crate::table::{CREATED_AT, NAME};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Served};
 use serde_json::json;
 
 pub struct Role;
@@ -20,6 +20,7 @@ impl Kind for Role {
         served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.Role" }],
         create_on_update: true,
         name_rule: NameRule::PathSegment,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

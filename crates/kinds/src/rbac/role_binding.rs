@@ -4,7 +4,7 @@ use crate::field::Field;
 use crate::rbac::rules;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Served};
 use serde_json::{Value, json};
 
 pub struct RoleBinding;
@@ -32,6 +32,7 @@ impl Kind for RoleBinding {
         served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.RoleBinding" }],
         create_on_update: true,
         name_rule: NameRule::PathSegment,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

@@ -6,7 +6,7 @@ use crate::resource::identifiers::each;
 use crate::resource::selectors;
 use crate::table::{AGE, NAME};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Served};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Scope, Served};
 use serde_json::json;
 
 pub struct DeviceClass;
@@ -27,6 +27,7 @@ impl Kind for DeviceClass {
         ],
         generation: true,
         name_rule: NameRule::Own,
+        metadata_checks: MetadataChecks { update: 4, status: 3 },
         ..Info::BASE
     };
 

@@ -17,10 +17,8 @@ const COLUMNS: &[Column<Object>] = &[
         "globalDefault specifies whether this PriorityClass should be considered as the default priority for pods that do not have any priority class.",
         |o, _| table::bool_cell(o, &["globalDefault"]),
     ),
-    column("PreemptionPolicy", "string", "preemptionPolicy is the Policy for preempting pods with lower priority.", |o, _| {
-        table::str_or(o, &["preemptionPolicy"], "PreemptLowerPriority")
-    }),
     AGE,
+    column("PreemptionPolicy", "string", "preemptionPolicy is the Policy for preempting pods with lower priority.", |o, _| table::str_cell(o, &["preemptionPolicy"])),
 ];
 
 impl Kind for PriorityClass {

@@ -1,6 +1,5 @@
 //! CSIDriver: a storage driver and what it needs (storage.k8s.io/v1).
 
-use crate::core::pod::volumes::csi_driver;
 use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, same, set};
 use crate::table::{self, AGE, NAME, column, text};
 use keles_api::{Object, Problems};
@@ -66,7 +65,6 @@ impl Kind for CSIDriver {
     fn validate(o: &Object, p: &mut Problems) {
         let root = Field::root(o);
         let spec = root.get("spec");
-        csi_driver(p, &root.get("metadata").at("name"), root.get("metadata").str("name"));
         for mode in spec.strings("volumeLifecycleModes") {
             one_of(p, &spec.at("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
         }

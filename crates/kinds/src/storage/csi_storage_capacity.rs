@@ -15,7 +15,7 @@ const COLUMNS: &[Column<Object>] = &[
     column("StorageClassName", "string", "storageClassName represents the name of the StorageClass that the reported capacity applies to.", |o, _| {
         table::str_cell(o, &["storageClassName"])
     }),
-    column("Capacity", "string", "capacity is the value reported by the CSI driver in its GetCapacityResponse.", |o, _| table::str_or(o, &["capacity"], "")),
+    column("Capacity", "string", "capacity is the value reported by the CSI driver in its GetCapacityResponse.", |o, _| table::str_or(o, &["capacity"], "<unset>")),
 ];
 
 impl Kind for CSIStorageCapacity {

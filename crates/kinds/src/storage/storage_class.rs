@@ -2,7 +2,7 @@
 
 use crate::field::{Field, default_pointer, immutable, invalid_each, one_of};
 use crate::labels;
-use crate::table::{self, AGE, NAME, column};
+use crate::table::{self, AGE, CLASS_NAME, column};
 use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, Scope, Served};
 use serde_json::json;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub struct StorageClass;
 
 const COLUMNS: &[Column<Object>] = &[
-    NAME,
+    CLASS_NAME,
     column("Provisioner", "string", "provisioner indicates the type of the provisioner.", |o, _| table::str_cell(o, &["provisioner"])),
     column(
         "ReclaimPolicy",

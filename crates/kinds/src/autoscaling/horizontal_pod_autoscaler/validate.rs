@@ -1,7 +1,7 @@
 //! What is wrong with a HorizontalPodAutoscaler.
 
 use crate::core::pod::resources;
-use crate::field::{Field, NOT_POSITIVE, invalid_each, one_of};
+use crate::field::{Field, NEGATIVE, NOT_POSITIVE, invalid_each, one_of};
 use keles_api::quantity::Quantity;
 use keles_api::{Object, Problems, names};
 
@@ -23,7 +23,9 @@ pub fn autoscaler(o: &Object, p: &mut Problems) {
     if min.is_some_and(|min| max < min) {
         p.invalid(&spec.at("maxReplicas"), max, "must be greater than or equal to `minReplicas`");
     }
-    reference(&spec.get("scaleTargetRef"), p);
+    let scaled = spec.get("scaleTargetRef");
+    // What has always been part of the core group is let off the group.
+    reference(&scaled, scaled.str("kind") == "ReplicationController", p);
     let metrics = spec.items("metrics");
     for metric in &metrics {
         source(metric, p);
@@ -40,7 +42,7 @@ pub fn autoscaler(o: &Object, p: &mut Problems) {
     }
 }
 
-fn reference(r: &Field, p: &mut Problems) {
+fn reference(r: &Field, core_group: bool, p: &mut Problems) {
     for name in ["kind", "name"] {
         match r.str(name) {
             "" => p.required(&r.at(name), ""),
@@ -48,9 +50,10 @@ fn reference(r: &Field, p: &mut Problems) {
         }
     }
     let version = r.str("apiVersion");
-    let is_core = version == "v1" && r.str("kind") == "ReplicationController";
-    if !version.contains('/') && !is_core {
-        p.invalid(&r.at("apiVersion"), version, "apiVersion must specify API group");
+    match version.split_once('/') {
+        Some((_, rest)) if rest.contains('/') => p.invalid(&r.at("apiVersion"), version, format!("unexpected GroupVersion string: {version}")),
+        None | Some(("", _)) if !core_group => p.invalid(&r.at("apiVersion"), version, "apiVersion must specify API group"),
+        _ => {}
     }
 }
 
@@ -82,11 +85,11 @@ fn of_kind(kind: &str, s: &Field, p: &mut Problems) {
     let t = s.get("target");
     match kind {
         "object" => {
-            reference(&s.get("describedObject"), p);
+            reference(&s.get("describedObject"), true, p);
             identifier(&s.get("metric"), p);
             target(&t, p);
             if !t.has("value") && !t.has("averageValue") {
-                p.required(&t.at("averageValue"), "must set either a target value for metric or a per-pod target");
+                p.required(&t.at("averageValue"), "must set either a target value or averageValue");
             }
         }
         "external" => {
@@ -166,6 +169,9 @@ fn scaling(rules: &Field, p: &mut Problems) {
             p.invalid(&at, seconds, format!("must be less than or equal to {WINDOW_MAX_SECONDS}"));
         }
     }
+    if let Some(tolerance) = rules.opt_str("tolerance").filter(|t| Quantity::parse(t).is_ok_and(|q| q.sign() < 0)) {
+        p.invalid(&rules.at("tolerance"), tolerance, NEGATIVE);
+    }
     if let Some(policy) = rules.opt_str("selectPolicy") {
         one_of(p, &rules.at("selectPolicy"), policy, &["Disabled", "Max", "Min"]);
     }
@@ -181,5 +187,28 @@ fn scaling(rules: &Field, p: &mut Problems) {
         if policy.int("periodSeconds") > PERIOD_MAX_SECONDS {
             p.invalid(&policy.at("periodSeconds"), policy.int("periodSeconds"), format!("must be less than or equal to {PERIOD_MAX_SECONDS}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keles_api::Path;
+    use serde_json::json;
+
+    #[test]
+    fn a_reference_names_its_group() {
+        let said = |version: &str, core_group: bool| {
+            let (mut p, value) = (Problems::new(), json!({"kind": "K", "name": "n", "apiVersion": version}));
+            reference(&Field::new(&value, Path::new("ref")), core_group, &mut p);
+            p.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (version, core_group) in [("apps/v1", false), ("v1", true), ("", true)] {
+            assert!(said(version, core_group).is_empty(), "{version}");
+        }
+        for version in ["v1", "", "/v1"] {
+            assert_eq!(said(version, false), [format!("ref.apiVersion: Invalid value: {version:?}: apiVersion must specify API group")]);
+        }
+        assert_eq!(said("a/b/c", true), ["ref.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c"]);
     }
 }

@@ -35,7 +35,8 @@ const DEPRECATED_VOLUMES: &[(&str, &str)] = &[
 
 /// Warnings about what a PersistentVolume is made of.
 pub fn persistent(spec: &Field, w: &mut Vec<String>) {
-    for (name, text) in DEPRECATED_VOLUMES.iter().filter(|(name, _)| spec.has(name)) {
+    let said_of_pods_alone = ["flocker", "quobyte", "gitRepo"];
+    for (name, text) in DEPRECATED_VOLUMES.iter().filter(|(name, _)| spec.has(name) && !said_of_pods_alone.contains(name)) {
         w.push(format!("{}: {text}", spec.at(shown(name))));
     }
 }
@@ -105,7 +106,10 @@ pub fn pod(owner: &Field, is_template: bool, w: &mut Vec<String>) {
 const OLD_SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 
 /// What is said of a node label that has a newer name.
-fn deprecated_label(label: &str) -> Option<String> {
+pub fn deprecated_label(label: &str) -> Option<String> {
+    if label == "node-role.kubernetes.io/master" {
+        return Some("use \"node-role.kubernetes.io/control-plane\" instead".into());
+    }
     let (_, new) = DEPRECATED_NODE_LABELS.iter().find(|(old, _)| *old == label)?;
     Some(format!("deprecated since {}; use \"{new}\" instead", since(label)))
 }
@@ -131,7 +135,7 @@ fn node_labels(s: &Field, w: &mut Vec<String>) {
 }
 
 /// A term of a mere preference may hold label values that no node can have.
-fn node_term(term: &Field, is_preference: bool, w: &mut Vec<String>) {
+pub fn node_term(term: &Field, is_preference: bool, w: &mut Vec<String>) {
     for e in term.items("matchExpressions") {
         if let Some(text) = deprecated_label(e.str("key")) {
             w.push(format!("{}: {} is {text}", e.at("key"), e.str("key")));

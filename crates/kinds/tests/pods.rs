@@ -185,7 +185,7 @@ fn restart_rules_need_a_policy_and_an_action() {
         &o,
         &[
             "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
-            "spec.containers[0].restartPolicyRules[0].action: Required value",
+            "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"\": supported values: \"Restart\", \"RestartAllContainers\"",
         ],
     );
 }
@@ -203,4 +203,43 @@ fn a_gated_pod_may_be_narrowed_and_not_widened() {
     };
     assert!(update(json!({"a": "b", "c": "d"})).is_empty());
     assert_eq!(update(json!({"a": "x"})), ["only additions to spec.nodeSelector are allowed (no mutations or deletions)"]);
+}
+
+#[test]
+fn a_hostname_given_outright_stands_alone_and_is_a_name() {
+    let alone = pod(json!({"hostnameOverride": "a.b"}));
+    check(&alone, &[]);
+    let o = pod(json!({"hostnameOverride": "x".repeat(65), "setHostnameAsFQDN": true, "hostNetwork": true}));
+    check(
+        &o,
+        &[
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+            "spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true",
+            "spec.hostnameOverride: Too long: may not be more than 64 bytes",
+        ],
+    );
+}
+
+#[test]
+fn a_pod_with_its_own_users_is_told_in_the_words_of_go() {
+    let o = pod(json!({"hostUsers": false, "hostPID": true}));
+    check(&o, &["spec.HostPID: Forbidden: when `hostUsers` is false"]);
+}
+
+#[test]
+fn an_init_container_that_ends_is_not_restarted_by_a_resize() {
+    let init = json!({"name": "i", "image": "i", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]});
+    check(
+        &pod(json!({"initContainers": [init]})),
+        &["spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must not be set to 'RestartContainer' for non-sidecar initContainers"],
+    );
+}
+
+#[test]
+fn an_iscsi_name_ends_in_a_name_of_its_own() {
+    let with = |iqn: &str| volume(json!({"iscsi": {"targetPortal": "127.0.0.1:3260", "iqn": iqn, "lun": 0}}));
+    check(&with("iqn.2001-04.com:disk"), &[]);
+    for bad in ["iqn.2001-04.com.example", "iqn.2001-04.com:a,b"] {
+        check(&with(bad), &[&format!("spec.volumes[0].iscsi.iqn: Invalid value: {bad:?}: must be valid format")]);
+    }
 }

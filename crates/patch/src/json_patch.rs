@@ -1,6 +1,7 @@
 //! JSON patch, RFC 6902, with the liberties of the library upstream uses (evanphx/json-patch v4): negative indices count from the end,
 //! testing a missing member for null holds, and replacing a missing member adds it.
 
+use crate::merge_patch::go_kind;
 use crate::{JSON_PATCH_OPERATIONS_MAX, PatchError, RESULT_BYTES_MAX};
 use keles_api::depth;
 use serde_json::Value;
@@ -22,6 +23,9 @@ pub(crate) fn apply(doc: &Value, operations: &Value) -> Result<Value, PatchError
     };
     if operations.len() > JSON_PATCH_OPERATIONS_MAX {
         return Err(PatchError::TooManyOperations(operations.len()));
+    }
+    if let Some(odd) = operations.iter().find(|operation| !operation.is_object() && !operation.is_null()) {
+        return Err(PatchError::Malformed(format!("error decoding patch: json: cannot unmarshal {} into Go value of type handlers.jsonPatchOp", go_kind(odd))));
     }
     let mut doc = doc.clone();
     let mut spent = Spent::default();

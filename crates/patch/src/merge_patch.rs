@@ -5,12 +5,25 @@ use serde_json::{Map, Value};
 
 /// Null removes, objects merge, anything else replaces.
 pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
-    if !patch.is_object() {
-        return Err(PatchError::Malformed("Invalid JSON Patch".into()));
+    match patch {
+        Value::Object(_) => {}
+        Value::Null => return Err(PatchError::Malformed("Invalid JSON Patch".into())),
+        other => return Err(PatchError::Malformed(format!("error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(other)))),
     }
     let mut out = doc.clone();
     merge(&mut out, patch);
     Ok(out)
+}
+
+/// What Go's decoder calls a value.
+pub(crate) fn go_kind(v: &Value) -> &'static str {
+    match v {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Object(_) | Value::Null => "object",
+    }
 }
 
 fn merge(doc: &mut Value, patch: &Value) {

@@ -3,8 +3,8 @@
 use crate::cache::{Cached, Map};
 use crate::call::Answer;
 use crate::exchange::Exchange;
-use crate::metrics;
 use crate::kind::{AnyKind, Served, UnknownSelector};
+use crate::metrics;
 use crate::options::{ListOptions, VersionMatch};
 use crate::resource::api_version;
 use base64::Engine;
@@ -34,7 +34,9 @@ impl Filter {
         let fields = FieldSelector::parse(&o.field_selector).map_err(Status::bad_request)?;
         let info = x.resource.info();
         for r in &fields.requirements {
-            let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace") || x.resource.kind.selects(&x.served, &r.field);
+            // Kinds that name their own labels name the namespace only where they have one.
+            let no_namespace = !x.resource.namespaced() && info.unknown_selector == UnknownSelector::NotSupported;
+            let known = r.field == "metadata.name" || r.field == "metadata.namespace" && !no_namespace || x.resource.kind.selects(&x.served, &r.field);
             if !known {
                 return Err(Status::bad_request(unknown_selector(info.unknown_selector, &r.field, &x.served)));
             }

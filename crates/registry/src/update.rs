@@ -220,7 +220,8 @@ impl Exchange<'_> {
             v if v != current.revision.to_string() => return Err(Status::stale(self.served.group, info.plural, &self.request.name)),
             _ => {}
         }
-        if !new.uid().is_empty() && new.uid() != old.uid() {
+        // Of a patch it is the rules that say so: only whole objects name what they mean to replace.
+        if self.call.patch_type.is_none() && !new.uid().is_empty() && new.uid() != old.uid() {
             let key = format!("/registry/{}/{}", info.plural, current.key);
             return Err(Status::conflict(
                 self.served.group,
@@ -239,10 +240,11 @@ impl Exchange<'_> {
     /// What a client cannot change, or may leave out, comes from the old state.
     fn take_over(&self, new: &mut Object, old: &Object, part: Part) {
         let own = part == Part::Own;
-        for field in ["uid", "creationTimestamp"] {
-            if new.meta(field).is_null() {
-                new.set_meta(field, old.meta(field).clone());
-            }
+        if new.uid().is_empty() {
+            new.set_meta("uid", old.uid());
+        }
+        if !old.meta("creationTimestamp").is_null() {
+            new.set_meta("creationTimestamp", old.meta("creationTimestamp").clone());
         }
         if !own {
             new.set_meta("generation", old.meta("generation").clone());

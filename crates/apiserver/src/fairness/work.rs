@@ -52,7 +52,7 @@ fn list(registry: &Registry, info: &RequestInfo, query: &Query, width_max: u32) 
     let stored = registry.count(&info.group, &info.resource);
     let selects = !query.text("fieldSelector").is_empty() || !query.text("labelSelector").is_empty();
     let looked_at = match query.text("limit").parse::<usize>() {
-        Ok(limit) if limit > 0 && !selects => stored.min(2 * limit),
+        Ok(limit) if limit > 0 && !selects => stored.min(limit.saturating_mul(2)),
         Ok(limit) if limit > 0 => stored + limit.min(stored),
         _ => stored,
     };

@@ -45,7 +45,7 @@ impl Kind for Job {
         subresources: &[status("Job")],
         selectable: &[Selectable { path: "status.successful", value: |o| selectable::number(o, &["status", "succeeded"]) }],
         generation: true,
-        unknown_selector: UnknownSelector::NotSupported,
+        unknown_selector: UnknownSelector::Text("field label \"{}\" not supported for batchv1.Job"),
         ..Info::BASE
     };
 

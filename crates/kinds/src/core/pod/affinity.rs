@@ -130,7 +130,7 @@ fn match_label_keys(term: &Field, p: &mut Problems) {
 }
 
 /// A key of `matchLabelKeys` has become a requirement of the selector by now; a second one on the same key was given by the client.
-fn keys_of_both(term: &Field, p: &mut Problems) {
+pub fn keys_of_both(term: &Field, p: &mut Problems) {
     let (selector, keys) = (term.get("labelSelector"), term.strings("matchLabelKeys"));
     let mut seen: BTreeSet<&str> = selector.map("matchLabels").map(|(k, _)| k).collect();
     for e in selector.items("matchExpressions") {

@@ -77,6 +77,9 @@ pub fn init(spec: &Field, scope: &Scope, p: &mut Problems) {
             long_running(&c, scope, p);
         } else {
             only_for_sidecars(&c, p);
+            for policy in c.items("resizePolicy").iter().filter(|policy| policy.str("restartPolicy") == "RestartContainer") {
+                p.invalid(&policy.at("restartPolicy"), "RestartContainer", "must not be set to 'RestartContainer' for non-sidecar initContainers");
+            }
         }
     }
 }
@@ -93,13 +96,13 @@ fn restart(c: &Field, p: &mut Problems) {
         p.too_many(&c.at("restartPolicyRules"), rules.len(), RESTART_RULES_MAX_COUNT);
     }
     for rule in rules {
-        required_one_of(p, &rule.at("action"), rule.str("action"), &["Restart", "RestartAllContainers"]);
+        one_of(p, &rule.at("action"), rule.str("action"), &["Restart", "RestartAllContainers"]);
         let codes = rule.get("exitCodes");
         if !codes.is_set() {
             p.required(codes.path(), "must be specified");
             continue;
         }
-        required_one_of(p, &codes.at("operator"), codes.str("operator"), &["In", "NotIn"]);
+        one_of(p, &codes.at("operator"), codes.str("operator"), &["In", "NotIn"]);
         if codes.list("values").len() > EXIT_CODES_MAX_COUNT {
             p.too_many(&codes.at("values"), codes.list("values").len(), EXIT_CODES_MAX_COUNT);
         }
@@ -124,6 +127,9 @@ pub fn ephemeral(spec: &Field, scope: &Scope, p: &mut Problems) {
         common(&c, scope, p);
         if !seen.insert(c.str("name")) {
             p.duplicate(&c.at("name"), c.str("name"));
+        }
+        if c.str("image").trim() != c.str("image") {
+            p.invalid(&c.at("image"), c.str("image"), "must not have leading or trailing whitespace");
         }
         let target = c.str("targetContainerName");
         let of_target = |x: &serde_json::Value| x["name"].as_str() == Some(target);
@@ -220,7 +226,7 @@ fn resize_policy(c: &Field, pod_restart_policy: &str, p: &mut Problems) {
         required_one_of(p, &at, resource, &["cpu", "memory"]);
         required_one_of(p, &at, restart, &["NotRequired", "RestartContainer"]);
         if pod_restart_policy == "Never" && restart != "NotRequired" {
-            p.invalid(&at, restart, "must be 'NotRequired' when `restartPolicy` is 'Never'");
+            p.invalid(&at, restart, "must be 'NotRequired' when pod `restartPolicy` is 'Never'");
         }
     }
 }

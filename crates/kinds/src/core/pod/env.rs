@@ -99,7 +99,7 @@ pub fn sources(c: &Field, p: &mut Problems) {
             let r = from.get(name);
             match r.str("name") {
                 "" => p.required(&r.at("name"), ""),
-                value => invalid_each(p, &r.at("name"), value, names::dns_subdomain(value, false)),
+                value => invalid_each(p, &r.at("name"), value, names::dns_subdomain(value, true)),
             }
         }
         match (from.has("configMapRef"), from.has("secretRef")) {

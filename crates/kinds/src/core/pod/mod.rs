@@ -57,12 +57,16 @@ impl Kind for Pod {
         ],
         selectable: &[
             Selectable { path: "spec.nodeName", value: |o| selectable::text(o, &["spec", "nodeName"]) },
+            // Its name in v1beta3.
+            Selectable { path: "spec.host", value: |o| selectable::text(o, &["spec", "nodeName"]) },
             Selectable { path: "spec.restartPolicy", value: |o| selectable::text(o, &["spec", "restartPolicy"]) },
             Selectable { path: "spec.schedulerName", value: |o| selectable::text(o, &["spec", "schedulerName"]) },
             Selectable { path: "spec.serviceAccountName", value: |o| selectable::text(o, &["spec", "serviceAccountName"]) },
             Selectable { path: "spec.hostNetwork", value: |o| selectable::boolean(o, &["spec", "hostNetwork"]) },
             Selectable { path: "status.phase", value: |o| selectable::text(o, &["status", "phase"]) },
             Selectable { path: "status.podIP", value: |o| selectable::text(o, &["status", "podIP"]) },
+            // Upstream knows the label and gives it no value.
+            Selectable { path: "status.podIPs", value: |_| "".into() },
             Selectable { path: "status.nominatedNodeName", value: |o| selectable::text(o, &["status", "nominatedNodeName"]) },
         ],
         generation: true,

@@ -221,7 +221,7 @@ pub fn pod_level(spec: &Field, p: &mut Problems) {
         return;
     }
     if !r.list("claims").is_empty() {
-        p.forbidden(&r.at("claims"), "claims cannot be set for Resources at pod-level");
+        p.forbidden(&r.at("claims"), "claims may not be set for Resources at pod-level");
     }
     requirements(&r, pod_name, p);
     for (name, used) in keles_rules::requests::of_containers(spec.value()) {

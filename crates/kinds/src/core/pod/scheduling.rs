@@ -32,6 +32,8 @@ pub fn tolerations(all: &[Field], p: &mut Problems) {
             }
             "Exists" if !value.is_empty() => p.invalid(&t.at("operator"), value, "value must be empty when `operator` is 'Exists'"),
             "Exists" => {}
+            // Comparisons need a feature that is off; upstream names them to who asks for one.
+            other @ ("Lt" | "Gt") => p.not_supported(&t.at("operator"), other, &["Equal", "Exists", "Lt", "Gt"]),
             other => p.not_supported(&t.at("operator"), other, &["Equal", "Exists"]),
         }
         if !effect.is_empty() {
@@ -79,16 +81,12 @@ fn min_domains(c: &Field, action: &str, p: &mut Problems) {
 fn spread_label_keys(c: &Field, p: &mut Problems) {
     let keys = c.items("matchLabelKeys");
     if !keys.is_empty() && !c.has("labelSelector") {
-        p.forbidden(&c.at("matchLabelKeys"), "must not be specified when labelSelector is not set");
+        return p.forbidden(&c.at("matchLabelKeys"), "must not be specified when labelSelector is not set");
     }
-    let selector = c.get("labelSelector");
-    let selected = |k: &str| selector.value()["matchLabels"].get(k).is_some() || selector.list("matchExpressions").iter().any(|e| e["key"].as_str() == Some(k));
     for key in keys {
         labels::key(p, key.path(), key.text());
-        if selected(key.text()) {
-            p.invalid(key.path(), key.text(), "exists in both matchLabelKeys and labelSelector");
-        }
     }
+    super::affinity::keys_of_both(c, p);
 }
 
 pub fn readiness_gates(spec: &Field, p: &mut Problems) {

@@ -27,7 +27,8 @@ pub fn pod(spec: &Field, p: &mut Problems) {
     windows::options(&sc, p);
     app_armor(&sc, p);
     enum_field(&sc, "supplementalGroupsPolicy", &["Merge", "Strict"], p);
-    enum_field(&sc, "seLinuxChangePolicy", &["MountOption", "Recursive"], p);
+    // The other one needs a feature that is off.
+    enum_field(&sc, "seLinuxChangePolicy", &["Recursive"], p);
 }
 
 fn enum_field(of: &Field, name: &str, allowed: &[&str], p: &mut Problems) {
@@ -143,14 +144,15 @@ pub fn host_users(spec: &Field, p: &mut Problems) {
     if spec.opt_bool("hostUsers") != Some(false) {
         return;
     }
-    for name in ["hostNetwork", "hostPID", "hostIPC"] {
+    // Upstream's paths are the Go names.
+    for (name, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec.bool(name) {
-            p.forbidden(&spec.at(name), "when `hostUsers` is false");
+            p.forbidden(&spec.at(shown), "when `hostUsers` is false");
         }
     }
-    for c in ["containers", "initContainers"].iter().flat_map(|l| spec.items(l)) {
-        for (i, _) in c.list("volumeDevices").iter().enumerate() {
-            p.forbidden(&c.at("volumeDevices").index(i), "when `hostUsers` is false");
+    for c in ["containers", "initContainers", "ephemeralContainers"].iter().flat_map(|l| spec.items(l)) {
+        if !c.list("volumeDevices").is_empty() {
+            p.forbidden(&c.at("volumeDevices"), "when `hostUsers` is false");
         }
     }
 }

@@ -76,6 +76,8 @@ pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
 }
 
 /// Account, node, deadline, host name.
+const HOSTNAME_MAX_BYTES: usize = 64;
+
 fn identity(spec: &Field, p: &mut Problems) {
     for name in ["serviceAccountName", "nodeName"] {
         if !spec.str(name).is_empty() {
@@ -86,6 +88,19 @@ fn identity(spec: &Field, p: &mut Problems) {
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
         p.invalid(&spec.at("activeDeadlineSeconds"), seconds, formats::between(1, i64::from(i32::MAX)));
+    }
+    if let Some(name) = spec.opt_str("hostnameOverride") {
+        let at = spec.at("hostnameOverride");
+        if spec.bool("setHostnameAsFQDN") {
+            p.forbidden(&at, "may not be specified when setHostnameAsFQDN is true");
+        }
+        if spec.bool("hostNetwork") {
+            p.forbidden(&at, "may not be specified when hostNetwork is true");
+        }
+        if name.len() > HOSTNAME_MAX_BYTES {
+            p.too_long(&at, HOSTNAME_MAX_BYTES);
+        }
+        invalid_each(p, &at, name, names::dns_subdomain(name, false));
     }
     for name in ["hostname", "subdomain"] {
         if !spec.str(name).is_empty() {
@@ -109,7 +124,7 @@ fn classes(spec: &Field, p: &mut Problems) {
     if spec.has("os") {
         let os = spec.get("os");
         match os.str("name") {
-            "" => p.required(&os.at("name"), "cannot be empty"),
+            "" => p.required(&os.at("name"), ""),
             "linux" => windows::linux_pod(spec, p),
             "windows" => windows::windows_pod(spec, p),
             other => p.not_supported(os.path(), other, &["linux", "windows"]),

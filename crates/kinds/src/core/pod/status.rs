@@ -91,17 +91,22 @@ pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     for (i, condition) in status.items("conditions").iter().enumerate() {
         let kind = condition.str("type");
         if !["PodScheduled", "Ready", "Initialized"].contains(&kind) {
-            // Upstream places conditions among the metadata.
-            let at = root.get("metadata").at("conditions").index(i).child("Type");
+            let at = status.at("conditions").index(i).child("Type");
             invalid_each(p, &at, kind, names::qualified_name(kind));
+        }
+        if condition.int("observedGeneration") < 0 {
+            p.invalid(&condition.at("observedGeneration"), condition.int("observedGeneration"), NO_GENERATION);
         }
     }
     let nominated = status.str("nominatedNodeName");
     if !nominated.is_empty() && nominated != old_status.str("nominatedNodeName") {
+        if !before.get("spec").str("nodeName").is_empty() {
+            p.forbidden(&status.at("nominatedNodeName"), "may not be set on pods that are already bound to a node");
+        }
         invalid_each(p, &status.at("nominatedNodeName"), nominated, names::dns_subdomain(nominated, false));
     }
     if status.int("observedGeneration") < 0 {
-        p.invalid(&status.at("observedGeneration"), status.int("observedGeneration"), crate::field::NEGATIVE);
+        p.invalid(&status.at("observedGeneration"), status.int("observedGeneration"), NO_GENERATION);
     }
     immutable(p, &status.get("qosClass"), &old_status.get("qosClass"));
     let spec = before.get("spec");
@@ -120,6 +125,7 @@ pub fn update(new: &Object, old: &Object, p: &mut Problems) {
     }
 }
 
+const NO_GENERATION: &str = "must be a non-negative integer";
 const STATUSES: &[&str] = &["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
 
 /// Each claim of the pod has at most one status.

@@ -129,14 +129,14 @@ fn iscsi_name(p: &mut Problems, at: &Path, name: &str, other_form: &str) {
     }
 }
 
-/// `iqn.`, year and month, and anything but blanks after another dot.
+/// `iqn.`, year and month, a domain, and a name of its own after a colon.
 fn is_iqn(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("iqn.") else { return false };
     let digits = |s: Option<&str>| s.is_some_and(|s| s.bytes().all(|b| b.is_ascii_digit()));
     let dated = digits(rest.get(..4)) && rest.get(4..5) == Some("-") && digits(rest.get(5..7)) && rest.get(7..8) == Some(".");
     let (domain, named) = rest.get(8..).map_or(("", None), |rest| rest.split_once(':').map_or((rest, None), |(domain, name)| (domain, Some(name))));
     let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-    dated && label(domain) && domain.contains('.') && named.is_none_or(|n| !n.is_empty() && !n.bytes().any(|b| b.is_ascii_whitespace()))
+    dated && label(domain) && named.is_some_and(|n| !n.is_empty() && !n.bytes().any(|b| b.is_ascii_whitespace() || b",;*&$|".contains(&b)))
 }
 
 pub(super) fn fibre_channel(s: &Field, p: &mut Problems) {

@@ -285,7 +285,7 @@ pub fn local_descending(p: &mut Problems, at: &Path, path: &str) {
 /// A descending path whose first name is not reserved for the atomic writer.
 pub fn local_file(p: &mut Problems, at: &Path, path: &str) {
     local_descending(p, at, path);
-    if path.starts_with("..") && !path.starts_with("../") && path != ".." {
+    if path.starts_with("..") && !path.starts_with("../") {
         p.invalid(at, path, "must not start with '..'");
     }
 }

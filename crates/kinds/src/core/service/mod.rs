@@ -10,7 +10,7 @@ use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Selectable, Served, Subresource};
+use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 
 pub struct Service;
@@ -69,6 +69,7 @@ impl Kind for Service {
         ],
         create_on_update: true,
         name_rule: NameRule::DnsLabel,
+        unknown_selector: UnknownSelector::NotSupported,
         ..Info::BASE
     };
 

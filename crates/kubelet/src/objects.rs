@@ -3,6 +3,7 @@
 //! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches, by which running pods
 //! learn of changes; those are in `followed`.
 
+use crate::credential_provider::Accounts;
 use crate::events::{NORMAL, Recorder, WARNING};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -185,6 +186,16 @@ impl Objects for ApiObjects {
 
     fn tell(&self, pod: &Pod, warning: bool, reason: &'static str, message: String) {
         self.events.pod(pod, if warning { WARNING } else { NORMAL }, reason, message);
+    }
+}
+
+#[async_trait]
+impl Accounts for ApiObjects {
+    async fn account(&self, namespace: &str, name: &str) -> Result<Option<ServiceAccount>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+    async fn account_token(&self, ask: &TokenAsk) -> Result<Token> {
+        self.token(ask).await
     }
 }
 

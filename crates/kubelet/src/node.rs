@@ -162,10 +162,10 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     })
 }
 
-/// What this node can of what others of v1.36 may not (KEP-5328), sorted. In-place resize of resources of the pod as a whole is not built.
+/// What this node can of what others of v1.36 may not (KEP-5328), sorted.
 fn declared_features(has_static_cpus: bool) -> Vec<&'static str> {
     let resizes_guaranteed = (!has_static_cpus).then_some("GuaranteedQoSPodCPUResize");
-    resizes_guaranteed.into_iter().chain(["RestartAllContainersOnContainerExits"]).collect()
+    resizes_guaranteed.into_iter().chain(["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"]).collect()
 }
 
 fn with_devices(mut figures: BTreeMap<String, String>, agent: &Agent, figure: impl Fn((usize, usize)) -> usize) -> BTreeMap<String, String> {

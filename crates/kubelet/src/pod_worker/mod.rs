@@ -167,8 +167,7 @@ struct Worker {
     pod: Arc<Pod>,
     /// As the API has it.
     wished: Arc<Pod>,
-    allocated: resize::Amounts,
-    running_with: resize::Amounts,
+    amounts: resizing::Allocation,
     resize: resize::State,
     resize_restarts: BTreeSet<String>,
     /// Limits that the pod's cgroup has.
@@ -235,8 +234,7 @@ impl Worker {
             freed: agent.freed.subscribe(),
             agent,
             wished: pod.clone(),
-            allocated: resize::wanted(&pod),
-            running_with: BTreeMap::new(),
+            amounts: resizing::Allocation { allocated: resize::wanted(&pod), ..Default::default() },
             resize: resize::State::default(),
             resize_restarts: BTreeSet::new(),
             pod_figures: pod.spec.as_ref().map(crate::resources::of_pod).unwrap_or_default(),
@@ -367,7 +365,7 @@ impl Worker {
             failures: &self.failures,
             backoffs: &self.backoffs,
             resize: &self.resize,
-            running_with: &self.running_with,
+            running_with: &self.amounts.running_with,
             resize_restarts: &self.resize_restarts,
             messages: &self.messages,
             now: Timestamp::now(),

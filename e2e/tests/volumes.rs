@@ -173,8 +173,23 @@ spec:
     assert_eq!(c.exec("user", &["sh", "-c", "echo kept > /v/file && stat -c %g /v && echo x > /part/file && cat /v/made/here/file"]), "4321\nx\n");
     assert!(c.try_kubectl(&["exec", "user", "--", "touch", "/r/file"]).expect_err("read-only").contains("Read-only file system"));
     assert_eq!(std::fs::read_to_string(store.path().join("file")).expect("on the node"), "kept\n");
+    // Twice in the pod, once on the node: it is shown by one of its names, with its claim.
+    let figures = |c: &Cluster| {
+        until("the claim in the figures", SOON, || {
+            let summary = c.try_kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?;
+            let summary: serde_json::Value = serde_json::from_str(&summary).map_err(|e| e.to_string())?;
+            let of_pod = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "user");
+            let volumes = of_pod.map(|pod| pod["volume"].clone()).unwrap_or_default();
+            let claims: Vec<_> =
+                volumes.as_array().into_iter().flatten().filter(|volume| volume["pvcRef"]["name"] == "data" && volume["pvcRef"]["namespace"] == "default").collect();
+            let is_shown = claims.len() == 1 && ["v", "r"].iter().any(|name| claims[0]["name"] == *name) && claims[0]["capacityBytes"].is_u64();
+            if is_shown { Ok(()) } else { Err(summary.to_string()) }
+        });
+    };
+    figures(c);
     c.kill_server();
     c.start_server();
+    figures(c);
     // Deleted while used: it waits for the pod.
     c.kubectl(&["delete", "pvc", "data", "--wait=false"]);
     assert_eq!(c.exec_again("user", &["cat", "/v/file"]), "kept\n");

@@ -58,6 +58,8 @@ struct FakeRuntime {
     containers: Mutex<Vec<ContainerStatus>>,
     /// Pods whose sandboxes an earlier run left.
     left: Mutex<Vec<String>>,
+    /// Held by a test for as long as containers do not stop.
+    stopping: tokio::sync::Mutex<()>,
     events: broadcast::Sender<ContainerEvent>,
 }
 
@@ -142,6 +144,8 @@ impl PodRuntime for FakeRuntime {
         Ok(())
     }
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        self.diary.write(format!("signal {id}"));
+        let _stops = self.stopping.lock().await;
         self.set(id, ContainerState::Exited, 143);
         self.diary.write(format!("stop {id} {}s", grace.as_secs()));
         Ok(())
@@ -294,11 +298,14 @@ fn node() -> Node {
 }
 
 fn node_with(network_refuses: bool) -> Node {
+    node_at(tempfile::tempdir().expect("tempdir"), network_refuses)
+}
+
+fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
     let diary = Arc::new(Diary::default());
-    let dir = tempfile::tempdir().expect("tempdir");
     let client = api(diary.clone());
     let runtime =
-        Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), events: broadcast::channel(16).0 });
+        Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), stopping: Default::default(), events: broadcast::channel(16).0 });
     let stop = CancellationToken::new();
     let informers = keles_client::Informers::new(client.clone(), stop.clone());
     let agent = Arc::new(Agent {
@@ -608,6 +615,34 @@ async fn only_pods_that_a_whole_list_lacks_are_removed_as_orphans() {
     node.diary.has("start c-0").await;
     let lines = node.diary.lines();
     assert!(!lines.iter().any(|line| line.contains("sandbox-u1") || line.starts_with("run_sandbox")), "u1 is listed, so its sandbox is taken over: {lines:#?}");
+    node.stop.cancel();
+    task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn an_orphans_devices_are_free_once_its_containers_have_ended() {
+    use crate::devices::store::{self, ANYWHERE, Given};
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = dir.path().join("device-plugins");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let given = Given { ids: BTreeMap::from([(ANYWHERE, vec!["d0".to_string()])]), ..Given::default() };
+    let held = BTreeMap::from([("gone".to_string(), BTreeMap::from([("c".to_string(), BTreeMap::from([("example.com/x".to_string(), given)]))]))]);
+    store::write(&folder, &held, BTreeMap::new()).expect("a checkpoint");
+    let node = node_at(dir, false);
+    *node.runtime.left.lock().expect("not poisoned") = vec!["gone".into()];
+    let config = ContainerConfig { name: "c".into(), ..Default::default() };
+    node.runtime.create_container("sandbox-gone", config).await.expect("made");
+    node.runtime.start_container("c-0").await.expect("runs");
+    let hangs = node.runtime.stopping.lock().await;
+    let pods = node.agent.pods.clone();
+    let (agent, stop) = (node.agent.clone(), node.stop.clone());
+    let task = tokio::spawn(async move { pods.run(agent, stop).await });
+    let holds = || node.agent.placement.devices.holders().contains(&"gone".to_string());
+    node.diary.has("signal c-0").await;
+    assert!(holds(), "its container still runs");
+    drop(hangs);
+    until_some(|| (!holds()).then_some(())).await;
+    assert!(node.diary.position("stop c-0").is_some(), "{:#?}", node.diary.lines());
     node.stop.cancel();
     task.await.expect("ended");
 }

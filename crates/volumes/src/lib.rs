@@ -8,6 +8,7 @@
 //! absent: iSCSI and in-tree volumes of vendors, which refuse with [`VolumeError::Unsupported`], and SELinux labels.
 
 pub mod atomic_writer;
+pub mod block_filesystem;
 pub mod claim;
 pub mod cluster_trust_bundle;
 pub mod config_map;

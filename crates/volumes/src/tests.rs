@@ -446,3 +446,61 @@ async fn a_pod_certificate_is_refused_with_its_gate() {
     let error = plain().set_up(json!({"name": "c", "projected": {"sources": [source]}})).await.expect_err("refused").to_string();
     assert!(error.contains("podCertificate (feature gate PodCertificateRequest, off by default in v1.36)"), "{error}");
 }
+
+/// A loop device of 64 MiB; given back at the end.
+struct LoopDevice {
+    path: String,
+    _file: tempfile::NamedTempFile,
+}
+
+impl LoopDevice {
+    /// `None` on a machine that gives none.
+    fn new() -> Option<Self> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(64 << 20).expect("sized");
+        let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().ok()?;
+        let path = String::from_utf8(made.stdout).ok()?.trim().to_owned();
+        made.status.success().then_some(Self { path, _file: file })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["-d", &self.path]).status();
+    }
+}
+
+#[tokio::test]
+async fn a_local_device_gets_a_filesystem_once_and_keeps_its_files_for_the_next_pod() {
+    let Some(device) = LoopDevice::new() else { return eprintln!("this machine gives no loop devices: not tested") };
+    let volume = |more: serde_json::Value| {
+        let mut local = json!({"path": device.path});
+        local.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        json!({"local": local, "mountOptions": ["noatime"]})
+    };
+    let room = |more| Room::new(json!({"containers": [], "securityContext": {"fsGroup": 4321}})).bound(volume(more));
+    let refused = room(json!({})).claimed(true).await.expect_err("nothing is made for who only reads").to_string();
+    let device_path = &device.path;
+    assert_eq!(refused, format!("MountVolume.MountDevice failed for volume \"pv\" : cannot mount unformatted disk {device_path} as we are manipulating it in read-only mode"));
+    let first = room(json!({}));
+    let mounted = first.claimed(false).await.expect("made and mounted");
+    assert_eq!(first.claimed(false).await.expect("again is fine"), mounted);
+    std::fs::write(mounted.path.join("kept"), "data").expect("writable");
+    assert_eq!(mounted.path.metadata().expect("there").gid(), 4321);
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
+    let path = mounted.path.display().to_string();
+    assert!(table.lines().any(|line| line.contains(&path) && line.contains("noatime") && line.contains(" - ext4 ")), "{table}");
+    // Beside it one that reads, and after both another.
+    let second = room(json!({"fsType": "ext4"}));
+    let reads = second.claimed(true).await.expect("mounted beside the first");
+    assert_eq!(std::fs::read_to_string(reads.path.join("kept")).expect("the same files"), "data");
+    std::fs::write(reads.path.join("new"), "x").expect_err("read-only");
+    tear_down(first.dir.path()).expect("torn down");
+    tear_down(second.dir.path()).expect("torn down");
+    let third = room(json!({}));
+    let mounted = third.claimed(false).await.expect("checked and mounted");
+    assert_eq!(std::fs::read_to_string(mounted.path.join("kept")).expect("it was not made anew"), "data");
+    tear_down(third.dir.path()).expect("torn down");
+    let other = room(json!({"fsType": "xfs"})).claimed(false).await.expect_err("it is ext4").to_string();
+    assert!(other.contains("failed to mount the volume as \"xfs\", it already contains ext4"), "{other}");
+}

@@ -199,6 +199,14 @@ fn a_pod_gets_a_plugins_device_keeps_it_over_kill_9_and_a_second_is_refused() {
     c.kubectl(&["delete", "pod", "first"]);
     c.apply(&pod("fourth", &format!("nodeName: {}", Cluster::NODE)));
     c.wait_ready("fourth");
+
+    // As a machine that was made anew under its old name: the API still has the resource of the one before.
+    c.kill_server();
+    std::fs::remove_file(plugin.folder.join("kubelet_internal_checkpoint")).expect("there was one");
+    c.start_server();
+    capacity(&c, "0");
+    plugin.register();
+    capacity(&c, "1");
 }
 
 #[derive(Clone, PartialEq, Message)]

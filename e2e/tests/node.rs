@@ -24,6 +24,7 @@ fn pods_behave_as_their_specs_say() {
     images_and_commands_that_fail_say_so(&c);
     files_of_images_and_of_earlier_containers(&c);
     a_resize_reaches_the_running_container(&c);
+    a_resize_of_the_whole_pod_reaches_its_cgroup(&c);
     one_exit_restarts_all_containers(&c);
 }
 
@@ -84,6 +85,47 @@ spec:
         let pending = s["conditions"].as_array().into_iter().flatten().any(|k| k["type"] == "PodResizePending" && k["reason"] == "Infeasible");
         if pending { Ok(()) } else { Err(s.to_string()) }
     });
+}
+
+/// KEP-5419: a container without limits of its own has the pod's, before and after.
+fn a_resize_of_the_whole_pod_reaches_its_cgroup(c: &Cluster) {
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: whole}}
+spec:
+  terminationGracePeriodSeconds: 0
+  resources: {{requests: {{cpu: 100m, memory: 32Mi}}, limits: {{cpu: 200m, memory: 64Mi}}}}
+  containers: [{{name: c, image: "{WEB}"}}]
+"#
+    ));
+    until("the pod", SOON, || {
+        let s = status(c, "whole");
+        let ready = s["conditions"].as_array().into_iter().flatten().any(|k| k["type"] == "Ready" && k["status"] == "True");
+        if ready { Ok(()) } else { Err(s.to_string()) }
+    });
+    let resize =
+        |resources: &str| c.try_kubectl(&["patch", "pod", "whole", "--subresource", "resize", "--type", "merge", "--patch", &format!(r#"{{"spec":{{"resources":{resources}}}}}"#)]);
+    resize(r#"{"requests":{"cpu":"150m"},"limits":{"cpu":"300m","memory":"96Mi"}}"#).expect("a resize");
+    until("the resize", SOON, || {
+        let s = status(c, "whole");
+        let resizing = s["conditions"].as_array().into_iter().flatten().any(|k| k["type"].as_str().is_some_and(|t| t.starts_with("PodResize")));
+        let done = s["resources"]["limits"]["memory"] == "96Mi" && s["resources"]["requests"]["cpu"] == "150m" && s["allocatedResources"]["cpu"] == "150m" && !resizing;
+        if done { Ok(()) } else { Err(s.to_string()) }
+    });
+    let limits = c.exec("whole", &["sh", "-c", "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max; cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"]);
+    assert_eq!(limits.split_whitespace().collect::<Vec<_>>(), ["30000", (96u64 << 20).to_string().as_str()]);
+    assert_eq!(status(c, "whole")["containerStatuses"][0]["restartCount"], 0);
+    let refused = resize(r#"{"limits":{"memory":null}}"#).expect_err("a limit stays");
+    assert!(refused.contains("resource limits cannot be removed"), "{refused}");
+    resize(r#"{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}"#).expect("the API takes it");
+    until("the refusal", SOON, || {
+        let s = status(c, "whole");
+        let pending = s["conditions"].as_array().into_iter().flatten().any(|k| k["type"] == "PodResizePending" && k["reason"] == "Infeasible");
+        if pending && s["allocatedResources"]["cpu"] == "150m" { Ok(()) } else { Err(s.to_string()) }
+    });
+    c.kubectl(&["delete", "pod", "whole"]);
 }
 
 fn one_exit_restarts_all_containers(c: &Cluster) {

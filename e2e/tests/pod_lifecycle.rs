@@ -30,6 +30,39 @@ fn the_node_keeps_pods_apart_and_itself_alive() {
     an_old_end_is_forgotten_but_the_last(&c);
     a_node_without_room_ends_pods_and_says_why(&mut c);
     a_manifest_of_the_node_runs_and_is_shown(&mut c);
+    a_log_is_rotated_and_its_past_compressed(&mut c);
+}
+
+/// `--container-log-max-size`, `--container-log-max-files`: the log that is written, the one before, and compressed ones before that.
+fn a_log_is_rotated_and_its_past_compressed(c: &mut Cluster) {
+    c.kill_server();
+    c.flags = ["--container-log-max-size=64Ki", "--container-log-max-files=3"].map(str::to_owned).to_vec();
+    c.start_server();
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: talks}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: "{WEB}", command: [sh, -c, "while true; do seq 1 1000; sleep 0.5; done"]}}]
+"#
+    ));
+    c.wait_ready("talks");
+    let uid = c.json(&["get", "pod", "talks"])["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let folder = c.data().join("pods-logs").join(format!("default_talks_{uid}")).join("c");
+    let compressed = until("a compressed log", 2 * SOON, || {
+        let names: Vec<_> = std::fs::read_dir(&folder).map_err(|e| e.to_string())?.flatten().map(|entry| entry.file_name().into_string().unwrap_or_default()).collect();
+        assert!(names.iter().filter(|name| !name.ends_with(".tmp")).count() <= 3, "{names:?}");
+        names.iter().find(|name| name.starts_with("0.log.") && name.ends_with(".gz")).cloned().ok_or_else(|| format!("{names:?}"))
+    });
+    let checked = std::process::Command::new("gzip").arg("-t").arg(folder.join(&compressed)).status().expect("gzip runs");
+    assert!(checked.success() || !folder.join(&compressed).exists(), "{compressed} is whole, or gone by now");
+    logged(c, "talks", "c", "999");
+    c.kubectl(&["delete", "pod", "talks", "--timeout=60s"]);
+    c.kill_server();
+    c.flags.clear();
+    c.start_server();
 }
 
 /// KEP-127: root inside is an id of the pod's own outside, volumes show the files with the ids they have on disk, and after a kill -9 of the

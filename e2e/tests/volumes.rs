@@ -12,6 +12,7 @@ fn volumes_live_as_their_objects_say() {
     }
     let mut c = Cluster::start();
     files_follow_their_objects(&c);
+    trust_anchors_follow_their_bundles(&c);
     a_claim_is_bound_used_and_protected(&mut c);
     a_waiting_claim_is_bound_where_its_pod_goes(&c);
     what_is_missing_is_said(&c);
@@ -23,6 +24,65 @@ fn event(c: &Cluster, object: &str, part: &str) {
             c.kubectl(&["get", "events", "--field-selector", &format!("involvedObject.name={object}"), "-o", "jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}"]);
         if events.contains(part) { Ok(()) } else { Err(events) }
     });
+}
+
+/// A certificate authority that nobody uses.
+const ANCHOR: &str = "-----BEGIN CERTIFICATE-----\n\
+MIIBeDCCAR+gAwIBAgIUB5YRJTUwgE8q1dw/L8pIoxzDCMcwCgYIKoZIzj0EAwIw\n\
+ETEPMA0GA1UEAwwGc2FtcGxlMCAXDTI2MTEyMTE1NTI1MloYDzIxMjYxMDI4MTU1\n\
+MjUyWjARMQ8wDQYDVQQDDAZzYW1wbGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\n\
+AAQ18UUJqbGDpaFyNGzIdJDmULtsvFH+p0gs5hBxUGGngEQmkA6vYvacDm3rI+73\n\
+LzWjW0AKmi+uaZXOhaDaqKzIo1MwUTAdBgNVHQ4EFgQUtR12jtGBPIprZ49+b5Mx\n\
+sXOQlE8wHwYDVR0jBBgwFoAUtR12jtGBPIprZ49+b5MxsXOQlE8wDwYDVR0TAQH/\n\
+BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiBuiJfzBTwzoQYYoV40SjZJiTZjWqkn\n\
+b7RnIBqw4yh4hAIgGG7TxsOfJa+TZQYXefnIhMHICJ5RfRQ2n8k9SmWEi+8=\n\
+-----END CERTIFICATE-----\n";
+
+/// By name and by a signer's labels; bundles that change or come show in the running pod (KEP-3257).
+fn trust_anchors_follow_their_bundles(c: &Cluster) {
+    let authority = c.kubectl(&["get", "configmap", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}"]);
+    let bundle = |name: &str, signer: &str, anchors: &str| {
+        let spec = serde_json::json!({"signerName": signer, "trustBundle": anchors});
+        c.apply(
+            &serde_json::json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle", "metadata": {"name": name, "labels": {"live": "yes"}}, "spec": spec})
+                .to_string(),
+        );
+    };
+    bundle("own", "", &authority);
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: trusts}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: c, image: {WEB}, volumeMounts: [{{name: trust, mountPath: /trust}}]}}
+  volumes:
+  - name: trust
+    projected:
+      sources:
+      - clusterTrustBundle: {{name: own, path: own.pem}}
+      - clusterTrustBundle: {{signerName: example.com/live, labelSelector: {{matchLabels: {{live: "yes"}}}}, path: signer.pem, optional: true}}
+"#
+    ));
+    c.wait_ready("trusts");
+    let shows = |file: &str, anchors: usize| {
+        until(&format!("{file} shows {anchors} anchors"), SOON, || {
+            let text = c.try_kubectl(&["exec", "trusts", "--", "cat", file])?;
+            if text.matches("-----BEGIN CERTIFICATE-----").count() == anchors { Ok(()) } else { Err(text) }
+        });
+    };
+    shows("/trust/own.pem", 1);
+    shows("/trust/signer.pem", 0);
+    bundle("example.com:live:first", "example.com/live", ANCHOR);
+    shows("/trust/signer.pem", 1);
+    bundle("example.com:live:second", "example.com/live", &format!("{ANCHOR}{authority}"));
+    shows("/trust/signer.pem", 2);
+    bundle("own", "", &format!("{ANCHOR}{authority}"));
+    shows("/trust/own.pem", 2);
+    c.kubectl(&["delete", "pod", "trusts"]);
+    c.kubectl(&["delete", "clustertrustbundle", "own", "example.com:live:first", "example.com:live:second"]);
 }
 
 /// ConfigMap, Secret, optional ones that come and go, labels; a subPath keeps what it began with.
@@ -113,8 +173,23 @@ spec:
     assert_eq!(c.exec("user", &["sh", "-c", "echo kept > /v/file && stat -c %g /v && echo x > /part/file && cat /v/made/here/file"]), "4321\nx\n");
     assert!(c.try_kubectl(&["exec", "user", "--", "touch", "/r/file"]).expect_err("read-only").contains("Read-only file system"));
     assert_eq!(std::fs::read_to_string(store.path().join("file")).expect("on the node"), "kept\n");
+    // Twice in the pod, once on the node: it is shown by one of its names, with its claim.
+    let figures = |c: &Cluster| {
+        until("the claim in the figures", SOON, || {
+            let summary = c.try_kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?;
+            let summary: serde_json::Value = serde_json::from_str(&summary).map_err(|e| e.to_string())?;
+            let of_pod = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "user");
+            let volumes = of_pod.map(|pod| pod["volume"].clone()).unwrap_or_default();
+            let claims: Vec<_> =
+                volumes.as_array().into_iter().flatten().filter(|volume| volume["pvcRef"]["name"] == "data" && volume["pvcRef"]["namespace"] == "default").collect();
+            let is_shown = claims.len() == 1 && ["v", "r"].iter().any(|name| claims[0]["name"] == *name) && claims[0]["capacityBytes"].is_u64();
+            if is_shown { Ok(()) } else { Err(summary.to_string()) }
+        });
+    };
+    figures(c);
     c.kill_server();
     c.start_server();
+    figures(c);
     // Deleted while used: it waits for the pod.
     c.kubectl(&["delete", "pvc", "data", "--wait=false"]);
     assert_eq!(c.exec_again("user", &["cat", "/v/file"]), "kept\n");

@@ -81,6 +81,11 @@ impl NodeAuthorizer {
                 "get" | "update" | "patch" | "delete" => self.related_object(node, a),
                 _ => no("can only access resourceslices by known verbs"),
             },
+            // The role has this only where the gate ClusterTrustBundle is on; it is what serves the kind, which here is always served.
+            ("certificates.k8s.io", "clustertrustbundles") => match a.verb {
+                "get" | "list" | "watch" if a.subresource.is_empty() => Own::Yes,
+                _ => no("can only get, list and watch ClusterTrustBundles"),
+            },
             ("", "nodes") => match (a.subresource, a.verb) {
                 ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Own::Yes,
                 ("", "get" | "list" | "watch") if a.name == node => Own::Yes,
@@ -152,6 +157,8 @@ mod tests {
         assert!(!may("update", "coordination.k8s.io", "leases", "kube-node-lease", "n2"));
         assert!(!may("update", "coordination.k8s.io", "leases", "kube-system", "n1"));
         assert!(may("list", "", "services", "", ""), "by the role");
+        assert!(["get", "list", "watch"].iter().all(|verb| may(verb, "certificates.k8s.io", "clustertrustbundles", "", "x")), "what pods trust");
+        assert!(!may("update", "certificates.k8s.io", "clustertrustbundles", "", "x"));
         assert!(!may("delete", "apps", "deployments", "shop", "x"));
         assert!(may("get", "", "nodes", "", "n1") && !may("get", "", "nodes", "", "n2") && !may("list", "", "nodes", "", ""));
         let stranger = crate::user("system:node:n1", &[]);

@@ -123,6 +123,7 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.flags = crate::observe_flags::all();
     c.eviction = o.limits.eviction;
     c.image_gc = o.limits.image_gc;
+    c.logs = o.limits.logs;
     c.reserved = o.limits.reserved;
     c.static_pods = o.limits.static_pods;
     c.placement = o.limits.placement;

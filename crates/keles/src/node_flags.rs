@@ -5,6 +5,7 @@ use clap::Args;
 use keles_kubelet::config::Reserved;
 use keles_kubelet::eviction::{Thresholds, ThresholdsText, duration};
 use keles_kubelet::image_gc::Limits;
+use keles_kubelet::log_rotation;
 use keles_kubelet::placement::cpu_set::CpuSet;
 use keles_kubelet::placement::topology::Topology;
 use keles_kubelet::placement::{Settings, cpus, memory};
@@ -90,6 +91,12 @@ pub struct NodeFlags {
     /// Images unused for so long are removed whatever the disk; 0: never.
     #[arg(long, default_value = "0", value_parser = duration)]
     pub image_maximum_gc_age: Duration,
+    /// A container's log is rotated once it is larger; below zero: never.
+    #[arg(long, default_value = "10Mi", allow_hyphen_values = true)]
+    pub container_log_max_size: String,
+    /// How many logs of a container are kept, the one that is written among them; older ones are compressed.
+    #[arg(long, default_value_t = 5)]
+    pub container_log_max_files: usize,
     /// Manifests of pods that this node runs whether or not there is an API server: a folder, or a file.
     #[arg(long)]
     pub pod_manifest_path: Option<PathBuf>,
@@ -122,6 +129,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 pub struct NodeLimits {
     pub eviction: Thresholds,
     pub image_gc: Limits,
+    pub logs: log_rotation::Limits,
     pub reserved: Reserved,
     pub static_pods: Sources,
     pub placement: Settings,
@@ -163,6 +171,7 @@ impl NodeFlags {
         if self.manifest_url.as_ref().is_some_and(|url| !url.starts_with("http://")) {
             return Err(NodeFlagError("--manifest-url must be an http URL, see docs/STATUS.md".into()));
         }
+        let logs = log_rotation::Limits::parse(&self.container_log_max_size, self.container_log_max_files).map_err(NodeFlagError)?;
         let static_pods = Sources {
             path: self.pod_manifest_path.clone(),
             url: self.manifest_url.clone(),
@@ -170,7 +179,7 @@ impl NodeFlags {
             file_every: self.file_check_frequency,
             url_every: self.http_check_frequency,
         };
-        Ok(NodeLimits { static_pods, placement, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, reserved })
+        Ok(NodeLimits { static_pods, placement, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, logs, reserved })
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

@@ -5,6 +5,7 @@
 use crate::eviction::{self, Condition, Pressure};
 use crate::machine::is_sidecar;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keles_volumes::quantity::Quantity;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -169,7 +170,8 @@ fn add(total: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>
     }
 }
 
-/// What a pod needs at once: its containers and sidecars together, or its largest init step beside the sidecars before it (KEP-753).
+/// What a pod needs at once: its containers and sidecars together, or its largest init step beside the sidecars before it (KEP-753); where the pod
+/// as a whole asks for an amount, that one (KEP-2837).
 pub fn requests(pod: &Pod) -> BTreeMap<String, Quantity> {
     let Some(spec) = &pod.spec else { return BTreeMap::new() };
     let mut running = BTreeMap::new();
@@ -193,7 +195,9 @@ pub fn requests(pod: &Pod) -> BTreeMap<String, Quantity> {
         let most = running.entry(name).or_default();
         *most = (*most).max(quantity);
     }
-    let overhead = spec.overhead.iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), Quantity::parse(&quantity.0)?))).collect();
+    let parse = |(name, quantity): (&String, &ApiQuantity)| Some((name.clone(), Quantity::parse(&quantity.0)?));
+    running.extend(spec.resources.iter().flat_map(|whole| whole.requests.iter().flatten()).filter_map(parse));
+    let overhead = spec.overhead.iter().flatten().filter_map(parse).collect();
     add(&mut running, &overhead);
     running
 }

@@ -85,6 +85,7 @@ pub struct KubeletConfig {
     pub labels: std::collections::BTreeMap<String, String>,
     pub eviction: Thresholds,
     pub image_gc: Limits,
+    pub logs: crate::log_rotation::Limits,
     pub reserved: Reserved,
     /// How devices, processors and memory are given to containers for themselves.
     pub placement: crate::placement::Settings,
@@ -117,6 +118,7 @@ impl KubeletConfig {
             labels: Default::default(),
             eviction: Thresholds::default(),
             image_gc: Limits::default(),
+            logs: Default::default(),
             reserved: Reserved::default(),
             placement: crate::placement::Settings::default(),
             shutdown: Vec::new(),

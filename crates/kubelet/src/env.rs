@@ -179,6 +179,12 @@ mod tests {
         async fn secret(&self, _: &str, name: &str) -> keles_volumes::Result<Option<Secret>> {
             Ok((name == "sec").then(|| serde_json::from_value(json!({"data": {"p": "czNjcmV0"}})).expect("a Secret")))
         }
+        async fn trust_bundle(&self, _: &str) -> keles_volumes::Result<Option<k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle>> {
+            Ok(None)
+        }
+        async fn trust_bundles_of(&self, _: &str) -> keles_volumes::Result<Vec<k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle>> {
+            Ok(Vec::new())
+        }
         async fn claim(&self, _: &str, _: &str) -> keles_volumes::Result<Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>> {
             Ok(None)
         }

@@ -1,4 +1,4 @@
-//! Watches of the ConfigMaps and Secrets that pods of this node show as files: a change wakes the pods that show it.
+//! Watches of the ConfigMaps, Secrets and ClusterTrustBundles that pods of this node show as files: a change wakes the pods that show it.
 //!
 //! Entry point: [`Followed::follow`]. One watch an object, however many pods show it, each by the object's name alone, as the node authorizer
 //! grants no more; it ends when the last pod lets go, and for good once the object says that it is immutable. Invariant: a pod that follows
@@ -75,12 +75,7 @@ impl Followed {
     }
 
     fn watch(&self, (namespace, reference): &Key) -> Arc<Watch> {
-        let plural = match reference.kind {
-            Kind::ConfigMap => "configmaps",
-            Kind::Secret => "secrets",
-        };
-        let scope = Scope { namespace: namespace.clone(), ..Scope::fields(&format!("metadata.name={}", reference.name)) };
-        let path = format!("/api/v1/namespaces/{namespace}/{plural}");
+        let (path, scope) = place(namespace, reference);
         let informer: Informer<Marked> = Informer::start(self.client.clone(), &path, &scope, Options::default(), self.stop.child_token());
         let watch = Arc::new(Watch { pods: Mutex::default(), informer: informer.clone() });
         // Weak, for the informer keeps its callbacks for as long as it runs.
@@ -93,6 +88,19 @@ impl Followed {
             }
         });
         watch
+    }
+}
+
+/// What to watch for a reference: the collection, and which of it. ConfigMaps and Secrets are the pod's namespace's, bundles are the cluster's.
+fn place(namespace: &str, Reference { kind, name }: &Reference) -> (String, Scope) {
+    const BUNDLES: &str = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+    let named = Scope::fields(&format!("metadata.name={name}"));
+    let of_pod = |plural: &str| (format!("/api/v1/namespaces/{namespace}/{plural}"), Scope { namespace: namespace.to_owned(), ..named.clone() });
+    match kind {
+        Kind::ConfigMap => of_pod("configmaps"),
+        Kind::Secret => of_pod("secrets"),
+        Kind::TrustBundle => (BUNDLES.to_owned(), named),
+        Kind::TrustBundlesOfSigner => (BUNDLES.to_owned(), Scope::fields(&format!("spec.signerName={name}"))),
     }
 }
 
@@ -184,6 +192,16 @@ mod tests {
         })
         .await
         .expect("the watch ends");
+    }
+
+    #[test]
+    fn each_kind_is_watched_where_it_is() {
+        let of = |kind, name: &str| place("n", &Reference { kind, name: name.into() });
+        let (path, scope) = of(Kind::Secret, "a");
+        assert_eq!((path.as_str(), scope), ("/api/v1/namespaces/n/secrets", Scope { namespace: "n".into(), ..Scope::fields("metadata.name=a") }));
+        let bundles = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+        assert_eq!(of(Kind::TrustBundle, "b"), (bundles.to_owned(), Scope::fields("metadata.name=b")));
+        assert_eq!(of(Kind::TrustBundlesOfSigner, "s.io/x"), (bundles.to_owned(), Scope::fields("spec.signerName=s.io/x")));
     }
 
     #[tokio::test]

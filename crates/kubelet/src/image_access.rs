@@ -1,5 +1,6 @@
 //! Who may use an image that is on the node already (KEP-2535, `KubeletEnsureSecretPulledImages`): an image that came by a pod's pull secret is
-//! for pods with that secret, or with the same credential; others have to show the registry one of their own by pulling. Images that came
+//! for pods with that secret, or with the same credential, one that came by a service account (KEP-4412) for pods of that account; others have to
+//! show the registry a credential of their own by pulling. Images that came
 //! without the agent (`keles load`) are for all, which is upstream's default policy NeverVerifyPreloadedImages.
 //!
 //! Entry point: [`Records`], a view of files under `image_manager`: `pulled/` one an image, `pulling/` one for each pull under way, so that an
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Secrets noted for an image; those that come later pull again.
 const SECRETS_LIMIT: usize = 100;
+/// Service accounts noted for an image, likewise.
+const ACCOUNTS_LIMIT: usize = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +30,14 @@ struct SecretRecord {
     credential_hash: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AccountRecord {
+    uid: String,
+    namespace: String,
+    name: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Access {
@@ -34,6 +45,8 @@ struct Access {
     node_pods_accessible: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kubernetes_secrets: Vec<SecretRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kubernetes_service_accounts: Vec<AccountRecord>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +120,9 @@ impl Records {
         if access.node_pods_accessible {
             return true;
         }
+        if credentials.iter().filter_map(account_record).any(|own| access.kubernetes_service_accounts.contains(&own)) {
+            return true;
+        }
         let shown: Vec<SecretRecord> = credentials.iter().filter_map(secret_record).collect();
         let same_place = |a: &SecretRecord, b: &SecretRecord| (&a.uid, &a.namespace, &a.name) == (&b.uid, &b.namespace, &b.name);
         let fitting = shown.iter().find(|own| access.kubernetes_secrets.iter().any(|known| known.credential_hash == own.credential_hash || same_place(known, own)));
@@ -159,10 +175,16 @@ impl Records {
 
 /// A credential of the node, or none, makes the image everybody's.
 fn note(access: &mut Access, by: Option<&(Auth, Source)>) {
-    match by.and_then(secret_record) {
-        Some(secret) if !access.node_pods_accessible => add(access, secret),
-        Some(_) => {}
-        None => *access = Access { node_pods_accessible: true, kubernetes_secrets: Vec::new() },
+    match (by.and_then(secret_record), by.and_then(account_record)) {
+        (None, None) => *access = Access { node_pods_accessible: true, ..Access::default() },
+        _ if access.node_pods_accessible => {}
+        (Some(secret), _) => add(access, secret),
+        (None, Some(account)) => {
+            let known = &mut access.kubernetes_service_accounts;
+            if known.len() < ACCOUNTS_LIMIT && !known.contains(&account) {
+                known.push(account);
+            }
+        }
     }
 }
 
@@ -179,6 +201,11 @@ fn secret_record((auth, source): &(Auth, Source)) -> Option<SecretRecord> {
     let shown = [&auth.username, &auth.password, &auth.identity_token, &auth.registry_token].map(|part| format!("{}:{part}", part.len())).concat();
     let credential_hash = Digest::of(shown.as_bytes()).hex().to_owned();
     Some(SecretRecord { uid: uid.clone(), namespace: namespace.clone(), name: name.clone(), credential_hash })
+}
+
+fn account_record((_, source): &(Auth, Source)) -> Option<AccountRecord> {
+    let Source::ServiceAccount { namespace, name, uid } = source else { return None };
+    Some(AccountRecord { uid: uid.clone(), namespace: namespace.clone(), name: name.clone() })
 }
 
 #[cfg(test)]
@@ -214,6 +241,23 @@ mod tests {
         assert!(may(&[]), "the registry gave it to nobody in particular");
         records.pulled("r.example/app:v1", &reference, "sha256:1", Some(&credential("a", "secret"))).expect("writable");
         assert!(may(&[]), "and that stays");
+    }
+
+    #[test]
+    fn an_image_that_came_by_a_service_account_is_for_pods_of_it() {
+        let (_dir, records, reference) = world();
+        let may = |credentials: &[(Auth, Source)]| records.may_use("r.example/app:v1", &reference, "sha256:1", credentials);
+        let of = |uid: &str| {
+            let source = Source::ServiceAccount { namespace: "n".into(), name: "sa".into(), uid: uid.into() };
+            (Auth { username: "me".into(), password: "secret".into(), ..Auth::default() }, source)
+        };
+        records.begin("r.example/app:v1").expect("writable");
+        records.pulled("r.example/app:v1", &reference, "sha256:1", Some(&of("1"))).expect("writable");
+        assert!(may(&[of("1")]) && may(&[credential("a", "x"), of("1")]));
+        assert!(!may(&[]) && !may(&[of("2")]), "an account of the same name that came later is another");
+        assert!(!may(&[credential("a", "secret")]), "the same password in a secret says nothing of the account");
+        records.pulled("r.example/app:v1", &reference, "sha256:1", Some(&credential("a", "secret"))).expect("writable");
+        assert!(may(&[of("1")]) && may(&[credential("a", "secret")]));
     }
 
     #[test]

@@ -16,6 +16,12 @@ pub enum Source {
         name: String,
         uid: String,
     },
+    /// What a plugin gave for a token of this account (KEP-4412).
+    ServiceAccount {
+        namespace: String,
+        name: String,
+        uid: String,
+    },
     /// The node's: every pod may use it.
     Node,
 }

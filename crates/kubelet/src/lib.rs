@@ -28,7 +28,7 @@ pub mod image_credentials;
 pub mod image_gc;
 pub mod image_store;
 mod local_storage;
-mod log_rotation;
+pub mod log_rotation;
 mod logs;
 mod machine;
 pub mod naming;

@@ -5,6 +5,7 @@
 
 use crate::agent::Agent;
 use crate::conditions_time;
+use crate::devices::Devices;
 use crate::events::NORMAL;
 use crate::eviction::{Condition, Pressure};
 use jiff::Timestamp;
@@ -136,10 +137,22 @@ async fn register(api: &Api<Node>, agent: &Agent, port: u16) -> Result<Node, kub
     match api.create(&PostParams::default(), &node).await {
         Err(kube::Error::Api(refusal)) if refusal.code == 409 => {
             let patch = json!({"metadata": {"labels": labels(agent)}});
-            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+            let known: Node = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            match without_lost(&known, &agent.placement.devices) {
+                Some(patch) => api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await,
+                None => Ok(known),
+            }
         }
         other => other,
     }
+}
+
+/// Sets to zero, once, what an earlier node of this name had of plugins' resources; others may say otherwise after that.
+fn without_lost(known: &Node, devices: &Devices) -> Option<Value> {
+    let capacity = known.status.as_ref()?.capacity.as_ref()?;
+    let lost = devices.lost(capacity.iter().filter(|(_, amount)| amount.0 != "0").map(|(name, _)| name));
+    let zeros: BTreeMap<&String, &str> = lost.into_iter().map(|name| (name, "0")).collect();
+    (!zeros.is_empty()).then(|| json!({"status": {"capacity": zeros, "allocatable": zeros}}))
 }
 
 /// The whole status; what others put into capacity (extended resources) is not named and so stays.
@@ -162,10 +175,10 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     })
 }
 
-/// What this node can of what others of v1.36 may not (KEP-5328), sorted. In-place resize of resources of the pod as a whole is not built.
+/// What this node can of what others of v1.36 may not (KEP-5328), sorted.
 fn declared_features(has_static_cpus: bool) -> Vec<&'static str> {
     let resizes_guaranteed = (!has_static_cpus).then_some("GuaranteedQoSPodCPUResize");
-    resizes_guaranteed.into_iter().chain(["RestartAllContainersOnContainerExits"]).collect()
+    resizes_guaranteed.into_iter().chain(["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"]).collect()
 }
 
 fn with_devices(mut figures: BTreeMap<String, String>, agent: &Agent, figure: impl Fn((usize, usize)) -> usize) -> BTreeMap<String, String> {

@@ -1,19 +1,21 @@
-//! ConfigMaps, Secrets and tokens from the API for volumes and env.
+//! ConfigMaps, Secrets, trust bundles and tokens from the API for volumes and env.
 //!
 //! Plain reads, and tokens kept until a fifth of their life is left (or a day has passed). Absent: watches, by which running pods
 //! learn of changes; those are in `followed`.
 
+use crate::credential_provider::Accounts;
 use crate::events::{NORMAL, Recorder, WARNING};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use keles_client::{Informers, Scope};
 use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -93,6 +95,15 @@ impl Objects for ApiObjects {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>> {
         Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>> {
+        Api::all(self.client.clone()).get_opt(name).await.map_err(api_error)
+    }
+
+    async fn trust_bundles_of(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>> {
+        let of_signer = ListParams::default().fields(&format!("spec.signerName={signer}"));
+        Ok(Api::all(self.client.clone()).list(&of_signer).await.map_err(api_error)?.items)
     }
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>> {
@@ -175,6 +186,16 @@ impl Objects for ApiObjects {
 
     fn tell(&self, pod: &Pod, warning: bool, reason: &'static str, message: String) {
         self.events.pod(pod, if warning { WARNING } else { NORMAL }, reason, message);
+    }
+}
+
+#[async_trait]
+impl Accounts for ApiObjects {
+    async fn account(&self, namespace: &str, name: &str) -> Result<Option<ServiceAccount>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(api_error)
+    }
+    async fn account_token(&self, ask: &TokenAsk) -> Result<Token> {
+        self.token(ask).await
     }
 }
 

@@ -220,8 +220,15 @@ impl Pods {
         }
         let Some(mut known) = start.listed.take() else { return };
         known.extend(self.statics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned());
+        let orphans = start.left.orphans(agent, &known);
+        known.extend(orphans.iter().map(|(uid, _)| uid.clone()));
         agent.placement.retain(&known);
-        start.left.remove_orphans(agent, &known);
+        let ended: Vec<_> = orphans.into_iter().map(|(uid, adopted)| end_orphan(agent, uid, adopted)).collect();
+        let agent = agent.clone();
+        tokio::spawn(async move {
+            futures::future::join_all(ended).await;
+            agent.placement.settle();
+        });
         self.mirrors.knows_all();
         self.known.send_replace(true);
     }
@@ -344,13 +351,9 @@ impl Leftovers {
     }
 
     /// The API's whole list was read: what is not in it has no pod any more.
-    fn remove_orphans(&mut self, agent: &Arc<Agent>, listed: &HashSet<String>) {
+    fn orphans(&mut self, agent: &Agent, listed: &HashSet<String>) -> Vec<(String, Adopted)> {
         let uids: HashSet<String> = self.sandboxes.iter().map(|sandbox| sandbox.config.uid.clone()).chain(pod_dirs(agent)).collect();
-        for uid in uids.into_iter().filter(|uid| !listed.contains(uid)) {
-            let adopted = self.take(&uid);
-            let agent = agent.clone();
-            tokio::spawn(async move { remove_orphan(&agent, &uid, adopted).await });
-        }
+        uids.into_iter().filter(|uid| !listed.contains(uid)).map(|uid| (uid.clone(), self.take(&uid))).collect()
     }
 }
 
@@ -364,14 +367,32 @@ fn pod_dirs(agent: &Agent) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
-    tracing::info!(uid, "removing what is left of a pod that the API no longer has");
-    let running = adopted.records.iter().filter(|record| record.state == ContainerState::Running);
-    for stopped in futures::future::join_all(running.map(|record| agent.runtime.stop_container(&record.id, ORPHAN_GRACE))).await {
-        if let Err(error) = stopped {
-            tracing::warn!(%error, uid, "orphaned container not stopped");
+/// Removes what is left of a pod that the API no longer has; the future is over once nothing of it runs.
+fn end_orphan(agent: &Arc<Agent>, uid: String, adopted: Adopted) -> impl Future<Output = ()> + use<> {
+    let (told, ended) = tokio::sync::oneshot::channel::<()>();
+    let agent = agent.clone();
+    tokio::spawn(async move {
+        tracing::info!(uid, "removing what is left of a pod that the API no longer has");
+        if stop_orphan(&agent, &uid, &adopted).await {
+            agent.placement.release(&uid);
         }
+        drop(told);
+        remove_orphan(&agent, &uid, adopted).await;
+    });
+    async move { drop(ended.await) }
+}
+
+/// Whether all its containers have ended: what they had for themselves is nobody else's before that.
+async fn stop_orphan(agent: &Agent, uid: &str, adopted: &Adopted) -> bool {
+    let running = adopted.records.iter().filter(|record| record.state == ContainerState::Running);
+    let stopped = futures::future::join_all(running.map(|record| agent.runtime.stop_container(&record.id, ORPHAN_GRACE))).await;
+    for error in stopped.iter().filter_map(|stopped| stopped.as_ref().err()) {
+        tracing::warn!(%error, uid, "orphaned container not stopped; what it has for itself stays its own until the next start");
     }
+    stopped.iter().all(Result::is_ok)
+}
+
+async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
     if let Err(error) = agent.network.detach(uid).await {
         tracing::warn!(%error, uid, "orphaned network not given back");
     }

@@ -1,5 +1,6 @@
 //! cgroup figures of containers and pods from their requests and limits.
 
+use crate::machine::resize;
 use crate::qos;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use keles_runtime::api::Resources;
@@ -26,9 +27,10 @@ fn quota(milli: i64) -> i64 {
     (milli * PERIOD_US / 1000).max(MIN_QUOTA_US)
 }
 
-/// Figures of one container.
+/// Figures of one container; where it has no limit of its own, the pod's holds (KEP-2837).
 pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i64) -> Resources {
-    let resources = container.resources.as_ref();
+    let (own, whole) = (container.resources.clone().unwrap_or_default(), spec.resources.clone().unwrap_or_default());
+    let resources = Some(&resize::effective(&own, &whole));
     let limit = value(resources, true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
     let request = value(resources, false, "cpu").map(Quantity::milli).or(limit).unwrap_or(0);
     Resources {
@@ -58,7 +60,8 @@ pub fn of_pod(spec: &PodSpec) -> Resources {
         Some(largest_init.map_or(total, |largest| largest.max(total)))
     };
     let cpu_limit = sum(true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
-    let all_inits_limited = |name: &str| spec.init_containers.iter().flatten().all(|init| value(init.resources.as_ref(), true, name).is_some());
+    let of_pod = |name: &str| value(spec.resources.as_ref(), true, name).is_some();
+    let all_inits_limited = |name: &str| of_pod(name) || spec.init_containers.iter().flatten().all(|init| value(init.resources.as_ref(), true, name).is_some());
     Resources {
         cpu_shares: Some(shares(sum(false, "cpu").unwrap_or_default().milli())),
         cpu_quota_us: cpu_limit.filter(|_| all_inits_limited("cpu")).map(quota),
@@ -90,6 +93,18 @@ mod tests {
         assert_eq!(of_pod(&open).memory_limit_bytes, None);
         let closed = spec(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}, {"name": "b", "resources": {"limits": {"memory": "2Mi"}}}]));
         assert_eq!(of_pod(&closed).memory_limit_bytes, Some(3 << 20));
+    }
+
+    #[test]
+    fn what_the_pod_as_a_whole_has_holds_it_and_containers_without_limits() {
+        let mut spec = spec(json!([{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "2Mi"}}}]));
+        spec.resources = serde_json::from_value(json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "8Mi"}})).expect("resources");
+        spec.init_containers = serde_json::from_value(json!([{"name": "i"}])).expect("containers");
+        let whole = of_pod(&spec);
+        assert_eq!((whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes), (Some(512), Some(100_000), Some(8 << 20)));
+        let figures = |index: usize| of_container(&spec, &spec.containers[index], 1 << 30);
+        assert_eq!((figures(0).cpu_quota_us, figures(0).memory_limit_bytes), (Some(100_000), Some(8 << 20)));
+        assert_eq!((figures(1).cpu_quota_us, figures(1).memory_limit_bytes), (Some(100_000), Some(2 << 20)));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What a pod asks for: the sum of its containers, the peak of its init containers, its overhead.
 //!
-//! Entry points: [`of_pod`] for typed pods, [`of_spec`] for trees. Sidecars (init containers that restart Always) count with the
+//! Entry points: [`of_pod`] for typed pods, [`held_by`] for those that a node has, [`of_spec`] for trees. Sidecars (init containers that restart Always) count with the
 //! containers, and with every init container after them (KEP-753); pod-level requests stand for the containers' where given (KEP-2837).
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use keles_api::quantity::Quantity;
 use serde_json::Value;
@@ -18,6 +18,34 @@ pub fn of_pod(spec: &PodSpec) -> Amounts {
     let mut sum = total(spec.containers.iter().map(typed), init);
     if let Some(whole) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
         sum.extend(wire(whole));
+    }
+    if let Some(overhead) = &spec.overhead {
+        add(&mut sum, &wire(overhead));
+    }
+    sum
+}
+
+/// What a pod takes of its node while a resize in place is under way (KEP-1287, KEP-5419): of what it asks for, was given and runs with the most;
+/// what the node can never give does not count. Overhead included.
+pub fn held_by(pod: &Pod) -> Amounts {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return pod.spec.as_ref().map(of_pod).unwrap_or_default() };
+    let is_infeasible = status.conditions.iter().flatten().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible") && c.status == "True");
+    let most = |asked: Amounts, has: Amounts, given: Amounts| {
+        let mut most = if is_infeasible && !(has.is_empty() && given.is_empty()) { Amounts::new() } else { asked };
+        raise(&mut most, &has);
+        raise(&mut most, &given);
+        most
+    };
+    let requests = |r: &Option<ResourceRequirements>| r.as_ref().and_then(|r| r.requests.as_ref()).map(wire).unwrap_or_default();
+    let list = |list: &Option<BTreeMap<String, Wire>>| list.as_ref().map(wire).unwrap_or_default();
+    let of = |c: &Container, statuses: &Option<Vec<ContainerStatus>>| match statuses.iter().flatten().find(|s| s.name == c.name) {
+        Some(s) => most(typed(c), requests(&s.resources), list(&s.allocated_resources)),
+        None => typed(c),
+    };
+    let init = spec.init_containers.iter().flatten().map(|c| (of(c, &status.init_container_statuses), c.restart_policy.as_deref() == Some("Always")));
+    let mut sum = total(spec.containers.iter().map(|c| of(c, &status.container_statuses)), init);
+    if spec.resources.is_some() {
+        sum.extend(most(requests(&spec.resources), requests(&status.resources), list(&status.allocated_resources)));
     }
     if let Some(overhead) = &spec.overhead {
         add(&mut sum, &wire(overhead));
@@ -120,6 +148,28 @@ mod tests {
         check(json!({"containers": [asks("100m"), asks("200m")]}), "cpu", "300m");
         check(json!({"containers": [asks("100m")], "initContainers": [asks("1"), asks("2")]}), "cpu", "2");
         check(json!({"containers": [asks("100m")], "overhead": {"cpu": "50m"}}), "cpu", "150m");
+    }
+
+    #[test]
+    fn a_pod_holds_the_most_of_a_resize_but_for_what_its_node_can_never_give() {
+        let amounts = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let pod = |reason: &str| -> Pod {
+            let spec = json!({"containers": [{"name": "c", "resources": amounts("8")}, {"name": "new", "resources": amounts("1")}]});
+            let statuses = json!([{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "resources": amounts("3"), "allocatedResources": {"cpu": "2"}}]);
+            let conditions = json!([{"type": "PodResizePending", "status": "True", "reason": reason}]);
+            serde_json::from_value(json!({"spec": spec, "status": {"containerStatuses": statuses, "conditions": conditions}})).expect("a pod")
+        };
+        let cpu = |pod: &Pod| held_by(pod)["cpu"].to_string();
+        assert_eq!((cpu(&pod("Deferred")), cpu(&pod("Infeasible"))), ("9".into(), "4".into()));
+        let whole = |reason: &str| {
+            let mut pod = pod(reason);
+            pod.spec.as_mut().expect("spec").resources = serde_json::from_value(amounts("20")).expect("resources");
+            pod.status.as_mut().expect("status").resources = serde_json::from_value(amounts("10")).expect("resources");
+            pod
+        };
+        assert_eq!((cpu(&whole("Deferred")), cpu(&whole("Infeasible"))), ("20".into(), "10".into()));
+        let unseen: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": amounts("1")}]}})).expect("a pod");
+        assert_eq!(cpu(&unseen), "1");
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
         let (requests, assumed, host_ports) = match &pod.spec {
             Some(spec) => {
-                let mut requests = Resources::of_spec(spec);
+                let mut requests = Resources::of_pod(&pod);
                 requests.pods = 1;
                 let assumed = assumed(spec, &requests);
                 (requests, assumed, host_ports(&pod))

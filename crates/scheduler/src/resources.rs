@@ -1,9 +1,9 @@
 //! Amounts of resources as plain numbers, for arithmetic in the hot path.
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use keles_api::Quantity;
-use keles_rules::requests::of_pod;
+use keles_rules::requests::held_by;
 use std::collections::BTreeMap;
 
 /// What scoring counts for a container that asks for nothing, so that many such pods still spread (upstream's defaults).
@@ -21,9 +21,9 @@ pub struct Resources {
 }
 
 impl Resources {
-    pub fn of_spec(spec: &PodSpec) -> Self {
+    pub fn of_pod(pod: &Pod) -> Self {
         let mut resources = Resources::default();
-        for (name, quantity) in of_pod(spec) {
+        for (name, quantity) in held_by(pod) {
             resources.set(&name, quantity);
         }
         resources

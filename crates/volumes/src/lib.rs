@@ -8,7 +8,9 @@
 //! absent: iSCSI and in-tree volumes of vendors, which refuse with [`VolumeError::Unsupported`], and SELinux labels.
 
 pub mod atomic_writer;
+pub mod block_filesystem;
 pub mod claim;
+pub mod cluster_trust_bundle;
 pub mod config_map;
 pub mod csi;
 pub mod downward;
@@ -31,6 +33,7 @@ pub mod sub_path;
 pub mod tmpfs;
 
 use async_trait::async_trait;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use std::collections::BTreeMap;
@@ -108,6 +111,9 @@ pub struct TokenAsk {
 pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>>;
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>>;
+    async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>>;
+    /// All bundles of this signer.
+    async fn trust_bundles_of(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>>;
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>>;
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>>;
     /// Labels of this node as the API has them: people add to them.
@@ -187,6 +193,13 @@ impl Context<'_> {
     pub(crate) fn fs_group_change_policy(&self) -> ownership::ChangePolicy {
         let policy = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|security| security.fs_group_change_policy.as_deref());
         if policy == Some("OnRootMismatch") { ownership::ChangePolicy::OnRootMismatch } else { ownership::ChangePolicy::Always }
+    }
+
+    /// Mode and owner of a file that, once the pod says whose it is, only that one may read.
+    pub(crate) fn guarded(&self, mode: i32) -> (u32, Option<u32>) {
+        const OWNERS_ONLY: u32 = 0o600;
+        let user = self.common_user();
+        (if user.is_some() || self.fs_group().is_some() { OWNERS_ONLY } else { mode as u32 }, user)
     }
 
     /// The one user all containers run as, if there is one (decides the owner of tokens, KEP-1205).

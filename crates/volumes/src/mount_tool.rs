@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Upstream's limit of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(120);
-const FOLDERS: &[&str] = &["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
+pub(crate) const FOLDERS: &[&str] = &["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
 
 /// What to mount.
 pub struct Ask<'a> {
@@ -19,6 +19,31 @@ pub struct Ask<'a> {
     pub what: &'a str,
     pub at: &'a Path,
     pub options: &'a [&'a str],
+}
+
+/// How a tool ended, and all it said.
+pub(crate) struct Ended {
+    pub code: Option<i32>,
+    status: std::process::ExitStatus,
+    pub said: String,
+}
+
+impl Ended {
+    pub fn is_success(&self) -> bool {
+        self.status.success()
+    }
+    pub fn failure(&self, tool: &'static str, arguments: &[String]) -> VolumeError {
+        VolumeError::Tool { tool, arguments: arguments.join(" "), why: format!("{}: {}", self.status, self.said) }
+    }
+}
+
+/// Runs a tool of the host; one that hangs is ended.
+pub(crate) async fn run(tool: &str, arguments: &[String]) -> Result<Ended> {
+    let failed = |why: String| VolumeError::Field(format!("{tool} failed: {why} (arguments: {})", arguments.join(" ")));
+    let run = tokio::process::Command::new(tool).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(TIMEOUT, run).await.map_err(|_| failed(format!("no end within {} s", TIMEOUT.as_secs())))?.map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    Ok(Ended { code: output.status.code(), status: output.status, said })
 }
 
 /// Mounts through the host's tool; a missing helper is named before anything is tried.
@@ -36,14 +61,8 @@ async fn mount_with(ask: &Ask<'_>, folders: &[&str]) -> Result<()> {
         arguments.extend(["-o".to_owned(), ask.options.join(",")]);
     }
     arguments.extend([ask.what.to_owned(), ask.at.display().to_string()]);
-    let failed = |why: String| VolumeError::Tool { tool: "mount", arguments: arguments.join(" "), why };
-    let run = tokio::process::Command::new("mount").args(&arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(TIMEOUT, run).await.map_err(|_| failed(format!("no end within {} s", TIMEOUT.as_secs())))?.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim())))
+    let ended = run("mount", &arguments).await?;
+    if ended.is_success() { Ok(()) } else { Err(ended.failure("mount", &arguments)) }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) async fn set_up(bound: &Bound<'_>, context: &Context<'_>) -> Result<R
         },
         Some(spec) => match (&spec.host_path, &spec.local, &spec.nfs) {
             (Some(source), _, _) => host_path::set_up(source).map(Ready::files),
-            (_, Some(source), _) => local::set_up(&name, source, bound.read_only, context).map(Ready::files),
+            (_, Some(source), _) => local::set_up(&name, source, spec.mount_options.as_deref().unwrap_or_default(), bound.read_only, context).await.map(Ready::files),
             (_, _, Some(source)) => {
                 let options = spec.mount_options.clone().unwrap_or_default();
                 nfs::set_up(&name, source, &options, bound.read_only, context).await.map(Ready::files)

@@ -1,10 +1,11 @@
 //! projected: several sources in one folder; later sources win over earlier ones of the same path.
 //!
-//! Absent: clusterTrustBundle and podCertificate sources (they refuse).
+//! Deliberately absent: podCertificate sources. Upstream's agent refuses them too as long as the gate PodCertificateRequest is off, which it is by
+//! default in v1.36.
 
 use crate::atomic_writer::{self, Payload};
 use crate::config_map::DEFAULT_MODE;
-use crate::{Context, Result, VolumeError, config_map, downward_api, secret, service_account_token, tmpfs};
+use crate::{Context, Result, VolumeError, cluster_trust_bundle, config_map, downward_api, secret, service_account_token, tmpfs};
 use k8s_openapi::api::core::v1::{ProjectedVolumeSource, VolumeProjection};
 use std::path::PathBuf;
 
@@ -43,6 +44,8 @@ async fn files(projection: &VolumeProjection, mode: i32, context: &Context<'_>) 
     if let Some(source) = &projection.service_account_token {
         return service_account_token::files(source, mode, context).await;
     }
-    let source = if projection.cluster_trust_bundle.is_some() { "clusterTrustBundle" } else { "podCertificate" };
-    Err(VolumeError::Unsupported(format!("projected with the source {source}")))
+    if let Some(source) = &projection.cluster_trust_bundle {
+        return cluster_trust_bundle::files(source, mode, context).await;
+    }
+    Err(VolumeError::Unsupported("projected with the source podCertificate (feature gate PodCertificateRequest, off by default in v1.36)".into()))
 }

@@ -7,9 +7,13 @@ use k8s_openapi::api::core::v1::{Volume, VolumeProjection};
 pub enum Kind {
     ConfigMap,
     Secret,
+    /// One ClusterTrustBundle, by its own name.
+    TrustBundle,
+    /// All ClusterTrustBundles of a signer: `name` is the signer's.
+    TrustBundlesOfSigner,
 }
 
-/// An object in the pod's own namespace.
+/// An object in the pod's own namespace, or one of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     pub kind: Kind,
@@ -26,7 +30,11 @@ pub fn references(volume: &Volume) -> Vec<Reference> {
 
 fn of_projection(projection: &VolumeProjection) -> impl Iterator<Item = Reference> {
     let config_map = projection.config_map.iter().map(|source| of(Kind::ConfigMap, &source.name));
-    config_map.chain(projection.secret.iter().map(|source| of(Kind::Secret, &source.name)))
+    let bundles = projection.cluster_trust_bundle.iter().filter_map(|source| match (&source.name, &source.signer_name) {
+        (Some(name), _) => Some(of(Kind::TrustBundle, name)),
+        (None, signer) => signer.as_deref().map(|signer| of(Kind::TrustBundlesOfSigner, signer)),
+    });
+    config_map.chain(projection.secret.iter().map(|source| of(Kind::Secret, &source.name))).chain(bundles)
 }
 
 fn of(kind: Kind, name: &str) -> Reference {
@@ -48,6 +56,8 @@ mod tests {
         assert_eq!(volume(json!({"name": "v", "secret": {"secretName": "b"}})), [(Kind::Secret, "b".into())]);
         let sources = json!([{"secret": {"name": "c"}}, {"downwardAPI": {}}, {"configMap": {"name": "d"}}]);
         assert_eq!(volume(json!({"name": "v", "projected": {"sources": sources}})), [(Kind::Secret, "c".into()), (Kind::ConfigMap, "d".into())]);
+        let sources = json!([{"clusterTrustBundle": {"name": "e", "path": "p"}}, {"clusterTrustBundle": {"signerName": "s.io/f", "path": "q", "labelSelector": {}}}]);
+        assert_eq!(volume(json!({"name": "v", "projected": {"sources": sources}})), [(Kind::TrustBundle, "e".into()), (Kind::TrustBundlesOfSigner, "s.io/f".into())]);
         assert_eq!(volume(json!({"name": "v", "emptyDir": {}})), []);
     }
 }

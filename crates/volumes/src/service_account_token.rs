@@ -5,8 +5,6 @@ use crate::{Context, Result, TokenAsk};
 use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
 
 const DEFAULT_EXPIRATION_SECONDS: i64 = 3600;
-/// Only its owner may read a token once the pod says who that is.
-const PRIVATE_MODE: u32 = 0o600;
 
 pub(crate) async fn files(source: &ServiceAccountTokenProjection, mode: i32, context: &Context<'_>) -> Result<Payload> {
     let account = context.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".into());
@@ -19,8 +17,6 @@ pub(crate) async fn files(source: &ServiceAccountTokenProjection, mode: i32, con
         pod_uid: context.pod.metadata.uid.clone().unwrap_or_default(),
     };
     let token = context.objects.token(&ask).await?;
-    let user = context.common_user();
-    let private = user.is_some() || context.fs_group().is_some();
-    let mode = if private { PRIVATE_MODE } else { mode as u32 };
+    let (mode, user) = context.guarded(mode);
     Ok(Payload::from([(source.path.clone(), File { bytes: token.token.into_bytes(), mode, user })]))
 }

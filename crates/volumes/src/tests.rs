@@ -10,6 +10,7 @@ use std::sync::Mutex;
 pub(crate) struct World {
     config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     secrets: Mutex<BTreeMap<String, Secret>>,
+    bundles: Mutex<Vec<ClusterTrustBundle>>,
     pub claim: Mutex<Option<PersistentVolumeClaim>>,
     volume: Mutex<Option<PersistentVolume>>,
     pub csi_driver: Mutex<Option<CSIDriver>>,
@@ -24,6 +25,12 @@ impl Objects for World {
     }
     async fn secret(&self, _: &str, name: &str) -> Result<Option<Secret>> {
         Ok(self.secrets.lock().expect("not poisoned").get(name).cloned())
+    }
+    async fn trust_bundle(&self, name: &str) -> Result<Option<ClusterTrustBundle>> {
+        Ok(self.bundles.lock().expect("not poisoned").iter().find(|bundle| bundle.metadata.name.as_deref() == Some(name)).cloned())
+    }
+    async fn trust_bundles_of(&self, signer: &str) -> Result<Vec<ClusterTrustBundle>> {
+        Ok(self.bundles.lock().expect("not poisoned").iter().filter(|bundle| bundle.spec.signer_name.as_deref() == Some(signer)).cloned().collect())
     }
     async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>> {
         Ok(self.claim.lock().expect("not poisoned").clone().filter(|claim| claim.metadata.name.as_deref() == Some(name)))
@@ -381,4 +388,119 @@ fn the_change_policy_leaves_a_volume_alone_whose_root_has_the_group() {
     assert_eq!(gid(), 0, "the root matched");
     ownership::grant_by_policy(dir.path(), 4321, ownership::ChangePolicy::Always).expect("granted");
     assert_eq!(gid(), 4321);
+}
+
+/// A bundle with one anchor a letter, each as a block with a header and text beside it.
+fn bundle(name: &str, signer: Option<&str>, label: &str, anchors: &str) -> ClusterTrustBundle {
+    let block = |letter: char| keles_rules::pem::certificates([letter.to_string().repeat(70).as_bytes()]).replacen("-----\n", "-----\nNote: x\n\n", 1);
+    let text: String = anchors.chars().map(|letter| format!("about {letter}\n{}", block(letter))).collect();
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"l": label}}, "spec": {"signerName": signer, "trustBundle": text}})).expect("a bundle")
+}
+
+/// The letters of the anchors in a file, sorted.
+fn letters(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).expect("file");
+    assert!(text.is_empty() || text.starts_with("-----BEGIN CERTIFICATE-----\n"), "normalised: {text}");
+    assert!(!text.contains("Note") && !text.contains("about"), "normalised: {text}");
+    let mut all: Vec<char> = keles_rules::pem::blocks(&text).iter().map(|block| block.bytes[0] as char).collect();
+    all.sort_unstable();
+    all.into_iter().collect()
+}
+
+#[tokio::test]
+async fn trust_anchors_come_by_name_and_by_signer_each_once_and_follow_the_bundles() {
+    let room = plain();
+    let all = vec![bundle("own", None, "x", "ab"), bundle("s:1", Some("k.io/s"), "x", "abc"), bundle("s:2", Some("k.io/s"), "x", "cd"), bundle("s:3", Some("k.io/s"), "y", "e")];
+    *room.world.bundles.lock().expect("not poisoned") = all;
+    let by_signer = |selector: serde_json::Value| json!({"signerName": "k.io/s", "path": "p", "labelSelector": selector});
+    let volume = |name: &str, source: serde_json::Value| json!({"name": name, "projected": {"sources": [{"clusterTrustBundle": source}]}});
+    for (name, source, expected) in [
+        ("n", json!({"name": "own", "path": "p"}), "ab"),
+        ("l", by_signer(json!({"matchLabels": {"l": "x"}})), "abcd"),
+        ("e", by_signer(json!({})), "abcde"),
+        ("o", json!({"name": "none", "path": "p", "optional": true}), ""),
+        ("u", json!({"signerName": "k.io/s", "path": "p", "optional": true}), ""),
+    ] {
+        let mounted = room.set_up(volume(name, source)).await.expect(name);
+        assert_eq!((letters(&mounted.path.join("p")).as_str(), mode(&mounted.path.join("p"))), (expected, 0o644), "{name}");
+    }
+    let refused = |source| async { room.set_up(volume("r", source)).await.expect_err("refused").to_string() };
+    assert_eq!(refused(json!({"name": "none", "path": "p"})).await, "clustertrustbundle \"none\" not found");
+    let none = "combination of signerName and labelSelector matched zero ClusterTrustBundles";
+    assert_eq!(refused(by_signer(json!({"matchLabels": {"l": "z"}}))).await, none);
+    assert_eq!(refused(json!({"signerName": "k.io/s", "path": "p"})).await, none, "no selector selects nothing");
+    // The same bundles give the same bytes, so that nothing is swapped in without need; changed ones show.
+    let by_name = volume("n", json!({"name": "own", "path": "p"}));
+    let mounted = room.set_up(by_name.clone()).await.expect("unchanged");
+    let before = std::fs::read_link(mounted.path.join("..data")).expect("link");
+    room.set_up(by_name.clone()).await.expect("unchanged");
+    assert_eq!(std::fs::read_link(mounted.path.join("..data")).expect("link"), before);
+    room.world.bundles.lock().expect("not poisoned")[0] = bundle("own", None, "x", "z");
+    room.set_up(by_name).await.expect("changed");
+    assert_eq!(letters(&mounted.path.join("p")), "z");
+}
+
+#[tokio::test]
+async fn a_pod_certificate_is_refused_with_its_gate() {
+    let source = json!({"podCertificate": {"signerName": "k.io/s", "keyType": "ED25519", "credentialBundlePath": "p"}});
+    let error = plain().set_up(json!({"name": "c", "projected": {"sources": [source]}})).await.expect_err("refused").to_string();
+    assert!(error.contains("podCertificate (feature gate PodCertificateRequest, off by default in v1.36)"), "{error}");
+}
+
+/// A loop device of 64 MiB; given back at the end.
+struct LoopDevice {
+    path: String,
+    _file: tempfile::NamedTempFile,
+}
+
+impl LoopDevice {
+    /// `None` on a machine that gives none.
+    fn new() -> Option<Self> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(64 << 20).expect("sized");
+        let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().ok()?;
+        let path = String::from_utf8(made.stdout).ok()?.trim().to_owned();
+        made.status.success().then_some(Self { path, _file: file })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["-d", &self.path]).status();
+    }
+}
+
+#[tokio::test]
+async fn a_local_device_gets_a_filesystem_once_and_keeps_its_files_for_the_next_pod() {
+    let Some(device) = LoopDevice::new() else { return eprintln!("this machine gives no loop devices: not tested") };
+    let volume = |more: serde_json::Value| {
+        let mut local = json!({"path": device.path});
+        local.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        json!({"local": local, "mountOptions": ["noatime"]})
+    };
+    let room = |more| Room::new(json!({"containers": [], "securityContext": {"fsGroup": 4321}})).bound(volume(more));
+    let refused = room(json!({})).claimed(true).await.expect_err("nothing is made for who only reads").to_string();
+    let device_path = &device.path;
+    assert_eq!(refused, format!("MountVolume.MountDevice failed for volume \"pv\" : cannot mount unformatted disk {device_path} as we are manipulating it in read-only mode"));
+    let first = room(json!({}));
+    let mounted = first.claimed(false).await.expect("made and mounted");
+    assert_eq!(first.claimed(false).await.expect("again is fine"), mounted);
+    std::fs::write(mounted.path.join("kept"), "data").expect("writable");
+    assert_eq!(mounted.path.metadata().expect("there").gid(), 4321);
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
+    let path = mounted.path.display().to_string();
+    assert!(table.lines().any(|line| line.contains(&path) && line.contains("noatime") && line.contains(" - ext4 ")), "{table}");
+    // Beside it one that reads, and after both another.
+    let second = room(json!({"fsType": "ext4"}));
+    let reads = second.claimed(true).await.expect("mounted beside the first");
+    assert_eq!(std::fs::read_to_string(reads.path.join("kept")).expect("the same files"), "data");
+    std::fs::write(reads.path.join("new"), "x").expect_err("read-only");
+    tear_down(first.dir.path()).expect("torn down");
+    tear_down(second.dir.path()).expect("torn down");
+    let third = room(json!({}));
+    let mounted = third.claimed(false).await.expect("checked and mounted");
+    assert_eq!(std::fs::read_to_string(mounted.path.join("kept")).expect("it was not made anew"), "data");
+    tear_down(third.dir.path()).expect("torn down");
+    let other = room(json!({"fsType": "xfs"})).claimed(false).await.expect_err("it is ext4").to_string();
+    assert!(other.contains("failed to mount the volume as \"xfs\", it already contains ext4"), "{other}");
 }

@@ -1,6 +1,6 @@
 //! CertificateSigningRequest: a wish for a certificate (certificates.k8s.io/v1).
 
-use crate::certificates::{conditions, pem, signer};
+use crate::certificates::{conditions, signer};
 use crate::field::clear_status;
 use crate::field::{Field, child_mut, one_of, remove, restore, set};
 use crate::selectable;
@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Problems};
 use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_rules::pem;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use x509_parser::certification_request::X509CertificationRequest;

@@ -1,11 +1,12 @@
 //! ClusterTrustBundle: certificates that pods trust (certificates.k8s.io/v1beta1, certificates.k8s.io/v1alpha1).
 
-use crate::certificates::{pem, signer};
+use crate::certificates::signer;
 use crate::field::{Field, immutable, invalid_each};
 use crate::selectable;
 use crate::table::{self, NAME, column};
 use keles_api::{Object, Problems, names};
 use keles_registry::kind::{Column, Info, Kind, NameRule, Scope, Selectable, Served};
+use keles_rules::pem;
 use serde_json::json;
 use std::collections::BTreeMap;
 use x509_parser::certificate::X509Certificate;

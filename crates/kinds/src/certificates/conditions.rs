@@ -1,10 +1,10 @@
 //! Who may set which condition of a CertificateSigningRequest: approvers through `approval`, signers through `status`.
 
-use crate::certificates::pem;
 use crate::field::{Field, set};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keles_api::{Object, Path, Problems};
+use keles_rules::pem;
 use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;

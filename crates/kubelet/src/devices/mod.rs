@@ -126,21 +126,26 @@ pub struct Devices {
     changed: watch::Sender<u64>,
     /// NUMA nodes of the machine.
     nodes: Arc<Vec<usize>>,
+    /// What earlier runs knew is lost: most likely this is the node made anew under its old name.
+    begins_anew: bool,
 }
 
 impl Devices {
     /// Reads what an earlier run gave. A checkpoint that cannot be read is no reason not to start (upstream's rule): its plugins and pods come anew.
     pub fn open(folder: PathBuf, nodes: Vec<usize>) -> Self {
         let mut state = State::default();
+        let mut begins_anew = true;
         match store::read(&folder) {
-            Ok((given, names)) => {
+            Ok(None) => {}
+            Ok(Some((given, names))) => {
+                begins_anew = false;
                 state.given = given;
                 let stopped = || Plugin { stopped_at: Some(Instant::now()), ..Plugin::default() };
                 state.plugins = names.into_iter().map(|name| (name, stopped())).collect();
             }
             Err(error) => tracing::error!(%error, file = %folder.join(store::FILE).display(), "which devices containers have is not known any more"),
         }
-        Self { folder, state: Arc::new(Mutex::new(state)), changed: watch::channel(0).0, nodes: Arc::new(nodes) }
+        Self { folder, state: Arc::new(Mutex::new(state)), changed: watch::channel(0).0, nodes: Arc::new(nodes), begins_anew }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -158,6 +163,13 @@ impl Devices {
 
     fn ring(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Which of these resources of a node that was registered before cannot be there until their plugins register: those of plugins, when nothing is
+    /// known of earlier runs (upstream's `ShouldResetExtendedResourceCapacity`).
+    pub fn lost<'a>(&self, names: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
+        let state = self.state();
+        names.filter(|name| self.begins_anew && is_extended(name) && !state.plugins.contains_key(*name)).collect()
     }
 
     /// Capacity (all devices) and allocatable (the healthy ones) by resource. A resource whose plugin has been away too long is 0 of both.

@@ -106,10 +106,10 @@ pub fn write(folder: &Path, allocations: &Allocations, registered: BTreeMap<Stri
     checkpoint::write(&folder.join(FILE), &text)
 }
 
-/// What an earlier run gave, and the resources it knew; nothing where there was none.
-pub fn read(folder: &Path) -> Result<(Allocations, Vec<String>), CheckpointError> {
+/// What an earlier run gave, and the resources it knew; `None` where there is no checkpoint.
+pub fn read(folder: &Path) -> Result<Option<(Allocations, Vec<String>)>, CheckpointError> {
     let text = match std::fs::read(folder.join(FILE)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(CheckpointError::Read)?,
     };
     let File { data, checksum } = serde_json::from_slice(&text).map_err(CheckpointError::Form)?;
@@ -124,7 +124,7 @@ pub fn read(folder: &Path) -> Result<(Allocations, Vec<String>), CheckpointError
         let answer = answer.ok_or_else(|| CheckpointError::Answer { pod: pod_uid.clone(), container: container.clone() })?;
         allocations.entry(pod_uid).or_default().entry(container).or_default().insert(resource, Given { ids, answer });
     }
-    Ok((allocations, data.registered_devices.into_iter().flatten().map(|(name, _)| name).collect()))
+    Ok(Some((allocations, data.registered_devices.into_iter().flatten().map(|(name, _)| name).collect())))
 }
 
 #[cfg(test)]
@@ -147,12 +147,12 @@ mod tests {
     #[test]
     fn what_was_given_is_read_back_and_a_damaged_file_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(read(folder.path()).expect("nothing yet").0, Allocations::new());
+        assert_eq!(read(folder.path()).expect("nothing yet"), None);
         let answer = ContainerAllocateResponse { envs: BTreeMap::from([("A".into(), "1".into())]), ..Default::default() };
         let given = Given { ids: BTreeMap::from([(0, vec!["d1".into()])]), answer };
         let all = Allocations::from([("uid".into(), BTreeMap::from([("c".into(), BTreeMap::from([("example.com/x".into(), given)]))]))]);
         write(folder.path(), &all, BTreeMap::from([("example.com/x".into(), vec!["d1".into()])])).expect("written");
-        let (back, names) = read(folder.path()).expect("whole");
+        let (back, names) = read(folder.path()).expect("whole").expect("there");
         assert_eq!((back, names), (all, vec!["example.com/x".to_owned()]));
         let file = folder.path().join(FILE);
         let text = std::fs::read_to_string(&file).expect("a file").replace("d1", "d2");

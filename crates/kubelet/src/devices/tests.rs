@@ -248,6 +248,7 @@ async fn allocations_outlive_the_agent_and_plugins_register_anew() {
     }
     let again = World::at(folder);
     again.placement.retain(&std::collections::HashSet::from(["u1".to_string()]));
+    again.placement.settle();
     again.until(|world| world.folder.path().join(plugins::SOCKET).exists()).await;
     assert!(!again.folder.path().join("stale.sock").exists(), "plugins see their sockets go");
     assert_eq!(again.devices().counts().get(RESOURCE), Some(&(0, 0)), "nobody has registered yet");
@@ -258,6 +259,25 @@ async fn allocations_outlive_the_agent_and_plugins_register_anew() {
     again.counts(2, 2).await;
     again.placement.admit(&pod("u2", &[("c", 1)], &[])).await.expect("the other one");
     assert_eq!(held(&again, "u2", "c"), ["d0"]);
+}
+
+#[tokio::test]
+async fn without_a_checkpoint_resources_of_plugins_are_lost_until_they_register() {
+    let world = World::new().await;
+    let names = [RESOURCE.to_string(), "example.com/other".into(), "cpu".into(), "hugepages-2Mi".into()];
+    let lost = |world: &World| world.devices().lost(names.iter()).into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(lost(&world), names[..2], "there was no checkpoint");
+    let plugin = Plugin::start(world.folder.path(), "p.sock", healthy(1)).await;
+    world.counts(1, 1).await;
+    assert_eq!(lost(&world), names[1..2]);
+    plugin.stop.cancel();
+    world.stop.cancel();
+    let checkpoint = std::fs::read(world.folder.path().join(store::FILE)).expect("kept");
+    for (text, expected) in [(checkpoint, 0), (b"{".to_vec(), 2)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(store::FILE), text).expect("written");
+        assert_eq!(lost(&World::at(folder)).len(), expected, "a whole one loses nothing, a damaged one all");
+    }
 }
 
 #[tokio::test]

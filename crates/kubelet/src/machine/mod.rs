@@ -76,7 +76,7 @@ pub struct Observed<'a> {
     pub backoffs: &'a backoff::Backoffs,
     /// How a resize in place stands.
     pub resize: &'a resize::State,
-    /// Resources that running containers have, by container id, where they differ from the spec's or did.
+    /// Resources that running containers have, by container id, where they differ from the spec's or did; and the pod as a whole.
     pub running_with: &'a resize::Amounts,
     /// Containers that a resize restarts, by id.
     pub resize_restarts: &'a BTreeSet<String>,

@@ -1,13 +1,17 @@
 //! In-place resize (KEP-1287), its pure part: what a pod asks for, what the node has given it, and what that means for running containers.
 //!
-//! Entry points: [`wanted`], [`given`] (the pod as the node runs it), [`judge`], [`needs_restart`]. Deliberately absent: pod-level resources.
+//! Entry points: [`wanted`], [`given`] (the pod as the node runs it), [`judge`], [`effective`], [`needs_restart`]. Resources of the pod as a whole
+//! (KEP-5419) stand among the containers' under the name [`POD`].
 
 use crate::admission::{self, Node};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use keles_volumes::quantity::Quantity;
 use std::collections::BTreeMap;
 
-/// Resources by container name, init containers among them.
+/// The name of the pod as a whole in [`Amounts`]; no container has it.
+pub const POD: &str = "";
+
+/// Resources by container name, init containers among them, and of the pod as a whole; or by container id.
 pub type Amounts = BTreeMap<String, ResourceRequirements>;
 
 /// What can be resized.
@@ -32,7 +36,8 @@ pub struct State {
 /// What the spec asks for.
 pub fn wanted(pod: &Pod) -> Amounts {
     let all = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    all.map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default())).collect()
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default();
+    all.map(|container| (container.name.clone(), container.resources.clone().unwrap_or_default())).chain([(POD.to_owned(), whole)]).collect()
 }
 
 /// The pod with the resources that the node has given it; containers that `amounts` does not name keep their own.
@@ -43,6 +48,10 @@ pub fn given(pod: &Pod, amounts: &Amounts) -> Pod {
             if let Some(amount) = amounts.get(&container.name) {
                 container.resources = Some(amount.clone());
             }
+        }
+        if let Some(whole) = amounts.get(POD) {
+            // Nothing of its own is said by leaving the field out.
+            spec.resources = Some(whole.clone()).filter(|whole| *whole != ResourceRequirements::default());
         }
     }
     pod
@@ -61,6 +70,15 @@ pub fn judge(pod: &Pod, node: &Node, others: &[&Pod]) -> Option<Pending> {
     }
     let refusal = admission::fits(pod, node, others).err()?;
     Some(Pending { reason: "Deferred", message: refusal.message })
+}
+
+/// What a container is held to: where it has no limit of its own, the pod's (KEP-2837).
+pub fn effective(own: &ResourceRequirements, whole: &ResourceRequirements) -> ResourceRequirements {
+    let mut both = own.clone();
+    for (name, limit) in whole.limits.iter().flatten().filter(|(name, _)| RESIZABLE.contains(&name.as_str())) {
+        both.limits.get_or_insert_default().entry(name.clone()).or_insert_with(|| limit.clone());
+    }
+    both
 }
 
 /// Whether going from one to the other asks for a restart, by the container's resizePolicy.
@@ -121,5 +139,30 @@ mod tests {
         let before = wanted(&pod("1", "NotRequired"));
         let after = given(&pod("2", "NotRequired"), &before);
         assert_eq!((wanted(&after), after.metadata.generation), (before, Some(2)));
+    }
+
+    fn whole(cpu: &str) -> Pod {
+        let mut pod = pod("1", "NotRequired");
+        pod.spec.as_mut().expect("spec").resources = serde_json::from_value(json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})).expect("resources");
+        pod
+    }
+
+    #[test]
+    fn the_pod_as_a_whole_is_given_and_judged_beside_its_containers() {
+        let before = wanted(&whole("1"));
+        assert_eq!(wanted(&given(&whole("2"), &before)), before);
+        let without = wanted(&pod("1", "NotRequired"));
+        assert_eq!(given(&whole("2"), &without).spec.expect("spec").resources, None, "what was asked for first and is not given yet");
+        assert_eq!(judge(&whole("2"), &node(), &[]), None);
+        assert_eq!(judge(&whole("3"), &node(), &[]).map(|pending| pending.reason), Some("Infeasible"));
+        assert_eq!(judge(&whole("1500m"), &node(), &[&whole("1")]).map(|pending| pending.reason), Some("Deferred"));
+    }
+
+    #[test]
+    fn a_container_without_a_limit_has_the_pods() {
+        let amounts = |limits: serde_json::Value| serde_json::from_value::<ResourceRequirements>(json!({"limits": limits})).expect("resources");
+        let of_pod = amounts(json!({"cpu": "2", "memory": "8Mi", "hugepages-2Mi": "2Mi"}));
+        assert_eq!(effective(&amounts(json!({"cpu": "1"})), &of_pod), amounts(json!({"cpu": "1", "memory": "8Mi"})));
+        assert_eq!(effective(&ResourceRequirements::default(), &ResourceRequirements::default()), ResourceRequirements::default());
     }
 }

@@ -1,7 +1,7 @@
 //! The status the API is told.
 
 use super::conditions::second;
-use super::{Ending, Life, Observed, conditions, is_sidecar, phase, restart};
+use super::{Ending, Life, Observed, conditions, is_sidecar, phase, resize, restart};
 use crate::container_config::is_recursively_read_only;
 use crate::qos;
 use jiff::Timestamp;
@@ -48,6 +48,8 @@ pub fn generate(observed: &Observed<'_>, old: &PodStatus, host_ips: &[String]) -
         container_statuses: Some(mains),
         ephemeral_container_statuses: ephemeral(observed),
         qos_class: Some(qos::class(spec).to_string()),
+        allocated_resources: spec.resources.as_ref().and_then(|whole| whole.requests.clone()).filter(|requests| !requests.is_empty()),
+        resources: spec.resources.as_ref().map(|given| observed.running_with.get(resize::POD).unwrap_or(given).clone()),
         ..old.clone()
     };
     if status.phase.as_deref().is_some_and(phase::is_terminal) {

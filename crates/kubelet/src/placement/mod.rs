@@ -226,6 +226,10 @@ impl Placement {
     /// All pods but these are over.
     pub fn retain(&self, uids: &HashSet<String>) {
         self.holders().iter().filter(|uid| !uids.contains(*uid)).for_each(|uid| self.release(uid));
+    }
+
+    /// Of pods that went before this run nothing runs any more: others may have what is free now.
+    pub fn settle(&self) {
         self.settled.send_replace(true);
     }
 

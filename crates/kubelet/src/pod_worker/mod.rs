@@ -22,6 +22,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, Resources, SandboxStatus};
 use keles_volumes::Mounted;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -72,6 +73,8 @@ pub struct View {
     pub status: PodStatus,
     pub sandbox: Option<String>,
     pub records: Vec<ContainerStatus>,
+    /// Where its volumes are, and their names in the pod.
+    pub volumes: Arc<BTreeMap<PathBuf, String>>,
 }
 
 /// The way to a worker.
@@ -129,7 +132,7 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admi
     let (over_tx, over) = watch::channel(false);
     let dirty = Arc::new(Notify::new());
     let told = pod.status.clone().unwrap_or_default();
-    let view = Arc::new(Mutex::new(View { pod: pod.clone(), status: told.clone(), sandbox: None, records: Vec::new() }));
+    let view = Arc::new(Mutex::new(View { pod: pod.clone(), status: told.clone(), sandbox: None, records: Vec::new(), volumes: Arc::default() }));
     let writer = StatusWriter::start(agent.client.clone(), &pod);
     let mut worker = Worker::new(agent, pod, wish_rx, events_rx, dirty.clone(), view.clone(), writer, cleared_tx, over_tx);
     worker.adopt(adopted);
@@ -167,8 +170,7 @@ struct Worker {
     pod: Arc<Pod>,
     /// As the API has it.
     wished: Arc<Pod>,
-    allocated: resize::Amounts,
-    running_with: resize::Amounts,
+    amounts: resizing::Allocation,
     resize: resize::State,
     resize_restarts: BTreeSet<String>,
     /// Limits that the pod's cgroup has.
@@ -235,8 +237,7 @@ impl Worker {
             freed: agent.freed.subscribe(),
             agent,
             wished: pod.clone(),
-            allocated: resize::wanted(&pod),
-            running_with: BTreeMap::new(),
+            amounts: resizing::Allocation { allocated: resize::wanted(&pod), ..Default::default() },
             resize: resize::State::default(),
             resize_restarts: BTreeSet::new(),
             pod_figures: pod.spec.as_ref().map(crate::resources::of_pod).unwrap_or_default(),
@@ -367,7 +368,7 @@ impl Worker {
             failures: &self.failures,
             backoffs: &self.backoffs,
             resize: &self.resize,
-            running_with: &self.running_with,
+            running_with: &self.amounts.running_with,
             resize_restarts: &self.resize_restarts,
             messages: &self.messages,
             now: Timestamp::now(),
@@ -390,8 +391,9 @@ impl Worker {
 
     fn show(&self) {
         let sandbox = self.sandbox.as_ref().filter(|sandbox| sandbox.ready).map(|sandbox| sandbox.id.clone());
+        let volumes = Arc::new(self.mounted.values().map(|mounted| (mounted.path.clone(), mounted.name.clone())).collect());
         let mut view = self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *view = View { pod: self.pod.clone(), status: self.told.clone(), sandbox, records: self.records.clone() };
+        *view = View { pod: self.pod.clone(), status: self.told.clone(), sandbox, records: self.records.clone(), volumes };
     }
 
     /// One sync of a pod that is to run.

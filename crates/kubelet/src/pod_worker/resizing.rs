@@ -8,28 +8,49 @@ use crate::events::{NORMAL, WARNING};
 use crate::machine::{Life, is_sidecar, resize};
 use crate::resources;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use keles_runtime::api::{ContainerState, Resources};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Pause after a resize that a cgroup refused.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
-/// In the pod's folder: amounts given by container name, and run with by container id.
+/// In the pod's folder: [`Allocation`], or its first two parts as a list, as builds before resize of whole pods wrote it.
 const FILE: &str = "allocation.json";
+
+/// What a resize gave, and what runs with it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Allocation {
+    /// Given, by container name.
+    pub allocated: resize::Amounts,
+    /// What containers have of their own, by id; and the pod as a whole.
+    pub running_with: resize::Amounts,
+    /// What the pod as a whole had when a container was told last, by container id: limits it has no own for come from there.
+    #[serde(default)]
+    pub inherited: resize::Amounts,
+}
+
+impl Allocation {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let of_before = || serde_json::from_slice(text).ok().map(|(allocated, running_with)| Self { allocated, running_with, ..Self::default() });
+        serde_json::from_slice(text).ok().or_else(of_before)
+    }
+}
 
 impl Worker {
     /// Takes a version of the pod from the API and decides about a resize it asks for.
     pub(super) fn take_pod(&mut self, pod: Arc<Pod>) {
         let wanted = resize::wanted(&pod);
-        if self.allocated.is_empty() {
-            self.allocated = wanted.clone();
+        if self.amounts.allocated.is_empty() {
+            self.amounts.allocated = wanted.clone();
         }
-        if wanted == self.allocated || self.life != Life::Syncing {
+        if wanted == self.amounts.allocated || self.life != Life::Syncing {
             self.resize.pending = None;
         } else {
             self.decide_resize(&pod, wanted);
         }
-        self.pod = if resize::wanted(&pod) == self.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.allocated)) };
+        self.pod = if resize::wanted(&pod) == self.amounts.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.amounts.allocated)) };
         // downwardAPI files show these.
         if (&pod.metadata.labels, &pod.metadata.annotations, pod.metadata.generation)
             != (&self.wished.metadata.labels, &self.wished.metadata.annotations, self.wished.metadata.generation)
@@ -59,7 +80,7 @@ impl Worker {
             }
         } else {
             self.agent.events.pod(pod, NORMAL, "ResizeStarted", format!("Pod resize started: {}", resize::summary(pod)));
-            self.allocated = wanted;
+            self.amounts.allocated = wanted;
             self.resize.in_progress = Some(None);
             self.save_allocation();
         }
@@ -70,41 +91,58 @@ impl Worker {
     pub(super) async fn actuate(&mut self) {
         let pod = self.pod.clone();
         let Some(spec) = &pod.spec else { return };
+        let whole = spec.resources.clone().unwrap_or_default();
+        self.amounts.running_with.entry(resize::POD.into()).or_insert_with(|| whole.clone());
         let mut changed = Vec::new();
         self.resize_restarts.clear();
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|container| is_sidecar(container))) {
             let Some(record) = self.observed().current(&container.name).filter(|record| record.state == ContainerState::Running) else { continue };
             let id = record.id.clone();
             let given = container.resources.clone().unwrap_or_default();
-            let has = self.running_with.entry(id.clone()).or_insert_with(|| given.clone());
-            if *has == given {
+            let has = self.amounts.running_with.entry(id.clone()).or_insert_with(|| given.clone());
+            let inherited = self.amounts.inherited.entry(id.clone()).or_insert_with(|| whole.clone());
+            let (held_to, to_hold_to) = (resize::effective(has, inherited), resize::effective(&given, &whole));
+            if *has == given && held_to == to_hold_to {
                 continue;
             }
-            if resize::needs_restart(container, has, &given) {
+            if resize::needs_restart(container, &held_to, &to_hold_to) {
                 self.resize_restarts.insert(id);
             } else {
                 changed.push((id, container.clone()));
             }
         }
         let records = &self.records;
-        self.running_with.retain(|id, _| records.iter().any(|record| record.id == *id));
-        let whole = resources::of_pod(spec);
-        if changed.is_empty() && self.pod_figures == whole {
+        let is_known = |id: &str| records.iter().any(|record| record.id == id);
+        self.amounts.running_with.retain(|id, _| id == resize::POD || is_known(id));
+        self.amounts.inherited.retain(|id, _| is_known(id));
+        let figures = resources::of_pod(spec);
+        if changed.is_empty() && self.pod_figures == figures {
+            self.whole_pod_has(whole);
             self.finish_resize(None);
             return;
         }
         // The kernel gives no container more than its pod has: the pod first gets the larger of both, and what it shall have at last.
-        let mut fault = self.resize_sandbox(larger(&self.pod_figures, &whole)).await.err();
+        let mut fault = self.resize_sandbox(larger(&self.pod_figures, &figures)).await.err();
         for (id, container) in changed {
             if let Err(message) = self.resize_container(&id, &container).await {
                 fault = Some(message);
             }
         }
         if fault.is_none() && self.resize_restarts.is_empty() {
-            fault = self.resize_sandbox(whole).await.err();
+            fault = self.resize_sandbox(figures).await.err();
+        }
+        if fault.is_none() {
+            self.whole_pod_has(whole);
         }
         self.save_allocation();
         self.finish_resize(fault);
+    }
+
+    /// Told in the status once no container waits for a restart that belongs to it.
+    fn whole_pod_has(&mut self, whole: ResourceRequirements) {
+        if self.resize_restarts.is_empty() && self.amounts.running_with.insert(resize::POD.into(), whole.clone()) != Some(whole) {
+            self.save_allocation();
+        }
     }
 
     async fn resize_container(&mut self, id: &str, container: &Container) -> Result<(), String> {
@@ -119,7 +157,9 @@ impl Worker {
         }
         // The score of a running process stays: it is set once, when it starts.
         self.agent.runtime.update_resources(id, Resources { oom_score_adj: None, ..figures }).await.map_err(|error| error.to_string())?;
-        self.running_with.insert(id.into(), container.resources.clone().unwrap_or_default());
+        let whole = spec.resources.clone().unwrap_or_default();
+        self.amounts.running_with.insert(id.into(), container.resources.clone().unwrap_or_default());
+        self.amounts.inherited.insert(id.into(), whole);
         Ok(())
     }
 
@@ -155,7 +195,7 @@ impl Worker {
 
     fn save_allocation(&self) {
         let dir = self.agent.config.pod_dir(&self.uid);
-        let text = serde_json::to_vec(&(&self.allocated, &self.running_with)).unwrap_or_default();
+        let text = serde_json::to_vec(&self.amounts).unwrap_or_default();
         // Whole or not at all: what is read back decides what containers are told.
         let fresh = dir.join(format!("{FILE}.new"));
         let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&fresh, text)).and_then(|()| std::fs::rename(&fresh, dir.join(FILE)));
@@ -167,10 +207,12 @@ impl Worker {
     /// What an earlier run of the agent had given.
     pub(super) fn load_allocation(&mut self) {
         let Ok(text) = std::fs::read(self.agent.config.pod_dir(&self.uid).join(FILE)) else { return };
-        if let Ok((allocated, running_with)) = serde_json::from_slice(&text) {
-            (self.allocated, self.running_with) = (allocated, running_with);
+        if let Some(mut kept) = Allocation::parse(&text) {
+            // Older builds noted no whole pods, and resized none.
+            kept.allocated.entry(resize::POD.into()).or_insert_with(|| resize::wanted(&self.wished).remove(resize::POD).unwrap_or_default());
+            self.amounts = kept;
             // Whether more can be given is for the first turn: here the pods may not be looked at yet.
-            self.pod = Arc::new(resize::given(&self.wished, &self.allocated));
+            self.pod = Arc::new(resize::given(&self.wished, &self.amounts.allocated));
             // Those of a resize that was cut off are not known; telling the cgroup again does no harm.
             self.pod_figures = self.pod.spec.as_ref().map(resources::of_pod).unwrap_or_default();
         }
@@ -197,6 +239,15 @@ fn larger(old: &Resources, new: &Resources) -> Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_earlier_builds_wrote_is_read() {
+        let of_before = Allocation::parse(br#"[{"c":{"requests":{"cpu":"1"}}},{"id":{"requests":{"cpu":"2"}}}]"#).expect("the older form");
+        assert_eq!((of_before.allocated.len(), of_before.running_with.len(), of_before.inherited.len()), (1, 1, 0));
+        let again = Allocation::parse(&serde_json::to_vec(&of_before).expect("encodes")).expect("the present form");
+        assert_eq!((again.allocated, again.running_with), (of_before.allocated, of_before.running_with));
+        assert!(Allocation::parse(b"{").is_none());
+    }
 
     #[test]
     fn a_pod_has_the_larger_of_both_while_its_containers_change() {

@@ -341,7 +341,7 @@ impl Worker {
                 Err(error) => tracing::warn!(%error, secret = reference.name, "image pull secret not read"),
             }
         }
-        let provided = self.agent.config.credential_providers.provide(image).await;
+        let provided = self.agent.config.credential_providers.provide(image, &self.pod, &self.agent.objects).await;
         image_credentials::credentials(image, &secrets, &self.agent.config.data_dir, &provided)
     }
 

@@ -48,7 +48,7 @@ impl Diary {
                 rung.await;
             }
         };
-        let found = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        let found = tokio::time::timeout(Duration::from_secs(60), wait).await;
         assert!(found.is_ok(), "{start:?} never came; the diary says {:#?}", self.lines());
     }
 }
@@ -58,6 +58,8 @@ struct FakeRuntime {
     containers: Mutex<Vec<ContainerStatus>>,
     /// Pods whose sandboxes an earlier run left.
     left: Mutex<Vec<String>>,
+    /// Held by a test for as long as containers do not stop.
+    stopping: tokio::sync::Mutex<()>,
     events: broadcast::Sender<ContainerEvent>,
 }
 
@@ -142,6 +144,8 @@ impl PodRuntime for FakeRuntime {
         Ok(())
     }
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        self.diary.write(format!("signal {id}"));
+        let _stops = self.stopping.lock().await;
         self.set(id, ContainerState::Exited, 143);
         self.diary.write(format!("stop {id} {}s", grace.as_secs()));
         Ok(())
@@ -294,10 +298,14 @@ fn node() -> Node {
 }
 
 fn node_with(network_refuses: bool) -> Node {
+    node_at(tempfile::tempdir().expect("tempdir"), network_refuses)
+}
+
+fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
     let diary = Arc::new(Diary::default());
-    let dir = tempfile::tempdir().expect("tempdir");
     let client = api(diary.clone());
-    let runtime = Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), events: broadcast::channel(16).0 });
+    let runtime =
+        Arc::new(FakeRuntime { diary: diary.clone(), containers: Mutex::default(), left: Mutex::default(), stopping: Default::default(), events: broadcast::channel(16).0 });
     let stop = CancellationToken::new();
     let informers = keles_client::Informers::new(client.clone(), stop.clone());
     let agent = Arc::new(Agent {
@@ -475,7 +483,7 @@ async fn until_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), asked).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(60), asked).await.expect("it comes")
 }
 
 #[tokio::test]
@@ -533,6 +541,44 @@ async fn a_resize_restarts_a_container_whose_policy_says_so() {
     assert!(node.diary.position("event Killing Container c resize requires restart").is_some(), "{:#?}", node.diary.lines());
 }
 
+/// A pod that as a whole may use so much cpu; its container has no limit of its own.
+fn limited(cpu: &str, policy: &str, generation: i64) -> Pod {
+    let mut pod = pod("u1", json!({"name": "c", "image": "i", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}));
+    pod.metadata.generation = Some(generation);
+    pod.spec.as_mut().expect("spec").resources = serde_json::from_value(json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})).expect("resources");
+    pod
+}
+
+#[tokio::test]
+async fn a_resize_of_the_whole_pod_reaches_containers_without_limits_and_is_told() {
+    let node = node();
+    let handle = node.run(limited("100m", "NotRequired", 1), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(limited("200m", "NotRequired", 2)));
+    node.diary.has("event ResizeCompleted").await;
+    let order = ["event ResizeStarted", "update sandbox-u1 204", "update c-0 204"];
+    assert!(order.iter().all(|line| node.diary.position(line).is_some()), "{:#?}", node.diary.lines());
+    assert_eq!(node.diary.position("start c-1"), None);
+    let told = || {
+        let status = handle.view().status;
+        let has = status.resources.and_then(|whole| whole.limits).and_then(|limits| limits.get("cpu").cloned())?;
+        let allocated = status.allocated_resources.and_then(|requests| requests.get("cpu").cloned())?;
+        ((has.0.as_str(), allocated.0.as_str()) == ("200m", "200m")).then_some(())
+    };
+    until_some(told).await;
+}
+
+#[tokio::test]
+async fn a_resize_of_the_whole_pod_restarts_a_container_that_has_its_limit_and_says_so() {
+    let node = node();
+    let handle = node.run(limited("100m", "RestartContainer", 1), None);
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(limited("200m", "RestartContainer", 2)));
+    node.diary.has("start c-1").await;
+    node.diary.has("event ResizeCompleted").await;
+    assert_eq!(node.diary.position("start c-2"), None, "once is enough");
+}
+
 #[tokio::test]
 async fn a_resize_that_no_node_like_this_can_give_is_told_and_changes_nothing() {
     let node = node();
@@ -569,6 +615,34 @@ async fn only_pods_that_a_whole_list_lacks_are_removed_as_orphans() {
     node.diary.has("start c-0").await;
     let lines = node.diary.lines();
     assert!(!lines.iter().any(|line| line.contains("sandbox-u1") || line.starts_with("run_sandbox")), "u1 is listed, so its sandbox is taken over: {lines:#?}");
+    node.stop.cancel();
+    task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn an_orphans_devices_are_free_once_its_containers_have_ended() {
+    use crate::devices::store::{self, ANYWHERE, Given};
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = dir.path().join("device-plugins");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let given = Given { ids: BTreeMap::from([(ANYWHERE, vec!["d0".to_string()])]), ..Given::default() };
+    let held = BTreeMap::from([("gone".to_string(), BTreeMap::from([("c".to_string(), BTreeMap::from([("example.com/x".to_string(), given)]))]))]);
+    store::write(&folder, &held, BTreeMap::new()).expect("a checkpoint");
+    let node = node_at(dir, false);
+    *node.runtime.left.lock().expect("not poisoned") = vec!["gone".into()];
+    let config = ContainerConfig { name: "c".into(), ..Default::default() };
+    node.runtime.create_container("sandbox-gone", config).await.expect("made");
+    node.runtime.start_container("c-0").await.expect("runs");
+    let hangs = node.runtime.stopping.lock().await;
+    let pods = node.agent.pods.clone();
+    let (agent, stop) = (node.agent.clone(), node.stop.clone());
+    let task = tokio::spawn(async move { pods.run(agent, stop).await });
+    let holds = || node.agent.placement.devices.holders().contains(&"gone".to_string());
+    node.diary.has("signal c-0").await;
+    assert!(holds(), "its container still runs");
+    drop(hangs);
+    until_some(|| (!holds()).then_some(())).await;
+    assert!(node.diary.position("stop c-0").is_some(), "{:#?}", node.diary.lines());
     node.stop.cancel();
     task.await.expect("ended");
 }
@@ -639,7 +713,7 @@ async fn a_node_status_names_its_addresses_and_leaves_the_resources_of_others() 
         let named: Vec<_> = status[of].as_object().expect("a map").keys().collect();
         assert!(named.iter().any(|name| *name == "cpu") && !named.iter().any(|name| name.contains('/') || name.starts_with('$')), "{of}: {named:?}");
     }
-    assert_eq!(status["declaredFeatures"], json!(["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"]));
+    assert_eq!(status["declaredFeatures"], json!(["GuaranteedQoSPodCPUResize", "InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"]));
     assert_eq!(status["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "n1"}]));
     assert_eq!(status["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 10250}}));
     task.abort();

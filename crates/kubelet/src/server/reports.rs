@@ -108,8 +108,8 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "cgroupsPerQOS": true,
         "cgroupDriver": "cgroupfs",
         "enforceNodeAllocatable": [],
-        "containerLogMaxSize": "10Mi",
-        "containerLogMaxFiles": 5,
+        "containerLogMaxSize": config.logs.shown,
+        "containerLogMaxFiles": config.logs.max_files,
         "containerLogMonitorInterval": "10s",
     });
     let security = json!({

@@ -7,6 +7,7 @@ use crate::figures::disk::{self, Filesystem};
 use crate::figures::{ContainerFigures, PodFigures, Snapshot};
 use jiff::Timestamp;
 use keles_linux::cgroup::{Figures, Pressure, Stall};
+use keles_rules::volume_binding::claim_name;
 use keles_runtime::api::{DiskUsage, Interface};
 use keles_volumes::csi::VolumeData;
 use keles_volumes::csi::wire::{NodeGetVolumeStatsResponse, Unit, VolumeUsage};
@@ -217,12 +218,13 @@ impl Summary<'_> {
         for (name, path) in volume_folders(&folder) {
             let Some(used) = self.api.walked.usage(&path.display().to_string(), disk::folder(path.clone())).await else { continue };
             let mut value = self.disk(disk::filesystem(&path), Some(used));
-            // A persistent volume's folder has its own name, which is none of the pod's volumes'.
+            // A persistent volume's folder has its own name; the pod knows it by another.
+            let name = pod.view.volumes.get(&path).cloned().unwrap_or(name);
             let volume = pod.view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name);
-            let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref());
+            let claim = volume.and_then(|volume| claim_name(&pod.view.pod, volume));
             value["name"] = name.into();
-            if let Some(claim) = claim {
-                value["pvcRef"] = json!({"name": claim.claim_name, "namespace": pod.namespace});
+            if let Some((claim, _)) = claim {
+                value["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
             } else if volume.is_some() && device(&path) == own {
                 local.bytes += used.bytes;
                 local.inodes += used.inodes;

@@ -43,7 +43,7 @@ pub fn check_ephemeral(new: &Object, old: &Object, p: &mut Problems) {
     }
 }
 
-/// The old pod with the new resources and resize policies; containers that were added or moved stay, for [`check_resize`] to refuse.
+/// The old pod with the new resources, of containers and of the pod as a whole (KEP-5419), and resize policies; containers that were added or moved stay, for [`check_resize`] to refuse.
 pub fn take_resize(new: &mut Object, old: &Object) {
     let lists = ["containers", "initContainers"];
     if lists.iter().any(|l| items(new, l).len() != items(old, l).len()) {
@@ -65,8 +65,13 @@ pub fn take_resize(new: &mut Object, old: &Object) {
         });
         (l, kept.collect::<Vec<_>>())
     });
+    let of_pod = new.at(&["spec", "resources"]).clone();
     *new = old.clone();
     if let Some(spec) = new.0.get_mut("spec") {
+        match of_pod {
+            Value::Null => remove(spec, "resources"),
+            given => set(spec, "resources", given),
+        }
         taken.into_iter().filter(|(_, list)| !list.is_empty()).for_each(|(l, list)| set(spec, l, Value::from(list)));
     }
 }
@@ -81,6 +86,7 @@ pub fn check_resize(new: &Object, old: &Object, p: &mut Problems) {
     if class != qos::class(old.at(&["spec"])).as_str() {
         p.invalid(spec.path(), class, "Pod QOS Class may not change as a result of resizing");
     }
+    check_sizes(&spec, old.at(&["spec"]), p);
     for list in ["containers", "initContainers"] {
         let (given, had) = (spec.items(list), items(old, list));
         if given.len() != had.len() {
@@ -97,10 +103,11 @@ pub fn check_resize(new: &Object, old: &Object, p: &mut Problems) {
     }
 }
 
-fn check_sizes(c: &Field, had: &Value, p: &mut Problems) {
-    let resources = c.get("resources");
+/// `resources` of a container, or of the spec.
+fn check_sizes(holder: &Field, had: &Value, p: &mut Problems) {
+    let resources = holder.get("resources");
     for kind in SIZES {
-        let (given, before) = (&c.value()["resources"][*kind], &had["resources"][*kind]);
+        let (given, before) = (&holder.value()["resources"][*kind], &had["resources"][*kind]);
         for name in RESIZABLE.iter().filter(|n| before.get(**n).is_some() && given.get(**n).is_none()) {
             p.forbidden(&resources.get(kind).at(name), format!("resource {kind} cannot be removed"));
         }
@@ -135,6 +142,25 @@ mod tests {
         take_resize(&mut new, &old);
         assert_eq!(new, pod("2"));
         assert!(problems(check_resize, &new, &old).is_empty());
+    }
+
+    #[test]
+    fn a_resize_of_the_pod_as_a_whole_changes_its_amounts_and_takes_none_away() {
+        let of_pod = |resources: Value| {
+            let mut pod = pod("1");
+            pod.0["spec"]["resources"] = resources;
+            pod
+        };
+        let old = of_pod(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3", "hugepages-2Mi": "2Mi"}}));
+        let mut new = of_pod(json!({"requests": {"cpu": "3"}, "limits": {"cpu": "4", "hugepages-2Mi": "2Mi"}}));
+        let wanted = new.clone();
+        take_resize(&mut new, &old);
+        assert_eq!(new, wanted);
+        assert_eq!(problems(check_resize, &new, &old), [] as [String; 0]);
+        let less = of_pod(json!({"requests": {"cpu": "2"}, "limits": {"hugepages-2Mi": "4Mi"}}));
+        let found = problems(check_resize, &less, &old);
+        assert!(found[0].contains("spec.resources.limits.cpu") && found[0].contains("resource limits cannot be removed"), "{found:?}");
+        assert!(found[1].contains("only cpu and memory resources are mutable"), "{found:?}");
     }
 
     #[test]

@@ -2,9 +2,15 @@
 //! `credentialprovider.kubelet.k8s.io`: a CredentialProviderRequest on standard input, a CredentialProviderResponse on standard output.
 //!
 //! Entry points: [`Providers::read`] and [`Providers::provide`]. What a plugin says is kept for as long as it says, by image, by registry or
-//! for all images. Deliberately absent: service account tokens for plugins (KEP-4412); a configuration that asks for them is refused.
+//! for all images, and for a service account or its token where the plugin is given one (`account`, KEP-4412).
+
+mod account;
+
+pub use account::Accounts;
 
 use crate::image_credentials::Source;
+use account::{Account, Asks, TokenAttributes};
+use k8s_openapi::api::core::v1::Pod;
 use keles_images::{Auth, Keyring, is_match};
 use keles_oci::Reference;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -59,7 +65,7 @@ struct ProviderConfig {
     #[serde(default)]
     env: Option<Vec<Variable>>,
     #[serde(default)]
-    token_attributes: Option<serde::de::IgnoredAny>,
+    token_attributes: Option<TokenAttributes>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -75,6 +81,10 @@ struct Request<'a> {
     kind: &'static str,
     api_version: &'a str,
     image: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_account_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_account_annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +126,10 @@ enum AskError {
     Json(#[from] serde_json::Error),
     #[error("it answered {kind} of {version}, asked was CredentialProviderResponse of {wanted}")]
     Version { kind: String, version: String, wanted: String },
+    #[error("no token of the pod's service account: {0}")]
+    Account(#[from] keles_volumes::VolumeError),
+    #[error("it gave the service account's token back as the password, which only cacheType Token allows")]
+    Echo,
 }
 
 /// The plugins of a node.
@@ -154,12 +168,14 @@ impl Providers {
         Ok(Providers { all: config.providers.into_iter().map(provider).collect::<Result<_, _>>()? })
     }
 
-    /// What all plugins that are for this image say of it; one that fails is passed over with a line in the log.
-    pub async fn provide(&self, image: &Reference) -> Keyring<Source> {
+    /// What all plugins that are for this image say of it to this pod; one that fails is passed over with a line in the log.
+    pub async fn provide(&self, image: &Reference, pod: &Pod, accounts: &dyn Accounts) -> Keyring<Source> {
         let (name, mut ring) = (image.name(), Keyring::default());
         for provider in self.all.iter().filter(|p| p.config.match_images.iter().any(|pattern| is_match(pattern, &name))) {
-            match provider.credentials(image).await {
-                Ok(found) => found.into_iter().for_each(|(key, l)| ring.add(&key, Auth { username: l.username, password: l.password, ..Auth::default() }, Source::Node)),
+            match provider.provide(image, pod, accounts).await {
+                Ok((found, source)) => {
+                    found.into_iter().for_each(|(key, l)| ring.add(&key, Auth { username: l.username, password: l.password, ..Auth::default() }, source.clone()));
+                }
                 Err(error) => tracing::warn!(%error, plugin = provider.name, image = name, "a credential provider plugin gave nothing"),
             }
         }
@@ -182,30 +198,49 @@ fn check(config: &Config) -> Result<(), String> {
             () if !names.insert(name) => Some("its name is there twice"),
             () if provider.match_images.is_empty() => Some("matchImages must not be empty"),
             () if !PROTOCOL_VERSIONS.contains(&provider.api_version.as_str()) => Some("apiVersion must be one of credentialprovider.kubelet.k8s.io: v1, v1beta1, v1alpha1"),
-            () if provider.token_attributes.is_some() => Some("tokenAttributes are not built: plugins get no service account tokens here"),
             () => None,
         };
-        if let Some(problem) = problem {
-            return Err(format!("provider {name:?}: {problem}"));
-        }
+        let problem = problem.map_or(Ok(()), |problem| Err(problem.to_owned()));
+        let problem = problem.and_then(|()| provider.token_attributes.as_ref().map_or(Ok(()), |attributes| attributes.check(&provider.api_version)));
+        problem.map_err(|problem| format!("provider {name:?}: {problem}"))?;
     }
     Ok(())
 }
 
 impl Provider {
-    async fn credentials(&self, image: &Reference) -> Result<BTreeMap<String, Login>, AskError> {
+    /// What it says of the image, and whose that is.
+    async fn provide(&self, image: &Reference, pod: &Pod, accounts: &dyn Accounts) -> Result<(BTreeMap<String, Login>, Source), AskError> {
+        let asks = match &self.config.token_attributes {
+            Some(attributes) => attributes.account(pod, accounts).await?,
+            None => Asks::Without,
+        };
+        let account = match asks {
+            Asks::With(account) => Some(account),
+            Asks::Without => None,
+            Asks::Not => return Ok((BTreeMap::new(), Source::Node)),
+        };
+        let of_account = |a: &Account| Source::ServiceAccount { namespace: a.namespace.clone(), name: a.name.clone(), uid: a.uid.clone() };
+        let source = account.as_ref().map_or(Source::Node, of_account);
+        Ok((self.credentials(image, account.as_ref()).await?, source))
+    }
+
+    async fn credentials(&self, image: &Reference, account: Option<&Account>) -> Result<BTreeMap<String, Login>, AskError> {
         let name = image.name();
+        let kept_as = |base: &str| account.map_or_else(|| base.to_owned(), |account| account.kept_as(base));
         let mut kept = self.kept.lock().await;
         let now = Instant::now();
-        if let Some(found) = [name.as_str(), image.registry.as_str(), GLOBAL].iter().find_map(|key| kept.get(*key).filter(|k| k.until > now)) {
+        if let Some(found) = [name.as_str(), image.registry.as_str(), GLOBAL].iter().find_map(|base| kept.get(&kept_as(base)).filter(|k| k.until > now)) {
             return Ok(found.auth.clone());
         }
-        let answer = self.ask(&name).await?;
+        let answer = self.ask(&name, account).await?;
         let auth = answer.auth.unwrap_or_default();
+        if account.is_some_and(|account| auth.values().any(|login| account.forbids(&login.password))) {
+            return Err(AskError::Echo);
+        }
         let key = match answer.cache_key_type {
-            CacheKey::Image => name,
-            CacheKey::Registry => image.registry.clone(),
-            CacheKey::Global => GLOBAL.to_owned(),
+            CacheKey::Image => kept_as(&name),
+            CacheKey::Registry => kept_as(&image.registry),
+            CacheKey::Global => kept_as(GLOBAL),
         };
         let lasts = answer.cache_duration.unwrap_or(self.config.default_cache_duration);
         if let Some(until) = Instant::now().checked_add(lasts).filter(|_| !lasts.is_zero()) {
@@ -219,9 +254,16 @@ impl Provider {
         Ok(auth)
     }
 
-    async fn ask(&self, image: &str) -> Result<Answer, AskError> {
+    async fn ask(&self, image: &str, account: Option<&Account>) -> Result<Answer, AskError> {
         let wanted = self.config.api_version.as_str();
-        let request = serde_json::to_vec(&Request { kind: "CredentialProviderRequest", api_version: wanted, image })?;
+        let request = Request {
+            kind: "CredentialProviderRequest",
+            api_version: wanted,
+            image,
+            service_account_token: account.map(|account| account.token.as_str()),
+            service_account_annotations: account.map(|account| &account.annotations).filter(|annotations| !annotations.is_empty()),
+        };
+        let request = serde_json::to_vec(&request)?;
         let output = tokio::time::timeout(EXEC_LIMIT, self.run(&request)).await.map_err(|_| AskError::Late)??;
         let answer: Answer = serde_json::from_slice(&output)?;
         if answer.kind != "CredentialProviderResponse" || answer.api_version != wanted {
@@ -278,6 +320,8 @@ fn maybe_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::ServiceAccount;
+    use keles_volumes::{Token, TokenAsk};
     use std::os::unix::fs::PermissionsExt;
 
     /// A plugin that answers with `answer` and writes down what it was asked.
@@ -306,9 +350,35 @@ mod tests {
         )
     }
 
+    /// Service accounts: `tagged` has an annotation, `plain` none; a token names account, audience, and the pod it is bound to.
+    struct OfTest;
+
+    #[async_trait::async_trait]
+    impl Accounts for OfTest {
+        async fn account(&self, namespace: &str, name: &str) -> keles_volumes::Result<Option<ServiceAccount>> {
+            let annotations = if name == "tagged" { serde_json::json!({"team": "blue", "other": "x"}) } else { serde_json::json!({}) };
+            let account = serde_json::json!({"metadata": {"namespace": namespace, "name": name, "uid": format!("u-{name}"), "annotations": annotations}});
+            Ok((name != "gone").then(|| serde_json::from_value(account).expect("an account")))
+        }
+        async fn account_token(&self, ask: &TokenAsk) -> keles_volumes::Result<Token> {
+            let token = format!("{}/{}/{}", ask.service_account, ask.audience.clone().unwrap_or_default(), ask.pod_name);
+            Ok(Token { token, expires_at: jiff::Timestamp::MAX, lifetime_seconds: ask.expiration_seconds })
+        }
+    }
+
+    fn pod(name: &str, account: &str) -> Pod {
+        serde_json::from_value(serde_json::json!({"metadata": {"namespace": "n", "name": name, "uid": name}, "spec": {"serviceAccountName": account, "containers": []}}))
+            .expect("a pod")
+    }
+
+    async fn provided(providers: &Providers, pod: &Pod) -> Vec<(String, Source)> {
+        let image = Reference::parse("r.example:5000/team/app").expect("good");
+        providers.provide(&image, pod, &OfTest).await.lookup(&image).into_iter().map(|(auth, source)| (auth.username, source)).collect()
+    }
+
     async fn users(providers: &Providers, image: &str) -> Vec<String> {
         let image = Reference::parse(image).expect("good");
-        providers.provide(&image).await.lookup(&image).into_iter().map(|(auth, _)| auth.username).collect()
+        providers.provide(&image, &pod("p", ""), &OfTest).await.lookup(&image).into_iter().map(|(auth, _)| auth.username).collect()
     }
 
     fn asked(dir: &tempfile::TempDir) -> String {
@@ -344,6 +414,47 @@ mod tests {
         assert_eq!(asked(&dir).lines().count(), 1, "for all images");
     }
 
+    fn attributes(cache: &str, more: &str) -> String {
+        format!("  tokenAttributes: {{serviceAccountTokenAudience: reg, cacheType: {cache}, {more}}}\n")
+    }
+
+    #[tokio::test]
+    async fn a_plugin_gets_a_token_of_the_pods_account_and_its_answer_is_the_accounts() {
+        let required = attributes("ServiceAccount", "requireServiceAccount: true, requiredServiceAccountAnnotationKeys: [team], optionalServiceAccountAnnotationKeys: [absent]");
+        let (dir, providers) = world(&answer(r#""cacheKeyType": "Image""#), &required);
+        let providers = providers.expect("valid");
+        for unfit in ["", "plain", "gone"] {
+            assert!(provided(&providers, &pod("p", unfit)).await.is_empty() && asked(&dir).is_empty(), "not asked for {unfit:?}");
+        }
+        let of_account = Source::ServiceAccount { namespace: "n".into(), name: "tagged".into(), uid: "u-tagged".into() };
+        for name in ["p", "q"] {
+            assert_eq!(provided(&providers, &pod(name, "tagged")).await, [("u".to_owned(), of_account.clone())]);
+        }
+        let first = r#"{"kind":"CredentialProviderRequest","apiVersion":"credentialprovider.kubelet.k8s.io/v1","image":"r.example:5000/team/app","serviceAccountToken":"tagged/reg/p","serviceAccountAnnotations":{"team":"blue"}}get me"#;
+        assert_eq!(asked(&dir), format!("{first}\n"), "kept for the account's other pods");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_a_token_is_for_its_pod_alone_and_a_pod_without_an_account_may_be_served() {
+        let (dir, providers) = world(&answer(r#""cacheKeyType": "Global""#), &attributes("Token", "requireServiceAccount: false"));
+        let providers = providers.expect("valid");
+        for (pod, calls) in [(pod("p", "plain"), 1), (pod("p", "plain"), 1), (pod("q", "plain"), 2), (pod("r", ""), 3), (pod("s", ""), 3)] {
+            let found = provided(&providers, &pod).await;
+            assert_eq!((found.len(), asked(&dir).lines().count()), (1, calls));
+            assert_eq!(found[0].1 == Source::Node, pod.spec.expect("spec").service_account_name.as_deref() == Some(""));
+        }
+        assert!(asked(&dir).lines().nth(2).is_some_and(|line| !line.contains("serviceAccount")), "{}", asked(&dir));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_comes_back_as_the_password_is_taken_only_where_it_is_kept_for_the_token() {
+        let echo = answer(r#""cacheKeyType": "Image""#).replace(r#""password": "p""#, r#""password": "plain/reg/p""#);
+        for (cache, taken) in [("ServiceAccount", 0), ("Token", 1)] {
+            let (_dir, providers) = world(&echo, &attributes(cache, "requireServiceAccount: true"));
+            assert_eq!(provided(&providers.expect("valid"), &pod("p", "plain")).await.len(), taken, "{cache}");
+        }
+    }
+
     #[tokio::test]
     async fn a_plugin_that_answers_something_else_gives_nothing() {
         for wrong in ["no JSON", r#"{"kind": "Pod", "apiVersion": "v1", "cacheKeyType": "Image"}"#, ""] {
@@ -355,7 +466,16 @@ mod tests {
     #[test]
     fn what_is_wrong_in_the_configuration_is_named() {
         let error = |more: &str| world("", more).1.map(drop).expect_err("wrong").to_string();
-        assert!(error("  tokenAttributes: {serviceAccountTokenAudience: x}\n").contains("tokenAttributes"));
+        assert!(error("  tokenAttributes: {serviceAccountTokenAudience: x}\n").contains("cacheType is required"));
+        assert!(error("  tokenAttributes: {cacheType: Token}\n").contains("serviceAccountTokenAudience is required"));
+        assert!(error(&attributes("Never", "requireServiceAccount: true")).contains("Never"));
+        assert!(error(&attributes("Token", "")).contains("requireServiceAccount is required"));
+        let keys = |required: &str, optional: &str| {
+            let lists = format!("requiredServiceAccountAnnotationKeys: [{required}], optionalServiceAccountAnnotationKeys: [{optional}]");
+            error(&attributes("Token", &format!("requireServiceAccount: true, {lists}")))
+        };
+        assert!(keys("a", "b, a").contains("both required and optional") && keys("a, a", "").contains("twice") && keys("a b", "").contains("\"a b\""));
+        assert!(error(&attributes("Token", "requireServiceAccount: false, requiredServiceAccountAnnotationKeys: [a]")).contains("requireServiceAccount cannot be false"));
         let second = |text: &str| error(&format!("- {{name: {text}}}\n"));
         let rest = "defaultCacheDuration: 0s, apiVersion: credentialprovider.kubelet.k8s.io/v1, matchImages: [a]";
         assert!(second(&format!("plugin, {rest}")).contains("twice"));

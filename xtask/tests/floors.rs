@@ -8,7 +8,7 @@ use std::process::Command;
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["api", "oci"]),
     ("5", &["patch", "cel", "rules", "grpc"]),
-    ("10", &["linux", "observe", "supervise", "testkit"]),
+    ("10", &["linux", "observe", "supervise", "testkit", "cri"]),
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),
     ("25", &["reconcile", "custom"]),

@@ -12,8 +12,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),
     ("25", &["reconcile", "custom"]),
-    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
-    ("40", &["apiserver", "kubelet"]),
+    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns", "streaming"]),
+    ("40", &["apiserver", "kubelet", "cri-server"]),
     ("50", &["keles"]),
 ];
 

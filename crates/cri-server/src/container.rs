@@ -2,6 +2,7 @@
 
 use crate::container_config::{self, Input};
 use crate::security::{self, Host};
+use crate::status::OfImage;
 use crate::{Cri, events, faults, record, resources, status};
 use keles_cri::{
     CheckpointContainerRequest, CheckpointContainerResponse, Container, ContainerConfig, ContainerEventType, ContainerFilter, ContainerStatusRequest, ContainerStatusResponse,
@@ -12,8 +13,14 @@ use keles_cri::{
 use keles_grpc::{Code, Status};
 use keles_images::Image;
 use keles_runtime::api::{ContainerState, ContainerStatus, PodRuntime};
+use keles_runtime::process;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// What a command may print that is run to its end, less than a message by what surrounds it there.
+const OUTPUT_BYTES_MAX: usize = keles_grpc::MESSAGE_BYTES_MAX - 1024;
+/// Of it what errors have, however much else there is.
+const ERRORS_BYTES_MIN: usize = 64 << 10;
 
 fn seconds(n: i64) -> Duration {
     Duration::from_secs(u64::try_from(n).unwrap_or(0))
@@ -117,17 +124,19 @@ impl Cri {
     }
 
     pub async fn status_of(&self, container: &ContainerStatus) -> keles_cri::ContainerStatus {
-        status::container(container, &self.resources, self.user_of(container).await)
+        status::container(container, &self.resources, self.of_image(container).await.unwrap_or_default())
     }
 
-    /// Who its first process is: what the client asked for, looked up in the image's own files. Not told once the image is gone.
-    async fn user_of(&self, container: &ContainerStatus) -> Option<LinuxContainerUser> {
+    /// Who its first process is (whom the client asked for, looked up in the image's own files) and what ends it.
+    async fn of_image(&self, container: &ContainerStatus) -> Option<OfImage> {
         let said = record::of_container(container);
         let image = self.images.get(&container.image_id).await.ok().flatten()?;
+        let stop_signal = process::signal_number(&image.config.stop_signal);
         let context = said.linux.and_then(|linux| linux.security_context);
         let security = security::translate(context.as_ref(), &image.config.user, Host { selinux: false, apparmor: false }).ok()?;
-        let user = tokio::task::spawn_blocking(move || keles_runtime::user_of_layers(&security, &image.layers)).await.ok().flatten()?;
-        Some(LinuxContainerUser { uid: user.uid.into(), gid: user.gid.into(), supplemental_groups: user.groups.into_iter().map(i64::from).collect() })
+        let user = tokio::task::spawn_blocking(move || keles_runtime::user_of_layers(&security, &image.layers)).await.ok().flatten();
+        let user = user.map(|user| LinuxContainerUser { uid: user.uid.into(), gid: user.gid.into(), supplemental_groups: user.groups.into_iter().map(i64::from).collect() });
+        Some(OfImage { user, stop_signal })
     }
 
     pub async fn update_container_resources(&self, request: UpdateContainerResourcesRequest) -> Result<UpdateContainerResourcesResponse, Status> {
@@ -159,7 +168,12 @@ impl Cri {
             return Err(faults::invalid("cmd is empty"));
         }
         let output = self.engine.exec_sync(&container.id, request.cmd, seconds(request.timeout)).await.map_err(faults::of_runtime)?;
-        Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.exit_code })
+        let (mut stdout, mut stderr) = (output.stdout, output.stderr);
+        // Both together must fit a message, or the client gets nothing; what goes beyond is lost (CVE-2022-1708).
+        stdout.truncate(OUTPUT_BYTES_MAX);
+        stderr.truncate(OUTPUT_BYTES_MAX - stdout.len().min(OUTPUT_BYTES_MAX - ERRORS_BYTES_MIN));
+        stdout.truncate(OUTPUT_BYTES_MAX - stderr.len());
+        Ok(ExecSyncResponse { stdout, stderr, exit_code: output.exit_code })
     }
 
     pub async fn checkpoint_container(&self, request: CheckpointContainerRequest) -> Result<CheckpointContainerResponse, Status> {

@@ -45,7 +45,8 @@ pub fn translate(input: Input<'_>) -> Result<ContainerConfig, Status> {
         name: metadata.name.clone(),
         attempt: metadata.attempt,
         layers: image.layers.clone(),
-        image: asked.image.as_ref().map(|image| image.image.clone()).unwrap_or_default(),
+        // By a digest that can be pulled again where there is one; the client's own name is in the annotation.
+        image: image.digests.first().unwrap_or(&image.id).clone(),
         image_id: image.id.clone(),
         args: args.ok_or_else(|| invalid("no command specified: neither the config nor the image names one"))?,
         env: process::environment(&sandbox_config::hostname(input.said), asked.tty, &image.config.env, &envs),

@@ -92,7 +92,8 @@ impl Cri {
         let running = |container: &&ContainerStatus| container.state == ContainerState::Running;
         for container in self.containers_of(&sandbox.id).await?.iter().filter(running) {
             let Some(stats) = faults::unless_absent(self.engine.stats(&container.id).await.map_err(faults::of_runtime))? else { continue };
-            let labels = labels(&container.name, &container.image, &container.id, &stats.cgroup);
+            let image = record::of_container(container).image.unwrap_or_default().image;
+            let labels = labels(&container.name, &image, &container.id, &stats.cgroup);
             found.container_metrics.push(ContainerMetrics { container_id: container.id.clone(), metrics: of_stats(&stats, &labels, container.started_at_unix_ns) });
         }
         Ok(found)

@@ -71,7 +71,7 @@ pub fn container_item(container: &api::ContainerStatus) -> Container {
         pod_sandbox_id: container.sandbox_id.clone(),
         metadata: said.metadata,
         image: Some(image_of(container, said.image)),
-        image_ref: container.image_id.clone(),
+        image_ref: container.image.clone(),
         state: container_state(container) as i32,
         created_at: container.created_at_unix_ns,
         labels: said.labels,
@@ -80,11 +80,20 @@ pub fn container_item(container: &api::ContainerStatus) -> Container {
     }
 }
 
-/// `updated` are limits that it was given since it was made; `user` is who its first process is.
-pub fn container(container: &api::ContainerStatus, updated: &resources::Updated, user: Option<LinuxContainerUser>) -> ContainerStatus {
+/// What the image adds to a container's status; nothing once it is gone.
+#[derive(Default)]
+pub struct OfImage {
+    /// Who the first process is.
+    pub user: Option<LinuxContainerUser>,
+    pub stop_signal: Option<i32>,
+}
+
+/// `updated` are limits that it was given since it was made.
+pub fn container(container: &api::ContainerStatus, updated: &resources::Updated, image: OfImage) -> ContainerStatus {
     let said = record::of_container(container);
     let first = said.linux.and_then(|linux| linux.resources);
     let signal = Signal::try_from(said.stop_signal).ok().filter(|signal| signal.number().is_some());
+    let signal = signal.or_else(|| Signal::of_number(image.stop_signal.unwrap_or(SIGTERM)));
     ContainerStatus {
         id: container.id.clone(),
         metadata: Some(said.metadata.unwrap_or_else(|| ContainerMetadata { name: container.name.clone(), attempt: container.attempt })),
@@ -94,7 +103,7 @@ pub fn container(container: &api::ContainerStatus, updated: &resources::Updated,
         finished_at: container.finished_at_unix_ns,
         exit_code: container.exit_code,
         image: Some(image_of(container, said.image)),
-        image_ref: container.image_id.clone(),
+        image_ref: container.image.clone(),
         reason: container.reason.clone(),
         message: container.message.clone(),
         labels: said.labels,
@@ -103,8 +112,8 @@ pub fn container(container: &api::ContainerStatus, updated: &resources::Updated,
         log_path: if said.log_path.is_empty() { String::new() } else { container.log_path.display().to_string() },
         resources: updated.get(&container.id).or(first).map(|linux| ContainerResources { linux: Some(linux) }),
         image_id: container.image_id.clone(),
-        user: user.map(|linux| ContainerUser { linux: Some(linux) }),
-        stop_signal: signal.or_else(|| Signal::of_number(SIGTERM)).unwrap_or(Signal::RuntimeDefault) as i32,
+        user: image.user.map(|linux| ContainerUser { linux: Some(linux) }),
+        stop_signal: signal.unwrap_or(Signal::RuntimeDefault) as i32,
     }
 }
 

@@ -93,7 +93,7 @@ impl Cri {
         self.resources.remove(&container.id);
         self.rates.forget(&container.id);
         let gone = events::event(self, &container.id, &container.sandbox_id, ContainerEventType::Deleted).await;
-        self.send(gone);
+        self.send(gone).await;
         Ok(())
     }
 

@@ -1,4 +1,7 @@
 //! `GetContainerEvents`: what happens to containers and sandboxes, each with the pod as it is then.
+//!
+//! Two sources meet in [`follow`]: what the runtime tells, and what the methods tell ([`Cri::tell`]), which wait until it is out. So a sandbox is told
+//! before its containers, whose client does not know it before, and a removal after all that the runtime told of what was removed.
 
 use crate::{Cri, faults, status};
 use futures::StreamExt;
@@ -8,6 +11,7 @@ use keles_runtime::api::{ContainerEvent, ContainerState};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub fn now_unix_ns() -> i64 {
@@ -30,14 +34,26 @@ pub async fn event(cri: &Cri, container_id: &str, sandbox_id: &str, kind: Contai
     }
 }
 
+/// An event, and who waits until it is out.
+pub type Told = (ContainerEventResponse, oneshot::Sender<()>);
+
 impl Cri {
-    pub fn send(&self, event: ContainerEventResponse) {
-        // Nobody listening is fine.
-        let _ = self.events.send(event);
+    /// Returns when clients have it, and all that the runtime told before.
+    pub async fn send(&self, event: ContainerEventResponse) {
+        let (out, is_out) = oneshot::channel();
+        // Neither is left at the end of the server.
+        if self.told.send((event, out)).await.is_ok() {
+            let _ = is_out.await;
+        }
     }
 
     pub async fn tell(&self, container_id: &str, sandbox_id: &str, kind: ContainerEventType) {
-        self.send(event(self, container_id, sandbox_id, kind).await);
+        self.send(event(self, container_id, sandbox_id, kind).await).await;
+    }
+
+    fn publish(&self, event: ContainerEventResponse) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
     }
 
     pub async fn container_events(&self, _: GetEventsRequest) -> Result<Answers<ContainerEventResponse>, Status> {
@@ -54,34 +70,41 @@ impl Cri {
     }
 }
 
-/// Hands on what the runtime tells.
-pub async fn follow(cri: Arc<Cri>, mut from: broadcast::Receiver<ContainerEvent>, stop: CancellationToken) {
-    while let Some(next) = stop.run_until_cancelled(from.recv()).await {
-        let event = match next {
-            Ok(event) => event,
-            Err(RecvError::Lagged(n)) => {
-                tracing::warn!(n, "events of the runtime were lost; clients of the event stream list anew in time");
-                continue;
+/// Hands on what the runtime and the methods tell, the runtime's first.
+pub async fn follow(cri: Arc<Cri>, mut of_engine: broadcast::Receiver<ContainerEvent>, mut own: mpsc::Receiver<Told>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            next = of_engine.recv() => match next {
+                Ok(next) => hand_on(&cri, next).await,
+                Err(RecvError::Lagged(n)) => tracing::warn!(n, "events of the runtime were lost; clients of the event stream list anew in time"),
+                Err(RecvError::Closed) => return,
+            },
+            Some((event, out)) = own.recv() => {
+                cri.publish(event);
+                let _ = out.send(());
             }
-            Err(RecvError::Closed) => return,
-        };
-        if event.container_id.is_empty() {
-            // The sandbox died unasked: what leads to it goes, its address stays until it is stopped.
-            let all = cri.engine_sandboxes().await;
-            if let Err(error) = cri.ports.apply(&all).await {
-                tracing::warn!(%error, sandbox = event.sandbox_id, "host ports of a dead sandbox not taken back");
-            }
-            cri.tell(&event.sandbox_id, &event.sandbox_id, ContainerEventType::Stopped).await;
-            continue;
         }
-        let kind = match event.state {
-            ContainerState::Created => ContainerEventType::Created,
-            ContainerState::Running => ContainerEventType::Started,
-            ContainerState::Exited => ContainerEventType::Stopped,
-            ContainerState::Unknown => continue,
-        };
-        cri.tell(&event.container_id, &event.sandbox_id, kind).await;
     }
+}
+
+async fn hand_on(cri: &Cri, happened: ContainerEvent) {
+    let sandbox = &happened.sandbox_id;
+    if happened.container_id.is_empty() {
+        // The sandbox died unasked: what leads to it goes, its address stays until it is stopped.
+        if let Err(error) = cri.ports.apply(&cri.engine_sandboxes().await).await {
+            tracing::warn!(%error, sandbox, "host ports of a dead sandbox not taken back");
+        }
+        return cri.publish(event(cri, sandbox, sandbox, ContainerEventType::Stopped).await);
+    }
+    let kind = match happened.state {
+        ContainerState::Created => ContainerEventType::Created,
+        ContainerState::Running => ContainerEventType::Started,
+        ContainerState::Exited => ContainerEventType::Stopped,
+        ContainerState::Unknown => return,
+    };
+    cri.publish(event(cri, &happened.container_id, sandbox, kind).await);
 }
 
 impl Cri {

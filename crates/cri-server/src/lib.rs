@@ -35,7 +35,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Events that a slow client may be behind before it has to list anew.
@@ -91,7 +91,10 @@ struct Cri {
     names: names::Names,
     streams: streaming::Tickets,
     rates: stats::Rates,
+    /// What clients hear.
     events: broadcast::Sender<ContainerEventResponse>,
+    /// What is to be told besides what the runtime tells, see [`events`].
+    told: mpsc::Sender<events::Told>,
     version: String,
     state_dir: PathBuf,
 }
@@ -100,6 +103,7 @@ struct Cri {
 pub async fn serve(o: Options, listener: UnixListener, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), CriError> {
     let engine = Engine::open(o.engine).await?;
     let address = o.stream_listener.local_addr().map_err(CriError::Stream)?;
+    let (told, own_events) = mpsc::channel(EVENT_QUEUE);
     let cri = Arc::new(Cri {
         runtime: Arc::new(engine.clone()),
         engine,
@@ -115,12 +119,13 @@ pub async fn serve(o: Options, listener: UnixListener, stop: CancellationToken, 
         streams: streaming::Tickets::new(address),
         rates: stats::Rates::default(),
         events: broadcast::Sender::new(EVENT_QUEUE),
+        told,
         version: o.version,
         state_dir: o.state_dir,
     });
     let of_engine = cri.engine.events();
     cri.take_up().await?;
-    let following = tokio::spawn(events::follow(cri.clone(), of_engine, stop.clone()));
+    let following = tokio::spawn(events::follow(cri.clone(), of_engine, own_events, stop.clone()));
     let streaming = tokio::spawn(streaming::serve(cri.clone(), o.stream_listener, stop.clone()));
     ready();
     server::methods(cri).serve_unix(listener, stop).await;

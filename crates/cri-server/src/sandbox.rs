@@ -86,7 +86,7 @@ impl Cri {
         }
         let last = events::event(self, &sandbox.id, &sandbox.id, ContainerEventType::Deleted).await;
         self.take_away(&sandbox.id).await?;
-        self.send(last);
+        self.send(last).await;
         Ok(RemovePodSandboxResponse {})
     }
 

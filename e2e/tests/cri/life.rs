@@ -55,8 +55,8 @@ async fn whole_life() {
 
     commands_run_in_the_container(&w, &web).await;
     lists_and_filters(&w, &sandbox, &web).await;
-    streams_are_joined(&w, &sandbox, &web, &cat).await;
     until("the host port", async || http_get(&format!("{GATEWAY}:{HOST_PORT}")).await.and_then(|text| if text.ends_with("hello\n") { Ok(()) } else { Err(text) })).await;
+    streams_are_joined(&w, &sandbox, &web, &cat).await;
     figures_are_told(&w, &sandbox, &web).await;
     a_rotated_log_is_opened_anew(&w, &cat).await;
     let limits = cri::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };

@@ -111,7 +111,7 @@ impl Cri {
     /// Images and containers lie on one filesystem.
     pub async fn image_fs_info(&self, _: ImageFsInfoRequest) -> Result<ImageFsInfoResponse, Status> {
         let one = usage(&self.images_dir).await;
-        Ok(ImageFsInfoResponse { container_filesystems: vec![FilesystemUsage { fs_id: one.fs_id.clone(), ..usage(&self.state_dir).await }], image_filesystems: vec![one] })
+        Ok(ImageFsInfoResponse { container_filesystems: vec![FilesystemUsage { fs_id: one.fs_id.clone(), ..usage(&self.containers_dir).await }], image_filesystems: vec![one] })
     }
 }
 

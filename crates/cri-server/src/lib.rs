@@ -97,10 +97,13 @@ struct Cri {
     told: mpsc::Sender<events::Told>,
     version: String,
     state_dir: PathBuf,
+    /// Where what containers write lies.
+    containers_dir: PathBuf,
 }
 
 /// Takes up what an earlier run left, then answers on `listener` until `stop`. `ready` is called when the first call can be answered.
 pub async fn serve(o: Options, listener: UnixListener, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), CriError> {
+    let containers_dir = o.engine.state_dir.join("containers");
     let engine = Engine::open(o.engine).await?;
     let address = o.stream_listener.local_addr().map_err(CriError::Stream)?;
     let (told, own_events) = mpsc::channel(EVENT_QUEUE);
@@ -122,6 +125,7 @@ pub async fn serve(o: Options, listener: UnixListener, stop: CancellationToken, 
         told,
         version: o.version,
         state_dir: o.state_dir,
+        containers_dir,
     });
     let of_engine = cri.engine.events();
     cri.take_up().await?;

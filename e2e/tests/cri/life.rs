@@ -212,6 +212,9 @@ async fn figures_are_told(w: &World, sandbox: &str, web: &str) {
     let pods: cri::ListPodSandboxStatsResponse = w.ok(cri::LIST_POD_SANDBOX_STATS, cri::ListPodSandboxStatsRequest::default()).await;
     let pod = pods.stats[0].linux.clone().expect("linux");
     assert_eq!((pods.stats[0].attributes.as_ref().expect("whose").id.as_str(), pod.containers.len()), (sandbox, 2));
+    let disk: cri::ImageFsInfoResponse = w.ok(cri::IMAGE_FS_INFO, cri::ImageFsInfoRequest {}).await;
+    assert_eq!(disk.container_filesystems[0].fs_id, disk.image_filesystems[0].fs_id, "one filesystem");
+    assert!(disk.container_filesystems[0].used_bytes.as_ref().is_some_and(|used| used.value > 0), "what containers wrote");
     let interface = pod.network.expect("a network").default_interface.expect("eth0");
     assert!(interface.rx_bytes.is_some_and(|bytes| bytes.value > 0), "{interface:?}", interface = interface.name);
     let described: cri::ListMetricDescriptorsResponse = w.ok(cri::LIST_METRIC_DESCRIPTORS, cri::ListMetricDescriptorsRequest {}).await;

@@ -8,12 +8,12 @@ use std::process::Command;
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["api", "oci"]),
     ("5", &["patch", "cel", "rules", "grpc"]),
-    ("10", &["linux", "observe", "supervise", "testkit"]),
+    ("10", &["linux", "observe", "supervise", "testkit", "cri"]),
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
     ("22", &["registry"]),
     ("25", &["reconcile", "custom"]),
-    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns"]),
-    ("40", &["apiserver", "kubelet"]),
+    ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns", "streaming"]),
+    ("40", &["apiserver", "kubelet", "cri-server"]),
     ("50", &["keles"]),
 ];
 

@@ -41,6 +41,8 @@ pub enum Role {
     Kubelet(Box<Kubelet>),
     /// Run the service proxy alone, against any API server.
     Proxy(Box<Proxy>),
+    /// Serve our container runtime, images and pod network over the CRI (runtime.v1) to node agents of others and to crictl.
+    Cri(Box<Cri>),
     /// Print a kubeconfig for a user, signed by the cluster's CA in the data folder.
     Kubeconfig(Kubeconfig),
     /// Sign a serving certificate with the cluster's CA in the data folder, as a node agent that runs alone needs one.
@@ -268,6 +270,36 @@ pub struct Kubelet {
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not key=value"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[derive(Args)]
+pub struct Cri {
+    /// Folder of all state; a node agent of ours must not use it at the same time.
+    #[arg(long, visible_alias = "root-dir", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Socket that clients call: a path, with unix:// before it or not.
+    #[arg(long, default_value = "/run/keles/cri.sock")]
+    pub listen: String,
+    /// Where exec, attach and port-forward stream; only who may call the socket learns of a URL there.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub stream_address: IpAddr,
+    /// 0: any that is free.
+    #[arg(long, default_value_t = 0)]
+    pub stream_port: u16,
+    /// Range of this node's pods [default: the first /24 of --cluster-cidr].
+    #[arg(long)]
+    pub pod_cidr: Option<Cidr>,
+    /// Range of all pods.
+    #[arg(long, default_value = "10.42.0.0/16")]
+    pub cluster_cidr: Cidr,
+    /// Range of service addresses, which is routed to the pods' bridge.
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: Cidr,
+    /// Name of the pods' bridge and of what else is one a machine.
+    #[arg(long, default_value = "keles0")]
+    pub bridge: String,
+    #[command(flatten)]
+    pub registries: RegistryFlags,
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ mod addons;
 mod config_file;
 mod controller_accounts;
 mod credentials;
+mod cri;
 mod flags;
 mod image_flags;
 mod images;
@@ -80,6 +81,7 @@ fn run(role: Role) -> Result<(), keles_supervise::BoxError> {
             Role::Scheduler(f) => parts::scheduler(*f).await,
             Role::ControllerManager(f) => parts::controller_manager(*f).await,
             Role::Kubelet(f) => parts::kubelet(f).await,
+            Role::Cri(f) => cri::run(f).await,
             Role::Kubeconfig(f) => credentials::kubeconfig(f),
             Role::Certificate(f) => credentials::certificate(f),
             Role::Proxy(f) => parts::proxy(f).await,

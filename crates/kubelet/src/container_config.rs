@@ -8,12 +8,12 @@ use crate::image_store::NodeImage;
 use crate::{naming, resources, security};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use keles_runtime::api::{ContainerConfig, Device, Mount, Propagation, Seccomp};
+use keles_runtime::process;
 use keles_volumes::{Mounted, sub_path};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the message a container leaves is on the node; remembered with the container, so that it is found after a restart of the agent.
 pub const MESSAGE_FILE: &str = "keles.io/termination-message-file";
 pub const MESSAGE_POLICY: &str = "keles.io/termination-message-policy";
@@ -102,7 +102,7 @@ pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
         labels: labels(pod, &container.name),
         annotations,
         pid_target: input.pid_target.clone(),
-        stop_signal: lifecycle_signal.or(image.stop_signal.as_deref()).and_then(signal_number),
+        stop_signal: lifecycle_signal.or(image.stop_signal.as_deref()).and_then(process::signal_number),
     })
 }
 
@@ -131,39 +131,16 @@ pub fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {
 
 /// The image's variables, the host name, then the container's, which win.
 fn join_env(input: &Input<'_>) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(key, _)| key == name) {
-        Some((_, old)) => *old = value.into(),
-        None => env.push((name.into(), value.into())),
-    };
-    set("PATH", DEFAULT_PATH);
     // The name the kernel is told, as the runtimes have it: the whole one with setHostnameAsFQDN.
     let hostname = naming::kernel_hostname(input.pod, &input.config.cluster_dns.domain).unwrap_or_default();
     let on_host = input.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    set("HOSTNAME", if on_host { &input.config.node_name } else { &hostname });
-    if input.container.tty == Some(true) {
-        set("TERM", "xterm");
-    }
-    for pair in &input.image.env {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        set(name, value);
-    }
-    for (name, value) in &input.env {
-        set(name, value);
-    }
-    env
+    let hostname = if on_host { &input.config.node_name } else { &hostname };
+    process::environment(hostname, input.container.tty == Some(true), &input.image.env, &input.env)
 }
 
-/// command replaces the image's entrypoint and cmd; args alone replace its cmd.
 fn argv(container: &Container, image: &NodeImage, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>, ConfigError> {
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|word| expand(word, lookup)).collect() };
-    let (command, args) = (expanded(&container.command), expanded(&container.args));
-    let whole: Vec<String> = match (command.is_empty(), args.is_empty()) {
-        (false, _) => command.into_iter().chain(args).collect(),
-        (true, false) => image.entrypoint.iter().cloned().chain(args).collect(),
-        (true, true) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
-    };
-    if whole.is_empty() { Err(ConfigError::NoCommand) } else { Ok(whole) }
+    process::argv(&image.entrypoint, &image.cmd, &expanded(&container.command), &expanded(&container.args)).ok_or(ConfigError::NoCommand)
 }
 
 fn absolute(path: &str) -> PathBuf {
@@ -307,49 +284,6 @@ fn termination_message(input: &Input<'_>) -> Result<(Option<Mount>, BTreeMap<Str
     Ok((Some(Mount { source, target: absolute(path), ..Mount::default() }), annotations))
 }
 
-/// `SIGTERM`, `TERM` or `15`.
-pub fn signal_number(name: &str) -> Option<i32> {
-    const NAMES: [(&str, i32); 28] = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ILL", 4),
-        ("TRAP", 5),
-        ("ABRT", 6),
-        ("BUS", 7),
-        ("FPE", 8),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("SEGV", 11),
-        ("USR2", 12),
-        ("PIPE", 13),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("STKFLT", 16),
-        ("CHLD", 17),
-        ("CONT", 18),
-        ("STOP", 19),
-        ("TSTP", 20),
-        ("TTIN", 21),
-        ("TTOU", 22),
-        ("URG", 23),
-        ("XCPU", 24),
-        ("WINCH", 28),
-        ("IO", 29),
-        ("PWR", 30),
-        ("SYS", 31),
-    ];
-    const FIRST_REALTIME: i32 = 34;
-    if let Ok(number) = name.parse() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let short = name.strip_prefix("SIG").unwrap_or(name);
-    if let Some(offset) = short.strip_prefix("RTMIN") {
-        return if offset.is_empty() { Some(FIRST_REALTIME) } else { offset.strip_prefix('+')?.parse::<i32>().ok().map(|offset| FIRST_REALTIME + offset) };
-    }
-    NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,7 +319,7 @@ mod tests {
     fn the_containers_env_wins_over_the_images() {
         input_for(json!({"name": "c"}), |built| {
             let env: BTreeMap<String, String> = built.expect("built").env.into_iter().collect();
-            for (name, value) in [("A", "own"), ("VERSION", "v1"), ("HOSTNAME", "p"), ("PATH", DEFAULT_PATH)] {
+            for (name, value) in [("A", "own"), ("VERSION", "v1"), ("HOSTNAME", "p"), ("PATH", process::DEFAULT_PATH)] {
                 assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
             }
         });
@@ -477,12 +411,5 @@ mod tests {
         };
         let env = build(&input).expect("built").env;
         assert!(env.contains(&("HOSTNAME".into(), "h.s.n.svc.cluster.local".into())), "{env:?}");
-    }
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for (name, number) in [("SIGTERM", Some(15)), ("USR1", Some(10)), ("9", Some(9)), ("SIGRTMIN+3", Some(37)), ("99", None), ("NONE", None)] {
-            assert_eq!(signal_number(name), number, "{name}");
-        }
     }
 }

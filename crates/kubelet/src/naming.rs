@@ -1,15 +1,12 @@
 //! A pod's host name, domain, hosts file and resolver configuration.
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
+use keles_runtime::resolver::Resolver;
 
 /// RFC 1123 label.
 const MAX_HOSTNAME_CHARS: usize = 63;
 /// The kernel's limit, which setHostnameAsFQDN must keep.
 const MAX_FQDN_CHARS: usize = 64;
-/// glibc's and the API's limits.
-const MAX_NAMESERVERS: usize = 3;
-const MAX_SEARCHES: usize = 32;
-
 /// Cluster DNS as the node is configured.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterDns {
@@ -79,19 +76,12 @@ pub fn hosts_file(pod: &Pod, ips: &[String], cluster_domain: &str, node_hosts: &
     text
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Resolver {
-    servers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
-}
-
 /// `/etc/resolv.conf` by dnsPolicy and dnsConfig; `node_file` is the node's own.
 pub fn resolv_conf(pod: &Pod, dns: &ClusterDns, node_file: &str) -> String {
     let Some(spec) = &pod.spec else { return String::new() };
     let mut resolver = by_policy(pod, spec, dns, node_file);
     if let Some(config) = &spec.dns_config {
-        resolver.add(config);
+        add(&mut resolver, config);
     }
     resolver.text()
 }
@@ -115,56 +105,17 @@ fn by_policy(pod: &Pod, spec: &PodSpec, dns: &ClusterDns, node_file: &str) -> Re
     }
 }
 
-impl Resolver {
-    fn parse(file: &str) -> Self {
-        let mut resolver = Self::default();
-        for line in file.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => resolver.servers.extend(words.next().map(Into::into)),
-                Some("search") => resolver.searches = words.map(|word| word.trim_end_matches('.').to_string()).filter(|word| !word.is_empty()).collect(),
-                Some("options") => resolver.options = words.map(Into::into).collect(),
-                _ => {}
-            }
-        }
-        resolver
-    }
-
-    fn add(&mut self, config: &PodDNSConfig) {
-        self.servers.extend(config.nameservers.iter().flatten().cloned());
-        self.searches.extend(config.searches.iter().flatten().map(|search| search.trim_end_matches('.').to_string()));
-        for option in config.options.iter().flatten() {
-            let name = option.name.clone().unwrap_or_default();
-            let text = option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}"));
-            match self.options.iter_mut().find(|old| old.split(':').next() == Some(name.as_str())) {
-                Some(old) => *old = text,
-                None => self.options.push(text),
-            }
+fn add(resolver: &mut Resolver, config: &PodDNSConfig) {
+    resolver.servers.extend(config.nameservers.iter().flatten().cloned());
+    resolver.searches.extend(config.searches.iter().flatten().map(|search| search.trim_end_matches('.').to_string()));
+    for option in config.options.iter().flatten() {
+        let name = option.name.clone().unwrap_or_default();
+        let text = option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}"));
+        match resolver.options.iter_mut().find(|old| old.split(':').next() == Some(name.as_str())) {
+            Some(old) => *old = text,
+            None => resolver.options.push(text),
         }
     }
-
-    fn text(mut self) -> String {
-        dedup(&mut self.servers);
-        dedup(&mut self.searches);
-        self.servers.truncate(MAX_NAMESERVERS);
-        self.searches.truncate(MAX_SEARCHES);
-        let mut text = String::new();
-        if !self.searches.is_empty() {
-            text.push_str(&format!("search {}\n", self.searches.join(" ")));
-        }
-        for server in &self.servers {
-            text.push_str(&format!("nameserver {server}\n"));
-        }
-        if !self.options.is_empty() {
-            text.push_str(&format!("options {}\n", self.options.join(" ")));
-        }
-        text
-    }
-}
-
-fn dedup(list: &mut Vec<String>) {
-    let mut seen = std::collections::BTreeSet::new();
-    list.retain(|item| seen.insert(item.clone()));
 }
 
 #[cfg(test)]

@@ -3,24 +3,8 @@
 use crate::image_store::NodeImage;
 use k8s_openapi::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
 use keles_runtime::api::{Seccomp, Security};
+use keles_runtime::process;
 use std::path::Path;
-
-/// Parts of /proc and /sys that tell of or reach the machine; hidden unless the container is privileged or asks for procMount Unmasked.
-const MASKED: [&str; 12] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The texts users see in CreateContainerConfigError.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +45,8 @@ pub fn join(pod: &Pod, container: &Container, image: &NodeImage, seccomp_default
         run_as_username: image.user.clone(),
         supplemental_groups,
         strict_groups: of_pod.supplemental_groups_policy.as_deref() == Some("Strict"),
-        masked_paths: paths(&MASKED),
-        read_only_paths: paths(&READ_ONLY),
+        masked_paths: paths(&process::MASKED_PATHS),
+        read_only_paths: paths(&process::READ_ONLY_PATHS),
     })
 }
 

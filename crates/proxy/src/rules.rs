@@ -15,7 +15,7 @@ pub const MAX_ENDPOINTS: usize = 4096;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-const SCTP: u8 = 132;
+pub const SCTP: u8 = 132;
 
 /// A chain that picks one of `count` endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,12 +160,16 @@ fn add_host_ports(rules: &mut Rules, pod: &Pod) {
     for port in spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten()) {
         let host = port.host_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0);
         let (Some(host), Some(proto), Ok(to)) = (host, protocol(port.protocol.as_deref()), u16::try_from(port.container_port)) else { continue };
-        let address = port.host_ip.as_deref().and_then(|h| h.parse::<Ipv4Addr>().ok()).filter(|h| !h.is_unspecified());
-        rules.add(address, proto, host, false, &[(ip, to)]);
+        let address = port.host_ip.as_deref().and_then(|h| h.parse::<Ipv4Addr>().ok());
+        rules.add_host_port(address, proto, host, (ip, to));
     }
 }
 
 impl Rules {
+    /// A port of the node that leads to a pod's; without an address (or with 0.0.0.0) of all of the node's addresses. `proto` is IP's number.
+    pub fn add_host_port(&mut self, address: Option<Ipv4Addr>, proto: u8, port: u16, target: (Ipv4Addr, u16)) {
+        self.add(address.filter(|a| !a.is_unspecified()), proto, port, false, &[target]);
+    }
     /// One front (an address, or any address of the node) with its targets. Without targets there is no rule: what is left
     /// over is rejected.
     fn add(&mut self, address: Option<Ipv4Addr>, proto: u8, port: u16, by_source: bool, targets: &[Target]) {

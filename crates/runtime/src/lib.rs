@@ -6,8 +6,12 @@
 //! leaves shims and containers running; the next start re-adopts them from the state folder.
 
 pub mod api;
+pub mod cadvisor;
+pub mod cdi;
 mod engine;
 mod oci;
+pub mod process;
+pub mod resolver;
 mod shim;
 mod steps;
 pub mod usage;
@@ -16,3 +20,4 @@ mod wire;
 pub use engine::{Engine, EngineOptions};
 pub use oci::oci_main;
 pub use shim::shim_main;
+pub use steps::user::{User, of_layers as user_of_layers};

@@ -5,7 +5,6 @@
 //! container starts; a plugin that goes leaves its devices unhealthy, and [`GRACE`] later no resource. Deliberately absent: plugins that
 //! register through `plugins_registry`.
 
-pub mod cdi;
 mod choice;
 mod plugins;
 pub mod store;
@@ -114,7 +113,7 @@ pub struct Additions {
     pub mounts: Vec<Mount>,
     pub devices: Vec<RuntimeDevice>,
     pub annotations: BTreeMap<String, String>,
-    /// Devices by their CDI names, for [`cdi::inject`].
+    /// Devices by their CDI names, for [`keles_runtime::cdi::inject`].
     pub cdi: Vec<String>,
 }
 

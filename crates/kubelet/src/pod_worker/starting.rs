@@ -2,7 +2,6 @@
 
 use super::{Retry, Worker};
 use crate::container_config::{self, Input};
-use crate::devices::cdi;
 use crate::events::{NORMAL, WARNING};
 use crate::image_access::Records;
 use crate::image_credentials::{self, Source};
@@ -15,6 +14,7 @@ use k8s_openapi::api::core::v1::Container;
 use keles_images::Auth;
 use keles_oci::Reference;
 use keles_runtime::api::{ContainerConfig, ContainerState, ContainerStatus, RuntimeError, Seccomp};
+use keles_runtime::cdi;
 use keles_volumes::Objects;
 use std::borrow::Cow;
 use std::path::Path;

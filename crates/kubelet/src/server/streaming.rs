@@ -1,4 +1,4 @@
-//! exec, attach and port-forward: a client's streams joined with the runtime's.
+//! exec, attach and port-forward: which container is meant; `keles-streaming` joins its streams with the client's.
 
 use super::{Asked, Query, text};
 use crate::agent::Agent;
@@ -6,12 +6,11 @@ use crate::pod_worker::View;
 use crate::pods::Pods;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use keles_runtime::api::{ContainerState, ExecRequest, ExecStream};
-use keles_serve::streams::exec::{ExecSession, Outcome, Wants};
-use keles_serve::streams::{self, StreamError};
-use keles_serve::{Body, body};
+use keles_runtime::api::ContainerState;
+use keles_serve::Body;
+use keles_serve::streams::StreamError;
+use keles_serve::streams::exec::Wants;
 use std::sync::Arc;
-use tokio::io::{AsyncWriteExt, copy};
 
 fn wants(query: &Query) -> Wants {
     // The kubelet's own names, and the API's for whoever passes them through.
@@ -20,12 +19,8 @@ fn wants(query: &Query) -> Wants {
     Wants { stdin: either("input", "stdin"), stdout: either("output", "stdout"), stderr: either("error", "stderr") && !tty, tty }
 }
 
-fn refused(error: &StreamError) -> Response<Body> {
+fn refused(error: StreamError) -> Response<Body> {
     text(error.code(), error.to_string())
-}
-
-fn switched(answer: Response<()>) -> Response<Body> {
-    answer.map(|()| body::empty())
 }
 
 /// The running container of that name, of whatever kind: ordinary, init or ephemeral.
@@ -58,106 +53,14 @@ pub async fn exec(agent: Arc<Agent>, pods: &Pods, query: &Query, names: Asked<'_
     if args.is_empty() {
         return text(StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container");
     }
-    let wants = wants(query);
-    let (answer, upgrade) = match streams::exec::upgrade(&mut request, wants) {
-        Ok(both) => both,
-        Err(error) => return refused(&error),
-    };
-    tokio::spawn(async move {
-        let session = match upgrade.accept().await {
-            Ok(session) => session,
-            Err(error) => return tracing::debug!(%error, "exec session not set up"),
-        };
-        let asked = ExecRequest { args, tty: wants.tty, stdin: wants.stdin, stdout: wants.stdout, stderr: wants.stderr };
-        match agent.runtime.exec(&id, asked).await {
-            Ok(stream) => join(session, stream).await,
-            Err(error) => session.finish(Outcome::Failed(format!("error executing command in container: {error}"))).await,
-        }
-    });
-    switched(answer)
+    keles_streaming::exec(agent.runtime.clone(), id, args, wants(query), &mut request).unwrap_or_else(refused)
 }
 
 pub async fn attach(agent: Arc<Agent>, pods: &Pods, query: &Query, names: Asked<'_>, mut request: Request<Incoming>) -> Response<Body> {
-    let id = match running(pods, names) {
-        Ok(id) => id,
-        Err(answer) => return answer,
-    };
-    let wants = wants(query);
-    let (answer, upgrade) = match streams::exec::upgrade(&mut request, wants) {
-        Ok(both) => both,
-        Err(error) => return refused(&error),
-    };
-    tokio::spawn(async move {
-        let session = match upgrade.accept().await {
-            Ok(session) => session,
-            Err(error) => return tracing::debug!(%error, "attach session not set up"),
-        };
-        let asked = ExecRequest { args: Vec::new(), tty: wants.tty, stdin: wants.stdin, stdout: wants.stdout, stderr: wants.stderr };
-        match agent.runtime.attach(&id, asked).await {
-            // Upstream reports an attach's end as success, whatever the container's exit code.
-            Ok(stream) => join_with(session, stream, |_| Outcome::Exited(0)).await,
-            Err(error) => session.finish(Outcome::Failed(format!("error attaching to container: {error}"))).await,
-        }
-    });
-    switched(answer)
-}
-
-async fn join(session: ExecSession, stream: ExecStream) {
-    join_with(session, stream, Outcome::Exited).await;
-}
-
-/// Moves bytes both ways until the command has ended and its output is delivered.
-async fn join_with(mut session: ExecSession, stream: ExecStream, outcome: impl Fn(i32) -> Outcome) {
-    session.established();
-    let ExecStream { stdin, stdout, stderr, control } = stream;
-    let control: Arc<dyn keles_runtime::api::ExecControl> = control.into();
-    let input = session.stdin.take().zip(stdin).map(|(mut from, mut to)| {
-        tokio::spawn(async move {
-            let _ = copy(&mut from, &mut to).await;
-            // The command sees the end of its input.
-            let _ = to.shutdown().await;
-        })
-    });
-    let mut sizes = std::mem::replace(&mut session.resize, tokio::sync::mpsc::channel(1).1);
-    let resizer = {
-        let control = control.clone();
-        tokio::spawn(async move {
-            while let Some(size) = sizes.recv().await {
-                let _ = control.resize(size.width, size.height).await;
-            }
-        })
-    };
-    let (out, err) = (session.stdout.take(), session.stderr.take());
-    let deliver = async {
-        let output = async {
-            match (stdout, out) {
-                (Some(mut from), Some(mut to)) => copy(&mut from, &mut to).await.map(drop),
-                _ => Ok(()),
-            }
-        };
-        let errors = async {
-            match (stderr, err) {
-                (Some(mut from), Some(mut to)) => copy(&mut from, &mut to).await.map(drop),
-                _ => Ok(()),
-            }
-        };
-        tokio::try_join!(output, errors)
-    };
-    let delivered = deliver.await;
-    if delivered.is_err() {
-        // The client is gone: nobody waits for the command any more.
-        let _ = control.kill().await;
+    match running(pods, names) {
+        Ok(id) => keles_streaming::attach(agent.runtime.clone(), id, wants(query), &mut request).unwrap_or_else(refused),
+        Err(answer) => answer,
     }
-    let ended = control.wait().await;
-    if let Some(input) = input {
-        input.abort();
-    }
-    resizer.abort();
-    let outcome = match ended {
-        Ok(code) => outcome(code),
-        Err(error) => Outcome::Failed(error.to_string()),
-    };
-    session.finish(outcome).await;
 }
 
 pub async fn port_forward(agent: Arc<Agent>, pods: &Pods, query: &Query, asked: Asked<'_>, mut request: Request<Incoming>) -> Response<Body> {
@@ -169,27 +72,5 @@ pub async fn port_forward(agent: Arc<Agent>, pods: &Pods, query: &Query, asked: 
         return text(StatusCode::INTERNAL_SERVER_ERROR, format!("pod {pod} is not running"));
     };
     let ports: Vec<u16> = query.all("port").iter().chain(&query.all("ports")).flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
-    let (answer, upgrade) = match streams::port_forward::upgrade(&mut request, &ports) {
-        Ok(both) => both,
-        Err(error) => return refused(&error),
-    };
-    tokio::spawn(async move {
-        let mut session = match upgrade.accept().await {
-            Ok(session) => session,
-            Err(error) => return tracing::debug!(%error, "port-forward session not set up"),
-        };
-        while let Some(forwarded) = session.next().await {
-            let (agent, sandbox) = (agent.clone(), sandbox.clone());
-            tokio::spawn(async move {
-                match agent.runtime.port_forward(&sandbox, forwarded.port).await {
-                    Ok(target) => forwarded.carry(target).await,
-                    Err(error) => {
-                        let why = format!("error forwarding port {} to pod {sandbox}: {error}", forwarded.port);
-                        forwarded.fail(&why).await;
-                    }
-                }
-            });
-        }
-    });
-    switched(answer)
+    keles_streaming::port_forward(agent.runtime.clone(), sandbox, &ports, &mut request).unwrap_or_else(refused)
 }

@@ -42,7 +42,7 @@ pub struct EngineOptions {
     pub state_dir: PathBuf,
     /// Sockets and pinned network namespaces; short, because a socket's path has at most 107 bytes.
     pub run_dir: PathBuf,
-    /// Our group below each cgroup tree's top: `keles`.
+    /// Our group below each cgroup tree's top: `keles`. Empty: sandboxes say where theirs are.
     pub cgroup_root: String,
     /// Containers can be held to processors and NUMA nodes; off, none is placed in the `cpuset` tree, which saves time.
     pub cpusets: bool,

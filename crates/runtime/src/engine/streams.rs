@@ -133,9 +133,11 @@ fn connect_local(port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn read_all(stream: Box<dyn AsyncRead + Send + Unpin>) -> io::Result<Vec<u8>> {
+/// What goes beyond the limit is read and lost, so that the command goes on as if it were heard.
+async fn read_all(mut stream: Box<dyn AsyncRead + Send + Unpin>) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    stream.take(MAX_SYNC_OUTPUT_BYTES).read_to_end(&mut out).await?;
+    (&mut stream).take(MAX_SYNC_OUTPUT_BYTES).read_to_end(&mut out).await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
     Ok(out)
 }
 

@@ -5,6 +5,9 @@
 
 use crate::api::Security;
 use crate::wire::Failure;
+use keles_linux::rooted::RootDir;
+use rustix::fs::OFlags;
+use std::path::{Path, PathBuf};
 
 /// Files larger than this are no user databases.
 const MAX_DATABASE_BYTES: u64 = 4 << 20;
@@ -23,6 +26,25 @@ struct PasswdLine {
     uid: u32,
     gid: u32,
     home: String,
+}
+
+/// Who a container's first process will be, from its image's layers (topmost first): what CRI's ContainerUser tells before and after it runs.
+/// None where the user cannot be found; the start then says so.
+pub fn of_layers(security: &Security, layers: &[PathBuf]) -> Option<User> {
+    resolve_in(security, &database_in(layers, "etc/passwd"), &database_in(layers, "etc/group")).ok()
+}
+
+/// The topmost file of that name, as an overlay shows it: a whiteout hides those below. Links stay within their layer.
+fn database_in(layers: &[PathBuf], name: &str) -> String {
+    use std::io::Read;
+    let find = |layer: &PathBuf| RootDir::open(layer).ok().filter(|root| root.resolve(Path::new(name), OFlags::PATH | OFlags::NOFOLLOW).is_ok());
+    // Opened only to read: a whiteout is a device that cannot be, and nothing else waits for a writer.
+    let open = |root: RootDir| root.resolve(Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK).ok().map(std::fs::File::from);
+    let mut bytes = Vec::new();
+    if let Some(file) = layers.iter().find_map(find).and_then(open).filter(|file| file.metadata().is_ok_and(|about| about.is_file())) {
+        let _ = file.take(MAX_DATABASE_BYTES).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 pub fn resolve(security: &Security) -> Result<User, Failure> {
@@ -102,6 +124,23 @@ fn resolve_in(security: &Security, passwd: &str, group: &str) -> Result<User, Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_topmost_layer_that_has_a_database_counts_and_links_stay_inside() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layer = |name: &str, passwd: Option<&str>| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir_all(folder.join("etc")).expect("made");
+            passwd.inspect(|text| std::fs::write(folder.join("etc/passwd"), text).expect("written"));
+            folder
+        };
+        let (top, middle, low) = (layer("top", None), layer("middle", Some("web:x:7:8::/:\n")), layer("low", Some("web:x:1:2::/:\n")));
+        let web = Security { run_as_username: "web".into(), ..Security::default() };
+        let found = of_layers(&web, &[top.clone(), middle, low.clone()]).map(|user| (user.uid, user.gid, user.groups));
+        assert_eq!(found, Some((7, 8, vec![8])));
+        std::os::unix::fs::symlink("/etc/passwd", top.join("etc/passwd")).expect("linked");
+        assert_eq!(of_layers(&web, &[top, low]), None, "the link leads to itself inside its layer, not to the host's users");
+    }
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102:web:/srv:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nweb:x:102:\nlogs:x:7:web,other\n2000:x:55:\n";

@@ -4,7 +4,7 @@
 //! Entry point: [`inject`]. The files are read when a name is asked for. Deliberately absent, and refused: hooks and Intel RDT, which our
 //! runtime has no place for, and mounts that are no binds.
 
-use keles_runtime::api::{ContainerConfig, Device, Mount, Propagation};
+use crate::api::{ContainerConfig, Device, Mount, Propagation};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -79,21 +79,31 @@ pub fn hosts_file(pod: &Pod, ips: &[String], cluster_domain: &str, node_hosts: &
     text
 }
 
+/// What `/etc/resolv.conf` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Resolver {
-    servers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
+pub struct Resolver {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
 }
 
-/// `/etc/resolv.conf` by dnsPolicy and dnsConfig; `node_file` is the node's own.
-pub fn resolv_conf(pod: &Pod, dns: &ClusterDns, node_file: &str) -> String {
-    let Some(spec) = &pod.spec else { return String::new() };
+/// By dnsPolicy and dnsConfig, within the limits of the API; `node_file` is the node's own resolv.conf.
+pub fn resolver(pod: &Pod, dns: &ClusterDns, node_file: &str) -> Resolver {
+    let Some(spec) = &pod.spec else { return Resolver::default() };
     let mut resolver = by_policy(pod, spec, dns, node_file);
     if let Some(config) = &spec.dns_config {
         resolver.add(config);
     }
-    resolver.text()
+    dedup(&mut resolver.servers);
+    dedup(&mut resolver.searches);
+    resolver.servers.truncate(MAX_NAMESERVERS);
+    resolver.searches.truncate(MAX_SEARCHES);
+    resolver
+}
+
+/// The same as a file.
+pub fn resolv_conf(pod: &Pod, dns: &ClusterDns, node_file: &str) -> String {
+    resolver(pod, dns, node_file).text()
 }
 
 fn by_policy(pod: &Pod, spec: &PodSpec, dns: &ClusterDns, node_file: &str) -> Resolver {
@@ -143,11 +153,7 @@ impl Resolver {
         }
     }
 
-    fn text(mut self) -> String {
-        dedup(&mut self.servers);
-        dedup(&mut self.searches);
-        self.servers.truncate(MAX_NAMESERVERS);
-        self.searches.truncate(MAX_SEARCHES);
+    fn text(&self) -> String {
         let mut text = String::new();
         if !self.searches.is_empty() {
             text.push_str(&format!("search {}\n", self.searches.join(" ")));

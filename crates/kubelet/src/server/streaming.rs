@@ -6,7 +6,7 @@ use crate::pod_worker::View;
 use crate::pods::Pods;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use keles_runtime::api::{ContainerState, ExecRequest, ExecStream};
+use keles_runtime::api::{ContainerState, ExecRequest, ExecStream, PortConnection};
 use keles_serve::streams::exec::{ExecSession, Outcome, Wants};
 use keles_serve::streams::{self, StreamError};
 use keles_serve::{Body, body};
@@ -182,7 +182,11 @@ pub async fn port_forward(agent: Arc<Agent>, pods: &Pods, query: &Query, asked: 
             let (agent, sandbox) = (agent.clone(), sandbox.clone());
             tokio::spawn(async move {
                 match agent.runtime.port_forward(&sandbox, forwarded.port).await {
-                    Ok(target) => forwarded.carry(target).await,
+                    Ok(PortConnection { io, fault }) => {
+                        let (port, sandbox) = (forwarded.port, sandbox.clone());
+                        let told = async move { fault.await.map(|why| format!("error forwarding port {port} to pod {sandbox}: {why}")) };
+                        forwarded.carry(io, told).await;
+                    }
                     Err(error) => {
                         let why = format!("error forwarding port {} to pod {sandbox}: {error}", forwarded.port);
                         forwarded.fail(&why).await;

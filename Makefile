@@ -7,7 +7,10 @@ DATA ?= /var/lib/keles
 HELLO := target/static/x86_64-unknown-linux-gnu/release/hello
 DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl
 # What tests and figures are compared with. Asked for by command: other packages bring them too, which Debian's would push out.
-PEERS := runc crun containerd
+PEERS := runc crun containerd iptables
+# Networks of pods in a containerd of the tests (iptables is its portmap's); no commands, so looked for by file.
+CNI := containernetworking-plugins
+CNI_PLUGIN := /usr/lib/cni/bridge
 
 .PHONY: help deps build up down test unit e2e bench fmt hello-image
 
@@ -33,6 +36,7 @@ debian:
 .PHONY: peers
 peers: debian
 	@missing=""; for p in $(PEERS); do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	test -e $(CNI_PLUGIN) || missing="$$missing $(CNI)"; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$missing >/dev/null; } || echo "could not be installed:$$missing"; fi
 
 build: debian ## build the release binary

@@ -121,6 +121,13 @@ fn text(o: &Output) -> String {
     String::from_utf8_lossy(&o.stdout).into_owned()
 }
 
+/// What [`WEB`] is, with these variables.
+pub fn web_image(env: &[(&str, &str)]) -> Image {
+    let script = r#"mkdir -p /www && echo "$VERSION $(hostname)" > /www/index.html && echo "serving $VERSION" && exec httpd -f -v -p 8000 -h /www"#;
+    let image = env.iter().fold(Image::new(), |i, (k, v)| i.env(&format!("{k}={v}")));
+    image.busybox().expect("busybox").command(&["sh", "-c", script]).expose(8000)
+}
+
 /// Tries until `f` gives something; the last failure is in the panic's text.
 pub fn until<T>(what: &str, limit: Duration, mut f: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + limit;
@@ -151,22 +158,36 @@ impl Cluster {
     pub fn start_in_parts() -> Cluster {
         Self::start_as(Shape::InParts)
     }
-    fn start_as(shape: Shape) -> Cluster {
+    /// Of a whole server with further flags and no images: another's runtime has those.
+    pub fn start_with(flags: &[&str]) -> Cluster {
+        let mut c = Self::new(Shape::Whole);
+        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        c.start_server();
+        c.await_node();
+        c
+    }
+    fn new(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
-        let mut c = Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() };
+        Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() }
+    }
+    fn start_as(shape: Shape) -> Cluster {
+        let mut c = Self::new(shape);
         c.start_server();
         for (name, version) in [(WEB, "v1"), (WEB2, "v2")] {
             c.load(name, &[("VERSION", version)]);
         }
+        c.await_node();
+        c
+    }
+    fn await_node(&self) {
+        let c = self;
+        until("the node's object", START, || c.try_kubectl(&["get", "node", Self::NODE]));
         c.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
         until("the default service account", START, || c.try_kubectl(&["get", "serviceaccount", "default"]));
-        c
     }
     fn load(&self, name: &str, env: &[(&str, &str)]) {
         let archive = self.dir.path().join("image.tar");
-        let script = r#"mkdir -p /www && echo "$VERSION $(hostname)" > /www/index.html && echo "serving $VERSION" && exec httpd -f -v -p 8000 -h /www"#;
-        let image = env.iter().fold(Image::new(), |i, (k, v)| i.env(&format!("{k}={v}")));
-        image.busybox().expect("busybox").command(&["sh", "-c", script]).expose(8000).write(name, &archive).expect("writes");
+        web_image(env).write(name, &archive).expect("writes");
         let out = Command::new(keles()).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(self.data()).output().expect("the release binary (make build)");
         assert!(out.status.success(), "keles load: {}", String::from_utf8_lossy(&out.stderr));
     }

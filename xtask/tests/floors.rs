@@ -10,7 +10,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("5", &["patch", "cel", "rules", "grpc"]),
     ("10", &["linux", "observe", "supervise", "testkit", "cri"]),
     ("20", &["store", "client", "serve", "pki", "images", "runtime"]),
-    ("22", &["registry"]),
+    ("22", &["registry", "cri-client"]),
     ("25", &["reconcile", "custom"]),
     ("30", &["kinds", "auth", "scheduler", "controllers", "volumes", "network", "proxy", "dns", "streaming"]),
     ("40", &["apiserver", "kubelet", "cri-server"]),

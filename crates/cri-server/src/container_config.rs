@@ -48,6 +48,7 @@ pub fn translate(input: Input<'_>) -> Result<ContainerConfig, Status> {
         // By a digest that can be pulled again where there is one; the client's own name is in the annotation.
         image: image.digests.first().unwrap_or(&image.id).clone(),
         image_id: image.id.clone(),
+        command: Vec::new(),
         args: args.ok_or_else(|| invalid("no command specified: neither the config nor the image names one"))?,
         env: process::environment(&sandbox_config::hostname(input.said), asked.tty, &image.config.env, &envs),
         working_dir: working_dir.cloned().unwrap_or_else(|| "/".into()),

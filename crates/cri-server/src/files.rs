@@ -98,7 +98,7 @@ impl Files {
 /// What the config says; the host's where it says nothing.
 fn resolv_conf(config: &PodSandboxConfig, host: &str) -> String {
     match &config.dns_config {
-        Some(dns) => Resolver { servers: dns.servers.clone(), searches: dns.searches.clone(), options: dns.options.clone() }.text(),
+        Some(dns) => Resolver { servers: dns.servers.clone(), searches: dns.searches.clone(), options: dns.options.clone() }.limited().text(),
         None => host.to_owned(),
     }
 }

@@ -136,7 +136,8 @@ pub struct Server {
     /// Run no containers here.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub disable_agent: bool,
-    /// Socket of another container runtime; absent for our own.
+    /// Socket of another container runtime (containerd's, CRI-O's), as unix:///run/containerd/containerd.sock; absent for our own. Its driver of control
+    /// groups must be cgroupfs, and the range of its CNI network another than --cluster-cidr's.
     #[arg(long)]
     pub container_runtime_endpoint: Option<String>,
     /// Port of the node agent's API.
@@ -249,7 +250,8 @@ pub struct Kubelet {
     /// Name of the pods' bridge and of what else is one a machine; the proxy's must be the same.
     #[arg(long, default_value = "keles0")]
     pub bridge: String,
-    /// Socket of another container runtime; absent for our own.
+    /// Socket of another container runtime (containerd's, CRI-O's), as unix:///run/containerd/containerd.sock; absent for our own. Its driver of control
+    /// groups must be cgroupfs, and the range of its CNI network another than --cluster-cidr's.
     #[arg(long)]
     pub container_runtime_endpoint: Option<String>,
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_MAX_PODS)]

@@ -2,7 +2,7 @@
 
 use crate::node_flags::NodeLimits;
 use async_trait::async_trait;
-use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, ServerTls};
+use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, NetworkOfRuntime, ServerTls};
 use keles_network::{Cidr, PodNetwork};
 use keles_pki::{Names, Pki, PkiError};
 use keles_runtime::{Engine, EngineOptions};
@@ -36,6 +36,8 @@ pub struct Options {
     /// Callers of the agent's API need not show who they are; RBAC decides what they may.
     pub anonymous_auth: bool,
     pub limits: NodeLimits,
+    /// Socket of another's container runtime; absent for our own.
+    pub runtime_endpoint: Option<String>,
 }
 
 /// The host's name as a node's: lower case.
@@ -99,9 +101,18 @@ pub async fn network(bridge: &str, pod_cidr: Cidr, service_cidr: Cidr, data_dir:
     PodNetwork::open(keles_network::Options { bridge: bridge.to_owned(), pod_cidr, service_cidr, state_dir: data_dir.join("addresses") }).await
 }
 
-/// Opens runtime and images and runs the node agent until it is told to stop.
+/// Opens runtime and images and runs the node agent until it is told to stop. With another's runtime the network is its own too; `network` then carries
+/// no pods, only what the cluster has on the node (DNS, the way to Services).
 pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodNetwork, h: Handle) -> Result<(), BoxError> {
-    let runtime = Engine::open(EngineOptions { cpusets: o.limits.placement.pins(), ..engine_options(&o.data_dir, &o.bridge) }).await?;
+    let engine = EngineOptions { cpusets: o.limits.placement.pins(), ..engine_options(&o.data_dir, &o.bridge) };
+    if let Some(endpoint) = &o.runtime_endpoint {
+        let runtime = keles_cri_client::Remote::open(endpoint, &engine.cgroup_root).await?;
+        let images = runtime.images(o.pulls.options.parallel_pulls);
+        h.ready();
+        Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), images, Arc::new(NetworkOfRuntime), h.stop()).await?;
+        return Ok(());
+    }
+    let runtime = Engine::open(engine).await?;
     let images = keles_images::Images::open_with(&crate::images::folder(&o.data_dir), o.pulls.options.clone())?;
     h.ready();
     Kubelet::run(kubelet_config(o, tls), client, Arc::new(runtime), Arc::new(images), Arc::new(Network(network)), h.stop()).await?;

@@ -279,7 +279,7 @@ async fn may_read_pods(client: &kube::Client, node: &str) -> bool {
 
 /// The node agent with runtime, pod network and volumes.
 pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
-    server::refuse_runtime(f.container_runtime_endpoint.as_deref())?;
+    f.container_runtime_endpoint.as_deref().map(keles_cri_client::socket).transpose()?;
     let stop = server::stop_signal()?;
     let name = f.node_name.clone().or_else(node::host_name).ok_or(server::ServerError::NoNodeName)?;
     let pods = f.pod_cidr.unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX));
@@ -302,6 +302,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         pulls: f.pulls.pulls()?,
         anonymous_auth: f.anonymous_auth,
         limits: f.node.limits()?,
+        runtime_endpoint: f.container_runtime_endpoint.clone(),
     };
     let opened = Arc::new(OnceLock::<PodNetwork>::new());
     let mut s = Supervisor::new();

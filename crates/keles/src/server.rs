@@ -34,6 +34,8 @@ pub enum ServerError {
     NoDnsAddress(Cidr),
     #[error("nodes give services only IPv4 addresses yet, see docs/STATUS.md; add an IPv4 range to --service-cidr")]
     NoIpv4Services,
+    #[error(transparent)]
+    Runtime(#[from] keles_cri_client::OpenError),
 }
 
 const KNOWN: [&str; 4] = ["dns", "proxy", "scheduler", "controllers"];
@@ -120,17 +122,10 @@ fn refuse_unbuilt(f: &flags::Server) -> Result<(), ServerError> {
     if f.token.is_some() {
         return Err(ServerError::NotBuilt { flag: "--token", instead: "this version runs one node; leave it out" });
     }
-    refuse_runtime(f.container_runtime_endpoint.as_deref())?;
+    f.container_runtime_endpoint.as_deref().map(keles_cri_client::socket).transpose()?;
     match f.disable.iter().find(|d| !KNOWN.contains(&d.as_str())) {
         Some(unknown) => Err(ServerError::UnknownPart(unknown.clone())),
         None => refuse_datastore(&f.api),
-    }
-}
-
-pub fn refuse_runtime(endpoint: Option<&str>) -> Result<(), ServerError> {
-    match endpoint {
-        Some(_) => Err(ServerError::NotBuilt { flag: "--container-runtime-endpoint", instead: "leave it out to use our own runtime" }),
-        None => Ok(()),
     }
 }
 
@@ -307,6 +302,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         pulls: s.pulls.clone(),
         anonymous_auth: false,
         limits: s.limits.clone(),
+        runtime_endpoint: f.container_runtime_endpoint.clone(),
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

@@ -40,6 +40,8 @@ pub struct Node {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// The kernel enforces AppArmor.
     pub apparmor: bool,
+    /// The runtime knows no supplementalGroupsPolicy but Merge.
+    pub merges_groups_only: bool,
     /// What it is short of.
     pub pressure: Pressure,
 }
@@ -49,6 +51,7 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
     pressure(pod, node)?;
     sysctls(pod, node)?;
     app_armor(pod, node)?;
+    groups(pod, node)?;
     operating_system(pod)?;
     selects(pod, node)?;
     fits(pod, node, others)?;
@@ -109,6 +112,15 @@ fn app_armor(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     }
     let why = if node.apparmor { "this node's runtime applies no AppArmor profiles" } else { "AppArmor is not enabled on the host" };
     refuse("AppArmor", format!("Cannot enforce AppArmor: {why}"))
+}
+
+/// A runtime that does not know the policy would give the groups that it forbids (KEP-3619).
+fn groups(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let policy = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.supplemental_groups_policy.as_deref());
+    match policy {
+        Some("Strict") if node.merges_groups_only => refuse("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node".into()),
+        _ => Ok(()),
+    }
 }
 
 fn operating_system(pod: &Pod) -> Result<(), Refusal> {
@@ -330,5 +342,15 @@ mod tests {
             {"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "500m"}}},
             {"name": "i", "resources": {"requests": {"cpu": "2"}}}]});
         assert_eq!(requests(&pod(spec)).get("cpu").copied().unwrap_or_default().milli(), 2500);
+    }
+
+    #[test]
+    fn groups_that_the_runtime_would_not_keep_to_are_refused() {
+        let of = |policy: &str| pod(json!({"containers": [], "securityContext": {"supplementalGroupsPolicy": policy}}));
+        let merges = Node { merges_groups_only: true, ..Node::default() };
+        let refusal = admit(&of("Strict"), &merges, &[]).expect_err("cannot");
+        assert_eq!((refusal.reason.as_str(), refusal.message.as_str()), ("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node"));
+        assert_eq!(admit(&of("Merge"), &merges, &[]), Ok(()));
+        assert_eq!(admit(&of("Strict"), &Node::default(), &[]), Ok(()));
     }
 }

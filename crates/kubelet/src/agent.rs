@@ -9,8 +9,9 @@ use crate::objects::ApiObjects;
 use crate::pod_network::PodNetwork;
 use crate::service_env::Services;
 use keles_client::Informers;
-use keles_runtime::api::PodRuntime;
+use keles_runtime::api::{Features, PodRuntime};
 use keles_volumes::downward;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub struct Agent {
@@ -19,6 +20,12 @@ pub struct Agent {
     /// What the agent follows of the API: its pods and all services.
     pub informers: Informers,
     pub runtime: Arc<dyn PodRuntime>,
+    /// What it can do, as it said at the start.
+    pub features: Features,
+    /// Before `://` in its containers' ids.
+    pub id_scheme: String,
+    /// On the filesystem that images lie on.
+    pub images_dir: PathBuf,
     pub images: Arc<dyn ImageStore>,
     pub network: Arc<dyn PodNetwork>,
     pub events: Recorder,

@@ -7,7 +7,7 @@ use crate::expansion::expand;
 use crate::image_store::NodeImage;
 use crate::{naming, resources, security};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use keles_runtime::api::{ContainerConfig, Device, Mount, Propagation, Seccomp};
+use keles_runtime::api::{ContainerConfig, Device, Handler, Mount, Propagation, Seccomp};
 use keles_runtime::process;
 use keles_volumes::{Mounted, sub_path};
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub enum ConfigError {
     NoVolume(String),
     #[error("volume {0} of the container's volumeDevices is not in the pod, or is no device")]
     NoDevice(String),
+    #[error("recursiveReadOnly of volumeMount \"{mount}\" is Enabled, which the handler {handler:?} of the node's container runtime cannot do; use IfPossible")]
+    RecursiveReadOnly { mount: String, handler: String },
     #[error("no command specified")]
     NoCommand,
     #[error("{what} {path}: {source}")]
@@ -66,6 +68,8 @@ pub struct Input<'a> {
     pub node_memory_bytes: i64,
     /// The container whose processes this one is to see, by the runtime's id (`targetContainerName`).
     pub pid_target: Option<String>,
+    /// What the runtime can do for this pod.
+    pub handler: &'a Handler,
 }
 
 pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
@@ -75,21 +79,23 @@ pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
     let lookup = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let default = if input.config.seccomp_default { Seccomp::RuntimeDefault } else { Seccomp::Unconfined };
     let security = security::join(pod, container, image, &default, &input.config.seccomp_dir())?;
-    let args = argv(container, image, &lookup)?;
+    let (command, args) = if image.by_runtime { asked(container, &lookup) } else { (Vec::new(), argv(container, image, &lookup)?) };
     let (message_mount, annotations) = termination_message(input)?;
     let mut mounts = volume_mounts(input, &lookup)?;
     mounts.extend(network_files(input)?.into_iter().filter(|mount| !is_mounted(container, &mount.target)));
     mounts.extend(message_mount);
     let lifecycle_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
     let working_dir = container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| image.working_dir.clone());
+    let default_dir = if image.by_runtime { "" } else { "/" };
     Ok(ContainerConfig {
         name: container.name.clone(),
         attempt: input.attempt,
         layers: image.layers.clone(),
         image: container.image.clone().unwrap_or_default(),
         image_id: image_id(image),
+        command,
         args,
-        working_dir: if working_dir.is_empty() { "/".into() } else { working_dir },
+        working_dir: if working_dir.is_empty() { default_dir.into() } else { working_dir },
         env,
         mounts,
         devices: block_devices(input)?,
@@ -111,8 +117,12 @@ pub fn log_path(container: &str, attempt: u32) -> PathBuf {
     Path::new(container).join(format!("{attempt}.log"))
 }
 
-/// What the API shows as imageID: a digest that can be pulled again where known, else the config's.
+/// What the API shows as imageID: a digest that can be pulled again where known, else the config's. A runtime with images of its own finds them by id, and
+/// says itself what is shown.
 fn image_id(image: &NodeImage) -> String {
+    if image.by_runtime {
+        return image.id.clone();
+    }
     image.digests.first().cloned().unwrap_or_else(|| image.id.clone())
 }
 
@@ -129,8 +139,11 @@ pub fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {
     labels
 }
 
-/// The image's variables, the host name, then the container's, which win.
+/// The image's variables, the host name, then the container's, which win. A runtime that applies the image's config adds all but the last itself.
 fn join_env(input: &Input<'_>) -> Vec<(String, String)> {
+    if input.image.by_runtime {
+        return process::joined(&input.image.env, &input.env);
+    }
     // The name the kernel is told, as the runtimes have it: the whole one with setHostnameAsFQDN.
     let hostname = naming::kernel_hostname(input.pod, &input.config.cluster_dns.domain).unwrap_or_default();
     let on_host = input.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
@@ -141,6 +154,12 @@ fn join_env(input: &Input<'_>) -> Vec<(String, String)> {
 fn argv(container: &Container, image: &NodeImage, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>, ConfigError> {
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|word| expand(word, lookup)).collect() };
     process::argv(&image.entrypoint, &image.cmd, &expanded(&container.command), &expanded(&container.args)).ok_or(ConfigError::NoCommand)
+}
+
+/// The same left to a runtime that knows the image: what is empty is the image's.
+fn asked(container: &Container, lookup: &dyn Fn(&str) -> Option<String>) -> (Vec<String>, Vec<String>) {
+    let expanded = |list: &Option<Vec<String>>| -> Vec<String> { list.iter().flatten().map(|word| expand(word, lookup)).collect() };
+    (expanded(&container.command), expanded(&container.args))
 }
 
 fn absolute(path: &str) -> PathBuf {
@@ -184,11 +203,15 @@ fn volume_mount(input: &Input<'_>, pod_dir: &Path, index: usize, mount: &VolumeM
         _ => Propagation::Private,
     };
     let read_only = volume.read_only || mount.read_only == Some(true);
-    Ok(Mount { source, target: absolute(&mount.mount_path), read_only, recursive_read_only: is_recursively_read_only(mount), propagation })
+    let can = input.handler.recursive_read_only_mounts;
+    if !can && mount.recursive_read_only.as_deref() == Some("Enabled") {
+        return Err(ConfigError::RecursiveReadOnly { mount: mount.name.clone(), handler: input.handler.name.clone() });
+    }
+    Ok(Mount { source, target: absolute(&mount.mount_path), read_only, recursive_read_only: can && is_recursively_read_only(mount), propagation })
 }
 
-/// KEP-3857; the API server lets `recursiveReadOnly` ask for it only where the mount is read-only and does not propagate. This runtime can
-/// always do it, so `IfPossible` is `Enabled`.
+/// KEP-3857; the API server lets `recursiveReadOnly` ask for it only where the mount is read-only and does not propagate. Where the runtime can do it,
+/// `IfPossible` is `Enabled`.
 pub fn is_recursively_read_only(mount: &VolumeMount) -> bool {
     mount.read_only == Some(true) && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
@@ -290,14 +313,29 @@ mod tests {
     use serde_json::json;
 
     fn input_for(container: serde_json::Value, check: impl FnOnce(Result<ContainerConfig, ConfigError>)) {
+        let image = NodeImage { entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["VERSION=v1".into(), "A=image".into()], ..Default::default() };
+        input_with(container, &image, check);
+    }
+
+    fn input_with(container: serde_json::Value, image: &NodeImage, check: impl FnOnce(Result<ContainerConfig, ConfigError>)) {
         let dir = tempfile::tempdir().expect("tempdir");
         let config = KubeletConfig::new("node", "192.0.2.1".parse().expect("ip"), dir.path());
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [container]}})).expect("a pod");
-        let image = NodeImage { entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["VERSION=v1".into(), "A=image".into()], ..Default::default() };
         let container = &pod.spec.as_ref().expect("spec").containers[0];
         let env = vec![("A".to_string(), "own".to_string())];
-        let input =
-            Input { config: &config, pod: &pod, container, image: &image, env, mounted: &BTreeMap::new(), pod_ips: &[], attempt: 2, node_memory_bytes: 1, pid_target: None };
+        let input = Input {
+            config: &config,
+            pod: &pod,
+            container,
+            image,
+            env,
+            mounted: &BTreeMap::new(),
+            pod_ips: &[],
+            attempt: 2,
+            node_memory_bytes: 1,
+            pid_target: None,
+            handler: &Handler::default(),
+        };
         check(build(&input));
     }
 
@@ -313,6 +351,49 @@ mod tests {
         assert_eq!(args_of(json!({"name": "c", "args": ["x"]})), ["/entry", "x"]);
         assert_eq!(args_of(json!({"name": "c", "command": ["y"]})), ["y"]);
         assert_eq!(args_of(json!({"name": "c", "command": ["y"], "args": ["$(A)", "$$(A)", "$(Z)"]})), ["y", "own", "$(A)", "$(Z)"]);
+    }
+
+    #[test]
+    fn a_runtime_that_applies_the_image_is_told_only_what_the_pod_asks_for() {
+        let of = |container: serde_json::Value| {
+            let mut asked = None;
+            let image = NodeImage { id: "sha256:1".into(), by_runtime: true, ..Default::default() };
+            input_with(container, &image, |built| asked = built.ok());
+            asked.expect("built")
+        };
+        let plain = of(json!({"name": "c", "args": ["$(A)"]}));
+        assert_eq!((plain.command, plain.args, plain.working_dir.as_str(), plain.image_id.as_str()), (vec![], vec!["own".to_string()], "", "sha256:1"));
+        assert_eq!(plain.env, [("A".to_string(), "own".to_string())], "what the image and the runtime add is theirs");
+        let own = of(json!({"name": "c", "command": ["y"], "workingDir": "/w"}));
+        assert_eq!((own.command, own.args, own.working_dir.as_str()), (vec!["y".to_string()], vec![], "/w"));
+    }
+
+    #[test]
+    fn what_a_runtime_cannot_make_recursively_read_only_is_refused_unless_it_need_not() {
+        let mount = |recursive: &str, can: bool| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [
+                {"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": recursive}]}]}}))
+            .expect("a pod");
+            let config = KubeletConfig::new("node", "192.0.2.1".parse().expect("ip"), "/data");
+            let handler = Handler { recursive_read_only_mounts: can, ..Handler::default() };
+            let input = Input {
+                config: &config,
+                pod: &pod,
+                container: &pod.spec.as_ref().expect("spec").containers[0],
+                image: &NodeImage::default(),
+                env: Vec::new(),
+                mounted: &BTreeMap::from([("v".to_owned(), Mounted::files("v", "/d".into(), false))]),
+                pod_ips: &[],
+                attempt: 0,
+                node_memory_bytes: 1,
+                pid_target: None,
+                handler: &handler,
+            };
+            volume_mounts(&input, &|_| None).map(|mounts| mounts[0].recursive_read_only)
+        };
+        assert!(mount("Enabled", true).expect("can"));
+        assert!(!mount("IfPossible", false).expect("need not"));
+        assert!(matches!(mount("Enabled", false), Err(ConfigError::RecursiveReadOnly { .. })));
     }
 
     #[test]
@@ -363,6 +444,7 @@ mod tests {
                 attempt: 0,
                 node_memory_bytes: 1,
                 pid_target: None,
+                handler: &Handler::default(),
             })
         };
         let given: Vec<(String, String, String)> =
@@ -408,6 +490,7 @@ mod tests {
             attempt: 0,
             node_memory_bytes: 1,
             pid_target: None,
+            handler: &Handler::default(),
         };
         let env = build(&input).expect("built").env;
         assert!(env.contains(&("HOSTNAME".into(), "h.s.n.svc.cluster.local".into())), "{env:?}");

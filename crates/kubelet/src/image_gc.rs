@@ -121,7 +121,7 @@ async fn collect(agent: &Agent) {
     let now = Timestamp::now();
     let stale = agent.image_history().stale(&in_use, limits.maximum_age, now);
     remove(agent, &stale).await;
-    let Some((bytes, _)) = crate::eviction::disk(&agent.config.data_dir) else { return };
+    let Some((bytes, _)) = crate::eviction::disk(&agent.images_dir) else { return };
     let wanted = wanted(limits, bytes.available, bytes.capacity);
     if wanted == 0 {
         return;
@@ -153,7 +153,7 @@ async fn look(agent: &Agent) -> Option<BTreeSet<String>> {
         let mut names = image.tags.iter().chain(&image.digests).chain([&image.id]);
         names.any(|name| records.iter().any(|record| record.image_id == *name) || wished.contains(name))
     };
-    let in_use = images.iter().filter(|image| named(image)).map(|image| image.id.clone()).collect();
+    let in_use = images.iter().filter(|image| image.pinned || named(image)).map(|image| image.id.clone()).collect();
     let sizes = images.into_iter().map(|image| (image.id, image.size_bytes)).collect();
     agent.image_history().see(&sizes, &in_use, Timestamp::now());
     Some(in_use)

@@ -1,4 +1,4 @@
-//! What the node asks of the image store; [`keles_images::Images`] is the real one.
+//! What the node asks of the image store: our own ([`keles_images::Images`]), or that of another's runtime ([`keles_cri_client::Images`]).
 
 use async_trait::async_trait;
 use keles_images::Auth;
@@ -25,6 +25,10 @@ pub struct NodeImage {
     pub stop_signal: Option<String>,
     /// Topmost first.
     pub layers: Vec<PathBuf>,
+    /// The runtime has the image and applies its config: of that only `user` is known here, and there are no `layers`.
+    pub by_runtime: bool,
+    /// Never removed for room.
+    pub pinned: bool,
 }
 
 /// What a pull brought.
@@ -47,6 +51,10 @@ pub trait ImageStore: Send + Sync + 'static {
     async fn remove(&self, id: &str) -> Result<(), ImageError> {
         Err(ImageError(format!("image {id}: this store cannot remove images")))
     }
+    /// A folder on the filesystem that images lie on; none: the agent's own data folder.
+    async fn folder(&self) -> Result<Option<PathBuf>, ImageError> {
+        Ok(None)
+    }
 }
 
 fn told(error: keles_images::ImageError) -> ImageError {
@@ -68,6 +76,8 @@ impl From<keles_images::Image> for NodeImage {
             working_dir: config.working_dir,
             stop_signal: Some(config.stop_signal).filter(|signal| !signal.is_empty()),
             layers: image.layers,
+            by_runtime: false,
+            pinned: false,
         }
     }
 }
@@ -92,6 +102,63 @@ impl ImageStore for keles_images::Images {
     }
 }
 
+impl From<keles_cri_client::RuntimeImage> for NodeImage {
+    fn from(image: keles_cri_client::RuntimeImage) -> Self {
+        let (id, tags, digests, size_bytes, user, pinned) = (image.id, image.tags, image.digests, image.size_bytes, image.user, image.pinned);
+        Self { id, tags, digests, size_bytes, user, pinned, by_runtime: true, ..Self::default() }
+    }
+}
+
+fn refused(status: keles_grpc::Status) -> ImageError {
+    ImageError(status.to_string())
+}
+
+/// A credential as the CRI has it.
+fn auth_config(auth: &Auth) -> keles_cri::AuthConfig {
+    keles_cri::AuthConfig {
+        username: auth.username.clone(),
+        password: auth.password.clone(),
+        server_address: auth.registry.clone(),
+        identity_token: auth.identity_token.clone(),
+        registry_token: auth.registry_token.clone(),
+        ..Default::default()
+    }
+}
+
+#[async_trait]
+impl ImageStore for keles_cri_client::Images {
+    async fn find(&self, reference: &str) -> Result<Option<NodeImage>, ImageError> {
+        Ok(keles_cri_client::Images::find(self, reference).await.map_err(refused)?.map(Into::into))
+    }
+
+    /// One credential after the other, as upstream does: the CRI takes one at a time and does not say whether the registry asked for it. The image
+    /// counts as let in by the one it came with.
+    async fn pull(&self, reference: &str, auths: &[Auth]) -> Result<PulledImage, ImageError> {
+        let tries = if auths.is_empty() { vec![None] } else { (0..auths.len()).map(Some).collect() };
+        let mut faults: Vec<String> = Vec::new();
+        for accepted in tries {
+            match keles_cri_client::Images::pull(self, reference, accepted.map(|at| auth_config(&auths[at]))).await {
+                Ok(pulled) => return Ok(PulledImage { image: pulled.image.into(), accepted, waited: pulled.waited }),
+                Err(status) => faults.push(status.to_string()),
+            }
+        }
+        faults.dedup();
+        Err(ImageError(if let [only] = faults.as_slice() { only.clone() } else { format!("[{}]", faults.join(", ")) }))
+    }
+
+    async fn list(&self) -> Result<Vec<NodeImage>, ImageError> {
+        Ok(keles_cri_client::Images::list(self).await.map_err(refused)?.into_iter().map(Into::into).collect())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), ImageError> {
+        keles_cri_client::Images::remove(self, id).await.map_err(refused)
+    }
+
+    async fn folder(&self) -> Result<Option<PathBuf>, ImageError> {
+        keles_cri_client::Images::folder(self).await.map_err(refused)
+    }
+}
+
 #[async_trait]
 impl<T: ImageStore + ?Sized> ImageStore for std::sync::Arc<T> {
     async fn find(&self, reference: &str) -> Result<Option<NodeImage>, ImageError> {
@@ -105,5 +172,8 @@ impl<T: ImageStore + ?Sized> ImageStore for std::sync::Arc<T> {
     }
     async fn remove(&self, id: &str) -> Result<(), ImageError> {
         (**self).remove(id).await
+    }
+    async fn folder(&self) -> Result<Option<PathBuf>, ImageError> {
+        (**self).folder().await
     }
 }

@@ -35,8 +35,8 @@ pub mod naming;
 mod node;
 mod node_facts;
 mod objects;
-mod plugins;
 pub mod placement;
+mod plugins;
 pub mod pod_network;
 mod pod_resources;
 mod pod_worker;
@@ -56,7 +56,7 @@ mod user_namespaces;
 pub use config::{DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
 pub use image_store::{ImageStore, NodeImage};
 pub use naming::ClusterDns;
-pub use pod_network::{HostPort, NetworkError, PodNetwork};
+pub use pod_network::{HostPort, NetworkError, NetworkOfRuntime, PodNetwork};
 
 use agent::Agent;
 use k8s_openapi::api::core::v1::Pod;
@@ -99,6 +99,8 @@ impl Kubelet {
         let users = user_namespaces::Ranges::open(ids, config.pods_dir());
         let groups = config.shutdown.clone();
         let delay = tokio::task::spawn_blocking(move || shutdown::Delay::take(&groups)).await.unwrap_or(Ok(None))?;
+        // The runtime answered a moment ago; should it not now, the figures are those of our own disk.
+        let images_dir = images.folder().await.ok().flatten().unwrap_or_else(|| config.data_dir.clone());
         let facts = node_facts::NodeFacts::read(&config, &runtime.version());
         let machine = placement::machine::Machine::read(std::path::Path::new(placement::machine::SYS), facts.memory_bytes.max(0) as u64);
         let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
@@ -116,6 +118,9 @@ impl Kubelet {
             followed: followed::Followed::new(client.clone(), shutdown.clone()),
             config,
             client,
+            features: runtime.features(),
+            id_scheme: id_scheme(&runtime.version()),
+            images_dir,
             runtime,
             images: Arc::new(images),
             network,
@@ -185,6 +190,11 @@ async fn serve_devices(agent: Arc<Agent>, stop: CancellationToken) {
         () = async { tokio::join!(follow, serve, resources, placement::pinning::run(agent.clone())); } => {}
         () = stop.cancelled() => {}
     }
+}
+
+/// `containerd` of `containerd://1.6.20`.
+fn id_scheme(version: &str) -> String {
+    version.split("://").next().unwrap_or_default().to_owned()
 }
 
 /// `name_namespace(uid)`, as messages name a pod.

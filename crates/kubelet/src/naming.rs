@@ -76,14 +76,19 @@ pub fn hosts_file(pod: &Pod, ips: &[String], cluster_domain: &str, node_hosts: &
     text
 }
 
-/// `/etc/resolv.conf` by dnsPolicy and dnsConfig; `node_file` is the node's own.
-pub fn resolv_conf(pod: &Pod, dns: &ClusterDns, node_file: &str) -> String {
-    let Some(spec) = &pod.spec else { return String::new() };
+/// `/etc/resolv.conf` by dnsPolicy and dnsConfig, within the limits of the API; `node_file` is the node's own.
+pub fn resolver(pod: &Pod, dns: &ClusterDns, node_file: &str) -> Resolver {
+    let Some(spec) = &pod.spec else { return Resolver::default() };
     let mut resolver = by_policy(pod, spec, dns, node_file);
     if let Some(config) = &spec.dns_config {
         add(&mut resolver, config);
     }
-    resolver.text()
+    resolver.limited()
+}
+
+/// The same as a file.
+pub fn resolv_conf(pod: &Pod, dns: &ClusterDns, node_file: &str) -> String {
+    resolver(pod, dns, node_file).text()
 }
 
 fn by_policy(pod: &Pod, spec: &PodSpec, dns: &ClusterDns, node_file: &str) -> Resolver {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use keles_runtime::api::Handler;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -158,19 +159,23 @@ fn without_lost(known: &Node, devices: &Devices) -> Option<Value> {
 /// The whole status; what others put into capacity (extended resources) is not named and so stays.
 async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     let addresses = agent.config.node_ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
-    let handlers = ["", "keles", "runc"].map(|name| json!({"name": name, "features": {"recursiveReadOnlyMounts": true, "userNamespaces": true}}));
+    let handler =
+        |handler: &Handler| json!({"name": handler.name, "features": {"recursiveReadOnlyMounts": handler.recursive_read_only_mounts, "userNamespaces": handler.user_namespaces}});
+    let handlers: Vec<Value> = agent.features.handlers.iter().map(handler).collect();
+    let shutting_down = *agent.shutting_down.borrow();
+    let not_ready = if shutting_down { Some("node is shutting down".into()) } else { agent.runtime.not_ready().await };
     let addresses: Vec<_> = addresses.chain([NodeAddress { type_: "Hostname".into(), address: agent.config.node_name.clone() }]).collect();
     json!({
         "capacity": with_devices(agent.facts.capacity(), agent, |(all, _)| all),
         "allocatable": with_devices(agent.facts.allocatable(), agent, |(_, healthy)| healthy),
-        "conditions": conditions(node, &agent.pressure.borrow(), *agent.shutting_down.borrow()),
+        "conditions": conditions(node, &agent.pressure.borrow(), not_ready.as_deref()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": agent.facts.info,
         "images": images(agent).await,
         // What the runtime can do, by RuntimeClass handler; the empty one is the default.
         "runtimeHandlers": handlers,
-        "features": {"supplementalGroupsPolicy": true},
+        "features": {"supplementalGroupsPolicy": agent.features.supplemental_groups_policy},
         "declaredFeatures": declared_features(agent.placement.has_static_cpus()),
     })
 }
@@ -194,7 +199,7 @@ fn without_heartbeat(status: &Value) -> Value {
     status
 }
 
-fn conditions(node: &Node, pressure: &Pressure, shutting_down: bool) -> Vec<NodeCondition> {
+fn conditions(node: &Node, pressure: &Pressure, not_ready: Option<&str>) -> Vec<NodeCondition> {
     let row = |condition: Condition| match (condition, pressure.contains(&condition)) {
         (Condition::Memory, false) => ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         (Condition::Memory, true) => ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -203,9 +208,9 @@ fn conditions(node: &Node, pressure: &Pressure, shutting_down: bool) -> Vec<Node
         (Condition::Pid, false) => ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         (Condition::Pid, true) => ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
     };
-    let ready = match shutting_down {
-        false => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-        true => ("Ready", "False", "KubeletNotReady", "node is shutting down"),
+    let ready = match not_ready {
+        None => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        Some(why) => ("Ready", "False", "KubeletNotReady", why),
     };
     let rows = [row(Condition::Memory), row(Condition::Disk), row(Condition::Pid), ready];
     let now = conditions_time(Timestamp::now());

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVo
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use keles_client::{Informers, Scope};
+use keles_runtime::api::Features;
 use keles_volumes::{Objects, Result, Token, TokenAsk, VolumeError};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -23,8 +24,6 @@ use std::sync::Mutex;
 /// Tokens are asked for anew after this long even when they live longer (upstream's rule).
 const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
 const MAX_TOKENS: usize = 4096;
-/// Our own name, and the one that classes for ordinary containers carry everywhere.
-const HANDLERS: [&str; 2] = ["keles", "runc"];
 
 pub struct ApiObjects {
     client: kube::Client,
@@ -63,12 +62,12 @@ impl ApiObjects {
         tokens.insert(ask.clone(), (Timestamp::now(), token.clone()));
     }
 
-    /// Checks that this node has what a pod's RuntimeClass asks for; the error is for users. Our runtime has one handler, the ordinary one.
-    pub async fn check_runtime_class(&self, name: &str) -> std::result::Result<(), String> {
+    /// The handler that a pod's RuntimeClass asks for; the error is for users. A runtime that does not tell its handlers refuses those it lacks itself.
+    pub async fn runtime_handler(&self, name: &str, features: &Features) -> std::result::Result<String, String> {
         let found = Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await.map_err(|error| error.to_string())?;
         let class = found.ok_or_else(|| format!("RuntimeClass \"{name}\" not found"))?;
         match class.handler.as_str() {
-            handler if HANDLERS.contains(&handler) => Ok(()),
+            handler if features.handlers.is_empty() || features.handlers.iter().any(|known| known.name == handler) => Ok(class.handler),
             handler => Err(format!("failed to get sandbox runtime: no runtime for \"{handler}\" is configured")),
         }
     }

@@ -17,6 +17,19 @@ pub struct HostPort {
 #[error("{0}")]
 pub struct NetworkError(pub String);
 
+/// For a runtime that gives pods their networks itself: nothing is left to be done.
+pub struct NetworkOfRuntime;
+
+#[async_trait]
+impl PodNetwork for NetworkOfRuntime {
+    async fn attach(&self, netns: &Path, pod_uid: &str, _: &[HostPort]) -> Result<Vec<String>, NetworkError> {
+        Err(NetworkError(format!("the network of pod {pod_uid} is the container runtime's, which was not to leave {} to the agent", netns.display())))
+    }
+    async fn detach(&self, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}
+
 #[async_trait]
 pub trait PodNetwork: Send + Sync + 'static {
     /// Gives the namespace at `netns` an interface and addresses; the same pod gets the same addresses again. Idempotent.

@@ -11,7 +11,7 @@ use crate::pod_worker::{self, Admission, Adopted, End, Handle, View};
 use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
-use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, SandboxStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, RuntimeError, SandboxStatus};
 use keles_volumes::quantity::Quantity;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -107,7 +107,8 @@ impl Pods {
     /// Follows the API and the runtime until `stop`.
     pub async fn run(&self, agent: Arc<Agent>, stop: CancellationToken) {
         let events = agent.runtime.events();
-        self.start().left = Leftovers::read(&agent).await;
+        let Some(left) = stop.run_until_cancelled(Leftovers::read(&agent)).await else { return };
+        self.start().left = left;
         let forward = self.clone().forward(events, stop.clone());
         let follow = async {
             tokio::select! { () = self.follow(&agent) => {}, () = stop.cancelled() => {} }
@@ -320,6 +321,7 @@ pub(crate) fn node_of(agent: &Agent) -> Node {
         allocatable,
         allowed_unsafe_sysctls: agent.config.allowed_unsafe_sysctls.clone(),
         apparmor: agent.facts.apparmor,
+        merges_groups_only: !agent.features.supplemental_groups_policy,
         pressure: agent.pressure.borrow().clone(),
     }
 }
@@ -332,13 +334,18 @@ struct Leftovers {
 }
 
 impl Leftovers {
+    /// Until it can be read: what is not known would be started a second time.
     async fn read(agent: &Agent) -> Self {
-        let sandboxes = agent.runtime.list_sandboxes().await.unwrap_or_else(|error| {
-            tracing::error!(%error, "sandboxes of an earlier run not listed");
-            Vec::new()
-        });
-        let records = agent.runtime.list_containers().await.unwrap_or_default();
-        Self { sandboxes, records }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let all = async { Ok::<_, RuntimeError>(Self { sandboxes: agent.runtime.list_sandboxes().await?, records: agent.runtime.list_containers().await? }) };
+            match all.await {
+                Ok(left) => return left,
+                Err(error) => tracing::error!(%error, "sandboxes of an earlier run not listed, will be tried again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
     }
 
     fn take(&mut self, uid: &str) -> Adopted {

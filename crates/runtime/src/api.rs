@@ -1,12 +1,14 @@
 //! What the node agent asks of a container runtime, in the CRI's terms (runtime.v1), in process.
 //!
-//! [`PodRuntime`] is the seam: `Engine` (ours) implements it now; a CRI client for containerd will later.
-//! Images are not here: `images` gives layer folders and the image config, the agent puts both into [`ContainerConfig`].
+//! [`PodRuntime`] is the seam: `Engine` (ours) implements it, and `cri-client` for the runtimes of others behind their sockets.
+//! Images are not here: `images` gives layer folders and the image config, the agent puts both into [`ContainerConfig`]; a runtime that has images of
+//! its own ([`Features::image_layers`] is false) is given the image's id and applies its config itself.
 
 use async_trait::async_trait;
 pub use keles_linux::cgroup::Figures;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -63,6 +65,46 @@ pub struct SandboxConfig {
     /// The ids of the host that a user namespace of the pod's own shows as 0 and up (KEP-127); absent: the host's user namespace.
     #[serde(default)]
     pub users: Option<UserRange>,
+    /// Of resolv.conf; for a runtime that writes the file itself.
+    #[serde(default)]
+    pub dns: Dns,
+    /// For a runtime that gives the pod its network itself.
+    #[serde(default)]
+    pub host_ports: Vec<PortMapping>,
+    /// RuntimeClass handler; empty: the default.
+    #[serde(default)]
+    pub handler: String,
+    #[serde(default)]
+    pub security: SandboxSecurity,
+}
+
+/// CRI DNSConfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// CRI PortMapping: a port of the node that leads to the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PortMapping {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    pub container_port: u16,
+    pub host_port: u16,
+    /// Empty: all of the node's.
+    pub host_ip: String,
+}
+
+/// CRI LinuxSandboxSecurityContext: of the process that holds a sandbox's namespaces, where a runtime has one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SandboxSecurity {
+    /// A container of the pod may be privileged.
+    pub privileged: bool,
+    pub run_as_user: Option<i64>,
+    pub run_as_group: Option<i64>,
+    pub supplemental_groups: Vec<i64>,
 }
 
 /// CRI UserNamespace with the one mapping that the kubelet gives: ids 0 to `length - 1` inside are `first` and up on the host.
@@ -163,7 +205,10 @@ pub struct ContainerConfig {
     pub layers: Vec<PathBuf>,
     pub image: String,
     pub image_id: String,
-    /// argv; entrypoint and cmd already joined.
+    /// For a runtime that applies the image's config itself: what replaces its entrypoint; empty for the image's.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// argv, entrypoint and cmd already joined; for a runtime that applies the image's config itself what replaces its cmd, empty for the image's.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub working_dir: String,
@@ -227,7 +272,7 @@ pub struct SandboxStatus {
     pub created_at_unix_ns: i64,
     /// Path of the pinned network namespace; absent with host network.
     pub netns: Option<PathBuf>,
-    /// What the agent asked us to remember about the pod's network (its addresses), see `set_network`.
+    /// What the agent asked us to remember about the pod's network (its addresses), see `set_network`; or what the runtime gave itself.
     pub ips: Vec<String>,
 }
 
@@ -265,6 +310,44 @@ pub trait ExecControl: Send + Sync {
     async fn wait(&self) -> Result<i32>;
     /// Ends an exec'd process that the caller gave up (timeout, client gone).
     async fn kill(&self) -> Result<()>;
+}
+
+/// Both ways of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to a port of a pod.
+pub struct PortConnection {
+    pub io: Box<dyn Duplex>,
+    /// Resolves when nothing can go wrong any more, or has: why the port could not be reached, for whoever asked.
+    pub fault: Pin<Box<dyn Future<Output = Option<String>> + Send>>,
+}
+
+/// What a runtime can do, CRI StatusResponse.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Empty: it does not tell which it has.
+    pub handlers: Vec<Handler>,
+    /// And so supplementalGroupsPolicy Strict (KEP-3619).
+    pub supplemental_groups_policy: bool,
+    /// It takes containers' roots as layer folders; otherwise it has images of its own.
+    pub image_layers: bool,
+}
+
+/// CRI RuntimeHandler: what the handler of a RuntimeClass can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handler {
+    /// Empty: the default one.
+    pub name: String,
+    pub recursive_read_only_mounts: bool,
+    pub user_namespaces: bool,
+}
+
+impl Features {
+    pub fn of_handler(&self, name: &str) -> Handler {
+        self.handlers.iter().find(|handler| handler.name == name).cloned().unwrap_or_else(|| Handler { name: name.to_owned(), ..Handler::default() })
+    }
 }
 
 pub struct ExecOutput {
@@ -329,7 +412,13 @@ pub struct DiskUsage {
 pub trait PodRuntime: Send + Sync + 'static {
     /// Name and version for `nodeInfo.containerRuntimeVersion`: `keles://0.1.0`.
     fn version(&self) -> String;
-    /// Makes cgroup, namespaces (network pinned at `SandboxStatus::netns`, `lo` up) and starts the shim. Running when it returns.
+    fn features(&self) -> Features;
+    /// Why it can take no pods now, in the words of the node's Ready condition.
+    async fn not_ready(&self) -> Option<String> {
+        None
+    }
+    /// Makes cgroup, namespaces (network pinned at `SandboxStatus::netns`, `lo` up) and starts the shim. Running when it returns. A runtime that gives
+    /// the pod its network itself returns its addresses and no `netns`.
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus>;
     /// Remembers the pod's addresses across restarts of the agent.
     async fn set_network(&self, sandbox_id: &str, ips: Vec<String>) -> Result<()>;
@@ -351,7 +440,7 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn exec_sync(&self, id: &str, args: Vec<String>, timeout: Duration) -> Result<ExecOutput>;
     async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream>;
     /// A TCP connection to 127.0.0.1:`port` (then ::1) inside the pod's network namespace.
-    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream>;
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<PortConnection>;
     /// Of a container, or of a sandbox as a whole; of all pods together with an empty id.
     async fn stats(&self, id: &str) -> Result<Stats>;
     /// What a container wrote into its root. Reads the whole tree.

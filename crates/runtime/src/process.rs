@@ -33,22 +33,20 @@ pub fn argv(entrypoint: &[String], cmd: &[String], command: &[String], args: &[S
 
 /// PATH, HOSTNAME and with a terminal TERM, then the image's variables (`NAME=value`), then the container's, which win.
 pub fn environment(hostname: &str, tty: bool, image: &[String], container: &[(String, String)]) -> Vec<(String, String)> {
+    let term = tty.then(|| "TERM=xterm".to_owned());
+    let first = [format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={hostname}")].into_iter().chain(term).chain(image.iter().cloned());
+    joined(&first.collect::<Vec<_>>(), container)
+}
+
+/// Variables as `NAME=value`, then others; the last of a name counts, in the first one's place.
+pub fn joined(first: &[String], then: &[(String, String)]) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(key, _)| key == name) {
-        Some((_, old)) => *old = value.into(),
-        None => env.push((name.into(), value.into())),
-    };
-    set("PATH", DEFAULT_PATH);
-    set("HOSTNAME", hostname);
-    if tty {
-        set("TERM", "xterm");
-    }
-    for pair in image {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        set(name, value);
-    }
-    for (name, value) in container {
-        set(name, value);
+    let pairs = first.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    for (name, value) in pairs.chain(then.iter().map(|(name, value)| (name.as_str(), value.as_str()))) {
+        match env.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value.into(),
+            None => env.push((name.into(), value.into())),
+        }
     }
     env
 }

@@ -26,12 +26,16 @@ impl Resolver {
         resolver
     }
 
-    /// The file; what is named twice stands once, and what goes beyond the limits is left out.
-    pub fn text(mut self) -> String {
+    /// What is named twice stands once, and what goes beyond the limits is left out.
+    pub fn limited(mut self) -> Self {
         dedup(&mut self.servers);
         dedup(&mut self.searches);
         self.servers.truncate(MAX_NAMESERVERS);
         self.searches.truncate(MAX_SEARCHES);
+        self
+    }
+
+    pub fn text(&self) -> String {
         let mut text = String::new();
         if !self.searches.is_empty() {
             text.push_str(&format!("search {}\n", self.searches.join(" ")));
@@ -58,6 +62,6 @@ mod tests {
     #[test]
     fn a_file_comes_back_without_what_is_double_and_beyond_the_limits() {
         let file = "# c\nnameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4\nsearch a. b a\noptions ndots:5\n";
-        assert_eq!(Resolver::parse(file).text(), "search a b\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\noptions ndots:5\n");
+        assert_eq!(Resolver::parse(file).limited().text(), "search a b\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\noptions ndots:5\n");
     }
 }

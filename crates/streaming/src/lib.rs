@@ -4,7 +4,7 @@
 //! Deliberately absent: who may ask, and which container is meant.
 
 use http::{Request, Response};
-use keles_runtime::api::{ExecControl, ExecRequest, ExecStream, PodRuntime};
+use keles_runtime::api::{ExecControl, ExecRequest, ExecStream, PodRuntime, PortConnection};
 use keles_serve::streams::exec::{ExecSession, Outcome, Wants};
 use keles_serve::streams::{self, StreamError};
 use keles_serve::{Body, body};
@@ -118,7 +118,11 @@ pub fn port_forward<B>(runtime: Arc<dyn PodRuntime>, sandbox: String, ports: &[u
             let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
             tokio::spawn(async move {
                 match runtime.port_forward(&sandbox, forwarded.port).await {
-                    Ok(target) => forwarded.carry(target).await,
+                    Ok(PortConnection { io, fault }) => {
+                        let (port, sandbox) = (forwarded.port, sandbox.clone());
+                        let told = async move { fault.await.map(|why| format!("error forwarding port {port} to pod {sandbox}: {why}")) };
+                        forwarded.carry(io, told).await;
+                    }
                     Err(error) => {
                         let why = format!("error forwarding port {} to pod {sandbox}: {error}", forwarded.port);
                         forwarded.fail(&why).await;

@@ -4,20 +4,22 @@ use super::machine::{Figure, Figures};
 use super::signals::Signal;
 use std::path::Path;
 
-/// All signals that can be read. Reads files: not for an async thread.
-pub fn figures(data_dir: &Path) -> Figures {
+/// All signals that can be read. Volumes lie below `data_dir`, images and what containers write below `images_dir`. Reads files: not for an async thread.
+pub fn figures(data_dir: &Path, images_dir: &Path) -> Figures {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut all = Figures::new();
     all.extend(memory(&read("/proc/meminfo")).map(|figure| (Signal::MemoryAvailable, figure)));
     all.extend(pids(&read("/proc/sys/kernel/pid_max"), &read("/proc/sys/kernel/threads-max"), &read("/proc/loadavg")).map(|figure| (Signal::PidAvailable, figure)));
-    if let Some((bytes, inodes)) = disk(data_dir) {
-        // Volumes, images and containers lie in one folder, so on one filesystem.
-        for signal in [Signal::NodeFsAvailable, Signal::ImageFsAvailable, Signal::ContainerFsAvailable] {
-            all.insert(signal, bytes);
-        }
-        // A filesystem without a fixed number of inodes (btrfs) says 0.
-        for signal in [Signal::NodeFsInodesFree, Signal::ImageFsInodesFree, Signal::ContainerFsInodesFree].into_iter().filter(|_| inodes.capacity > 0) {
-            all.insert(signal, inodes);
+    let volumes: [(Signal, Signal); 1] = [(Signal::NodeFsAvailable, Signal::NodeFsInodesFree)];
+    let images = [(Signal::ImageFsAvailable, Signal::ImageFsInodesFree), (Signal::ContainerFsAvailable, Signal::ContainerFsInodesFree)];
+    for (dir, signals) in [(data_dir, volumes.as_slice()), (images_dir, images.as_slice())] {
+        let Some((bytes, inodes)) = disk(dir) else { continue };
+        for (available, inodes_free) in signals {
+            all.insert(*available, bytes);
+            // A filesystem without a fixed number of inodes (btrfs) says 0.
+            if inodes.capacity > 0 {
+                all.insert(*inodes_free, inodes);
+            }
         }
     }
     all
@@ -59,7 +61,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_figures_for_every_signal_but_perhaps_inodes() {
-        let all = figures(Path::new("/tmp"));
+        let all = figures(Path::new("/tmp"), Path::new("/"));
         for signal in [Signal::MemoryAvailable, Signal::NodeFsAvailable, Signal::ImageFsAvailable, Signal::PidAvailable] {
             let figure = all[&signal];
             assert!(0 < figure.available && figure.available <= figure.capacity, "{signal:?}: {figure:?}");

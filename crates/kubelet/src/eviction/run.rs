@@ -57,8 +57,8 @@ fn is_disk(signal: Signal) -> bool {
 
 /// Reads the figures, tells the conditions; what is to be taken back.
 async fn look(agent: &Agent, machine: &mut Machine) -> Option<Shortage> {
-    let dir = agent.config.data_dir.clone();
-    let figures = tokio::task::spawn_blocking(move || measure::figures(&dir)).await.ok()?;
+    let (dir, images) = (agent.config.data_dir.clone(), agent.images_dir.clone());
+    let figures = tokio::task::spawn_blocking(move || measure::figures(&dir, &images)).await.ok()?;
     let verdict = machine.step(&figures, Timestamp::now());
     agent.pressure.send_if_modified(|now| {
         let is_new = *now != verdict.pressure;

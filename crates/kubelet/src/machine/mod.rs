@@ -45,6 +45,17 @@ pub struct SandboxView {
     pub attempt: u32,
     pub ready: bool,
     pub ips: Vec<String>,
+    /// Of its RuntimeClass; empty for the default.
+    pub handler: String,
+}
+
+/// What statuses tell of the runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct RuntimeFacts<'a> {
+    /// Before `://` in containers' ids.
+    pub id_scheme: &'a str,
+    /// It mounts what is below a mount read-only too.
+    pub recursive_read_only: bool,
 }
 
 /// Probe verdicts of one container. `None`: not evaluated yet.
@@ -82,6 +93,7 @@ pub struct Observed<'a> {
     pub resize_restarts: &'a BTreeSet<String>,
     /// Termination messages by container id.
     pub messages: &'a BTreeMap<String, String>,
+    pub runtime: RuntimeFacts<'a>,
     pub now: jiff::Timestamp,
 }
 

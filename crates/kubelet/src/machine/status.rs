@@ -11,8 +11,6 @@ use k8s_openapi::api::core::v1::{
 };
 use keles_runtime::api::{ContainerState, ContainerStatus as Record};
 
-/// Scheme of container ids in the API: the runtime's name.
-pub const ID_SCHEME: &str = "keles";
 /// What all containers of a pod together may leave as termination messages; each gets an equal part (upstream's limit).
 const MAX_POD_MESSAGES_BYTES: usize = 12 << 10;
 
@@ -183,24 +181,27 @@ fn from_record(observed: &Observed<'_>, container: &Container, record: &Record, 
         name: container.name.clone(),
         image: record.image.clone(),
         image_id: record.image_id.clone(),
-        container_id: Some(format!("{ID_SCHEME}://{}", record.id)),
+        container_id: Some(format!("{}://{}", observed.runtime.id_scheme, record.id)),
         restart_count: record.attempt as i32,
         state: Some(api_state(observed, record, waiting)),
         allocated_resources: requests,
         resources: Some(ResourceRequirements { claims: None, limits: resources.limits, requests: requested }),
         user: crate::security::effective_user(observed.spec(), container),
-        volume_mounts: mounts(container),
+        volume_mounts: mounts(container, observed.runtime.recursive_read_only),
         ..Default::default()
     }
 }
 
-fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+fn mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMountStatus>> {
     let all = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
     let status = |mount: &k8s_openapi::api::core::v1::VolumeMount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| if is_recursively_read_only(mount) { "Enabled".into() } else { "Disabled".into() }),
+        recursive_read_only: mount
+            .read_only
+            .filter(|read_only| *read_only)
+            .map(|_| if recursive && is_recursively_read_only(mount) { "Enabled".into() } else { "Disabled".into() }),
         ..Default::default()
     };
     Some(all.iter().map(status).collect())
@@ -225,7 +226,7 @@ fn api_state(observed: &Observed<'_>, record: &Record, waiting: &str) -> ApiStat
                 message: message.filter(|message| !message.is_empty()),
                 started_at: time(record.started_at_unix_ns),
                 finished_at: time(record.finished_at_unix_ns),
-                container_id: Some(format!("{ID_SCHEME}://{}", record.id)),
+                container_id: Some(format!("{}://{}", observed.runtime.id_scheme, record.id)),
                 signal: None,
             };
             ApiState { terminated: Some(ended), ..Default::default() }

@@ -29,7 +29,7 @@ fn start_time() -> Timestamp {
 
 fn pod(spec: Value) -> World {
     let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec});
-    let sandbox = SandboxView { id: SANDBOX.into(), attempt: 0, ready: true, ips: vec!["10.42.0.5".into()] };
+    let sandbox = SandboxView { id: SANDBOX.into(), attempt: 0, ready: true, ips: vec!["10.42.0.5".into()], handler: String::new() };
     World {
         pod: serde_json::from_value(pod).expect("a pod"),
         life: Life::Syncing,
@@ -119,6 +119,7 @@ impl World {
             running_with: &self.running_with,
             resize_restarts: &self.resize_restarts,
             messages,
+            runtime: super::RuntimeFacts { id_scheme: "keles", recursive_read_only: true },
             now: self.now,
         }
     }
@@ -476,7 +477,7 @@ fn a_lost_sandbox_is_made_again_and_init_containers_run_again() {
     let spec = with_inits("Always", json!([{"name": "i"}]), &["c"]);
     let mut world = pod(spec).exited("i", 0).running("c").given_back();
     assert_eq!(world.decide().sandbox, Some(1));
-    world.sandbox = Some(SandboxView { id: "s1".into(), attempt: 1, ready: true, ips: vec!["10.42.0.6".into()] });
+    world.sandbox = Some(SandboxView { id: "s1".into(), attempt: 1, ready: true, ips: vec!["10.42.0.6".into()], handler: String::new() });
     assert_eq!(world.starts(), [(Role::Init, 0, 1)], "what ran in the old sandbox does not count");
 }
 

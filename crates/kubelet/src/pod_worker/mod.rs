@@ -14,12 +14,12 @@ use crate::followed::Following;
 use crate::machine::actions::{Actions, decide};
 use crate::machine::backoff::Backoffs;
 use crate::machine::conditions::EVICTED;
-use crate::machine::{Ending, Life, Observed, SandboxView, StartFailure, Verdicts, phase, resize, status};
+use crate::machine::{Ending, Life, Observed, RuntimeFacts, SandboxView, StartFailure, Verdicts, phase, resize, status};
 use crate::probe::Report;
 use crate::status_writer::StatusWriter;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, Resources, SandboxStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, Handler, Resources, SandboxStatus};
 use keles_volumes::Mounted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -279,7 +279,14 @@ impl Worker {
     /// Takes over what an earlier run left: containers go on, counts and back-off are what they were.
     fn adopt(&mut self, adopted: Adopted) {
         let newest = adopted.sandboxes.iter().max_by_key(|sandbox| sandbox.config.attempt);
-        self.sandbox = newest.map(|sandbox| SandboxView { id: sandbox.id.clone(), attempt: sandbox.config.attempt, ready: sandbox.ready, ips: sandbox.ips.clone() });
+        let view = |sandbox: &SandboxStatus| SandboxView {
+            id: sandbox.id.clone(),
+            attempt: sandbox.config.attempt,
+            ready: sandbox.ready,
+            ips: sandbox.ips.clone(),
+            handler: sandbox.config.handler.clone(),
+        };
+        self.sandbox = newest.map(view);
         self.backoffs = Backoffs::rebuild(&adopted.records);
         self.records = adopted.records;
         self.load_allocation();
@@ -358,6 +365,11 @@ impl Worker {
         }
     }
 
+    /// What the handler of the pod's RuntimeClass can do.
+    fn handler(&self) -> Handler {
+        self.agent.features.of_handler(self.sandbox.as_ref().map_or("", |sandbox| sandbox.handler.as_str()))
+    }
+
     fn observed<'a>(&'a self) -> Observed<'a> {
         Observed {
             pod: &self.pod,
@@ -371,6 +383,7 @@ impl Worker {
             running_with: &self.amounts.running_with,
             resize_restarts: &self.resize_restarts,
             messages: &self.messages,
+            runtime: RuntimeFacts { id_scheme: &self.agent.id_scheme, recursive_read_only: self.handler().recursive_read_only_mounts },
             now: Timestamp::now(),
         }
     }

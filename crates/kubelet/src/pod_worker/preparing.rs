@@ -6,8 +6,8 @@ use crate::machine::SandboxView;
 use crate::pod_network::HostPort;
 use crate::{container_config, naming, qos, resources};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
-use keles_runtime::api::{NamespaceMode, SandboxConfig};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+use keles_runtime::api::{Dns, NamespaceMode, PortMapping, SandboxConfig, SandboxSecurity};
 use keles_volumes::references::references;
 use keles_volumes::{Context, Mounted, VolumeError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,29 +83,34 @@ impl Worker {
 
     async fn make_sandbox(&self, new: Option<u32>) -> Result<SandboxView, String> {
         let on_host = self.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-        let (id, attempt, netns) = match (&self.sandbox, new) {
+        let (id, attempt, netns, handler, given) = match (&self.sandbox, new) {
             (Some(view), None) if !view.ips.is_empty() || on_host => return Ok(view.clone()),
             (Some(view), None) => {
                 // An earlier try got no further than the sandbox itself.
                 let all = self.agent.runtime.list_sandboxes().await.map_err(|error| error.to_string())?;
-                let netns = all.into_iter().find(|sandbox| sandbox.id == view.id).and_then(|sandbox| sandbox.netns);
-                (view.id.clone(), view.attempt, netns)
+                let (netns, given) = all.into_iter().find(|sandbox| sandbox.id == view.id).map(|sandbox| (sandbox.netns, sandbox.ips)).unwrap_or_default();
+                (view.id.clone(), view.attempt, netns, view.handler.clone(), given)
             }
             (_, attempt) => {
                 let attempt = attempt.unwrap_or(0);
-                if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
-                    self.agent.objects.check_runtime_class(class).await?;
-                }
                 let mut config = sandbox_config(&self.agent.config, &self.pod, attempt)?;
+                if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()) {
+                    config.handler = self.agent.objects.runtime_handler(class, &self.agent.features).await?;
+                }
                 self.agent.placement.pin_pod(&self.uid, &mut config.resources);
                 if self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false) {
+                    // A runtime that does not know of them would run the pod as the host's root.
+                    if !self.agent.features.of_handler(&config.handler).user_namespaces {
+                        return Err(format!("RuntimeClass handler \"{}\" does not support user namespaces; leave hostUsers out", config.handler));
+                    }
                     config.users = Some(self.agent.users.get(&self.uid)?);
                 }
                 let made = self.agent.runtime.run_sandbox(config).await.map_err(|error| error.to_string())?;
-                (made.id, attempt, made.netns)
+                (made.id, attempt, made.netns, made.config.handler, made.ips)
             }
         };
-        let mut ips = if on_host { self.agent.host_ips() } else { Vec::new() };
+        // Without a namespace to attach, the runtime has given the pod its network.
+        let mut ips = if on_host { self.agent.host_ips() } else { given };
         if let Some(netns) = netns.filter(|_| !on_host) {
             ips = match self.agent.network.attach(&netns, &self.uid, &host_ports(&self.pod)).await {
                 Ok(ips) => ips,
@@ -118,7 +123,7 @@ impl Worker {
             };
             self.agent.runtime.set_network(&id, ips.clone()).await.map_err(|error| error.to_string())?;
         }
-        Ok(SandboxView { id, attempt, ready: true, ips })
+        Ok(SandboxView { id, attempt, ready: true, ips, handler })
     }
 
     /// From before the volumes are read for the first time, so that no change is missed.
@@ -177,7 +182,11 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
     let node_or = |flag: Option<bool>, other| if flag == Some(true) { NamespaceMode::Node } else { other };
     let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
     let network = node_or(spec.host_network, NamespaceMode::Pod);
-    let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.clone()).unwrap_or_default();
+    let security = spec.security_context.clone().unwrap_or_default();
+    let sysctls = security.sysctls.unwrap_or_default();
+    let resolver = naming::resolver(pod, &config.cluster_dns, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let is_privileged = |container: &Container| container.security_context.as_ref().and_then(|security| security.privileged) == Some(true);
+    let on_host = network == NamespaceMode::Node;
     Ok(SandboxConfig {
         hostname: if network == NamespaceMode::Node { String::new() } else { naming::kernel_hostname(pod, &config.cluster_dns.domain)? },
         log_directory: config.log_dir(&namespace, &name, &uid),
@@ -190,11 +199,24 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
         resources: resources::of_pod(spec),
         sysctls: sysctls.into_iter().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value)).collect(),
         users: None,
+        dns: Dns { servers: resolver.servers, searches: resolver.searches, options: resolver.options },
+        host_ports: if on_host { Vec::new() } else { host_ports(pod).into_iter().map(port_mapping).collect() },
+        handler: String::new(),
+        security: SandboxSecurity {
+            privileged: spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(is_privileged),
+            run_as_user: security.run_as_user,
+            run_as_group: security.run_as_group,
+            supplemental_groups: security.supplemental_groups.unwrap_or_default().into_iter().chain(security.fs_group).collect(),
+        },
         attempt,
         name,
         namespace,
         uid,
     })
+}
+
+fn port_mapping(port: HostPort) -> PortMapping {
+    PortMapping { protocol: port.protocol, container_port: port.container_port, host_port: port.host_port, host_ip: port.host_ip.unwrap_or_default() }
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {

@@ -159,6 +159,7 @@ impl Worker {
             attempt: start.attempt,
             node_memory_bytes: self.agent.facts.memory_bytes,
             pid_target: self.pid_target(start)?,
+            handler: &self.handler(),
         };
         let mut config = container_config::build(&input).map_err(|error| error.to_string())?;
         self.agent.placement.pin(&self.uid, &container.name, &mut config.resources);
@@ -193,6 +194,13 @@ impl Worker {
             let reference = source.reference.clone().unwrap_or_default();
             let policy = source.pull_policy.clone().unwrap_or_else(|| "IfNotPresent".into());
             let image = self.image(&container.name, &reference, &policy, field).await?;
+            if image.by_runtime {
+                let message = format!(
+                    "volume {}: {} has its images itself, and image volumes from those are not built; leave --container-runtime-endpoint out, or copy the files in an init container",
+                    volume.name, self.agent.facts.info.container_runtime_version
+                );
+                return Err(Some(self.failed(field, "CreateContainerError", message)));
+            }
             match keles_volumes::image::set_up(&volume.name, &image.layers, &self.agent.config.pod_dir(&self.uid)) {
                 Ok(ready) => drop(self.mounted.insert(volume.name.clone(), ready)),
                 Err(error) => return Err(Some(self.failed(field, "CreateContainerError", error.to_string()))),

@@ -85,6 +85,10 @@ impl PodRuntime for FakeRuntime {
     fn version(&self) -> String {
         "fake://1".into()
     }
+    fn features(&self) -> Features {
+        let handler = |name: &str| Handler { name: name.into(), recursive_read_only_mounts: true, user_namespaces: true };
+        Features { handlers: ["", "keles", "runc"].map(handler).into(), supplemental_groups_policy: true, image_layers: true }
+    }
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
         self.diary.write(format!("run_sandbox {}", config.uid));
         let id = format!("sandbox-{}", config.uid);
@@ -171,7 +175,7 @@ impl PodRuntime for FakeRuntime {
     async fn attach(&self, _: &str, _: ExecRequest) -> Result<ExecStream> {
         unused("attach")
     }
-    async fn port_forward(&self, _: &str, _: u16) -> Result<tokio::net::TcpStream> {
+    async fn port_forward(&self, _: &str, _: u16) -> Result<PortConnection> {
         unused("port_forward")
     }
     async fn stats(&self, _: &str) -> Result<Stats> {
@@ -318,6 +322,9 @@ fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
         csi_node: Default::default(),
         followed: crate::followed::Followed::new(client.clone(), stop.child_token()),
         client,
+        features: runtime.features(),
+        id_scheme: "keles".into(),
+        images_dir: dir.path().into(),
         runtime: runtime.clone(),
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),

@@ -87,8 +87,8 @@ impl Worker {
 
     /// Lists everything of this pod: events were lost.
     async fn relist(&mut self) {
-        let Ok(all) = self.agent.runtime.list_containers().await else { return };
-        let sandboxes = self.agent.runtime.list_sandboxes().await.unwrap_or_default();
+        // Both or nothing: what a runtime that is down does not list has not ended.
+        let (Ok(all), Ok(sandboxes)) = (self.agent.runtime.list_containers().await, self.agent.runtime.list_sandboxes().await) else { return };
         let ours: Vec<String> = sandboxes.iter().filter(|sandbox| sandbox.config.uid == self.uid).map(|sandbox| sandbox.id.clone()).collect();
         self.records = all.into_iter().filter(|record| ours.contains(&record.sandbox_id)).collect();
         if let Some(view) = &mut self.sandbox {

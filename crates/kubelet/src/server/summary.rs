@@ -130,11 +130,12 @@ impl Summary<'_> {
         }
         let fs = disk::filesystem(&config.data_dir);
         node["fs"] = self.disk(fs, None);
-        let mut images = self.disk(fs, None);
+        let of_images = disk::filesystem(&self.api.agent.images_dir);
+        let mut images = self.disk(of_images, None);
         if let Some(bytes) = self.images_bytes().await {
             images["usedBytes"] = bytes.into();
         }
-        node["runtime"] = json!({"imageFs": images, "containerFs": self.disk(fs, None)});
+        node["runtime"] = json!({"imageFs": images, "containerFs": self.disk(of_images, None)});
         node["rlimit"] = known(self.at, [("maxpid", machine.pid_max.map(Value::from)), ("curproc", machine.processes.map(Value::from))]);
         node
     }
@@ -200,7 +201,7 @@ impl Summary<'_> {
         let root = self.api.written(&container.record.id).await.unwrap_or_default();
         let logs = config.log_dir(&pod.namespace, &pod.name, &pod.uid).join(&container.record.name);
         let logs = self.api.walked.usage(&logs.display().to_string(), disk::folder(logs.clone())).await.unwrap_or_default();
-        value["rootfs"] = self.disk(fs, Some(root));
+        value["rootfs"] = self.disk(disk::filesystem(&self.api.agent.images_dir), Some(root));
         value["logs"] = self.disk(fs, Some(logs));
         (value, DiskUsage { bytes: root.bytes + logs.bytes, inodes: root.inodes + logs.inodes })
     }

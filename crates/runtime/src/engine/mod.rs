@@ -11,8 +11,8 @@ mod sandbox;
 mod streams;
 
 use crate::api::{
-    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, PodRuntime, Resources, Result, RuntimeError, SandboxConfig,
-    SandboxStatus, Stats,
+    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, Handler, PodRuntime, PortConnection, Resources,
+    Result, RuntimeError, SandboxConfig, SandboxStatus, Stats,
 };
 use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
 use async_trait::async_trait;
@@ -31,6 +31,9 @@ use tokio::sync::{broadcast, watch};
 
 /// Events a slow subscriber may lag behind before it must list anew.
 const EVENT_QUEUE: usize = 1024;
+
+/// Of a RuntimeClass; all are this one.
+const HANDLERS: [&str; 3] = ["", "keles", "runc"];
 
 /// How long a new server waits for the one before to be gone.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
@@ -324,6 +327,10 @@ impl PodRuntime for Engine {
     fn version(&self) -> String {
         format!("keles://{}", self.inner.options.version)
     }
+    fn features(&self) -> Features {
+        let handler = |name: &str| Handler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: true };
+        Features { handlers: HANDLERS.map(handler).into(), supplemental_groups_policy: true, image_layers: true }
+    }
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
         self.inner.run_sandbox(config).await
     }
@@ -366,8 +373,9 @@ impl PodRuntime for Engine {
     async fn attach(&self, id: &str, request: ExecRequest) -> Result<ExecStream> {
         self.inner.attach(id, request).await
     }
-    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<tokio::net::TcpStream> {
-        self.inner.port_forward(sandbox_id, port).await
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<PortConnection> {
+        let io = self.inner.port_forward(sandbox_id, port).await?;
+        Ok(PortConnection { io: Box::new(io), fault: Box::pin(std::future::ready(None)) })
     }
     async fn stats(&self, id: &str) -> Result<Stats> {
         self.inner.stats(id).await

@@ -158,7 +158,7 @@ async fn port_forward_reaches_the_pods_loopback_not_the_hosts() {
         use std::io::Write;
         listener.accept().unwrap().0.write_all(b"from the pod").unwrap();
     });
-    let mut stream = w.engine.port_forward(&sandbox, 8080).await.unwrap();
+    let mut stream = w.engine.port_forward(&sandbox, 8080).await.unwrap().io;
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "from the pod");

@@ -65,6 +65,21 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// What the error channel said, read by a client; an end without a status is one that nobody saw.
+    pub(super) fn read(said: &str) -> Outcome {
+        let Ok(status) = serde_json::from_str::<serde_json::Value>(said) else {
+            return Outcome::Failed(if said.is_empty() { "the connection to the command broke".into() } else { said.into() });
+        };
+        if status["status"] == "Success" {
+            return Outcome::Exited(0);
+        }
+        let causes = status["details"]["causes"].as_array().into_iter().flatten();
+        let code = causes.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str()?.parse().ok());
+        code.map_or_else(|| Outcome::Failed(status["message"].as_str().unwrap_or(said).to_owned()), Outcome::Exited)
+    }
+}
+
 /// An upgrade under way: send the answer, then `accept`.
 pub struct ExecUpgrade {
     on: OnUpgrade,

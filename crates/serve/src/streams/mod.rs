@@ -4,8 +4,10 @@
 //! or framed inside a WebSocket (`SPDY/3.1+portforward.k8s.io`). Entry points: [`exec::upgrade`] and [`port_forward::upgrade`];
 //! each gives the 101 answer and, once the connection has switched, a session. Invariants (lessons.md 83): the final Status
 //! leaves after the last byte of output, and a WebSocket always ends with a coded Close. [`output::upgrade`] carries what is only read (logs).
+//! [`dial`] is the other side: how the node agent speaks to the streaming server of a container runtime, by SPDY/3.1.
 //! Deliberately absent: the API server's side, which passes bytes through without reading them.
 
+pub mod dial;
 pub mod exec;
 pub mod output;
 pub mod port_forward;
@@ -42,6 +44,10 @@ pub enum StreamError {
     MissingStreams { got: usize, wanted: usize, seconds: u64 },
     #[error("the connection is closed")]
     Closed,
+    #[error("{0} is no http:// URL of a streaming server; TLS between a runtime and its node agent is not supported")]
+    Url(String),
+    #[error("the streaming server at {at} does not switch protocols: {status} {text}")]
+    Refused { at: String, status: StatusCode, text: String },
 }
 
 impl StreamError {

@@ -34,9 +34,27 @@ impl Forwarded {
         let _ = self.error.write_all(why.as_bytes()).await;
         let _ = self.error.shutdown().await;
     }
-    /// Carries bytes both ways until both sides are done.
-    pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(mut self, mut target: T) {
-        let _ = tokio::io::copy_bidirectional(&mut self.data, &mut target).await;
+    /// Carries bytes both ways until both sides are done, or until the target is known to be broken, which the client is told then.
+    pub async fn carry<T: AsyncRead + AsyncWrite + Unpin>(mut self, mut target: T, fault: impl Future<Output = Option<String>>) {
+        let mut fault = std::pin::pin!(fault);
+        let (mut known, mut over) = (None, false);
+        {
+            let mut copy = std::pin::pin!(tokio::io::copy_bidirectional(&mut self.data, &mut target));
+            while !over && !matches!(known, Some(Some(_))) {
+                tokio::select! {
+                    _ = &mut copy => over = true,
+                    why = &mut fault, if known.is_none() => known = Some(why),
+                }
+            }
+        }
+        drop(target);
+        let why = match known {
+            Some(why) => why,
+            None => tokio::time::timeout(LINGER, fault).await.ok().flatten(),
+        };
+        if let Some(why) = why {
+            self.fail(&why).await;
+        }
     }
 }
 

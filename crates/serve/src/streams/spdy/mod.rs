@@ -1,4 +1,5 @@
-//! The server's side of a SPDY/3.1 connection: the client opens streams, each becomes a byte pipe.
+//! A SPDY/3.1 connection: the client opens streams, each becomes a byte pipe. [`Session::start`] is the server's side, [`Session::connect`] the
+//! client's.
 //!
 //! One task reads frames, one writes them, one a stream carries its output. A stream that nobody reads stops the whole
 //! connection (as spdystream does, whose clients send no window updates); windows are granted as data is taken. The good-bye is the last
@@ -9,7 +10,8 @@ mod frame;
 
 use super::{LINGER, MAX_STREAMS, STREAM_BUFFER_BYTES, StreamError};
 use bytes::BytesMut;
-use frame::{Decoder, Encoder, Frame, Headers};
+pub use frame::Headers;
+use frame::{Decoder, Encoder, Frame};
 use std::collections::HashMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 const STATUS_REFUSED_STREAM: u32 = 3;
 /// Frames waiting for the connection before their streams wait too.
 const WRITE_QUEUE_FRAMES: usize = 16;
+/// The most that a client of ours opens: those of a remote command. Fewer than the queue has places.
+pub const STREAMS_OF_CLIENT: usize = 5;
 
 /// A stream that the client opened.
 pub struct Stream {
@@ -51,6 +55,31 @@ impl Session {
         tokio::spawn(reader.run(read, stop));
         Session { streams, frames, _reading: reading, writer }
     }
+    /// The client's side: opens streams with these headers, in their order; the peer opens none.
+    pub fn connect<S: AsyncRead + AsyncWrite + Send + 'static>(io: S, open: [Option<Headers>; STREAMS_OF_CLIENT]) -> (Session, Vec<Stream>) {
+        let (read, write) = tokio::io::split(io);
+        let (opened, refused) = mpsc::channel(1);
+        let (frames, queue) = mpsc::channel(WRITE_QUEUE_FRAMES);
+        let (mut inputs, mut streams) = (HashMap::new(), Vec::new());
+        for (i, headers) in open.into_iter().flatten().enumerate() {
+            let id = 2 * i as u32 + 1;
+            let (ours, theirs) = tokio::io::duplex(STREAM_BUFFER_BYTES);
+            let (output, input) = tokio::io::split(ours);
+            let _ = frames.try_send(Frame::SynStream { stream: id, fin: false, headers: headers.clone() });
+            inputs.insert(id, input);
+            streams.push((output, id, Stream { headers, io: theirs }));
+        }
+        // Only now: what is written to a stream comes after the frame that opens it.
+        let streams = streams.into_iter().map(|(output, id, stream)| {
+            tokio::spawn(carry(id, output, frames.clone()));
+            stream
+        });
+        let streams = streams.collect();
+        let writer = tokio::spawn(write_frames(write, queue));
+        let (reading, stop) = oneshot::channel();
+        tokio::spawn(ReadLoop { opened, frames: frames.clone(), inputs }.run(read, stop));
+        (Session { streams: refused, frames, _reading: reading, writer }, streams)
+    }
     /// The next stream the client opens, absent when the connection has ended.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.streams.recv().await
@@ -75,7 +104,10 @@ impl ReadLoop {
             r = self.read(&mut read) => r.is_err_and(|e| { tracing::debug!("spdy connection ended: {e}"); true }),
             _ = stop => false,
         };
-        // The streams and the way to the writer end here, the connection does not yet.
+        // The streams and the way to the writer end here, the connection does not yet. To drop a half would not tell its reader: the other is `carry`'s.
+        for input in self.inputs.values_mut() {
+            let _ = input.shutdown().await;
+        }
         drop(self);
         if !over {
             let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut read, &mut tokio::io::sink())).await;
@@ -100,7 +132,7 @@ impl ReadLoop {
             Frame::SynStream { stream, fin, headers } => self.open(stream, fin, headers).await?,
             Frame::Data { stream, fin, bytes } => self.data(stream, fin, &bytes).await?,
             Frame::Headers { stream, fin: true, .. } => self.finish(stream).await,
-            Frame::Reset { stream, .. } => drop(self.inputs.remove(&stream)),
+            Frame::Reset { stream, .. } => self.finish(stream).await,
             Frame::Ping { id } => self.send(Frame::Ping { id }).await?,
             Frame::GoAway { .. } => return Ok(false),
             Frame::Headers { .. } | Frame::SynReply { .. } | Frame::Settings | Frame::WindowUpdate { .. } => {}
@@ -174,6 +206,25 @@ async fn write_frames<W: AsyncWrite>(mut write: WriteHalf<W>, mut queue: mpsc::R
     encoder.encode(&Frame::GoAway { last_stream: 0, status: 0 }, &mut out);
     let _ = write.write_all(&out).await;
     let _ = write.shutdown().await;
+}
+
+/// Frames of a server that is not ours, for the client's tests.
+#[cfg(test)]
+pub fn text_for_test(stream: u32, text: &str) -> Vec<u8> {
+    encoded(Frame::Data { stream, fin: false, bytes: bytes::Bytes::copy_from_slice(text.as_bytes()) })
+}
+
+#[cfg(test)]
+pub fn reset_for_test(stream: u32) -> Vec<u8> {
+    const CANCEL: u32 = 5;
+    encoded(Frame::Reset { stream, status: CANCEL })
+}
+
+#[cfg(test)]
+fn encoded(frame: Frame) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    Encoder::new().encode(&frame, &mut out);
+    out.to_vec()
 }
 
 #[cfg(test)]

@@ -100,14 +100,18 @@ fn deployment(c: &Cluster) {
         assert!(ip.starts_with(RANGE_PREFIX), "the address is CNI's: {s}");
         assert!(s["containerStatuses"][0]["containerID"].as_str().expect("an id").starts_with("containerd://"), "{s}");
         assert!(s["containerStatuses"][0]["imageID"].as_str().expect("an id").contains("sha256:"), "{s}");
-        assert_eq!(c.get(&format!("http://{ip}:8000/index.html")).expect("the pod answers").trim(), format!("v1 {pod}"));
+        // Ready is not yet listening.
+        assert_eq!(until("the pod answers", SOON, || c.get(&format!("http://{ip}:8000/index.html"))).trim(), format!("v1 {pod}"));
     }
     c.apply(&pod("web", "ports: [{containerPort: 8000}], resources: {limits: {memory: 64Mi, cpu: 500m}}", ""));
     c.wait_ready("web");
 }
 
 fn logs(c: &Cluster) {
-    assert!(c.kubectl(&["logs", "web"]).contains("serving v1"));
+    until("its log", SOON, || {
+        let said = c.kubectl(&["logs", "web"]);
+        if said.contains("serving v1") { Ok(()) } else { Err(said) }
+    });
     assert!(c.kubectl(&["logs", "web", "--tail=1", "--timestamps"]).contains("Z serving v1"));
 }
 
@@ -196,7 +200,7 @@ fn init_and_volume(c: &Cluster) {
 }
 
 fn probes(c: &Cluster) {
-    let probes = "command: [sh, -c, \"touch /tmp/alive; exec httpd -f -p 8000 -h /tmp\"], readinessProbe: {httpGet: {path: /ready, port: 8000}, periodSeconds: 1}, livenessProbe: {exec: {command: [test, -e, /tmp/alive]}, periodSeconds: 1, failureThreshold: 2}";
+    let probes = "command: [sh, -c, \"touch /tmp/alive; exec httpd -f -p 8000 -h /tmp\"], readinessProbe: {httpGet: {path: /ready, port: 8000}, periodSeconds: 1, timeoutSeconds: 20}, livenessProbe: {exec: {command: [test, -e, /tmp/alive]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}";
     c.apply(&pod("probed", probes, ""));
     until("it runs, not ready", SOON, || {
         let s = status(c, "probed")["containerStatuses"][0].clone();
@@ -249,7 +253,7 @@ fn refusals(c: &Cluster) {
 }
 
 fn grace(c: &Cluster) {
-    let script = "command: [sh, -c, \"trap 'echo bye > /out/said; exit 0' TERM; while true; do sleep 1; done\"], volumeMounts: [{name: out, mountPath: /out}]";
+    let script = "command: [sh, -c, \"trap 'echo bye > /out/said; exit 0' TERM; touch /trapped; while true; do sleep 1; done\"], volumeMounts: [{name: out, mountPath: /out}], readinessProbe: {exec: {command: [test, -e, /trapped]}, periodSeconds: 1, timeoutSeconds: 20}";
     let out = c.dir.path().join("out");
     std::fs::create_dir_all(&out).expect("a folder");
     let rest = format!("  volumes: [{{name: out, hostPath: {{path: \"{}\"}}}}]\n", out.display());
@@ -289,6 +293,7 @@ fn containers_of_containerd_outlive_the_server_and_containerd() {
     w.c.wait_ready("web");
     let id = |c: &Cluster| status(c, "web")["containerStatuses"][0]["containerID"].to_string();
     let (before, ip) = (id(&w.c), status(&w.c, "web")["podIP"].as_str().expect("an address").to_owned());
+    until("the pod answers", SOON, || w.c.get(&format!("http://{ip}:8000/index.html")));
     w.c.kill_server();
     assert!(w.c.get(&format!("http://{ip}:8000/index.html")).expect("pods run without the server").starts_with("v1"));
     w.c.start_server();

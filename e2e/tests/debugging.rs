@@ -46,7 +46,7 @@ fn logs(c: &Cluster) {
     let mut follow = c.spawn(&["logs", "-f", "web"]);
     let mut lines = BufReader::new(follow.stdout.take().expect("piped")).lines();
     assert!(lines.next().expect("a line").expect("text").contains("serving"));
-    c.get(&format!("http://{ip}:8000/index.html")).expect("the pod answers the node");
+    keles_e2e::until("the pod answers the node", std::time::Duration::from_secs(60), || c.get(&format!("http://{ip}:8000/index.html")));
     let seen = lines.map_while(Result::ok).find(|l| l.contains("index.html") || l.contains("response:200"));
     follow.kill().and_then(|()| follow.wait()).expect("ends");
     assert!(seen.is_some(), "the request appears in the followed log");

@@ -165,8 +165,8 @@ spec:
   - name: c
     image: {WEB}
     command: [sh, -c, "touch /tmp/alive /tmp/ready; sleep 3600"]
-    livenessProbe: {{exec: {{command: [cat, /tmp/alive]}}, periodSeconds: 1, failureThreshold: 2}}
-    readinessProbe: {{exec: {{command: [cat, /tmp/ready]}}, periodSeconds: 1, failureThreshold: 1}}
+    livenessProbe: {{exec: {{command: [cat, /tmp/alive]}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}}
+    readinessProbe: {{exec: {{command: [cat, /tmp/ready]}}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}}
 "#
     ));
     c.wait_ready("probed");

@@ -24,6 +24,7 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
     for i in 0..20 {
         c.kubectl(&["create", "configmap", &format!("acknowledged-{i}"), "--from-literal=a=b"]);
     }
+    keles_e2e::until("the pod answers", std::time::Duration::from_secs(60), || c.get(&format!("http://{ip}:8000/index.html")));
     c.kill_server();
     assert!(c.get(&format!("http://{ip}:8000/index.html")).expect("pods run without the server").starts_with("v1"));
     c.start_server();

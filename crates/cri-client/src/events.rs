@@ -49,7 +49,7 @@ impl Seen {
         let pod = |sandbox: &str| self.sandboxes.get(sandbox).or_else(|| before.sandboxes.get(sandbox)).map(|(pod, _)| pod.clone()).unwrap_or_default();
         let event = |sandbox: &str, container: &str, state| ContainerEvent { pod_uid: pod(sandbox), sandbox_id: sandbox.to_owned(), container_id: container.to_owned(), state };
         let changed = self.containers.iter().filter(|(id, (_, state))| before.containers.get(*id).map(|(_, state)| state) != Some(state));
-        let gone = before.containers.iter().filter(|(id, _)| !self.containers.contains_key(*id));
+        let gone = before.containers.iter().filter(|(id, (_, state))| *state != ContainerState::Exited && !self.containers.contains_key(*id));
         let ended = before.sandboxes.iter().filter(|(id, (_, ready))| *ready && !self.sandboxes.get(*id).is_some_and(|(_, ready)| *ready));
         let changed = changed.map(|(id, (sandbox, state))| event(sandbox, id, *state));
         let gone = gone.map(|(id, (sandbox, _))| event(sandbox, id, ContainerState::Exited));
@@ -77,6 +77,8 @@ async fn run(inner: Weak<Inner>) {
                 }
             }
         }
+        // A stream that ends as it begins is not asked for at once; the next look tells what happens until then.
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -181,7 +183,14 @@ fn note(inner: &Inner, message: cri::ContainerEventResponse, seen: &mut Seen) {
     let pod = sandbox.metadata.as_ref().map(|metadata| metadata.uid.clone()).filter(|uid| !uid.is_empty());
     let pod = pod.or_else(|| seen.sandboxes.get(&sandbox_id).map(|(pod, _)| pod.clone())).unwrap_or_default();
     let mut now = seen.clone();
-    if message.container_id == sandbox_id || message.container_id == sandbox.id {
+    let is_sandbox = message.container_id == sandbox_id || message.container_id == sandbox.id;
+    if kind == cri::ContainerEventType::Deleted {
+        if is_sandbox {
+            now.sandboxes.remove(&message.container_id);
+        } else {
+            now.containers.remove(&message.container_id);
+        }
+    } else if is_sandbox {
         let ready = matches!(kind, cri::ContainerEventType::Created | cri::ContainerEventType::Started);
         now.sandboxes.insert(message.container_id, (pod, ready));
     } else {

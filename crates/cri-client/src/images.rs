@@ -76,7 +76,14 @@ impl Images {
 
     pub async fn list(&self) -> Result<Vec<RuntimeImage>, Status> {
         let answer: cri::ListImagesResponse = self.caller.raw(cri::LIST_IMAGES, &cri::ListImagesRequest { filter: None }, USUAL).await?;
-        Ok(answer.images.into_iter().map(Into::into).collect())
+        // Of all, not of ours alone: what others run is not ours to remove.
+        let all: cri::ListContainersResponse = self.caller.raw(cri::LIST_CONTAINERS, &cri::ListContainersRequest { filter: None }, USUAL).await?;
+        let used = |image: &RuntimeImage| all.containers.iter().any(|c| c.image_ref == image.id || c.image_id == image.id || image.digests.contains(&c.image_ref));
+        let mut images: Vec<RuntimeImage> = answer.images.into_iter().map(Into::into).collect();
+        for image in &mut images {
+            image.pinned = image.pinned || used(image);
+        }
+        Ok(images)
     }
 
     /// With all its names; one that is gone already is fine.

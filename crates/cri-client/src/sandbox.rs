@@ -8,6 +8,12 @@ use std::collections::BTreeMap;
 
 impl Inner {
     pub(crate) async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
+        // Of a try whose answer was lost: nobody knows it and it holds the name. Before the group is made, which goes with it.
+        for left in self.sandboxes("").await? {
+            if left.metadata.as_ref().is_some_and(|of| of.uid == config.uid && of.attempt == config.attempt) {
+                self.remove_sandbox(&left.id).await?;
+            }
+        }
         make_folder(&config.log_directory)?;
         let group = self.groups.path(&config.cgroup);
         self.groups.make(&group, &config.resources).await?;
@@ -125,7 +131,16 @@ impl Inner {
             let known = match kept {
                 Some(known) => known,
                 None => {
-                    let ips = if ready { self.addresses(&sandbox.id).await?.0 } else { Vec::new() };
+                    let ips = if !ready {
+                        Vec::new()
+                    } else {
+                        match self.addresses(&sandbox.id).await {
+                            Ok((ips, _)) => ips,
+                            // Removed since.
+                            Err(RuntimeError::NotFound { .. }) => continue,
+                            Err(error) => return Err(error),
+                        }
+                    };
                     Known { config: config_of(&sandbox), ips, stopped: !ready }
                 }
             };

@@ -3,7 +3,7 @@
 //! Two sources meet in [`follow`]: what the runtime tells, and what the methods tell ([`Cri::tell`]), which wait until it is out. So a sandbox is told
 //! before its containers, whose client does not know it before, and a removal after all that the runtime told of what was removed.
 
-use crate::{Cri, faults, status};
+use crate::{Cri, status};
 use futures::StreamExt;
 use keles_cri::{ContainerEventResponse, ContainerEventType, GetEventsRequest};
 use keles_grpc::{Answers, Code, Status};
@@ -93,7 +93,7 @@ async fn hand_on(cri: &Cri, happened: ContainerEvent) {
     let sandbox = &happened.sandbox_id;
     if happened.container_id.is_empty() {
         // The sandbox died unasked: what leads to it goes, its address stays until it is stopped.
-        if let Err(error) = cri.ports.apply(&cri.engine_sandboxes().await).await {
+        if let Err(error) = cri.ports.apply(&cri.engine).await {
             tracing::warn!(%error, sandbox, "host ports of a dead sandbox not taken back");
         }
         return cri.publish(event(cri, sandbox, sandbox, ContainerEventType::Stopped).await);
@@ -105,11 +105,4 @@ async fn hand_on(cri: &Cri, happened: ContainerEvent) {
         ContainerState::Unknown => return,
     };
     cri.publish(event(cri, &happened.container_id, sandbox, kind).await);
-}
-
-impl Cri {
-    async fn engine_sandboxes(&self) -> Vec<keles_runtime::api::SandboxStatus> {
-        use keles_runtime::api::PodRuntime;
-        self.engine.list_sandboxes().await.map_err(faults::of_runtime).unwrap_or_default()
-    }
 }

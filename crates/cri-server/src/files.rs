@@ -33,6 +33,12 @@ impl Files {
         self.root.join(sandbox_id)
     }
 
+    /// Whether a sandbox sees the files of an image as a volume.
+    pub fn shows(&self, image_id: &str) -> bool {
+        let place = Path::new("volumes/kubernetes.io~image").join(image_id.trim_start_matches("sha256:"));
+        std::fs::read_dir(&self.root).into_iter().flatten().flatten().any(|sandbox| sandbox.path().join(&place).exists())
+    }
+
     /// Writes what is missing; a container may have changed what is there.
     pub fn shared(&self, sandbox_id: &str, config: &PodSandboxConfig, hostname: &str) -> Result<Vec<Shared>, Status> {
         let folder = self.folder(sandbox_id);

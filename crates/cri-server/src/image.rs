@@ -8,7 +8,8 @@ use keles_cri::{
     ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, UInt64Value,
 };
 use keles_grpc::{Code, Status};
-use keles_images::Auth;
+use keles_images::{Auth, ImageError};
+use keles_runtime::api::{ContainerState, PodRuntime};
 use std::path::Path;
 
 /// The user as the image names it: a number or a name, without the group.
@@ -89,7 +90,7 @@ impl Cri {
         let name = wanted(Some(spec))?;
         let auths: Vec<Auth> = request.auth.filter(|config| *config != AuthConfig::default()).map(auth).transpose()?.into_iter().collect();
         let pulled = self.images.pull(&name, &auths, None).await.map_err(|error| {
-            use keles_images::{ImageError, RegistryFault};
+            use keles_images::RegistryFault;
             match &error {
                 ImageError::Pull { fault: RegistryFault::NotFound { .. }, .. } => Status::new(Code::NotFound, error.to_string()),
                 ImageError::Pull { fault: RegistryFault::Unreachable { .. }, .. } => Status::new(Code::Unavailable, error.to_string()),
@@ -103,6 +104,11 @@ impl Cri {
     /// With all its names, whichever was named.
     pub async fn remove_image(&self, request: RemoveImageRequest) -> Result<RemoveImageResponse, Status> {
         if let Some(image) = self.find(&wanted(request.image)?).await? {
+            // What the kernel's mounts do not show the store: containers that are not started, and image volumes, mounted by descriptor.
+            let all = self.engine.list_containers().await.map_err(faults::of_runtime)?;
+            if self.files.shows(&image.id) || all.iter().any(|container| container.image_id == image.id && container.state == ContainerState::Created) {
+                return Err(faults::of_images(ImageError::InUse { name: image.id }));
+            }
             faults::unless_absent(self.images.remove(&image.id).await.map_err(faults::of_images))?;
         }
         Ok(RemoveImageResponse {})

@@ -170,7 +170,7 @@ impl Cri {
         self.network.retain(keeps).await?;
         self.files.retain(|id| all.iter().any(|sandbox| sandbox.id == id))?;
         let containers = self.engine.list_containers().await?;
-        self.resources.retain(|id| containers.iter().any(|container| container.id == id))?;
-        self.ports.apply(&all).await.map_err(CriError::Ports)
+        self.resources.retain(|id| containers.iter().any(|container| container.id == id) || all.iter().any(|sandbox| sandbox.id == id))?;
+        self.ports.apply(&self.engine).await.map_err(CriError::Ports)
     }
 }

@@ -5,7 +5,7 @@ use keles_cri::{PortMapping, Protocol};
 use keles_linux::netlink::{NetlinkError, Socket};
 use keles_proxy::rules::{Rules, SCTP, TCP, UDP};
 use keles_proxy::table::{self, Frame};
-use keles_runtime::api::{NamespaceMode, SandboxStatus};
+use keles_runtime::api::{NamespaceMode, PodRuntime, RuntimeError, SandboxStatus};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use tokio::sync::Mutex;
@@ -20,6 +20,8 @@ pub enum PortError {
     Taken { port: String, holder: String },
     #[error("nftables refused the host ports: {0}")]
     Refused(#[from] NetlinkError),
+    #[error("sandboxes cannot be listed for their host ports: {0}")]
+    Runtime(#[from] RuntimeError),
     #[error("the thread of nftables ended early")]
     Thread,
 }
@@ -92,10 +94,11 @@ impl Ports {
         Ports { frame, applied: Mutex::default() }
     }
 
-    /// Makes the kernel hold the mappings of these sandboxes and no others.
-    pub async fn apply(&self, sandboxes: &[SandboxStatus]) -> Result<(), PortError> {
-        let new = rules(sandboxes);
+    /// Makes the kernel hold the mappings of the sandboxes that there are and no others.
+    pub async fn apply(&self, runtime: &dyn PodRuntime) -> Result<(), PortError> {
         let mut applied = self.applied.lock().await;
+        // Listed under the lock: an older list must not replace a newer one.
+        let new = rules(&runtime.list_sandboxes().await?);
         if applied.as_ref() == Some(&new) {
             return Ok(());
         }

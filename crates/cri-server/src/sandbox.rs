@@ -9,6 +9,7 @@ use keles_cri::{
 };
 use keles_grpc::{Code, Status};
 use keles_runtime::api::{NamespaceMode, PodRuntime, SandboxStatus};
+use std::collections::BTreeSet;
 
 /// Bytes of the random name of a sandbox's group, which is made before the sandbox has an id.
 const GROUP_NAME_BYTES: usize = 8;
@@ -20,6 +21,11 @@ impl Cri {
         let said = request.config.unwrap_or_default();
         let name = format!("sandbox {}_{}_{}_{}", config.name, config.namespace, config.uid, config.attempt);
         let _held = self.names.hold(name.clone())?;
+        // Until the sandbox has its address, from when on the check below sees it.
+        let with_host_port = said.port_mappings.iter().filter(|mapping| mapping.host_port != 0);
+        let fronts: BTreeSet<String> =
+            with_host_port.map(|m| format!("a sandbox with host port {} of {:?} (protocol {})", m.host_port, m.host_ip.trim_start_matches("0.0.0.0"), m.protocol)).collect();
+        let _fronts = fronts.into_iter().map(|front| self.names.hold(front)).collect::<Result<Vec<_>, Status>>()?;
         let all = self.engine.list_sandboxes().await.map_err(faults::of_runtime)?;
         let same = |other: &&SandboxStatus| {
             let c = &other.config;
@@ -51,8 +57,7 @@ impl Cri {
     }
 
     async fn apply_ports(&self) -> Result<(), Status> {
-        let all = self.engine.list_sandboxes().await.map_err(faults::of_runtime)?;
-        self.ports.apply(&all).await.map_err(|error| Status::new(Code::Unknown, error.to_string()))
+        self.ports.apply(&self.engine).await.map_err(|error| Status::new(Code::Unknown, error.to_string()))
     }
 
     pub async fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Status> {

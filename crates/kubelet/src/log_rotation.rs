@@ -65,10 +65,13 @@ pub async fn run(agent: Arc<Agent>, stop: CancellationToken) {
             let dir = agent.config.log_dir(&text(&metadata.namespace), &text(&metadata.name), &text(&metadata.uid));
             for record in view.records.iter().filter(|record| record.state == ContainerState::Running) {
                 let path = dir.join(&record.log_path);
-                if !fs::metadata(&path).is_ok_and(|info| info.len() > max_bytes) {
-                    continue;
-                }
-                if let Err(error) = rotate_and_reopen(&agent, &record.id, path.clone(), limits.max_files).await {
+                let done = match fs::metadata(&path) {
+                    Ok(info) if info.len() > max_bytes => rotate_and_reopen(&agent, &record.id, path.clone(), limits.max_files).await,
+                    // A stop came between the new name and the new file: the container still writes under the old one.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => agent.runtime.reopen_log(&record.id).await.map_err(|error| error.to_string()),
+                    _ => continue,
+                };
+                if let Err(error) = done {
                     tracing::warn!(error, path = %path.display(), "log not rotated");
                 }
             }

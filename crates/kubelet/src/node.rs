@@ -164,6 +164,11 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
     let handlers: Vec<Value> = agent.features.handlers.iter().map(handler).collect();
     let shutting_down = *agent.shutting_down.borrow();
     let not_ready = if shutting_down { Some("node is shutting down".into()) } else { agent.runtime.not_ready().await };
+    // A runtime that does not answer is not asked again: this report would wait for minutes.
+    let node_images = match not_ready {
+        Some(_) if !shutting_down => json!(node.status.as_ref().and_then(|status| status.images.as_ref())),
+        _ => json!(images(agent).await),
+    };
     let addresses: Vec<_> = addresses.chain([NodeAddress { type_: "Hostname".into(), address: agent.config.node_name.clone() }]).collect();
     json!({
         "capacity": with_devices(agent.facts.capacity(), agent, |(all, _)| all),
@@ -172,7 +177,7 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": agent.facts.info,
-        "images": images(agent).await,
+        "images": node_images,
         // What the runtime can do, by RuntimeClass handler; the empty one is the default.
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": agent.features.supplemental_groups_policy},

@@ -374,6 +374,9 @@ fn pod_dirs(agent: &Agent) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// A runtime that does not answer at all must not keep everybody else waiting (upstream's runtimeRequestTimeout).
+const ORPHAN_LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Removes what is left of a pod that the API no longer has; the future is over once nothing of it runs.
 fn end_orphan(agent: &Arc<Agent>, uid: String, adopted: Adopted) -> impl Future<Output = ()> + use<> {
     let (told, ended) = tokio::sync::oneshot::channel::<()>();
@@ -386,7 +389,7 @@ fn end_orphan(agent: &Arc<Agent>, uid: String, adopted: Adopted) -> impl Future<
         drop(told);
         remove_orphan(&agent, &uid, adopted).await;
     });
-    async move { drop(ended.await) }
+    async move { drop(tokio::time::timeout(ORPHAN_LIMIT, ended).await) }
 }
 
 /// Whether all its containers have ended: what they had for themselves is nobody else's before that.

@@ -124,8 +124,8 @@ fn specs(folder: &Path) -> Vec<(PathBuf, Spec)> {
     files.retain(|file| file.extension().is_some_and(|kind| ["json", "yaml", "yml"].iter().any(|known| kind == *known)));
     files.sort();
     let read = |file: PathBuf| {
-        if std::fs::metadata(&file).is_ok_and(|meta| meta.len() > MAX_FILE_BYTES) {
-            tracing::warn!(file = %file.display(), "a CDI specification is too large and is not read");
+        if std::fs::metadata(&file).is_ok_and(|meta| !meta.is_file() || meta.len() > MAX_FILE_BYTES) {
+            tracing::warn!(file = %file.display(), "a CDI specification is too large, or no file, and is not read");
             return None;
         }
         // JSON is YAML.

@@ -143,7 +143,14 @@ impl Scheduler {
             }
         } else if bound {
             state.queue.remove(uid);
-            state.cache.set_pod(info());
+            let info = info();
+            // What a resize gave back may be what another pod waits for.
+            let had = state.cache.remove_pod(uid);
+            let shrunk = had.filter(|had| info.requests.milli_cpu < had.requests.milli_cpu || info.requests.memory < had.requests.memory);
+            state.cache.set_pod(info);
+            if let Some(had) = shrunk {
+                state.queue.event(Event::PodRemoved(had), Instant::now());
+            }
         } else if pod.metadata.deletion_timestamp.is_some() {
             // It will never run; what was assumed for it is undone when its binding is refused.
             state.queue.remove(uid);

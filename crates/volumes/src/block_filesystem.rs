@@ -15,6 +15,9 @@ const NOTHING_FOUND: i32 = 2;
 /// fsck's bit: errors are left.
 const UNCORRECTED: i32 = 4;
 
+/// Of mkfs and fsck: large disks take hours.
+const LONG: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 /// One device at a time: making a filesystem on two at once would be seldom, on one twice a loss.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -30,26 +33,27 @@ pub struct Ask<'a> {
 
 /// Mounts the device, the first time with a filesystem of its own. `at` is a folder.
 pub async fn mount(ask: &Ask<'_>) -> Result<()> {
-    let _one = ONE_AT_A_TIME.lock().await;
     let kind = ask.kind.filter(|kind| !kind.is_empty()).unwrap_or(DEFAULT_KIND);
-    match found(ask.device).await? {
-        None if ask.read_only => {
-            let why = format!("cannot mount unformatted disk {} as we are manipulating it in read-only mode", ask.device);
-            return Err(VolumeError::Field(why));
-        }
-        None => make(ask.device, kind).await?,
-        Some(there) if there != kind => {
-            let why = format!("failed to mount the volume as \"{kind}\", it already contains {there}");
-            return Err(VolumeError::Field(why));
-        }
-        Some(_) if is_mounted(ask.device)? => {}
-        Some(_) => check(ask.device).await?,
-    }
+    let (device, own, read_only) = (ask.device.to_owned(), kind.to_owned(), ask.read_only);
+    // To its end even if nobody waits any more: half a repair may be a loss.
+    let prepared = tokio::spawn(async move { prepare(&device, &own, read_only).await });
+    prepared.await.map_err(|error| VolumeError::Field(format!("{}: {error}", ask.device)))??;
     let options = (!ask.options.is_empty()).then(|| ["-o".to_owned(), ask.options.join(",")]);
     let arguments = ["-t".to_owned(), kind.to_owned()].into_iter().chain(options.into_iter().flatten()).chain([ask.device.to_owned(), ask.at.display().to_string()]);
     let arguments: Vec<String> = arguments.collect();
     let ended = mount_tool::run("mount", &arguments).await?;
     if ended.is_success() { Ok(()) } else { Err(ended.failure("mount", &arguments)) }
+}
+
+async fn prepare(device: &str, kind: &str, read_only: bool) -> Result<()> {
+    let _one = ONE_AT_A_TIME.lock().await;
+    match found(device).await? {
+        None if read_only => Err(VolumeError::Field(format!("cannot mount unformatted disk {device} as we are manipulating it in read-only mode"))),
+        None => make(device, kind).await,
+        Some(there) if there != kind => Err(VolumeError::Field(format!("failed to mount the volume as \"{kind}\", it already contains {there}"))),
+        Some(_) if is_mounted(device)? => Ok(()),
+        Some(_) => check(device).await,
+    }
 }
 
 /// The type of what is on the device. Partitions, or what blkid cannot tell, are an error: they are somebody's.
@@ -84,7 +88,7 @@ async fn make(device: &str, kind: &str) -> Result<()> {
     let options: &[&str] = if matches!(kind, "ext3" | "ext4") { &["-F", "-m0"] } else { &[] };
     let arguments: Vec<String> = options.iter().copied().chain([device]).map(str::to_owned).collect();
     tracing::info!(device, kind, "the volume's device is empty: a filesystem is made on it");
-    let ended = mount_tool::run(&tool, &arguments).await?;
+    let ended = mount_tool::run_within(LONG, &tool, &arguments).await?;
     if ended.is_success() { Ok(()) } else { Err(ended.failure("mkfs", &arguments)) }
 }
 
@@ -95,7 +99,7 @@ async fn check(device: &str) -> Result<()> {
         return Ok(());
     }
     let arguments = ["-a".to_owned(), device.to_owned()];
-    let ended = mount_tool::run("fsck", &arguments).await?;
+    let ended = mount_tool::run_within(LONG, "fsck", &arguments).await?;
     match ended.code {
         Some(code) if code & UNCORRECTED != 0 => Err(VolumeError::Field(format!("'fsck' found errors on device {device} but could not correct them: {}", ended.said))),
         Some(0 | 1) => Ok(()),

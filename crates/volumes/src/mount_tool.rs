@@ -39,9 +39,13 @@ impl Ended {
 
 /// Runs a tool of the host; one that hangs is ended.
 pub(crate) async fn run(tool: &str, arguments: &[String]) -> Result<Ended> {
+    run_within(TIMEOUT, tool, arguments).await
+}
+
+pub(crate) async fn run_within(limit: Duration, tool: &str, arguments: &[String]) -> Result<Ended> {
     let failed = |why: String| VolumeError::Field(format!("{tool} failed: {why} (arguments: {})", arguments.join(" ")));
     let run = tokio::process::Command::new(tool).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(TIMEOUT, run).await.map_err(|_| failed(format!("no end within {} s", TIMEOUT.as_secs())))?.map_err(|error| failed(error.to_string()))?;
+    let output = tokio::time::timeout(limit, run).await.map_err(|_| failed(format!("no end within {} s", limit.as_secs())))?.map_err(|error| failed(error.to_string()))?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
     Ok(Ended { code: output.status.code(), status: output.status, said })
 }

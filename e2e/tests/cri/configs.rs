@@ -67,7 +67,7 @@ async fn as_configs_say() {
     let mut socket = websocket(&w.ok::<_, cri::ExecResponse>(cri::EXEC, request).await.url, "v5.channel.k8s.io").await.expect("switches");
     socket.send(Message::binary(b"\x04{\"Width\":101,\"Height\":43}".to_vec())).await.expect("sent");
     // Sizes and input go separate ways; the size is there once the terminal shows it.
-    let size = async || w.said(&plain, "for t in /dev/pts/[0-9]*; do stty size < $t; done 2>/dev/null").await;
+    let size = async || w.said(&plain, "for t in /dev/pts/[0-9]*; do (stty size < $t); done 2>/dev/null").await;
     until("the size", async || if size().await.contains("43 101") { Ok(()) } else { Err("not yet".to_owned()) }).await;
     socket.send(Message::binary(b"\x00go\n".to_vec())).await.expect("sent");
     let answer = read_until(&mut socket, 3, "\"status\"").await;

@@ -204,7 +204,9 @@ impl World {
 
     /// Inner ones first.
     pub fn groups(&self) -> Vec<PathBuf> {
-        let found = Command::new("find").args(["/sys/fs/cgroup", "-depth", "-type", "d", "-path", &format!("*/keles-{}*", self.bridge)]).output().expect("find");
+        // Whole names: another world's may begin alike.
+        let (top, below) = (format!("*/keles-{}", self.bridge), format!("*/keles-{}/*", self.bridge));
+        let found = Command::new("find").args(["/sys/fs/cgroup", "-depth", "-type", "d", "(", "-path", &top, "-o", "-path", &below, ")"]).output().expect("find");
         String::from_utf8_lossy(&found.stdout).lines().map(PathBuf::from).collect()
     }
 }

@@ -227,10 +227,14 @@ impl Provider {
     async fn credentials(&self, image: &Reference, account: Option<&Account>) -> Result<BTreeMap<String, Login>, AskError> {
         let name = image.name();
         let kept_as = |base: &str| account.map_or_else(|| base.to_owned(), |account| account.kept_as(base));
-        let mut kept = self.kept.lock().await;
         let now = Instant::now();
-        if let Some(found) = [name.as_str(), image.registry.as_str(), GLOBAL].iter().find_map(|base| kept.get(&kept_as(base)).filter(|k| k.until > now)) {
-            return Ok(found.auth.clone());
+        // Not held while the plugin runs: one that hangs must not hold up what is known, nor other pods.
+        let found = {
+            let kept = self.kept.lock().await;
+            [name.as_str(), image.registry.as_str(), GLOBAL].iter().find_map(|base| kept.get(&kept_as(base)).filter(|k| k.until > now).map(|k| k.auth.clone()))
+        };
+        if let Some(auth) = found {
+            return Ok(auth);
         }
         let answer = self.ask(&name, account).await?;
         let auth = answer.auth.unwrap_or_default();
@@ -242,6 +246,7 @@ impl Provider {
             CacheKey::Registry => kept_as(&image.registry),
             CacheKey::Global => kept_as(GLOBAL),
         };
+        let mut kept = self.kept.lock().await;
         let lasts = answer.cache_duration.unwrap_or(self.config.default_cache_duration);
         if let Some(until) = Instant::now().checked_add(lasts).filter(|_| !lasts.is_zero()) {
             if kept.len() >= KEPT_LIMIT {

@@ -67,12 +67,15 @@ impl Worker {
     /// The old sandbox died: what is left of it goes before the new one comes.
     async fn end_old_sandbox(&mut self, attempt: u32) {
         tracing::info!(pod = crate::pod_ref(&self.pod), attempt, "making a new sandbox");
-        if let Some(old) = self.sandbox.take() {
+        // Kept, as one that is not ready: should the new one fail, the next try is not to take an attempt that was used.
+        if let Some(old) = &mut self.sandbox {
+            (old.ready, old.ips) = (false, Vec::new());
+            let id = old.id.clone();
             if let Err(error) = self.agent.network.detach(&self.uid).await {
                 tracing::warn!(%error, pod = self.uid, "network of a dead sandbox not given back");
             }
-            if let Err(error) = self.agent.runtime.stop_sandbox(&old.id).await {
-                tracing::warn!(%error, sandbox = old.id, "dead sandbox not stopped");
+            if let Err(error) = self.agent.runtime.stop_sandbox(&id).await {
+                tracing::warn!(%error, sandbox = id, "dead sandbox not stopped");
             }
         }
         let dir = self.agent.config.pod_dir(&self.uid);

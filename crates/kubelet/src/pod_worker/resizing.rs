@@ -213,8 +213,8 @@ impl Worker {
             self.amounts = kept;
             // Whether more can be given is for the first turn: here the pods may not be looked at yet.
             self.pod = Arc::new(resize::given(&self.wished, &self.amounts.allocated));
-            // Those of a resize that was cut off are not known; telling the cgroup again does no harm.
-            self.pod_figures = self.pod.spec.as_ref().map(resources::of_pod).unwrap_or_default();
+            // Those of a resize that was cut off are not known: no pod's figures are these, so the first turn tells the cgroup again.
+            self.pod_figures = Resources::default();
         }
     }
 

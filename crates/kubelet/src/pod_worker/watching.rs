@@ -9,8 +9,11 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_runtime::api::{ContainerState, ContainerStatus, RuntimeError};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// Until a list that failed is asked for again.
+const RELIST_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a termination message file that are shown.
 const MAX_MESSAGE_BYTES: u64 = 4096;
 /// Lines and bytes of the log that stand in for a message.
@@ -88,7 +91,15 @@ impl Worker {
     /// Lists everything of this pod: events were lost.
     async fn relist(&mut self) {
         // Both or nothing: what a runtime that is down does not list has not ended.
-        let (Ok(all), Ok(sandboxes)) = (self.agent.runtime.list_containers().await, self.agent.runtime.list_sandboxes().await) else { return };
+        let (Ok(all), Ok(sandboxes)) = (self.agent.runtime.list_containers().await, self.agent.runtime.list_sandboxes().await) else {
+            // Nobody tells a second time of what was missed.
+            let dirty = self.dirty.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(RELIST_PAUSE).await;
+                dirty.notify_one();
+            });
+            return;
+        };
         let ours: Vec<String> = sandboxes.iter().filter(|sandbox| sandbox.config.uid == self.uid).map(|sandbox| sandbox.id.clone()).collect();
         self.records = all.into_iter().filter(|record| ours.contains(&record.sandbox_id)).collect();
         if let Some(view) = &mut self.sandbox {

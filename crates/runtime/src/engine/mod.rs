@@ -210,29 +210,26 @@ impl Inner {
     }
 
     fn set_started(&self, c: &Container, started: &Started) {
-        let changed = c.status.send_if_modified(|s| {
+        // Told before anybody can act on the new state.
+        c.status.send_if_modified(|s| {
             let changed = s.state == ContainerState::Created;
             if changed {
                 (s.state, s.pid, s.started_at_unix_ns) = (ContainerState::Running, Some(started.pid), started.at_unix_ns);
+                self.emit(c, ContainerState::Running);
             }
             changed
         });
-        if changed {
-            self.emit(c, ContainerState::Running);
-        }
     }
 
     fn set_exit(&self, c: &Container, exit: &Exit) {
-        let changed = c.status.send_if_modified(|s| {
+        c.status.send_if_modified(|s| {
             let changed = s.state != ContainerState::Exited;
             if changed {
                 apply_exit(s, exit);
+                self.emit(c, ContainerState::Exited);
             }
             changed
         });
-        if changed {
-            self.emit(c, ContainerState::Exited);
-        }
     }
 
     fn emit(&self, c: &Container, state: ContainerState) {

@@ -16,6 +16,8 @@ pub fn open(report: BorrowedFd<'_>, uid: u32, is_console: bool) -> Result<(), Fa
     let master = rustix::fs::open("/dev/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).map_err(at("open /dev/ptmx"))?;
     unlockpt(&master).map_err(at("unlock terminal"))?;
     let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(at("open terminal"))?;
+    // Before others of the container may open it: the first session leader that does would have it as its own.
+    process::set_controlling_terminal(slave.as_fd()).map_err(at("set controlling terminal"))?;
     // A read-only devpts cannot be; refusals here concern only who may reopen the terminal.
     let _ = fchown(&slave, Some(Uid::from_raw(uid)), None);
     if is_console {
@@ -25,7 +27,7 @@ pub fn open(report: BorrowedFd<'_>, uid: u32, is_console: bool) -> Result<(), Fa
     for n in 0..=2 {
         process::install_stdio(slave.as_fd(), n).map_err(at("install terminal"))?;
     }
-    process::set_controlling_terminal(slave.as_fd()).map_err(at("set controlling terminal"))
+    Ok(())
 }
 
 /// /dev/console is the container's terminal: the open file itself, not what its name leads to by now (CVE-2025-52565).

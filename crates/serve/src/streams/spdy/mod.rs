@@ -51,7 +51,7 @@ impl Session {
         let (frames, queue) = mpsc::channel(WRITE_QUEUE_FRAMES);
         let writer = tokio::spawn(write_frames(write, queue));
         let (reading, stop) = oneshot::channel();
-        let reader = ReadLoop { opened, frames: frames.clone(), inputs: HashMap::new() };
+        let reader = ReadLoop { opened, frames: frames.clone(), inputs: HashMap::new(), grants: true };
         tokio::spawn(reader.run(read, stop));
         Session { streams, frames, _reading: reading, writer }
     }
@@ -77,7 +77,7 @@ impl Session {
         let streams = streams.collect();
         let writer = tokio::spawn(write_frames(write, queue));
         let (reading, stop) = oneshot::channel();
-        tokio::spawn(ReadLoop { opened, frames: frames.clone(), inputs }.run(read, stop));
+        tokio::spawn(ReadLoop { opened, frames: frames.clone(), inputs, grants: false }.run(read, stop));
         (Session { streams: refused, frames, _reading: reading, writer }, streams)
     }
     /// The next stream the client opens, absent when the connection has ended.
@@ -96,6 +96,9 @@ struct ReadLoop {
     opened: mpsc::Sender<Stream>,
     frames: mpsc::Sender<Frame>,
     inputs: HashMap<u32, WriteHalf<DuplexStream>>,
+    /// Whether windows are granted. Upstream's servers look at none, and what they have not read when they close resets the connection, the last
+    /// output and the status with it: so clients grant none, as upstream's.
+    grants: bool,
 }
 
 impl ReadLoop {
@@ -157,7 +160,7 @@ impl ReadLoop {
         if let Some(input) = self.inputs.get_mut(&id) {
             // A stream whose reader is gone swallows the rest: the client may still be sending.
             let _ = input.write_all(bytes).await;
-            if !bytes.is_empty() {
+            if self.grants && !bytes.is_empty() {
                 self.send(Frame::WindowUpdate { stream: id, delta_bytes: bytes.len() as u32 }).await?;
             }
         }

@@ -12,7 +12,7 @@ pub mod transcript;
 
 use keles_testkit::image::Image;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -351,6 +351,19 @@ impl Cluster {
     pub fn get(&self, url: &str) -> Result<String, String> {
         let o = Command::new("curl").args(["-sS", "--max-time", "30", url]).output().map_err(|e| e.to_string())?;
         if o.status.success() { Ok(text(&o)) } else { Err(String::from_utf8_lossy(&o.stderr).into_owned()) }
+    }
+
+    /// A port of this machine reaches pod `web`, a connection after the other.
+    pub fn port_forward(&self) {
+        let mut forward = self.spawn(&["port-forward", "pod/web", ":8000"]);
+        // Kept until the end: kubectl prints a line a connection and would die of a closed pipe.
+        let mut lines = BufReader::new(forward.stdout.take().expect("piped")).lines();
+        let first = lines.next().expect("a line").expect("text");
+        let port = first.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).unwrap_or_else(|| panic!("{first}")).to_owned();
+        for _ in 0..3 {
+            assert!(self.get(&format!("http://127.0.0.1:{port}/index.html")).expect("forwarded").starts_with("v1 web"));
+        }
+        forward.kill().and_then(|()| forward.wait()).expect("ends");
     }
 
     /// SIGKILL from outside to the pod's processes of this name: from inside, a container's first process cannot be killed.

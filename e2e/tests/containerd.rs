@@ -3,7 +3,6 @@
 use keles_e2e::{Cluster, WEB, skip_without, until, web_image};
 use keles_testkit::containerd::{CNI_PLUGINS, CniNetwork, Containerd};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,7 +76,7 @@ fn pods_run_in_containerd_as_in_our_own_runtime() {
     logs(c);
     exec(c);
     attach(c);
-    port_forward(c);
+    c.port_forward();
     services(c);
     crash(c);
     init_and_volume(c);
@@ -137,18 +136,6 @@ fn attach(c: &Cluster) {
         let s = status(c, "cat");
         if s["phase"] == "Succeeded" { Ok(()) } else { Err(s.to_string()) }
     });
-}
-
-fn port_forward(c: &Cluster) {
-    let mut forward = c.spawn(&["port-forward", "pod/web", ":8000"]);
-    // Kept until the end: kubectl prints a line a connection and would die of a closed pipe.
-    let mut lines = BufReader::new(forward.stdout.take().expect("piped")).lines();
-    let first = lines.next().expect("a line").expect("text");
-    let port = first.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).unwrap_or_else(|| panic!("{first}")).to_owned();
-    for _ in 0..3 {
-        assert!(c.get(&format!("http://127.0.0.1:{port}/index.html")).expect("forwarded").starts_with("v1 web"));
-    }
-    forward.kill().and_then(|()| forward.wait()).expect("ends");
 }
 
 /// Cluster DNS and Services stand beside the network of another's: the node reaches pods through a Service, a pod the DNS of the cluster.

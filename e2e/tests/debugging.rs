@@ -20,7 +20,7 @@ fn a_pod_can_be_looked_into() {
     c.wait_ready("web");
     exec(&c);
     logs(&c);
-    port_forward(&c);
+    c.port_forward();
     let described = c.kubectl(&["describe", "pod", "web"]);
     for event in ["Scheduled", "Pulled", "Created", "Started"] {
         assert!(described.contains(event), "{event} is missing in\n{described}");
@@ -52,18 +52,6 @@ fn logs(c: &Cluster) {
     assert!(seen.is_some(), "the request appears in the followed log");
     let none = c.try_kubectl(&["logs", "web", "-c", "nope"]).expect_err("no such container");
     assert!(none.contains("nope"), "{none}");
-}
-
-fn port_forward(c: &Cluster) {
-    let mut forward = c.spawn(&["port-forward", "pod/web", ":8000"]);
-    // Kept until the end: kubectl prints a line a connection and would die of a closed pipe.
-    let mut lines = BufReader::new(forward.stdout.take().expect("piped")).lines();
-    let first = lines.next().expect("a line").expect("text");
-    let port = first.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).unwrap_or_else(|| panic!("{first}")).to_owned();
-    for _ in 0..3 {
-        assert!(c.get(&format!("http://127.0.0.1:{port}/index.html")).expect("forwarded").starts_with("v1 web"));
-    }
-    forward.kill().and_then(|()| forward.wait()).expect("ends");
 }
 
 fn attach(c: &Cluster) {

@@ -4,7 +4,7 @@
 //! that systemd names), and removes only those of its containers.
 
 use crate::blocking;
-use keles_linux::cgroup::{CgroupError, Figures, Group, Layout, Limits};
+use keles_linux::cgroup::{CgroupError, Figures, Group, Layout};
 use keles_runtime::api::{Resources, Result, RuntimeError};
 use std::path::{Path, PathBuf};
 
@@ -28,12 +28,12 @@ impl Groups {
     }
 
     pub async fn make(&self, path: &str, resources: &Resources) -> Result<()> {
-        let (group, limits) = (self.group(path)?, limits(resources));
+        let (group, limits) = (self.group(path)?, resources.limits(false));
         blocking(move || group.create().and_then(|()| group.inherit_cpuset()).and_then(|()| group.limit(&limits))).await.map_err(failed)
     }
 
     pub async fn limit(&self, path: &str, resources: &Resources) -> Result<()> {
-        let (group, limits) = (self.group(path)?, limits(resources));
+        let (group, limits) = (self.group(path)?, resources.limits(false));
         blocking(move || group.limit(&limits)).await.map_err(failed)
     }
 
@@ -67,19 +67,6 @@ fn failed(error: CgroupError) -> RuntimeError {
 fn io(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> RuntimeError + use<> {
     let what = format!("{action} {}", path.display());
     move |source| RuntimeError::Io { what, source }
-}
-
-fn limits(r: &Resources) -> Limits {
-    Limits {
-        cpu_shares: r.cpu_shares,
-        cpu_quota_us: r.cpu_quota_us,
-        cpu_period_us: r.cpu_period_us,
-        memory_bytes: r.memory_limit_bytes.filter(|bytes| *bytes != 0),
-        pids: r.pids_limit.filter(|count| *count != 0),
-        cpus: r.cpuset_cpus.clone(),
-        mems: r.cpuset_mems.clone(),
-        oom_group: false,
-    }
 }
 
 /// Where the host's trees are mounted, of both versions and whatever their controllers.

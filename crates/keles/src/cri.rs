@@ -29,9 +29,9 @@ pub enum CriFlagError {
 pub async fn run(f: Box<flags::Cri>) -> Result<(), BoxError> {
     let stop = server::stop_signal()?;
     let path = socket_path(&f.listen)?;
-    let pods = f.pod_cidr.unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX));
+    let pods = f.ranges.pods();
     std::fs::create_dir_all(&f.data_dir)?;
-    let network = node::network(&f.bridge, pods, f.service_cidr, &f.data_dir).await?;
+    let network = node::network(&f.bridge, pods, f.ranges.service_cidr, &f.data_dir).await?;
     let images_dir = images::folder(&f.data_dir);
     let address = SocketAddr::new(f.stream_address, f.stream_port);
     let stream_listener = TcpListener::bind(address).await.map_err(|source| CriFlagError::Stream { address, source })?;

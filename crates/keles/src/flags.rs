@@ -238,15 +238,8 @@ pub struct Kubelet {
     pub cluster_dns: Vec<IpAddr>,
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Range of this node's pods [default: the first /24 of --cluster-cidr].
-    #[arg(long)]
-    pub pod_cidr: Option<Cidr>,
-    /// Range of all pods.
-    #[arg(long, default_value = "10.42.0.0/16")]
-    pub cluster_cidr: Cidr,
-    /// Range of service addresses, which is routed to the pods' bridge.
-    #[arg(long, default_value = "10.43.0.0/16")]
-    pub service_cidr: Cidr,
+    #[command(flatten)]
+    pub ranges: RangeFlags,
     /// Name of the pods' bridge and of what else is one a machine; the proxy's must be the same.
     #[arg(long, default_value = "keles0")]
     pub bridge: String,
@@ -266,6 +259,27 @@ pub struct Kubelet {
     pub seccomp_default: bool,
     #[command(flatten)]
     pub node: NodeFlags,
+}
+
+/// Of addresses, for who makes the pods' network.
+#[derive(Args)]
+pub struct RangeFlags {
+    /// Range of this node's pods [default: the first /24 of --cluster-cidr].
+    #[arg(long)]
+    pub pod_cidr: Option<Cidr>,
+    /// Range of all pods.
+    #[arg(long, default_value = "10.42.0.0/16")]
+    pub cluster_cidr: Cidr,
+    /// Range of service addresses, which is routed to the pods' bridge.
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: Cidr,
+}
+
+impl RangeFlags {
+    /// Range of this node's pods.
+    pub fn pods(&self) -> Cidr {
+        self.pod_cidr.unwrap_or_else(|| self.cluster_cidr.first(crate::node::POD_PREFIX))
+    }
 }
 
 /// `key=value`.
@@ -288,15 +302,8 @@ pub struct Cri {
     /// 0: any that is free.
     #[arg(long, default_value_t = 0)]
     pub stream_port: u16,
-    /// Range of this node's pods [default: the first /24 of --cluster-cidr].
-    #[arg(long)]
-    pub pod_cidr: Option<Cidr>,
-    /// Range of all pods.
-    #[arg(long, default_value = "10.42.0.0/16")]
-    pub cluster_cidr: Cidr,
-    /// Range of service addresses, which is routed to the pods' bridge.
-    #[arg(long, default_value = "10.43.0.0/16")]
-    pub service_cidr: Cidr,
+    #[command(flatten)]
+    pub ranges: RangeFlags,
     /// Name of the pods' bridge and of what else is one a machine.
     #[arg(long, default_value = "keles0")]
     pub bridge: String,

@@ -282,7 +282,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
     f.container_runtime_endpoint.as_deref().map(keles_cri_client::socket).transpose()?;
     let stop = server::stop_signal()?;
     let name = f.node_name.clone().or_else(node::host_name).ok_or(server::ServerError::NoNodeName)?;
-    let pods = f.pod_cidr.unwrap_or_else(|| f.cluster_cidr.first(node::POD_PREFIX));
+    let pods = f.ranges.pods();
     let ip = f.node_ip.or_else(node::primary_address).unwrap_or_else(|| pods.nth(1).unwrap_or(Ipv4Addr::LOCALHOST));
     let client = keles_client::from_kubeconfig(&f.part.kubeconfig).await?;
     let tls = serving(&f, &name, ip)?;
@@ -309,7 +309,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
     s.add("network", &[], {
         let opened = opened.clone();
         move |h| async move {
-            let first = opened.set(node::network(&f.bridge, pods, f.service_cidr, &f.data_dir).await?);
+            let first = opened.set(node::network(&f.bridge, pods, f.ranges.service_cidr, &f.data_dir).await?);
             debug_assert!(first.is_ok(), "the network is opened once");
             h.ready();
             // The bridge stays: containers outlive the agent.

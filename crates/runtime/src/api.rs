@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 pub use keles_linux::cgroup::Figures;
+use keles_linux::cgroup::Limits;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -128,6 +129,22 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     #[serde(default)]
     pub cpuset_mems: Option<String>,
+}
+
+impl Resources {
+    /// What a cgroup is to hold to. `of_container`: its processes are killed together when one runs out of memory, where the kernel can.
+    pub fn limits(&self, of_container: bool) -> Limits {
+        Limits {
+            cpu_shares: self.cpu_shares,
+            cpu_quota_us: self.cpu_quota_us,
+            cpu_period_us: self.cpu_period_us,
+            memory_bytes: self.memory_limit_bytes.filter(|bytes| *bytes != 0),
+            pids: self.pids_limit.filter(|count| *count != 0),
+            cpus: self.cpuset_cpus.clone(),
+            mems: self.cpuset_mems.clone(),
+            oom_group: of_container,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]

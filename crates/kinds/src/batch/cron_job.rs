@@ -112,15 +112,10 @@ fn cron_job(o: &Object, zone_allowed: bool, p: &mut Problems) {
             if let Err(why) = schedule::parse(schedule) {
                 p.invalid(&spec.at("schedule"), schedule, why);
             }
-            if schedule.contains("TZ") {
-                let why = match (zone_allowed, spec.has("timeZone")) {
-                    (false, _) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-                    (true, true) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
-                    (true, false) => "",
-                };
-                if !why.is_empty() {
-                    p.invalid(&spec.at("schedule"), schedule, why);
-                }
+            if schedule.contains("TZ") && !zone_allowed {
+                p.invalid(&spec.at("schedule"), schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+            } else if schedule.contains("TZ") && spec.has("timeZone") {
+                p.invalid(&spec.at("schedule"), schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Containers: create, start, stop, remove, figures.
 
-use super::{Container, Inner, RequestError, blocking, io_error, limits, new_id, refused, step};
+use super::{Container, Inner, RequestError, blocking, io_error, new_id, refused, step};
 use crate::api::{ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, Resources, Result, RuntimeError, Stats};
 use crate::usage;
 use crate::steps::devices;
@@ -59,7 +59,7 @@ impl Inner {
         copy_root_metadata(bundle.config.layers.first(), &folder.join("upper"), first_id).map_err(io_error("prepare root"))?;
         group.create().map_err(step("container cgroup"))?;
         group.inherit_cpuset().map_err(step("container cgroup"))?;
-        group.limit(&limits(&bundle.config.resources, true)).map_err(step("container cgroup"))?;
+        group.limit(&bundle.config.resources.limits(true)).map_err(step("container cgroup"))?;
         group.allow_devices(&devices::rules(bundle.config.security.privileged, &bundle.config.devices)).map_err(step("container cgroup"))?;
         create_log(&bundle.log_path).map_err(io_error(format!("make log {}", bundle.log_path.display())))?;
         write_file(&folder.join(CONFIG_FILE), bundle).map_err(io_error("write container configuration"))
@@ -165,12 +165,12 @@ impl Inner {
 
     pub(super) async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
         let container = self.container(id)?;
-        blocking(move || container.group.limit(&limits(&resources, true)).map_err(step("container cgroup"))).await
+        blocking(move || container.group.limit(&resources.limits(true)).map_err(step("container cgroup"))).await
     }
 
     pub(super) async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
         let group = self.layout.group(&self.sandbox(id)?.file.cgroup).map_err(step("pod cgroup"))?;
-        blocking(move || group.limit(&limits(&resources, false)).map_err(step("pod cgroup"))).await
+        blocking(move || group.limit(&resources.limits(false)).map_err(step("pod cgroup"))).await
     }
 }
 

@@ -17,7 +17,7 @@ use crate::api::{
 use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
 use async_trait::async_trait;
 use client::{RequestError, ShimClient};
-use keles_linux::cgroup::{Group, Layout, Limits};
+use keles_linux::cgroup::{Group, Layout};
 use keles_linux::mount;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -141,19 +141,6 @@ async fn lock(state_dir: &Path) -> Result<File> {
 /// 64 hex digits.
 fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
-}
-
-fn limits(r: &Resources, of_container: bool) -> Limits {
-    Limits {
-        cpu_shares: r.cpu_shares,
-        cpu_quota_us: r.cpu_quota_us,
-        cpu_period_us: r.cpu_period_us,
-        memory_bytes: r.memory_limit_bytes.filter(|b| *b != 0),
-        pids: r.pids_limit.filter(|n| *n != 0),
-        cpus: r.cpuset_cpus.clone(),
-        mems: r.cpuset_mems.clone(),
-        oom_group: of_container,
-    }
 }
 
 impl Engine {

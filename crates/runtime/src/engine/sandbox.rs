@@ -1,7 +1,7 @@
 //! Sandboxes: make, stop, remove.
 
 use super::client::{ShimClient, end_shim};
-use super::{Inner, Sandbox, blocking, file_exists, io_error, limits, new_id, refused, step};
+use super::{Inner, Sandbox, blocking, file_exists, io_error, new_id, refused, step};
 use crate::api::{NamespaceMode, Result, RuntimeError, SandboxConfig, SandboxStatus};
 use crate::wire::{Operation, SANDBOX_FILE, STATE_FILE, SandboxFile, SandboxState, now_unix_ns, write_file};
 use keles_linux::{fdpass, mount};
@@ -70,7 +70,7 @@ impl Inner {
         let group = self.layout.group(&file.cgroup).map_err(step("pod cgroup"))?;
         group.create().map_err(step("pod cgroup"))?;
         group.inherit_cpuset().map_err(step("pod cgroup"))?;
-        group.limit(&limits(&file.config.resources, false)).map_err(step("pod cgroup"))?;
+        group.limit(&file.config.resources.limits(false)).map_err(step("pod cgroup"))?;
         fdpass::listen(&file.socket).map_err(io_error(format!("listen on {} (at most 107 bytes; use a shorter run folder)", file.socket.display())))
     }
 

@@ -8,26 +8,13 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::path::Path;
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
 /// Defaults first, then the container's own; a name given twice has its last value.
 pub fn environment(sandbox: &SandboxConfig, container: &ContainerConfig, home: &str, tty: bool) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(n, _)| n == name) {
-        Some((_, v)) => value.clone_into(v),
-        None => env.push((name.to_owned(), value.to_owned())),
-    };
-    set("PATH", DEFAULT_PATH);
     let hostname = if sandbox.hostname.is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { sandbox.hostname.clone() };
-    set("HOSTNAME", &hostname);
-    if tty {
-        set("TERM", "xterm");
-    }
-    for (name, value) in &container.env {
-        set(name, value);
-    }
+    let mut env = crate::process::environment(&hostname, tty, &[], &container.env);
     if !env.iter().any(|(n, v)| n == "HOME" && !v.is_empty()) {
         env.push(("HOME".into(), home.to_owned()));
     }

@@ -106,7 +106,7 @@ pub fn pod(owner: &Field, is_template: bool, w: &mut Vec<String>) {
 const OLD_SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 
 /// What is said of a node label that has a newer name.
-pub fn deprecated_label(label: &str) -> Option<String> {
+fn deprecated_label(label: &str) -> Option<String> {
     if label == "node-role.kubernetes.io/master" {
         return Some("use \"node-role.kubernetes.io/control-plane\" instead".into());
     }

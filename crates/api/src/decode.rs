@@ -144,7 +144,11 @@ fn settle(mut value: Value, context: Context, ty: TypeRef, validation: FieldVali
 
 fn read(body: &[u8], format: Format, ty: Option<TypeRef>, context: &mut Context) -> Result<Value, DecodeError> {
     if format == Format::Protobuf {
-        let tree = protobuf::decode(body)?;
+        let (tree, settled) = protobuf::decode_settled(body)?;
+        // Of the type that is asked for: there is nothing that a look at each field could find.
+        if settled.is_some() && settled == ty.map(|t| t.name()) {
+            return Ok(tree);
+        }
         return Seed { ty, context }.deserialize(tree.into_deserializer()).map_err(|e: serde_json::Error| DecodeError::Syntax(e.to_string()));
     }
     let text = &*String::from_utf8_lossy(body);

@@ -15,6 +15,7 @@ pub use encode::Encoder;
 
 use decode::Reader;
 use serde_json::Value;
+use std::cell::Cell;
 
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// Media type of a stream of watch frames.
@@ -49,13 +50,18 @@ type Result<T> = std::result::Result<T, ProtobufError>;
 
 /// The object of a request body, with the apiVersion and kind it says it is.
 pub fn decode(body: &[u8]) -> Result<Value> {
-    let tree = nested(body, 0)?;
-    if crate::depth::fits(&tree, 0) { Ok(tree) } else { Err(ProtobufError::TooDeep) }
+    decode_settled(body).map(|(tree, _)| tree)
 }
 
-/// As [`decode`], `depth` objects in.
-fn nested(body: &[u8], depth: usize) -> Result<Value> {
-    if depth > NESTED_MAX {
+/// As [`decode`], and the name of the type whose every value is as a JSON body's would be once read: none where something has another form.
+pub(crate) fn decode_settled(body: &[u8]) -> Result<(Value, Option<&'static str>)> {
+    let (tree, settled) = nested(body, 0)?;
+    if crate::depth::fits(&tree, 0) { Ok((tree, settled)) } else { Err(ProtobufError::TooDeep) }
+}
+
+/// As [`decode_settled`], so many objects in.
+fn nested(body: &[u8], objects: usize) -> Result<(Value, Option<&'static str>)> {
+    if objects > NESTED_MAX {
         return Err(ProtobufError::TooDeep);
     }
     let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(ProtobufError::Magic)?);
@@ -76,12 +82,13 @@ fn nested(body: &[u8], depth: usize) -> Result<Value> {
             _ => {}
         }
     }
-    let mut tree = decode::message(raw, plan::builtin().of_kind(&api_version, &kind)?, decode::Depth { fields: 0, objects: depth })?;
+    let (message, unsettled) = (plan::builtin().of_kind(&api_version, &kind)?, Cell::new(false));
+    let mut tree = decode::message(raw, message, decode::At { fields: 0, objects, unsettled: &unsettled })?;
     if let Some(root) = tree.as_object_mut() {
         root.insert("apiVersion".into(), api_version.into());
         root.insert("kind".into(), kind.into());
     }
-    Ok(tree)
+    Ok((tree, (!unsettled.get()).then_some(message.name)))
 }
 
 /// A whole JSON document in its envelope; its apiVersion and kind say what it is.

@@ -226,6 +226,13 @@ impl FieldSet {
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
         self.combine(other, |a, b| a && !b)
     }
+    /// Whether all members are members of `other`.
+    pub(crate) fn is_subset(&self, other: &FieldSet) -> bool {
+        self.nodes.iter().all(|(k, n)| match other.get(k) {
+            Some(o) => (!n.member || o.member) && n.below.is_subset(&o.below),
+            None => n.is_empty(),
+        })
+    }
     /// Takes the members of `other` out.
     pub(crate) fn remove(&mut self, other: &FieldSet) {
         for (k, o) in &other.nodes {

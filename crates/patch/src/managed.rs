@@ -125,25 +125,25 @@ fn conflict_message(all: &[Conflict]) -> String {
 
 /// One entry of managedFields.
 #[derive(Clone, Debug)]
-struct Entry {
+struct Entry<'v> {
     manager: String,
     apply: bool,
     api_version: String,
     subresource: String,
     time: Option<String>,
-    fields: Fields,
+    fields: Fields<'v>,
 }
 
 /// What an entry owns; parsed when somebody looks.
 #[derive(Clone, Debug)]
-enum Fields {
-    Json(Value),
+enum Fields<'v> {
+    Json(&'v Value),
     Set(FieldSet),
 }
 
-impl Entry {
+impl<'v> Entry<'v> {
     /// `None`: upstream would not decode it.
-    fn read(v: &Value) -> Option<Self> {
+    fn read(v: &'v Value) -> Option<Self> {
         let text = |k: &str| v.get(k).and_then(Value::as_str).unwrap_or("").to_owned();
         let operation = text("operation");
         if !matches!(operation.as_str(), "Apply" | "Update") || text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
@@ -155,7 +155,7 @@ impl Entry {
             api_version: text("apiVersion"),
             subresource: text("subresource"),
             time: v.get("time").and_then(Value::as_str).map(str::to_owned),
-            fields: Fields::Json(v.get("fieldsV1").cloned().unwrap_or_default()),
+            fields: Fields::Json(v.get("fieldsV1").unwrap_or(&Value::Null)),
         })
     }
     fn of(w: &Writer, apply: bool, set: FieldSet, time: Option<String>) -> Self {
@@ -208,7 +208,7 @@ impl Entry {
         put("fieldsType", "FieldsV1".into());
         put("subresource", self.subresource);
         let fields = match self.fields {
-            Fields::Json(v) => v,
+            Fields::Json(v) => v.clone(),
             Fields::Set(s) => s.into_json(),
         };
         out.insert("fieldsV1".into(), fields);
@@ -233,7 +233,7 @@ impl Entry {
 }
 
 /// `None`: not all of it can be read.
-fn decode(managed: Option<&Value>) -> Option<Vec<Entry>> {
+fn decode(managed: Option<&Value>) -> Option<Vec<Entry<'_>>> {
     managed.and_then(Value::as_array).into_iter().flatten().map(Entry::read).collect()
 }
 
@@ -241,7 +241,7 @@ fn managed_of(object: &Value) -> Option<&Value> {
     object.get("metadata")?.get("managedFields")
 }
 
-fn read_entries(object: &Value) -> Vec<Entry> {
+fn read_entries(object: &Value) -> Vec<Entry<'_>> {
     decode(managed_of(object)).unwrap_or_default()
 }
 
@@ -296,7 +296,7 @@ fn blank(ty: TypeRef) -> Value {
 }
 
 /// The entries to go on from: those the writer sent when they can be read, else the live object's. `[{}]` clears them.
-fn entries_of(old: Option<&Value>, new: &Value, w: &Writer) -> Vec<Entry> {
+fn entries_of<'v>(old: Option<&'v Value>, new: &'v Value, w: &Writer) -> Vec<Entry<'v>> {
     let live = || old.map(read_entries).unwrap_or_default();
     if !w.subresource.is_empty() {
         return live();
@@ -472,6 +472,11 @@ fn conflicts(entries: &[Entry], c: &Comparison, old: &Value, new: &Value, w: &Wr
 /// Takes away what the manager applied the last time and does not any more, unless somebody else owns it.
 fn prune(merged: Value, others: &[Entry], mine: &Entry, last: Option<&Entry>, w: &Writer, versions: &dyn Versions) -> Result<Value, String> {
     let Some(last) = last.filter(|l| !l.is_empty()) else { return Ok(merged) };
+    // What is applied again, as nearly always: all of it is still owned, so nothing goes. Entries of other versions see another document.
+    let here = others.iter().chain([mine, last]).all(|e| e.api_version == w.api_version);
+    if here && last.set().is_subset(&mine.set()) {
+        return Ok(merged);
+    }
     let version = last.api_version.as_str();
     let Some(ty) = versions.ty(version) else { return Ok(merged) };
     let turn = |doc: &Value, from: &str, to: &str| if from == to { doc.clone() } else { versions.convert(doc, from, to) };

@@ -211,62 +211,86 @@ fn merge_items(a: &[(String, &Value)], b: &[(String, &Value)], item: Ty) -> Resu
 /// What in an applied document cannot be of its type, in upstream's words; all of it, in document order. Types of leaves are checked only
 /// as far as ownership needs it: text, number or boolean.
 pub(crate) fn check(v: &Value, ty: TypeRef) -> Result<(), String> {
-    let mut found = Vec::new();
-    walk(v, Ty::whole(ty), &mut String::new(), &mut found, 0);
-    match found.as_slice() {
+    let mut check = Check { at: Vec::new(), found: Vec::new() };
+    check.value(v, Ty::whole(ty));
+    match check.found.as_slice() {
         [] => Ok(()),
         [one] => Err(one.clone()),
         many => Err(format!("errors:\n  {}", many.join("\n  "))),
     }
 }
 
-fn walk(v: &Value, ty: Ty, at: &mut String, found: &mut Vec<String>, depth: usize) {
-    let Ty::Of(t, _) = ty else { return };
-    let say = |found: &mut Vec<String>, at: &str, why: String| found.push(if at.is_empty() { why } else { format!("{at}: {why}") });
-    if v.is_null() || depth > crate::fieldset::DEPTH_MAX {
-        return;
+/// One element of the path to a value; shown only when something is wrong there.
+enum Step<'v> {
+    Field(&'v str),
+    Element(String),
+}
+
+struct Check<'v> {
+    at: Vec<Step<'v>>,
+    found: Vec<String>,
+}
+
+impl<'v> Check<'v> {
+    fn show(&self) -> String {
+        let show = |step: &Step| match step {
+            Step::Field(name) => show_element(&crate::fieldset::field(name)),
+            Step::Element(e) => show_element(e),
+        };
+        self.at.iter().map(show).collect()
     }
-    let below = |element: &str, child: &Value, ty: Ty, at: &mut String, found: &mut Vec<String>| {
-        let len = at.len();
-        at.push_str(&show_element(element));
-        walk(child, ty, at, found, depth + 1);
-        at.truncate(len);
-    };
-    match (t.shape(), v) {
-        (Shape::Scalar(s), v) => {
-            if let Some(why) = misfit(v, s) {
-                say(found, at, why);
-            }
+    fn say(&mut self, why: String) {
+        self.found.push(if self.at.is_empty() { why } else { format!("{}: {why}", self.show()) });
+    }
+    fn below(&mut self, step: Step<'v>, child: &'v Value, ty: Ty) {
+        self.at.push(step);
+        self.value(child, ty);
+        self.at.pop();
+    }
+    fn value(&mut self, v: &'v Value, ty: Ty) {
+        let Ty::Of(t, _) = ty else { return };
+        if v.is_null() || self.at.len() > crate::fieldset::DEPTH_MAX {
+            return;
         }
-        (Shape::List(l), Value::Array(items)) => {
-            let mut seen = std::collections::HashSet::new();
-            for (i, item) in items.iter().enumerate() {
-                let element = match l.list_type {
-                    ListType::Set | ListType::Map => match item_element(item, t) {
-                        Ok(e) => e,
-                        Err(why) => return say(found, at, format!("element {i}: {why}")),
-                    },
-                    _ => format!("i:{i}"),
-                };
-                if !seen.insert(element.clone()) {
-                    say(found, at, format!("duplicate entries for key {}", show_element(&element)));
-                }
-                below(&element, item, Ty::whole(l.item), at, found);
-            }
-        }
-        (Shape::List(_), v) => say(found, at, format!("expected list, got &{{{}}}", crate::go_print(v))),
-        (shape, Value::Object(m)) => {
-            let fields = if let Shape::Map(map) = shape { Fields::Any(map.value) } else { Fields::Named(t) };
-            for (k, child) in m {
-                let element = format!("f:{k}");
-                match fields.child(k) {
-                    Some(c) => below(&element, child, c.ty, at, found),
-                    // Upstream looks no further in this object.
-                    None => return found.push(format!("{at}{}: field not declared in schema", show_element(&element))),
+        match (t.shape(), v) {
+            (Shape::Scalar(s), v) => {
+                if let Some(why) = misfit(v, s) {
+                    self.say(why);
                 }
             }
+            (Shape::List(l), Value::Array(items)) => {
+                let keyed = matches!(l.list_type, ListType::Set | ListType::Map);
+                let mut seen = std::collections::HashSet::new();
+                for (i, item) in items.iter().enumerate() {
+                    let element = match keyed.then(|| item_element(item, t)) {
+                        Some(Ok(e)) => e,
+                        Some(Err(why)) => return self.say(format!("element {i}: {why}")),
+                        None => format!("i:{i}"),
+                    };
+                    if keyed && !seen.insert(element.clone()) {
+                        self.say(format!("duplicate entries for key {}", show_element(&element)));
+                    }
+                    self.below(Step::Element(element), item, Ty::whole(l.item));
+                }
+            }
+            (Shape::List(_), v) => self.say(format!("expected list, got &{{{}}}", crate::go_print(v))),
+            (shape, Value::Object(m)) => {
+                let fields = if let Shape::Map(map) = shape { Fields::Any(map.value) } else { Fields::Named(t) };
+                for (k, child) in m {
+                    match fields.child(k) {
+                        Some(c) => self.below(Step::Field(k), child, c.ty),
+                        None => {
+                            self.at.push(Step::Field(k));
+                            let at = self.show();
+                            self.at.pop();
+                            // Upstream looks no further in this object.
+                            return self.found.push(format!("{at}: field not declared in schema"));
+                        }
+                    }
+                }
+            }
+            (_, v) => self.say(format!("expected map, got &{{{}}}", crate::go_print(v))),
         }
-        (_, v) => say(found, at, format!("expected map, got &{{{}}}", crate::go_print(v))),
     }
 }
 

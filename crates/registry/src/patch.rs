@@ -11,6 +11,7 @@ use keles_api::{Object, Status};
 use keles_patch::PatchKind;
 use keles_patch::managed::{self, ApplyError, Versions};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// How often an apply looks again when the object came or went meanwhile.
 const APPLY_TRIES: usize = 5;
@@ -118,10 +119,10 @@ impl Exchange<'_> {
             if config.object.get("apiVersion").and_then(Value::as_str) != Some(version) || config.object.get("kind").and_then(Value::as_str) != Some(name) {
                 return Err(wrong().to_status());
             }
-            let live = live.map(|l| versions.convert(&l.0, &api_version(&working), version));
-            let done = managed::apply(live.as_ref(), &config.object, options.force, w, versions).map_err(|e| e.to_status())?;
+            let live = live.map(|l| if self.served == working { Cow::Borrowed(&l.0) } else { Cow::Owned(versions.convert(&l.0, &api_version(&working), version)) });
+            let done = managed::apply(live.as_deref(), &config.object, options.force, w, versions).map_err(|e| e.to_status())?;
             let mut object = Object(done.object);
-            let owners = object.meta("managedFields").clone();
+            let owners = object.meta_mut().remove("managedFields").unwrap_or_default();
             // Strict and duplicate findings are of the document, not of what came of it.
             let text = serde_json::to_vec(&object.0).map_err(Status::internal)?;
             object = kind.decode(&self.served, &text, Format::Json, FieldValidation::Ignore)?.object;

@@ -2,8 +2,10 @@
 
 use super::plan::{self, Field, Kind, Message, Other};
 use super::{ProtobufError, Result};
+use crate::quantity::Quantity;
 use base64::Engine;
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 
 /// As deep as JSON bodies may be.
 const DEPTH_MAX: usize = 128;
@@ -75,48 +77,56 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// How deep a value lies: in fields of one object, and in objects within objects.
+/// Where a value stands: how deep in the fields of one object, and in objects within objects.
 #[derive(Clone, Copy)]
-pub(super) struct Depth {
+pub(super) struct At<'c> {
     pub fields: usize,
     pub objects: usize,
+    /// Set by what a JSON body might hold in another form than its type has: then the tree is to be read as a body's is.
+    pub unsettled: &'c Cell<bool>,
 }
 
-impl Depth {
-    fn inner(self) -> Depth {
-        Depth { fields: self.fields + 1, ..self }
+impl At<'_> {
+    fn inner(self) -> Self {
+        At { fields: self.fields + 1, ..self }
+    }
+    /// Items and values of maps are never null.
+    fn noticing(self, value: &Value) {
+        if value.is_null() {
+            self.unsettled.set(true);
+        }
     }
 }
 
 /// A message as the JSON object it is.
-pub(super) fn message(bytes: &[u8], m: &'static Message, depth: Depth) -> Result<Value> {
-    if depth.fields > DEPTH_MAX {
+pub(super) fn message(bytes: &[u8], m: &'static Message, at: At<'_>) -> Result<Value> {
+    if at.fields > DEPTH_MAX {
         return Err(ProtobufError::TooDeep);
     }
     let mut out = Map::new();
-    group(bytes, m, &m.fields, &mut out, depth)?;
+    group(bytes, m, &m.fields, &mut out, at)?;
     Ok(Value::Object(out))
 }
 
 /// Reads fields into `out`; those of an inlined struct join the message's own.
-fn group(bytes: &[u8], m: &'static Message, fields: &'static [Field], out: &mut Map<String, Value>, depth: Depth) -> Result<()> {
+fn group(bytes: &[u8], m: &'static Message, fields: &'static [Field], out: &mut Map<String, Value>, at: At<'_>) -> Result<()> {
     let mut r = Reader(bytes);
     while let Some((number, wire)) = r.next()? {
         let found = fields.binary_search_by(|f| u64::from(f.number).cmp(&number));
         let f = found.map(|i| &fields[i]).map_err(|_| ProtobufError::UnknownField { name: m.name.into(), number })?;
         match &f.kind {
-            Kind::Inline(inner) => group(wire.bytes()?, m, inner, out, depth)?,
-            _ => field(f, wire, out, depth)?,
+            Kind::Inline(inner) => group(wire.bytes()?, m, inner, out, at)?,
+            _ => field(f, wire, out, at)?,
         }
     }
     Ok(())
 }
 
-fn field(f: &'static Field, wire: Wire<'_>, out: &mut Map<String, Value>, depth: Depth) -> Result<()> {
+fn field(f: &'static Field, wire: Wire<'_>, out: &mut Map<String, Value>, at: At<'_>) -> Result<()> {
     match &f.kind {
         Kind::List(item) => {
             let list = out.entry(f.name).or_insert_with(|| Value::Array(Vec::new())).as_array_mut().ok_or(ProtobufError::Malformed)?;
-            append(list, wire, item, depth)
+            append(list, wire, item, at)
         }
         Kind::Map(kind) => {
             let (mut key, mut value) = (String::new(), None);
@@ -124,16 +134,17 @@ fn field(f: &'static Field, wire: Wire<'_>, out: &mut Map<String, Value>, depth:
             while let Some((number, wire)) = r.next()? {
                 match number {
                     1 => key = wire.text()?,
-                    2 => value = Some(single(wire, kind, depth.inner())?),
+                    2 => value = Some(single(wire, kind, at.inner())?),
                     _ => {}
                 }
             }
             let value = value.unwrap_or_else(|| zero(kind));
+            at.noticing(&value);
             out.entry(f.name).or_insert_with(|| Value::Object(Map::new())).as_object_mut().ok_or(ProtobufError::Malformed)?.insert(key, value);
             Ok(())
         }
         kind => {
-            let v = single(wire, kind, depth.inner())?;
+            let v = single(wire, kind, at.inner())?;
             // Go's encoder writes zero values of plain fields; its JSON leaves them out.
             if !(v.is_null() || f.omit_zero && is_zero(&v)) {
                 out.insert(f.name.into(), v);
@@ -143,22 +154,26 @@ fn field(f: &'static Field, wire: Wire<'_>, out: &mut Map<String, Value>, depth:
     }
 }
 
-fn append(list: &mut Vec<Value>, wire: Wire<'_>, item: &'static Kind, depth: Depth) -> Result<()> {
+fn append(list: &mut Vec<Value>, wire: Wire<'_>, item: &'static Kind, at: At<'_>) -> Result<()> {
     match wire {
         // Packed numbers, which other encoders may send.
         Wire::Bytes(b) if matches!(item, Kind::Int32 | Kind::Int64 | Kind::Bool) => {
             let mut r = Reader(b);
             while !r.0.is_empty() {
                 let v = r.varint()?;
-                list.push(single(Wire::Varint(v), item, depth)?);
+                list.push(single(Wire::Varint(v), item, at)?);
             }
         }
-        wire => list.push(single(wire, item, depth.inner())?),
+        wire => {
+            let value = single(wire, item, at.inner())?;
+            at.noticing(&value);
+            list.push(value);
+        }
     }
     Ok(())
 }
 
-fn single(wire: Wire<'_>, kind: &'static Kind, depth: Depth) -> Result<Value> {
+fn single(wire: Wire<'_>, kind: &'static Kind, at: At<'_>) -> Result<Value> {
     Ok(match kind {
         Kind::Text => wire.text()?.into(),
         Kind::Bytes => base64::engine::general_purpose::STANDARD.encode(wire.bytes()?).into(),
@@ -170,31 +185,32 @@ fn single(wire: Wire<'_>, kind: &'static Kind, depth: Depth) -> Result<Value> {
             Wire::Fixed32(v) => double(f64::from(f32::from_bits(v))),
             _ => return Err(ProtobufError::Malformed),
         },
-        Kind::Message(m) => message(wire.bytes()?, &plan::builtin().messages[*m], depth)?,
+        Kind::Message(m) => message(wire.bytes()?, &plan::builtin().messages[*m], at)?,
         Kind::Wrapped(item) => {
             let mut items = Vec::new();
             let mut r = Reader(wire.bytes()?);
             while let Some((number, wire)) = r.next()? {
                 if number == 1 {
-                    append(&mut items, wire, item, depth)?;
+                    append(&mut items, wire, item, at)?;
                 }
             }
             Value::Array(items)
         }
-        Kind::Either(other, props) => either(wire.bytes()?, *other, &plan::builtin().messages[*props], depth)?,
-        Kind::Time | Kind::MicroTime | Kind::Quantity | Kind::IntOrString | Kind::Raw => leaf_message(wire.bytes()?, kind, depth)?,
+        Kind::Either(other, props) => either(wire.bytes()?, *other, &plan::builtin().messages[*props], at)?,
+        Kind::Time | Kind::MicroTime | Kind::Quantity | Kind::IntOrString | Kind::Raw => leaf_message(wire.bytes()?, kind, at)?,
         Kind::List(_) | Kind::Map(_) | Kind::Inline(_) => return Err(ProtobufError::Malformed),
     })
 }
 
-fn either(bytes: &[u8], other: Other, props: &'static Message, depth: Depth) -> Result<Value> {
+fn either(bytes: &[u8], other: Other, props: &'static Message, at: At<'_>) -> Result<Value> {
+    at.unsettled.set(true);
     let (mut schema, mut allows, mut list) = (None, false, None::<Vec<Value>>);
     let mut r = Reader(bytes);
     while let Some((number, wire)) = r.next()? {
         match (other, number) {
             (Other::Bool, 1) => allows = wire.number()? != 0,
-            (Other::Bool, 2) | (_, 1) => schema = Some(message(wire.bytes()?, props, depth.inner())?),
-            (Other::Array, 2) => list.get_or_insert_default().push(message(wire.bytes()?, props, depth.inner())?),
+            (Other::Bool, 2) | (_, 1) => schema = Some(message(wire.bytes()?, props, at.inner())?),
+            (Other::Array, 2) => list.get_or_insert_default().push(message(wire.bytes()?, props, at.inner())?),
             (Other::Texts, 2) => list.get_or_insert_default().push(wire.text()?.into()),
             _ => return Err(ProtobufError::UnknownField { name: props.name.into(), number }),
         }
@@ -207,7 +223,7 @@ fn either(bytes: &[u8], other: Other, props: &'static Message, depth: Depth) -> 
 }
 
 /// Leaves that are messages of their own on the wire.
-fn leaf_message(bytes: &[u8], kind: &'static Kind, depth: Depth) -> Result<Value> {
+fn leaf_message(bytes: &[u8], kind: &'static Kind, at: At<'_>) -> Result<Value> {
     let (mut first, mut second, mut text) = (0i64, 0i64, None);
     let mut r = Reader(bytes);
     while let Some((number, wire)) = r.next()? {
@@ -224,15 +240,25 @@ fn leaf_message(bytes: &[u8], kind: &'static Kind, depth: Depth) -> Result<Value
         Kind::Time | Kind::MicroTime if !TIMES.contains(&first) || !(0..1_000_000_000).contains(&second) => return Err(ProtobufError::Malformed),
         Kind::Time => crate::time::format(crate::time::Moment { seconds: first, micros: 0 }).into(),
         Kind::MicroTime => crate::time::format_micro(crate::time::Moment { seconds: first, micros: (second / 1000) as u32 }).into(),
-        Kind::Quantity => utf8(text)?.into(),
+        Kind::Quantity => {
+            let text = utf8(text)?;
+            Quantity::canonical(&text).unwrap_or_else(|_| {
+                at.unsettled.set(true);
+                text
+            })
+        }
+        .into(),
         Kind::IntOrString if first == 1 => utf8(text)?.into(),
         Kind::IntOrString => (second as i32).into(),
-        _ => match text {
-            None => Value::Null,
-            // A RawExtension may hold an object in protobuf again.
-            Some(raw) if raw.starts_with(super::MAGIC) => super::nested(raw, depth.objects + 1)?,
-            Some(raw) => serde_json::from_slice(raw).map_err(|_| ProtobufError::Malformed)?,
-        },
+        _ => {
+            at.unsettled.set(true);
+            match text {
+                None => Value::Null,
+                // A RawExtension may hold an object in protobuf again.
+                Some(raw) if raw.starts_with(super::MAGIC) => super::nested(raw, at.objects + 1)?.0,
+                Some(raw) => serde_json::from_slice(raw).map_err(|_| ProtobufError::Malformed)?,
+            }
+        }
     })
 }
 

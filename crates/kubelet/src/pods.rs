@@ -85,6 +85,11 @@ impl Pods {
         named.max_by_key(age).map(Handle::view)
     }
 
+    /// Whether a worker runs the pod, or has yet to end it.
+    pub fn is_active(&self, uid: &str) -> bool {
+        self.handles().get(uid).is_some_and(|handle| !handle.task.is_finished() && !*handle.over.borrow())
+    }
+
     pub fn views(&self) -> Vec<View> {
         self.handles().values().map(Handle::view).collect()
     }

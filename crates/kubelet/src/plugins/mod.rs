@@ -5,6 +5,7 @@
 //! before the agent is no special case. A socket whose plugin does not answer is asked again with growing pauses for as long as it is the same socket.
 
 mod csi;
+mod dra;
 mod watcher;
 pub mod wire;
 
@@ -50,7 +51,7 @@ struct Row {
 }
 
 /// Every type that this agent knows; a plugin of another is told so.
-static HANDLERS: &[Row] = &[Row { kind: "CSIPlugin", handler: &csi::CsiPlugins }];
+static HANDLERS: &[Row] = &[Row { kind: "CSIPlugin", handler: &csi::CsiPlugins }, Row { kind: "DRAPlugin", handler: &dra::DraPlugins }];
 
 fn handler(kind: &str) -> Result<&'static dyn Handler, String> {
     HANDLERS.iter().find(|row| row.kind == kind).map(|row| row.handler).ok_or_else(|| format!("no handler registered for plugin type: {kind}"))
@@ -148,6 +149,17 @@ mod tests {
         assert_eq!(kinds.len(), HANDLERS.len());
         assert!(handler("CSIPlugin").is_ok());
         assert_eq!(handler("Nothing").err().as_deref(), Some("no handler registered for plugin type: Nothing"));
+    }
+
+    #[test]
+    fn a_dra_driver_names_a_service_that_we_speak() {
+        let plugin = |services: &[&str]| Plugin { name: "d.example".into(), endpoint: "/x".into(), versions: services.iter().map(|service| (*service).into()).collect() };
+        let validate = |services| handler("DRAPlugin").expect("known").validate(&plugin(services));
+        assert_eq!((validate(&["v1.DRAPlugin"]), validate(&["v1alpha1.DRAResourceHealth", "v1beta1.DRAPlugin"])), (Ok(()), Ok(())));
+        let none = "invalid supported gRPC versions of DRA driver plugin d.example at endpoint /x: empty list of supported gRPC services (aka supported versions)";
+        assert_eq!(validate(&[]).as_ref().map_err(String::as_str), Err(none));
+        let other = "invalid supported gRPC versions of DRA driver plugin d.example at endpoint /x: none of services supported by the plugin ([\"v9.DRAPlugin\"]) are supported by the kubelet ([\"v1.DRAPlugin\" \"v1beta1.DRAPlugin\"])";
+        assert_eq!(validate(&["v9.DRAPlugin"]).as_ref().map_err(String::as_str), Err(other));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Agent {
     pub pods: crate::pods::Pods,
     /// Ids of the host that pods with a user namespace have.
     pub users: crate::user_namespaces::Ranges,
+    /// What resources pods were given.
+    pub allocated: crate::allocated::Allocated,
     /// Who has which of the node's devices.
     pub placement: crate::placement::Placement,
     /// What the node is short of.

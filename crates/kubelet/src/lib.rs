@@ -9,6 +9,7 @@
 
 pub mod admission;
 mod agent;
+pub mod allocated;
 pub mod config;
 mod container_config;
 pub mod credential_provider;
@@ -77,6 +78,8 @@ pub enum KubeletError {
     Placement(String),
     #[error(transparent)]
     Shutdown(#[from] shutdown::ShutdownError),
+    #[error(transparent)]
+    Allocated(#[from] allocated::AllocatedError),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -107,6 +110,7 @@ impl Kubelet {
         let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
         let placement = placement::Placement::open(&config.data_dir, &config.device_plugins_dir(), &config.placement, machine, config.reserved.cpu_milli, kept_bytes)
             .map_err(KubeletError::Placement)?;
+        let allocated = allocated::Allocated::open(&config.data_dir)?;
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let events = events::Recorder::start(client.clone(), &config.node_name);
         let agent = Arc::new(Agent {
@@ -126,6 +130,7 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
+            allocated,
             placement,
             pods: pods::Pods::default(),
             users,

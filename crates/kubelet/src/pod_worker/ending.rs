@@ -113,6 +113,7 @@ impl Worker {
         self.prepared = false;
         self.agent.users.release(&self.uid);
         self.agent.placement.release(&self.uid);
+        self.agent.allocated.remove(&self.uid);
         self.agent.objects.forget(&self.uid);
         crate::probe_metrics::forget(&self.uid);
         self.life = Life::Terminated;

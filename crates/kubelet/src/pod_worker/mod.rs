@@ -288,8 +288,13 @@ impl Worker {
         };
         self.sandbox = newest.map(view);
         self.backoffs = Backoffs::rebuild(&adopted.records);
+        let is_known = !adopted.sandboxes.is_empty();
         self.records = adopted.records;
         self.load_allocation();
+        if is_known {
+            // Of a run that kept nothing, or of what the API has: from now on changes are resizes.
+            self.agent.allocated.set(&self.uid, &self.amounts.allocated);
+        }
         let statuses = self.told.container_statuses.iter().chain(self.told.init_container_statuses.iter()).flatten();
         let known: Vec<_> = statuses.map(|status| (status.container_id.clone().unwrap_or_default(), status.ready, status.started == Some(true))).collect();
         for record in &self.records {
@@ -321,8 +326,9 @@ impl Worker {
 
     /// Finds what the pod's containers need for themselves.
     async fn place(&mut self) {
-        if let Err(refusal) = self.agent.placement.admit(&self.pod).await {
-            self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal));
+        match self.agent.placement.admit(&self.pod).await {
+            Ok(()) => self.agent.allocated.set(&self.uid, &self.amounts.allocated),
+            Err(refusal) => self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal)),
         }
     }
 

@@ -33,7 +33,8 @@ impl Worker {
         }
         self.prepared = false;
         self.follow_volumes();
-        let (sandbox, volumes, ()) = tokio::join!(self.claims_and_sandbox(new_sandbox), self.mount_unless_it_ends(), self.name_missing_pull_secrets());
+        let (sandbox, volumes, (), ()) =
+            tokio::join!(self.claims_and_sandbox(new_sandbox), self.mount_unless_it_ends(), self.name_missing_pull_secrets(), self.agent.allocated.kept());
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).

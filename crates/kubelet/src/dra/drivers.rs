@@ -34,6 +34,8 @@ const HEALTH_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Registered {
     driver: String,
+    /// Where it registered.
+    socket: PathBuf,
     endpoint: PathBuf,
     service: &'static Service,
     channel: Channel,
@@ -81,24 +83,29 @@ impl Drivers {
     }
 
     pub fn register(&self, agent: &Arc<Agent>, plugin: &Plugin) -> Result<(), String> {
-        let new = self.add(plugin)?;
+        let Some(new) = self.add(plugin)? else { return Ok(()) };
         tokio::spawn(follow(agent.clone(), new.clone()));
         tokio::spawn(watch(agent.clone(), new.clone()));
         self.settle(agent, &new.driver);
         Ok(())
     }
 
-    pub(super) fn add(&self, plugin: &Plugin) -> Result<Registered, String> {
+    /// `None`: it is there already, and only the end of its registration is tried again.
+    pub(super) fn add(&self, plugin: &Plugin) -> Result<Option<Registered>, String> {
         let service = service(plugin)?;
         let mut state = self.state();
         let all = state.plugins.entry(plugin.name.clone()).or_default();
-        if all.iter().any(|other| other.endpoint == plugin.endpoint) {
+        if let Some(other) = all.iter().find(|other| other.endpoint == plugin.endpoint) {
+            if other.socket == plugin.socket {
+                return Ok(None);
+            }
             return Err(format!("endpoint {} already registered for DRA driver plugin {}", plugin.endpoint.display(), plugin.name));
         }
         let (driver, endpoint) = (plugin.name.clone(), plugin.endpoint.clone());
-        let new = Registered { driver, channel: Channel::unix(&endpoint), endpoint, service, is_connected: false, gone: self.stop.child_token() };
+        let socket = plugin.socket.clone();
+        let new = Registered { driver, socket, channel: Channel::unix(&endpoint), endpoint, service, is_connected: false, gone: self.stop.child_token() };
         all.push(new.clone());
-        Ok(new)
+        Ok(Some(new))
     }
 
     pub fn deregister(&self, agent: &Arc<Agent>, plugin: &Plugin) {

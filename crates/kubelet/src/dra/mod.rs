@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 /// Before what could not be given back for pods of before is tried again, unless a driver registers (upstream's reconcile period).
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
+/// Of claims among the resources of a container's status; no resource's name begins so.
+const ENTRY_PREFIX: &str = "claim:";
+
 /// Why a pod's claims are not ready, in upstream's words.
 #[derive(Debug, thiserror::Error)]
 pub enum DraError {
@@ -276,6 +279,10 @@ impl Dra {
         let mut statuses: BTreeMap<String, _> = lists.into_iter().flatten().flatten().map(|status| (status.name.clone(), status)).collect();
         for container in spec.filter(|container| container.resources.as_ref().is_some_and(|resources| resources.claims.is_some())) {
             let (Some(status), Ok(used)) = (statuses.get_mut(&container.name), self.used(pod, container)) else { continue };
+            // Of a container that is told of only by an earlier status they stand there already.
+            if let Some(known) = &mut status.allocated_resources_status {
+                known.retain(|resource| !resource.name.starts_with(ENTRY_PREFIX));
+            }
             let shown: Vec<ResourceStatus> = used.iter().filter_map(|(used, claim)| self.health_of(used, claim)).collect();
             if !shown.is_empty() {
                 status.allocated_resources_status.get_or_insert_default().extend(shown);
@@ -293,7 +300,7 @@ impl Dra {
         let devices = claim.drivers.iter().flat_map(|(driver, state)| state.devices.iter().map(move |device| (driver, device)));
         let all: Vec<ResourceHealth> = devices.filter(|(_, device)| device.is_of(used.request.as_deref())).map(|(driver, device)| of_device(driver, device)).collect();
         let entry = used.entry.as_deref()?;
-        let name = used.request.as_ref().map_or_else(|| format!("claim:{entry}"), |request| format!("claim:{entry}/{request}"));
+        let name = used.request.as_ref().map_or_else(|| format!("{ENTRY_PREFIX}{entry}"), |request| format!("{ENTRY_PREFIX}{entry}/{request}"));
         (!all.is_empty()).then_some(ResourceStatus { name, resources: Some(all) })
     }
 

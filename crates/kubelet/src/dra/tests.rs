@@ -103,8 +103,12 @@ fn api(claims: Arc<Mutex<BTreeMap<String, Value>>>) -> kube::Client {
 
 impl World {
     fn register(&self, dra: &Dra, service: &str) {
-        let plugin = Plugin { name: DRIVER.into(), endpoint: self.folder.path().join("d.sock"), versions: vec![service.into()] };
-        dra.drivers.add(&plugin).expect("registered");
+        let plugin =
+            |socket: &str| Plugin { name: DRIVER.into(), socket: self.folder.path().join(socket), endpoint: self.folder.path().join("d.sock"), versions: vec![service.into()] };
+        assert!(dra.drivers.add(&plugin("reg.sock")).expect("registered").is_some());
+        assert!(dra.drivers.add(&plugin("reg.sock")).expect("registered").is_none(), "a registration that is tried again");
+        let other = dra.drivers.add(&plugin("other.sock")).err().expect("it is another's");
+        assert!(other.starts_with("endpoint ") && other.ends_with("d.sock already registered for DRA driver plugin d.example.com"), "{other}");
     }
 
     /// A claim of these drivers that is reserved for these pods.
@@ -288,6 +292,7 @@ async fn statuses_show_what_drivers_say_of_their_devices() {
         {"name": "without", "ready": true, "restartCount": 0, "image": "i", "imageID": "i"},
     ]}))
     .expect("a status");
+    w.dra.show(&a, &mut status);
     w.dra.show(&a, &mut status);
     let (one, two) = (json!({"health": "Healthy", "resourceID": "example.com/x=x-one"}), json!({"health": "Unhealthy", "message": "too hot", "resourceID": "example.com/x=x-two"}));
     let shown: Vec<Value> = status.container_statuses.iter().flatten().map(|status| json!(status.allocated_resources_status)).collect();

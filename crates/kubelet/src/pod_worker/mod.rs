@@ -312,6 +312,7 @@ impl Worker {
             self.life = if holds { Life::Terminating(Ending::Completed) } else { Life::Terminated };
             if !holds {
                 self.agent.placement.release(&self.uid);
+                self.agent.allocated.remove(&self.uid);
                 let _ = self.over.send(true);
             }
         }

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod conformance;
 pub mod csi_driver;
+pub mod dra_driver;
 pub mod transcript;
 
 use keles_testkit::image::Image;

@@ -52,3 +52,37 @@ fn containers_and_writes_survive_the_server_and_leave_nothing_when_deleted() {
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
 }
+
+/// KEP-1287: what the node gave is kept from the pod's admission on.
+#[test]
+fn a_resize_that_is_asked_for_while_no_agent_runs_is_done_by_the_next() {
+    if skip() {
+        return;
+    }
+    let mut c = Cluster::start_in_parts();
+    c.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: sized}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: "{WEB}", resources: {{requests: {{cpu: 100m, memory: 32Mi}}, limits: {{cpu: 200m, memory: 64Mi}}}}}}]
+"#
+    ));
+    c.wait_ready("sized");
+    let before = started_at(&c, "sized");
+    c.kill_part(Cluster::KUBELET);
+    let patch = r#"{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"150m"},"limits":{"cpu":"150m"}}}]}}"#;
+    c.kubectl(&["patch", "pod", "sized", "--subresource", "resize", "--patch", patch]);
+    c.start_part(Cluster::KUBELET);
+    until("the resize", SOON, || {
+        let s = c.json(&["get", "pod", "sized"])["status"]["containerStatuses"][0].clone();
+        if s["resources"]["limits"]["cpu"] == "150m" && s["allocatedResources"]["cpu"] == "150m" { Ok(()) } else { Err(s.to_string()) }
+    });
+    let quota = c.exec_again("sized", &["sh", "-c", "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/cpu.max"]);
+    assert_eq!(quota.split_whitespace().next(), Some("15000"), "{quota}");
+    assert_eq!(started_at(&c, "sized"), before, "the same container");
+    let events = c.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]);
+    assert!(events.contains("ResizeStarted") && events.contains("ResizeCompleted"), "{events}");
+}

@@ -3,7 +3,7 @@
 use crate::call::{LONG, USUAL, failed, gone, seconds};
 use crate::{Inner, Known, SANDBOX_ID, held, make_folder, sandbox};
 use keles_cri as cri;
-use keles_runtime::api::{ContainerConfig, ContainerState, ContainerStatus, Device, Mount, Propagation, Resources, Result, RuntimeError, Seccomp, Security};
+use keles_runtime::api::{AppArmor, ContainerConfig, ContainerState, ContainerStatus, Device, Mount, Propagation, Resources, Result, RuntimeError, Seccomp, Security};
 use std::path::Path;
 use std::time::Duration;
 
@@ -215,7 +215,27 @@ fn security(of: &Security, namespaces: cri::NamespaceOption) -> cri::LinuxContai
         masked_paths: of.masked_paths.clone(),
         readonly_paths: of.read_only_paths.clone(),
         seccomp: Some(cri::SecurityProfile { profile_type: profile.into(), localhost_ref }),
+        apparmor: of.apparmor.as_ref().map(apparmor),
+        apparmor_profile: of.apparmor.as_ref().map(apparmor_by_name).unwrap_or_default(),
         ..Default::default()
+    }
+}
+
+fn apparmor(profile: &AppArmor) -> cri::SecurityProfile {
+    let (profile_type, localhost_ref) = match profile {
+        AppArmor::RuntimeDefault => (cri::ProfileType::RuntimeDefault, String::new()),
+        AppArmor::Unconfined => (cri::ProfileType::Unconfined, String::new()),
+        AppArmor::Localhost(name) => (cri::ProfileType::Localhost, name.clone()),
+    };
+    cri::SecurityProfile { profile_type: profile_type.into(), localhost_ref }
+}
+
+/// For runtimes that read only the field of before.
+fn apparmor_by_name(profile: &AppArmor) -> String {
+    match profile {
+        AppArmor::RuntimeDefault => "runtime/default".into(),
+        AppArmor::Unconfined => "unconfined".into(),
+        AppArmor::Localhost(name) => format!("localhost/{name}"),
     }
 }
 

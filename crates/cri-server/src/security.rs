@@ -3,7 +3,7 @@
 use crate::faults::{invalid, refused};
 use keles_cri::{LinuxContainerSecurityContext, ProfileType, SecurityProfile, SelinuxOption, SupplementalGroupsPolicy};
 use keles_grpc::Status;
-use keles_runtime::api::{Seccomp, Security};
+use keles_runtime::api::{AppArmor, Seccomp, Security};
 use keles_runtime::process;
 use std::path::Path;
 
@@ -16,8 +16,7 @@ pub struct Host {
 
 impl Host {
     pub fn look() -> Host {
-        let apparmor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
-        Host { selinux: Path::new("/sys/fs/selinux/enforce").exists(), apparmor }
+        Host { selinux: Path::new("/sys/fs/selinux/enforce").exists(), apparmor: keles_runtime::apparmor::Host::of(Path::new("/")).is_enabled() }
     }
 }
 
@@ -36,7 +35,6 @@ pub fn translate(asked: Option<&LinuxContainerSecurityContext>, image_user: &str
         return Err(invalid("linux.security_context.run_as_group needs run_as_user or run_as_username"));
     }
     selinux(s.selinux_options.as_ref(), host)?;
-    apparmor(s, host)?;
     let capabilities = s.capabilities.clone().unwrap_or_default();
     // Those that are added are ambient too, so the two lists are one.
     let mut add = capabilities.add_capabilities;
@@ -49,6 +47,7 @@ pub fn translate(asked: Option<&LinuxContainerSecurityContext>, image_user: &str
         no_new_privileges: s.no_new_privs,
         read_only_root: s.readonly_rootfs,
         seccomp: if s.privileged { Seccomp::Unconfined } else { seccomp(s)? },
+        apparmor: apparmor(s, host)?,
         run_as_user: s.run_as_user.as_ref().map(|user| user.value),
         run_as_group: s.run_as_group.as_ref().map(|group| group.value),
         run_as_username: if s.run_as_username.is_empty() { image_user.to_owned() } else { s.run_as_username.clone() },
@@ -66,22 +65,24 @@ fn selinux(options: Option<&SelinuxOption>, host: Host) -> Result<(), Status> {
     if named && host.selinux { Err(refused("linux.security_context.selinux_options", "processes cannot be labelled")) } else { Ok(()) }
 }
 
-fn apparmor(s: &LinuxContainerSecurityContext, host: Host) -> Result<(), Status> {
+/// What is asked where the host has AppArmor; whether the profile is loaded the runtime says.
+fn apparmor(s: &LinuxContainerSecurityContext, host: Host) -> Result<Option<AppArmor>, Status> {
     let field = "linux.security_context.apparmor";
     let (kind, name) = match &s.apparmor {
         Some(profile) => (profile.profile_type(), profile.localhost_ref.clone()),
         None => match s.apparmor_profile.as_str() {
-            "" | "unconfined" => return Ok(()),
+            "" => return Ok(None),
+            "unconfined" => (ProfileType::Unconfined, String::new()),
             "runtime/default" => (ProfileType::RuntimeDefault, String::new()),
             named => (ProfileType::Localhost, named.trim_start_matches("localhost/").to_owned()),
         },
     };
     match kind {
-        ProfileType::Unconfined => Ok(()),
-        // There is none to load on a host without AppArmor, and a privileged container is not confined.
-        ProfileType::RuntimeDefault if !host.apparmor || s.privileged => Ok(()),
-        ProfileType::RuntimeDefault => Err(refused(field, "the runtime brings no profile")),
-        ProfileType::Localhost => Err(refused(field, format!("profile {name:?} cannot be applied"))),
+        ProfileType::Unconfined => Ok(Some(AppArmor::Unconfined)),
+        // There is none to load on a host without AppArmor.
+        ProfileType::RuntimeDefault => Ok(host.apparmor.then_some(AppArmor::RuntimeDefault)),
+        ProfileType::Localhost if host.apparmor => Ok(Some(AppArmor::Localhost(name.trim_start_matches("localhost/").to_owned()))),
+        ProfileType::Localhost => Err(refused(field, format!("profile {name:?} cannot be applied: AppArmor is not enabled on the host"))),
     }
 }
 
@@ -161,5 +162,11 @@ mod tests {
             |kind: ProfileType| LinuxContainerSecurityContext { apparmor: Some(SecurityProfile { profile_type: kind as i32, localhost_ref: "p".into() }), ..Default::default() };
         translated(profile(ProfileType::RuntimeDefault), PLAIN).expect("nothing to load");
         assert!(translated(profile(ProfileType::Localhost), PLAIN).expect_err("refused").contains("\"p\""));
+        let has = Host { apparmor: true, ..PLAIN };
+        let of = |context| translated(context, has).expect("taken").apparmor;
+        assert_eq!(of(profile(ProfileType::RuntimeDefault)), Some(AppArmor::RuntimeDefault));
+        assert_eq!(of(profile(ProfileType::Localhost)), Some(AppArmor::Localhost("p".into())));
+        assert_eq!(of(LinuxContainerSecurityContext { apparmor_profile: "localhost/q".into(), ..Default::default() }), Some(AppArmor::Localhost("q".into())));
+        assert_eq!(of(LinuxContainerSecurityContext::default()), None);
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
 
 /// One peer. The connection is made by the first call, kept, and made anew when it ended. Clones share it.
 #[derive(Clone)]
@@ -26,7 +27,14 @@ pub struct Channel {
 struct Peer {
     target: Target,
     user_agent: &'static str,
-    connection: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Cancelled once it has ended.
+    ended: CancellationToken,
 }
 
 enum Target {
@@ -73,6 +81,11 @@ impl Channel {
         Channel { peer: Arc::new(Peer { target, user_agent, connection: Default::default() }) }
     }
 
+    /// Connects if there is no connection; the token is cancelled when the one that stands then has ended.
+    pub async fn connected(&self) -> Result<CancellationToken, Status> {
+        self.connection().await.map(|connection| connection.ended)
+    }
+
     /// One request, one answer, within `timeout`. `method` is `/package.Service/Method`.
     pub async fn unary<Q: Message, A: Message + Default>(&self, method: &str, request: &Q, timeout: Duration) -> Result<A, Status> {
         let call = async {
@@ -92,12 +105,13 @@ impl Channel {
     }
 
     async fn start<Q: Message, A>(&self, method: &str, request: &Q, timeout: Option<Duration>) -> Result<Streaming<A>, Status> {
-        let mut sender = self.sender().await?;
+        let mut sender = self.connection().await?.sender;
         let authority = match &self.peer.target {
             Target::Unix(_) => "localhost",
             Target::Tcp(a) | Target::Given(a) => a,
         };
-        let mut r = Request::post(format!("http://{authority}{method}")).header("content-type", "application/grpc").header("te", "trailers").header("user-agent", self.peer.user_agent);
+        let mut r =
+            Request::post(format!("http://{authority}{method}")).header("content-type", "application/grpc").header("te", "trailers").header("user-agent", self.peer.user_agent);
         if let Some(t) = timeout {
             r = r.header("grpc-timeout", format!("{}m", t.as_millis().clamp(1, 99_999_999)));
         }
@@ -112,19 +126,19 @@ impl Channel {
         }
     }
 
-    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, Status> {
+    async fn connection(&self) -> Result<Connection, Status> {
         let mut held = self.peer.connection.lock().await;
-        if let Some(s) = held.as_ref().filter(|s| !s.is_closed()) {
-            return Ok(s.clone());
+        if let Some(connection) = held.as_ref().filter(|connection| !connection.sender.is_closed()) {
+            return Ok(connection.clone());
         }
         let refused = |e: std::io::Error| Status::new(Code::Unavailable, format!("cannot connect to {}: {e}", self.peer.target));
-        let sender = match &self.peer.target {
+        let connection = match &self.peer.target {
             Target::Unix(path) => handshake(unix(path).await.map_err(refused)?).await?,
             Target::Tcp(authority) => handshake(TcpStream::connect(authority).await.map_err(refused)?).await?,
             Target::Given(_) => return Err(Status::new(Code::Unavailable, "the connection ended")),
         };
-        *held = Some(sender.clone());
-        Ok(sender)
+        *held = Some(connection.clone());
+        Ok(connection)
     }
 }
 
@@ -140,17 +154,20 @@ async fn unix(path: &std::path::Path) -> std::io::Result<UnixStream> {
     }
 }
 
-async fn handshake<S>(io: S) -> Result<SendRequest<Full<Bytes>>, Status>
+async fn handshake<S>(io: S) -> Result<Connection, Status>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.map_err(|e| Status::new(Code::Unavailable, e.to_string()))?;
+    let ended = CancellationToken::new();
+    let told = ended.clone().drop_guard();
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a gRPC connection ended");
         }
+        drop(told);
     });
-    Ok(sender)
+    Ok(Connection { sender, ended })
 }
 
 /// Answers as they come. Dropped, it ends the call.

@@ -100,6 +100,20 @@ async fn a_call_has_its_limit_and_a_peer_that_comes_back_is_found() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_connection_is_told() {
+    let w = world();
+    let c = Channel::unix(w.socket());
+    let ended = c.connected().await.expect("connected");
+    echo(&c, "hello").await.expect("over the same one");
+    assert!(!ended.is_cancelled());
+    w.cancel.cancel();
+    w.serving.await.expect("ends");
+    std::fs::remove_file(w.dir.path().join("s.sock")).expect("removed");
+    tokio::time::timeout(SOON, ended.cancelled()).await.expect("it is told");
+    c.connected().await.expect_err("nobody is there any more");
+}
+
+#[tokio::test]
 async fn a_peer_that_speaks_something_else_is_an_error() {
     let dir = tempfile::tempdir().expect("a folder");
     let listener = UnixListener::bind(dir.path().join("s.sock")).expect("bound");

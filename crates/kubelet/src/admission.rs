@@ -6,6 +6,7 @@ use crate::eviction::{self, Condition, Pressure};
 use crate::machine::is_sidecar;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use keles_runtime::api::AppArmor;
 use keles_volumes::quantity::Quantity;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,17 +102,16 @@ fn sysctls(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Profiles are not loaded by this node's runtime, so a pod that wants one is better told than run without.
+/// A pod that asks for a profile is better told than run without. Whether one of the host's is loaded, the runtime says.
 fn app_armor(pod: &Pod, node: &Node) -> Result<(), Refusal> {
-    let Some(spec) = &pod.spec else { return Ok(()) };
-    let of_pod = spec.security_context.as_ref().and_then(|security| security.app_armor_profile.as_ref());
-    let of_container = |container: &Container| container.security_context.as_ref().and_then(|security| security.app_armor_profile.clone());
-    let own = spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(of_container);
-    if of_pod.cloned().into_iter().chain(own).all(|profile| profile.type_ == "Unconfined") {
-        return Ok(());
+    let spec = pod.spec.iter();
+    let profiles = spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())).filter_map(|container| crate::security::app_armor(pod, container));
+    let asked: Vec<AppArmor> = profiles.filter(|profile| *profile != AppArmor::Unconfined).collect();
+    if !asked.is_empty() && !node.apparmor {
+        return refuse("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".into());
     }
-    let why = if node.apparmor { "this node's runtime applies no AppArmor profiles" } else { "AppArmor is not enabled on the host" };
-    refuse("AppArmor", format!("Cannot enforce AppArmor: {why}"))
+    let nameless = asked.iter().find_map(|profile| if let AppArmor::Localhost(name) = profile { Some(name).filter(|name| name.trim().is_empty()) } else { None });
+    nameless.map_or(Ok(()), |name| refuse("AppArmor", format!("Cannot enforce AppArmor: invalid AppArmor profile name: {name:?}")))
 }
 
 /// A runtime that does not know the policy would give the groups that it forbids (KEP-3619).
@@ -310,6 +310,9 @@ mod tests {
         for kind in ["RuntimeDefault", "Localhost"] {
             assert_eq!(refusal(&profile(kind), &[]), Some(("AppArmor".into(), "Cannot enforce AppArmor: AppArmor is not enabled on the host".into())), "{kind}");
         }
+        let with = Node { apparmor: true, ..Node::default() };
+        assert_eq!(app_armor(&profile("RuntimeDefault"), &with), Ok(()));
+        assert_eq!(app_armor(&profile("Localhost"), &with).expect_err("no name").message, "Cannot enforce AppArmor: invalid AppArmor profile name: \"\"");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Agent {
     pub pods: crate::pods::Pods,
     /// Ids of the host that pods with a user namespace have.
     pub users: crate::user_namespaces::Ranges,
+    /// What resources pods were given.
+    pub allocated: crate::allocated::Allocated,
     /// Who has which of the node's devices.
     pub placement: crate::placement::Placement,
     /// What the node is short of.
@@ -65,6 +67,7 @@ impl Agent {
     pub async fn tear_down_volumes(&self, uid: &str) -> keles_volumes::Result<()> {
         let dir = self.config.pod_dir(uid);
         self.csi.tear_down(&dir, uid).await?;
+        keles_volumes::iscsi::tear_down(&dir).await?;
         tokio::task::spawn_blocking(move || keles_volumes::tear_down(&dir)).await.unwrap_or_else(|error| Err(keles_volumes::VolumeError::Field(error.to_string())))
     }
 

@@ -4,16 +4,18 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices` and
-//! `placement` give of them to pods. Deliberately absent: checkpoint; see docs/STATUS.md.
+//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices`, `dra`
+//! and `placement` give of them to pods. Deliberately absent: checkpoint; see docs/STATUS.md.
 
 pub mod admission;
 mod agent;
+pub mod allocated;
 pub mod config;
 mod container_config;
 pub mod credential_provider;
 mod csi_node;
 mod devices;
+mod dra;
 mod env;
 mod ephemeral;
 mod events;
@@ -76,6 +78,8 @@ pub enum KubeletError {
     Placement(String),
     #[error(transparent)]
     Shutdown(#[from] shutdown::ShutdownError),
+    #[error(transparent)]
+    Allocated(#[from] allocated::AllocatedError),
     #[error("the kubelet's certificates are not usable: {0}")]
     Tls(String),
 }
@@ -106,6 +110,7 @@ impl Kubelet {
         let kept_bytes = facts.kept.memory_bytes.max(0) as u64;
         let placement = placement::Placement::open(&config.data_dir, &config.device_plugins_dir(), &config.placement, machine, config.reserved.cpu_milli, kept_bytes)
             .map_err(KubeletError::Placement)?;
+        let allocated = allocated::Allocated::open(&config.data_dir)?;
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let events = events::Recorder::start(client.clone(), &config.node_name);
         let agent = Arc::new(Agent {
@@ -125,6 +130,7 @@ impl Kubelet {
             images: Arc::new(images),
             network,
             facts,
+            allocated,
             placement,
             pods: pods::Pods::default(),
             users,
@@ -140,7 +146,7 @@ impl Kubelet {
         };
         let port = server.as_ref().map_or(agent.config.listen.port(), server::Bound::port);
         let (registered_tx, registered) = tokio::sync::watch::channel(None);
-        let (registered_too, registered_csi) = (registered.clone(), registered.clone());
+        let (registered_too, registered_csi, registered_dra) = (registered.clone(), registered.clone(), registered.clone());
         let serve = async {
             if let Some(server) = server {
                 server.run(agent.clone(), pods.clone(), shutdown.clone()).await;
@@ -154,6 +160,7 @@ impl Kubelet {
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
         let plugins = tokio::spawn(plugins::run(agent.clone(), shutdown.clone()));
         let csi_node = tokio::spawn(csi_node::run(agent.clone(), registered_csi, shutdown.clone()));
+        let dra = tokio::spawn(dra::run(agent.clone(), registered_dra, shutdown.clone()));
         let sweep = tokio::spawn(csi_node::sweep(agent.clone(), shutdown.clone()));
         let devices = tokio::spawn(serve_devices(agent.clone(), shutdown.clone()));
         let delayed = tokio::spawn(shutdown::run(agent.clone(), delay, shutdown.clone()));
@@ -162,7 +169,7 @@ impl Kubelet {
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, sweep, devices, delayed);
+        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed);
         Ok(())
     }
 }

@@ -36,7 +36,7 @@ impl NodeFacts {
             kept: config.reserved.clone().plus(thresholds),
             huge_page_sizes: huge_page_sizes(),
             max_pods: config.max_pods,
-            apparmor: read("/sys/module/apparmor/parameters/enabled") == "Y",
+            apparmor: keles_runtime::apparmor::Host::of(std::path::Path::new("/")).is_enabled(),
             info: info(runtime_version),
         }
     }

@@ -1,11 +1,12 @@
 //! The pod-resources API (`k8s.io/kubelet/pkg/apis/podresources/v1`): tells monitors on the node which container has which devices, processors and
 //! memory.
 //!
-//! Entry point: [`serve`], on `pod-resources/kubelet.sock`. Deliberately absent: dynamic resources, which nobody allocates here yet, and v1alpha1.
+//! Entry point: [`serve`], on `pod-resources/kubelet.sock`. Deliberately absent: v1alpha1.
 
 use crate::agent::Agent;
 use crate::devices::Held;
-use crate::devices::wire::{Empty, NumaNode, TopologyInfo};
+use crate::devices::wire::{CdiDevice, Empty, NumaNode, TopologyInfo};
+use crate::dra::store::{Claim, Device};
 use crate::machine::{is_sidecar, phase};
 use crate::placement::memory::Block;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -72,6 +73,34 @@ pub struct ContainerResources {
     pub cpu_ids: Vec<i64>,
     #[prost(message, repeated, tag = "4")]
     pub memory: Vec<ContainerMemory>,
+    #[prost(message, repeated, tag = "5")]
+    pub dynamic_resources: Vec<DynamicResource>,
+}
+
+/// A claim that the container uses.
+#[derive(Clone, PartialEq, Message)]
+pub struct DynamicResource {
+    #[prost(string, tag = "2")]
+    pub claim_name: String,
+    #[prost(string, tag = "3")]
+    pub claim_namespace: String,
+    #[prost(message, repeated, tag = "4")]
+    pub claim_resources: Vec<ClaimResource>,
+}
+
+/// A device of the claim.
+#[derive(Clone, PartialEq, Message)]
+pub struct ClaimResource {
+    #[prost(message, repeated, tag = "1")]
+    pub cdi_devices: Vec<CdiDevice>,
+    #[prost(string, tag = "2")]
+    pub driver_name: String,
+    #[prost(string, tag = "3")]
+    pub pool_name: String,
+    #[prost(string, tag = "4")]
+    pub device_name: String,
+    #[prost(string, optional, tag = "5")]
+    pub share_id: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -141,18 +170,31 @@ fn of_pod(agent: &Agent, pod: &Pod) -> PodResources {
     PodResources {
         name: pod.metadata.name.clone().unwrap_or_default(),
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        containers: all.map(|container| of_container(agent, uid, container)).collect(),
+        containers: all.map(|container| of_container(agent, pod, uid, container)).collect(),
     }
 }
 
-fn of_container(agent: &Agent, uid: &str, container: &Container) -> ContainerResources {
+fn of_container(agent: &Agent, pod: &Pod, uid: &str, container: &Container) -> ContainerResources {
     let name = &container.name;
     ContainerResources {
         name: name.clone(),
         devices: agent.placement.devices.held(uid, name).into_iter().map(devices).collect(),
         cpu_ids: agent.placement.exclusive_cpus(uid, name).iter().map(|cpu| cpu as i64).collect(),
         memory: agent.placement.memory_of(uid, name).into_iter().map(memory).collect(),
+        dynamic_resources: agent.placement.dra.of_container(pod, container).into_iter().map(dynamic).collect(),
     }
+}
+
+fn dynamic(claim: Claim) -> DynamicResource {
+    let devices = claim.drivers.into_iter().flat_map(|(driver, state)| state.devices.into_iter().map(move |device| (driver.clone(), device)));
+    let resource = |(driver_name, device): (String, Device)| ClaimResource {
+        cdi_devices: device.cdi.into_iter().map(|name| CdiDevice { name }).collect(),
+        driver_name,
+        pool_name: device.pool,
+        device_name: device.name,
+        share_id: device.share_id,
+    };
+    DynamicResource { claim_name: claim.name, claim_namespace: claim.namespace, claim_resources: devices.map(resource).collect() }
 }
 
 fn allocatable(agent: &Agent) -> AllocatableResourcesResponse {

@@ -85,6 +85,11 @@ impl Pods {
         named.max_by_key(age).map(Handle::view)
     }
 
+    /// Whether a worker runs the pod, or has yet to end it.
+    pub fn is_active(&self, uid: &str) -> bool {
+        self.handles().get(uid).is_some_and(|handle| !handle.task.is_finished() && !*handle.over.borrow())
+    }
+
     pub fn views(&self) -> Vec<View> {
         self.handles().values().map(Handle::view).collect()
     }
@@ -224,9 +229,12 @@ impl Pods {
         let orphans = start.left.orphans(agent, &known);
         known.extend(orphans.iter().map(|(uid, _)| uid.clone()));
         agent.placement.retain(&known);
+        agent.allocated.retain(&known);
         let ended: Vec<_> = orphans.into_iter().map(|(uid, adopted)| end_orphan(agent, uid, adopted)).collect();
         let agent = agent.clone();
         tokio::spawn(async move {
+            // What pods of a build that kept nothing were given, too.
+            agent.allocated.kept().await;
             futures::future::join_all(ended).await;
             agent.placement.settle();
         });
@@ -246,7 +254,7 @@ impl Pods {
         let known = !adopted.sandboxes.is_empty() || pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(phase::is_terminal);
         let admission = match known || pod.metadata.deletion_timestamp.is_some() {
             true => Admission::Taken,
-            false => self.admit(agent, &pod, &handles).map_or(Admission::ToPlace, |status| Admission::Refused(Box::new(status))),
+            false => self.admit(agent, &agent.allocated.applied(&pod), &handles).map_or(Admission::ToPlace, |status| Admission::Refused(Box::new(status))),
         };
         let full_name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let same_name = handles.values().find(|handle| full_name(&handle.wish.borrow().pod) == full_name(&pod));

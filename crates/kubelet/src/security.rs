@@ -1,8 +1,8 @@
 //! Security contexts of pod and container joined into what the runtime is told.
 
 use crate::image_store::NodeImage;
-use k8s_openapi::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
-use keles_runtime::api::{Seccomp, Security};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, ContainerUser, LinuxContainerUser, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
+use keles_runtime::api::{AppArmor, Seccomp, Security};
 use keles_runtime::process;
 use std::path::Path;
 
@@ -40,6 +40,7 @@ pub fn join(pod: &Pod, container: &Container, image: &NodeImage, seccomp_default
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         read_only_root: own.read_only_root_filesystem == Some(true),
         seccomp: seccomp(privileged, own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref()), seccomp_default, profiles)?,
+        apparmor: app_armor(pod, container),
         run_as_user,
         run_as_group: own.run_as_group.or(of_pod.run_as_group),
         run_as_username: image.user.clone(),
@@ -52,6 +53,30 @@ pub fn join(pod: &Pod, container: &Container, image: &NodeImage, seccomp_default
 
 fn contexts(spec: &PodSpec, container: &Container) -> (PodSecurityContext, SecurityContext) {
     (spec.security_context.clone().unwrap_or_default(), container.security_context.clone().unwrap_or_default())
+}
+
+/// Before fields said it: annotation of a container's name -> `runtime/default`, `localhost/NAME` or `unconfined`.
+const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// The container's AppArmor profile: its own, else that of its annotation (static pods may have nothing else), else the pod's.
+pub fn app_armor(pod: &Pod, container: &Container) -> Option<AppArmor> {
+    let field = |profile: &AppArmorProfile| match profile.type_.as_str() {
+        "RuntimeDefault" => AppArmor::RuntimeDefault,
+        "Localhost" => AppArmor::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+        _ => AppArmor::Unconfined,
+    };
+    let own = container.security_context.as_ref().and_then(|security| security.app_armor_profile.as_ref());
+    let noted = || pod.metadata.annotations.as_ref()?.get(&format!("{ANNOTATION}{}", container.name)).and_then(|text| annotated(text));
+    let of_pod = || pod.spec.as_ref()?.security_context.as_ref()?.app_armor_profile.as_ref().map(field);
+    own.map(field).or_else(noted).or_else(of_pod)
+}
+
+fn annotated(text: &str) -> Option<AppArmor> {
+    match text {
+        "runtime/default" => Some(AppArmor::RuntimeDefault),
+        "unconfined" => Some(AppArmor::Unconfined),
+        other => other.strip_prefix("localhost/").map(|name| AppArmor::Localhost(name.into())),
+    }
 }
 
 fn seccomp(privileged: bool, profile: Option<&SeccompProfile>, default: &Seccomp, profiles: &Path) -> Result<Seccomp, SecurityError> {
@@ -134,6 +159,21 @@ mod tests {
         let strict = joined(json!({"supplementalGroupsPolicy": "Strict"}), json!({}), "").expect("joined");
         assert!(strict.strict_groups);
         assert!(security.no_new_privileges && security.masked_paths.contains(&"/proc/kcore".to_string()));
+    }
+
+    #[test]
+    fn the_containers_apparmor_profile_wins_over_its_annotation_and_that_over_the_pods() {
+        let of = |of_pod: serde_json::Value, own: serde_json::Value, note: Option<&str>| {
+            let mut pod = pod(json!({"appArmorProfile": of_pod}), json!({"appArmorProfile": own}));
+            pod.metadata.annotations = note.map(|note| [(format!("{ANNOTATION}c"), note.to_owned())].into());
+            app_armor(&pod, &pod.spec.as_ref().expect("spec").containers[0])
+        };
+        let (default, none) = (json!({"type": "RuntimeDefault"}), serde_json::Value::Null);
+        let own = json!({"type": "Localhost", "localhostProfile": "mine"});
+        assert_eq!(of(default.clone(), own, Some("unconfined")), Some(AppArmor::Localhost("mine".into())));
+        assert_eq!(of(default.clone(), none.clone(), Some("localhost/noted")), Some(AppArmor::Localhost("noted".into())));
+        assert_eq!(of(none.clone(), none.clone(), Some("runtime/default")), Some(AppArmor::RuntimeDefault));
+        assert_eq!((of(default, none.clone(), None), of(none.clone(), none, None)), (Some(AppArmor::RuntimeDefault), None));
     }
 
     #[test]

@@ -136,13 +136,19 @@ async fn write_all(api: Api<Pod>, name: String, uid: Option<String>, mut wanted:
     }
 }
 
+/// What others write into a pod's status; conditions of others are told by their types.
+const FOREIGN: [&str; 3] = ["resourceClaimStatuses", "extendedResourceClaimStatus", "nominatedNodeName"];
+
 /// What to patch so that `old` becomes `new`; `None` when nothing.
 pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let tree = |status: &PodStatus| match serde_json::to_value(status) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    let (old, new) = (tree(old), tree(new));
+    let (mut old, mut new) = (tree(old), tree(new));
+    for tree in [&mut old, &mut new] {
+        tree.retain(|key, _| !FOREIGN.contains(&key.as_str()));
+    }
     let mut changes = Map::new();
     for (key, value) in &new {
         if key != "conditions" && old.get(key) != Some(value) {

@@ -189,6 +189,9 @@ pub struct Security {
     pub no_new_privileges: bool,
     pub read_only_root: bool,
     pub seccomp: Seccomp,
+    /// `None`: the runtime's profile where the host has AppArmor.
+    #[serde(default)]
+    pub apparmor: Option<AppArmor>,
     /// `None`: the image's user.
     pub run_as_user: Option<i64>,
     pub run_as_group: Option<i64>,
@@ -210,6 +213,15 @@ pub enum Seccomp {
     Unconfined,
     /// A JSON profile on the host.
     Localhost(PathBuf),
+}
+
+/// CRI SecurityProfile, for AppArmor.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum AppArmor {
+    RuntimeDefault,
+    Unconfined,
+    /// The name of a profile that is loaded on the host.
+    Localhost(String),
 }
 
 /// CRI ContainerConfig, with the root folder already resolved by `images`.

@@ -6,6 +6,7 @@
 //! leaves shims and containers running; the next start re-adopts them from the state folder.
 
 pub mod api;
+pub mod apparmor;
 pub mod cadvisor;
 pub mod cdi;
 mod engine;

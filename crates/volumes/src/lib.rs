@@ -5,7 +5,7 @@
 //!
 //! Invariants: `set_up` is idempotent, so the same call refreshes a running pod's files; what the API gave is only ever swapped in whole
 //! (`atomic_writer`); secrets never touch a disk (tmpfs). Image volumes are set up when their image is there ([`image::set_up`]). Deliberately
-//! absent: iSCSI and in-tree volumes of vendors, which refuse with [`VolumeError::Unsupported`], and SELinux labels.
+//! absent: in-tree volumes of vendors, which refuse with [`VolumeError::Unsupported`], and SELinux labels.
 
 pub mod atomic_writer;
 pub mod block_filesystem;
@@ -19,6 +19,7 @@ pub mod empty_dir;
 pub mod env_file;
 pub mod host_path;
 pub mod image;
+pub mod iscsi;
 pub mod local;
 pub mod mount_tool;
 pub mod nfs;
@@ -248,6 +249,9 @@ pub async fn set_up(volume: &Volume, context: &Context<'_>) -> Result<Mounted> {
         (projected::set_up(&volume.name, source, context).await?, true)
     } else if let Some(source) = &volume.nfs {
         (nfs::set_up(&volume.name, source, &[], false, context).await?, source.read_only == Some(true))
+    } else if let Some(source) = &volume.iscsi {
+        let source = iscsi::Source::from(source);
+        (iscsi::set_up(&volume.name, &source, &[], false, context).await?, source.read_only)
     } else if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return claim::set_up(volume, context).await;
     } else if let Some(source) = &volume.csi {

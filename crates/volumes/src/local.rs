@@ -28,14 +28,19 @@ pub async fn set_up(name: &str, source: &LocalVolumeSource, options: &[String], 
         let failed = |error: VolumeError| VolumeError::Stage { stage: "MountVolume.MountDevice", volume: name.into(), why: error.to_string() };
         block_filesystem::mount(&ask).await.map_err(failed)?;
     }
+    hand_over(&dir, read_only, context)?;
+    Ok(dir)
+}
+
+/// What was mounted becomes the pod's: read-only, or its group's.
+pub(crate) fn hand_over(dir: &Path, read_only: bool, context: &Context<'_>) -> Result<()> {
     let ready = if read_only {
-        mount_remount(&dir, MountFlags::BIND | MountFlags::RDONLY, "").map_err(|error| VolumeError::io("make read-only", &dir)(error.into()))
+        mount_remount(dir, MountFlags::BIND | MountFlags::RDONLY, "").map_err(|error| VolumeError::io("make read-only", dir)(error.into()))
     } else {
-        context.fs_group().map_or(Ok(()), |group| ownership::grant_by_policy(&dir, group, context.fs_group_change_policy()))
+        context.fs_group().map_or(Ok(()), |group| ownership::grant_by_policy(dir, group, context.fs_group_change_policy()))
     };
     // What is mounted counts as ready the next time: half of it must not stay.
-    ready.inspect_err(|_| _ = tmpfs::unmount_below(&dir))?;
-    Ok(dir)
+    ready.inspect_err(|_| _ = tmpfs::unmount_below(dir))
 }
 
 /// A volume with volumeMode Block.

@@ -18,6 +18,12 @@ pub(crate) struct World {
     pub told: Mutex<Vec<String>>,
 }
 
+impl World {
+    pub fn add_secret(&self, name: &str, data: BTreeMap<String, ByteString>) {
+        self.secrets.lock().expect("not poisoned").insert(name.into(), Secret { data: Some(data), ..Default::default() });
+    }
+}
+
 #[async_trait]
 impl Objects for World {
     async fn config_map(&self, _: &str, name: &str) -> Result<Option<ConfigMap>> {
@@ -77,13 +83,15 @@ pub(crate) struct Room {
     pub dir: tempfile::TempDir,
     pub world: World,
     pod: Pod,
+    /// The pod's; `dir` where it is not another.
+    pod_dir: PathBuf,
     facts: downward::Facts,
     pub csi: Arc<csi::Csi>,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let _ = tmpfs::unmount_below(self.dir.path());
+        let _ = tmpfs::unmount_below(&self.pod_dir);
     }
 }
 
@@ -97,13 +105,27 @@ impl Room {
         world.secrets.lock().expect("fresh").insert("sec".into(), Secret { data: Some(data), ..Default::default() });
         let facts = downward::Facts { allocatable_cpu: quantity::Quantity::from_whole(4), ..Default::default() };
         let dir = tempfile::tempdir().expect("tempdir");
-        Self { csi: csi::Csi::open(dir.path()), dir, world, pod: serde_json::from_value(pod).expect("a pod"), facts }
+        Self { csi: csi::Csi::open(dir.path()), pod_dir: dir.path().into(), dir, world, pod: serde_json::from_value(pod).expect("a pod"), facts }
+    }
+
+    /// Of a pod among others.
+    pub fn in_folder(spec: serde_json::Value, pod_dir: PathBuf) -> Self {
+        let mut room = Self::new(spec);
+        room.pod_dir = pod_dir;
+        room
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.pod_dir
+    }
+
+    pub fn context(&self) -> Context<'_> {
+        Context { pod: &self.pod, pod_dir: &self.pod_dir, objects: &self.world, facts: &self.facts, csi: &self.csi }
     }
 
     pub async fn set_up(&self, volume: serde_json::Value) -> Result<Mounted> {
         let volume: Volume = serde_json::from_value(volume).expect("a volume");
-        let context = Context { pod: &self.pod, pod_dir: self.dir.path(), objects: &self.world, facts: &self.facts, csi: &self.csi };
-        super::set_up(&volume, &context).await
+        super::set_up(&volume, &self.context()).await
     }
 }
 
@@ -448,14 +470,14 @@ async fn a_pod_certificate_is_refused_with_its_gate() {
 }
 
 /// A loop device of 64 MiB; given back at the end.
-struct LoopDevice {
-    path: String,
+pub(crate) struct LoopDevice {
+    pub path: String,
     _file: tempfile::NamedTempFile,
 }
 
 impl LoopDevice {
     /// `None` on a machine that gives none.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         file.as_file().set_len(64 << 20).expect("sized");
         let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().ok()?;

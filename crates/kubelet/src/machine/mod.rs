@@ -91,6 +91,8 @@ pub struct Observed<'a> {
     pub running_with: &'a resize::Amounts,
     /// Containers that a resize restarts, by id.
     pub resize_restarts: &'a BTreeSet<String>,
+    /// Drivers may still hold devices for the pod (KEP-4381).
+    pub holds_claims: bool,
     /// Termination messages by container id.
     pub messages: &'a BTreeMap<String, String>,
     pub runtime: RuntimeFacts<'a>,

@@ -107,7 +107,7 @@ fn shorten_messages(status: &mut PodStatus) {
     }
 }
 
-/// A terminal phase is told only once nothing runs any more, and is never taken back.
+/// A terminal phase is told only once nothing runs any more and its claims are given back, and is never taken back.
 fn reported_phase(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[ContainerStatus], old: &PodStatus) -> String {
     let before = old.phase.as_deref().unwrap_or(phase::PENDING);
     if phase::is_terminal(before) {
@@ -118,7 +118,7 @@ fn reported_phase(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[C
     if ended_by_node {
         now = phase::FAILED;
     }
-    if phase::is_terminal(now) && (observed.sandbox.is_some_and(|sandbox| sandbox.ready) || any_runs(observed)) {
+    if phase::is_terminal(now) && (observed.sandbox.is_some_and(|sandbox| sandbox.ready) || any_runs(observed) || observed.holds_claims) {
         return before.into();
     }
     now.into()

@@ -20,6 +20,7 @@ struct World {
     told: PodStatus,
     resize: resize::State,
     running_with: resize::Amounts,
+    holds_claims: bool,
     resize_restarts: BTreeSet<String>,
 }
 
@@ -42,6 +43,7 @@ fn pod(spec: Value) -> World {
         told: PodStatus::default(),
         resize: resize::State::default(),
         running_with: BTreeMap::new(),
+        holds_claims: false,
         resize_restarts: BTreeSet::new(),
     }
 }
@@ -118,6 +120,7 @@ impl World {
             resize: &self.resize,
             running_with: &self.running_with,
             resize_restarts: &self.resize_restarts,
+            holds_claims: self.holds_claims,
             messages,
             runtime: super::RuntimeFacts { id_scheme: "keles", recursive_read_only: true },
             now: self.now,
@@ -410,6 +413,15 @@ fn completed_pods_have_the_conditions_of_upstream() {
     ] {
         assert_eq!(conditions[kind], expected, "{kind}");
     }
+}
+
+#[test]
+fn a_terminal_phase_waits_until_claims_are_given_back() {
+    let mut world = pod(containers("Never", &["c"])).exited("c", 0).ending(Ending::Completed).given_back();
+    world.holds_claims = true;
+    assert_eq!(world.phase(), "Pending");
+    world.holds_claims = false;
+    assert_eq!(world.phase(), "Succeeded");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What of the node a container gets for itself: devices, processors, memory of a NUMA node; and that these lie near each other.
+//! What of the node a container gets for itself: devices, processors, memory of a NUMA node, and that these lie near each other; claims of DRA drivers.
 //!
 //! Entry points: [`Placement::open`], [`Placement::admit`] before a pod starts, [`Placement::release`] when it is over, [`pinning::run`], which
 //! keeps running containers on what they may have. Invariants: one pod at a time is given something, all of it or nothing; what was given is on
@@ -16,6 +16,7 @@ pub mod topology;
 
 use crate::admission::Refusal;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::machine::is_sidecar;
 use crate::qos;
 use cpu_set::CpuSet;
@@ -63,6 +64,8 @@ impl Settings {
 
 pub struct Placement {
     pub devices: Devices,
+    /// What the scheduler has given already: it is prepared before a pod's sandbox, where it waits for its driver, not at admission.
+    pub dra: Dra,
     pub machine: Arc<Machine>,
     topology: Topology,
     cpus: Option<Mutex<Cpus>>,
@@ -92,6 +95,7 @@ impl Placement {
         let memory = Memory::open(folder, &settings.memory, &machine, kept_bytes).map_err(|error| error.to_string())?;
         let placement = Self {
             devices: Devices::open(devices.into(), machine.node_ids()),
+            dra: Dra::open(folder).map_err(|error| error.to_string())?,
             machine,
             topology: settings.topology,
             cpus: cpus.map(Mutex::new),
@@ -124,8 +128,7 @@ impl Placement {
         }
         // Static pods must not wait for an API server that may be one of them.
         if !crate::static_pods::is_static(pod) {
-            let mut settled = self.settled.subscribe();
-            let _ = settled.wait_for(|settled| *settled).await;
+            self.settled().await;
         }
         let _one_at_a_time = self.gate.lock().await;
         let given = self.give(pod).await;
@@ -231,6 +234,12 @@ impl Placement {
     /// Of pods that went before this run nothing runs any more: others may have what is free now.
     pub fn settle(&self) {
         self.settled.send_replace(true);
+    }
+
+    /// Resolves once that is so.
+    pub async fn settled(&self) {
+        let mut settled = self.settled.subscribe();
+        let _ = settled.wait_for(|settled| *settled).await;
     }
 
     fn holders(&self) -> BTreeSet<String> {

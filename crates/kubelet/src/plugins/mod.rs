@@ -5,6 +5,7 @@
 //! before the agent is no special case. A socket whose plugin does not answer is asked again with growing pauses for as long as it is the same socket.
 
 mod csi;
+mod dra;
 mod watcher;
 pub mod wire;
 
@@ -28,6 +29,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(122);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plugin {
     pub name: String,
+    /// Where it registers.
+    pub socket: PathBuf,
     /// Where its service is; the registration socket itself when it names none.
     pub endpoint: PathBuf,
     pub versions: Vec<String>,
@@ -50,7 +53,7 @@ struct Row {
 }
 
 /// Every type that this agent knows; a plugin of another is told so.
-static HANDLERS: &[Row] = &[Row { kind: "CSIPlugin", handler: &csi::CsiPlugins }];
+static HANDLERS: &[Row] = &[Row { kind: "CSIPlugin", handler: &csi::CsiPlugins }, Row { kind: "DRAPlugin", handler: &dra::DraPlugins }];
 
 fn handler(kind: &str) -> Result<&'static dyn Handler, String> {
     HANDLERS.iter().find(|row| row.kind == kind).map(|row| row.handler).ok_or_else(|| format!("no handler registered for plugin type: {kind}"))
@@ -120,7 +123,7 @@ async fn register(agent: &Arc<Agent>, socket: &Path, note: &std::sync::Mutex<Opt
     let channel = Channel::unix(socket);
     let info: wire::PluginInfo = channel.unary(wire::GET_INFO, &wire::InfoRequest {}, CALL_TIMEOUT).await.map_err(|status| status.to_string())?;
     let endpoint = if info.endpoint.is_empty() { socket.to_path_buf() } else { PathBuf::from(&info.endpoint) };
-    let plugin = Plugin { name: info.name, endpoint, versions: info.supported_versions };
+    let plugin = Plugin { name: info.name, socket: socket.into(), endpoint, versions: info.supported_versions };
     let taken = async {
         let handler = handler(&info.r#type)?;
         handler.validate(&plugin)?;
@@ -151,8 +154,29 @@ mod tests {
     }
 
     #[test]
+    fn a_dra_driver_names_a_service_that_we_speak() {
+        let plugin = |services: &[&str]| Plugin {
+            name: "d.example".into(),
+            socket: "/r".into(),
+            endpoint: "/x".into(),
+            versions: services.iter().map(|service| (*service).into()).collect(),
+        };
+        let validate = |services| handler("DRAPlugin").expect("known").validate(&plugin(services));
+        assert_eq!((validate(&["v1.DRAPlugin"]), validate(&["v1alpha1.DRAResourceHealth", "v1beta1.DRAPlugin"])), (Ok(()), Ok(())));
+        let none = "invalid supported gRPC versions of DRA driver plugin d.example at endpoint /x: empty list of supported gRPC services (aka supported versions)";
+        assert_eq!(validate(&[]).as_ref().map_err(String::as_str), Err(none));
+        let other = "invalid supported gRPC versions of DRA driver plugin d.example at endpoint /x: none of services supported by the plugin ([\"v9.DRAPlugin\"]) are supported by the kubelet ([\"v1.DRAPlugin\" \"v1beta1.DRAPlugin\"])";
+        assert_eq!(validate(&["v9.DRAPlugin"]).as_ref().map_err(String::as_str), Err(other));
+    }
+
+    #[test]
     fn a_driver_speaks_a_version_that_we_do() {
-        let plugin = |versions: &[&str]| Plugin { name: "d.example".into(), endpoint: "/x".into(), versions: versions.iter().map(|version| (*version).into()).collect() };
+        let plugin = |versions: &[&str]| Plugin {
+            name: "d.example".into(),
+            socket: "/r".into(),
+            endpoint: "/x".into(),
+            versions: versions.iter().map(|version| (*version).into()).collect(),
+        };
         for (versions, ok) in [(&["1.0.0"][..], true), (&["v1.2.0", "0.3.0"], true), (&["0.3.0"], false), (&["2.0.0"], false), (&[], false), (&["one"], false)] {
             assert_eq!(handler("CSIPlugin").expect("known").validate(&plugin(versions)).is_ok(), ok, "{versions:?}");
         }

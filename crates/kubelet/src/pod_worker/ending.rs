@@ -100,23 +100,32 @@ impl Worker {
             tracing::warn!(pod = crate::pod_ref(&self.pod), fault, "sandbox not given back, will be tried again");
             return Turn::Wait(Some(Timestamp::now() + RETRY));
         }
+        if let Err(error) = self.agent.placement.dra.unprepare(&self.uid).await {
+            tracing::warn!(%error, pod = crate::pod_ref(&self.pod), "claims not given back, will be tried again");
+            return self.wait_to_give_back();
+        }
         // Told while the reason of the end is still known; nothing runs, so the phase may be final.
         self.publish();
         if let Err(error) = self.agent.tear_down_volumes(&self.uid).await {
             tracing::warn!(%error, pod = crate::pod_ref(&self.pod), "volumes not removed, will be tried again");
-            let at = Timestamp::now() + self.volume_pause;
-            self.volume_pause = (self.volume_pause * 2).min(super::preparing::MAX_PAUSE);
-            return Turn::Wait(Some(at));
+            return self.wait_to_give_back();
         }
         self.prepared = false;
         self.agent.users.release(&self.uid);
         self.agent.placement.release(&self.uid);
+        self.agent.allocated.remove(&self.uid);
         self.agent.objects.forget(&self.uid);
         crate::probe_metrics::forget(&self.uid);
         self.life = Life::Terminated;
         let _ = self.over.send(true);
         let _ = self.agent.freed.send(());
         Turn::Again
+    }
+
+    fn wait_to_give_back(&mut self) -> Turn {
+        let at = Timestamp::now() + self.volume_pause;
+        self.volume_pause = (self.volume_pause * 2).min(super::preparing::MAX_PAUSE);
+        Turn::Wait(Some(at))
     }
 
     /// Regular containers side by side, then sidecars, last first (KEP-753), all within one grace period.

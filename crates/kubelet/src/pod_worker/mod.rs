@@ -184,7 +184,7 @@ struct Worker {
     prepared: bool,
     mounted: BTreeMap<String, Mounted>,
     prepare_pause: SignedDuration,
-    /// Before volumes that could not be given back are tried again.
+    /// Before volumes or claims that could not be given back are tried again.
     volume_pause: SignedDuration,
     records: Vec<ContainerStatus>,
     verdicts: BTreeMap<String, Verdicts>,
@@ -288,8 +288,13 @@ impl Worker {
         };
         self.sandbox = newest.map(view);
         self.backoffs = Backoffs::rebuild(&adopted.records);
+        let is_known = !adopted.sandboxes.is_empty();
         self.records = adopted.records;
         self.load_allocation();
+        if is_known {
+            // Of a run that kept nothing, or of what the API has: from now on changes are resizes.
+            self.agent.allocated.set(&self.uid, &self.amounts.allocated);
+        }
         let statuses = self.told.container_statuses.iter().chain(self.told.init_container_statuses.iter()).flatten();
         let known: Vec<_> = statuses.map(|status| (status.container_id.clone().unwrap_or_default(), status.ready, status.started == Some(true))).collect();
         for record in &self.records {
@@ -300,11 +305,15 @@ impl Worker {
             }
         }
         let over = self.told.phase.as_deref().is_some_and(phase::is_terminal);
-        let holds = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) || self.records.iter().any(|record| record.state == ContainerState::Running);
+        let holds = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready)
+            || self.records.iter().any(|record| record.state == ContainerState::Running)
+            || self.agent.placement.dra.is_held(&self.uid);
         if over {
             self.life = if holds { Life::Terminating(Ending::Completed) } else { Life::Terminated };
             if !holds {
                 self.agent.placement.release(&self.uid);
+                self.agent.allocated.remove(&self.uid);
+                let _ = self.over.send(true);
             }
         }
     }
@@ -318,8 +327,9 @@ impl Worker {
 
     /// Finds what the pod's containers need for themselves.
     async fn place(&mut self) {
-        if let Err(refusal) = self.agent.placement.admit(&self.pod).await {
-            self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal));
+        match self.agent.placement.admit(&self.pod).await {
+            Ok(()) => self.agent.allocated.set(&self.uid, &self.amounts.allocated),
+            Err(refusal) => self.refuse(crate::pods::refused(&self.agent, &self.pod, refusal)),
         }
     }
 
@@ -353,6 +363,9 @@ impl Worker {
             conditions.retain(|condition| owned(&condition.type_));
             conditions.extend(foreign.into_iter().filter(|condition| !owned(&condition.type_)));
         }
+        // Of the pod's claims others write.
+        let claims = wish.pod.status.as_ref().map(|status| (status.resource_claim_statuses.clone(), status.extended_resource_claim_status.clone()));
+        (self.told.resource_claim_statuses, self.told.extended_resource_claim_status) = claims.unwrap_or_default();
         self.take_pod(wish.pod.clone());
         if self.life != Life::Syncing {
             return;
@@ -382,6 +395,7 @@ impl Worker {
             resize: &self.resize,
             running_with: &self.amounts.running_with,
             resize_restarts: &self.resize_restarts,
+            holds_claims: self.agent.placement.dra.is_held(&self.uid),
             messages: &self.messages,
             runtime: RuntimeFacts { id_scheme: &self.agent.id_scheme, recursive_read_only: self.handler().recursive_read_only_mounts },
             now: Timestamp::now(),
@@ -392,6 +406,7 @@ impl Worker {
     fn publish(&mut self) {
         let mut status = status::generate(&self.observed(), &self.told, &self.agent.host_ips());
         self.agent.placement.devices.show(&self.uid, &mut status);
+        self.agent.placement.dra.show(&self.pod, &mut status);
         self.tell(status);
     }
 

@@ -1,4 +1,4 @@
-//! Sandbox, addresses and volumes, side by side, before any container.
+//! Claims, then the sandbox and its addresses, and the volumes beside them, before any container.
 
 use super::Worker;
 use crate::events::WARNING;
@@ -16,6 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(500);
 pub const MAX_PAUSE: SignedDuration = SignedDuration::from_secs(122);
 
+/// Why there is no sandbox.
+enum Fault {
+    Claims(String),
+    Sandbox(String),
+    /// The pod is to end.
+    Ends,
+}
+
 impl Worker {
     /// Makes what is missing. On failure events are written and the time of the next try is returned.
     pub(super) async fn prepare(&mut self, new_sandbox: Option<u32>) -> Result<(), Timestamp> {
@@ -25,7 +33,8 @@ impl Worker {
         }
         self.prepared = false;
         self.follow_volumes();
-        let (sandbox, volumes, ()) = tokio::join!(self.make_sandbox(new_sandbox), self.mount_unless_it_ends(), self.name_missing_pull_secrets());
+        let (sandbox, volumes, (), ()) =
+            tokio::join!(self.claims_and_sandbox(new_sandbox), self.mount_unless_it_ends(), self.name_missing_pull_secrets(), self.agent.allocated.kept());
         let sandbox_fault = match sandbox {
             Ok(view) => {
                 // Its addresses count once the volumes are there too: only then containers can start (PodReadyToStartContainers).
@@ -38,10 +47,12 @@ impl Worker {
                 }
                 None
             }
-            Err(message) => Some(message),
+            Err(fault) => Some(fault),
         };
-        if let Some(message) = &sandbox_fault {
-            self.agent.events.pod(&self.pod, WARNING, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        match &sandbox_fault {
+            Some(Fault::Claims(error)) => self.agent.events.pod(&self.pod, WARNING, "FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {error}")),
+            Some(Fault::Sandbox(message)) => self.agent.events.pod(&self.pod, WARNING, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}")),
+            Some(Fault::Ends) | None => {}
         }
         match volumes {
             Ok(mounted) if sandbox_fault.is_none() => {
@@ -82,6 +93,18 @@ impl Worker {
         for name in ["etc-hosts", "resolv.conf", "hostname"] {
             let _ = std::fs::remove_file(dir.join(name));
         }
+    }
+
+    /// A pod's claims are prepared before each of its sandboxes (upstream's rule).
+    async fn claims_and_sandbox(&self, new: Option<u32>) -> Result<SandboxView, Fault> {
+        if new.is_some() {
+            tokio::select! {
+                prepared = self.agent.placement.dra.prepare(&self.agent.client, &self.pod) => prepared.map_err(|error| Fault::Claims(format!("prepare dynamic resources: {error}")))?,
+                // A driver that hangs; what it may have begun is given back.
+                () = super::until_ends(self.wish.clone()) => return Err(Fault::Ends),
+            }
+        }
+        self.make_sandbox(new).await.map_err(Fault::Sandbox)
     }
 
     async fn make_sandbox(&self, new: Option<u32>) -> Result<SandboxView, String> {

@@ -1,7 +1,7 @@
 //! In-place resize, the shell's part: what the node gives the pod, told to running containers without a restart where their policy allows it.
 //!
 //! Entry points: [`Worker::take_pod`] (each new version of the pod), [`Worker::actuate`] (each sync). Invariants: `pod` always carries what the node
-//! has given, `wished` what the API asks for; both what was given and what containers run with survive a restart of the agent.
+//! has given, `wished` what the API asks for; both what was given (`crate::allocated`) and what containers run with survive a restart of the agent.
 
 use super::Worker;
 use crate::events::{NORMAL, WARNING};
@@ -22,7 +22,7 @@ const FILE: &str = "allocation.json";
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Allocation {
-    /// Given, by container name.
+    /// Given, by container name; earlier builds kept it only here.
     pub allocated: resize::Amounts,
     /// What containers have of their own, by id; and the pod as a whole.
     pub running_with: resize::Amounts,
@@ -80,6 +80,7 @@ impl Worker {
             }
         } else {
             self.agent.events.pod(pod, NORMAL, "ResizeStarted", format!("Pod resize started: {}", resize::summary(pod)));
+            self.agent.allocated.set(&self.uid, &wanted);
             self.amounts.allocated = wanted;
             self.resize.in_progress = Some(None);
             self.save_allocation();
@@ -89,6 +90,9 @@ impl Worker {
 
     /// Gives running containers what the pod was given; the ones that need a restart for it are left to the machine.
     pub(super) async fn actuate(&mut self) {
+        if self.resize.in_progress.is_some() {
+            self.agent.allocated.kept().await;
+        }
         let pod = self.pod.clone();
         let Some(spec) = &pod.spec else { return };
         let whole = spec.resources.clone().unwrap_or_default();
@@ -206,15 +210,32 @@ impl Worker {
 
     /// What an earlier run of the agent had given.
     pub(super) fn load_allocation(&mut self) {
-        let Ok(text) = std::fs::read(self.agent.config.pod_dir(&self.uid).join(FILE)) else { return };
-        if let Some(mut kept) = Allocation::parse(&text) {
+        let resized = std::fs::read(self.agent.config.pod_dir(&self.uid).join(FILE)).ok().and_then(|text| Allocation::parse(&text));
+        let was_resized = resized.is_some();
+        if let Some(mut kept) = resized {
             // Older builds noted no whole pods, and resized none.
             kept.allocated.entry(resize::POD.into()).or_insert_with(|| resize::wanted(&self.wished).remove(resize::POD).unwrap_or_default());
             self.amounts = kept;
-            // Whether more can be given is for the first turn: here the pods may not be looked at yet.
-            self.pod = Arc::new(resize::given(&self.wished, &self.amounts.allocated));
-            // Those of a resize that was cut off are not known: no pod's figures are these, so the first turn tells the cgroup again.
-            self.pod_figures = Resources::default();
+        }
+        if let Some(allocated) = self.agent.allocated.get(&self.wished) {
+            self.amounts.allocated = allocated;
+        }
+        // Whether more can be given is for the first turn: here the pods may not be looked at yet.
+        self.pod = Arc::new(resize::given(&self.wished, &self.amounts.allocated));
+        // Those of a resize that was cut off are not known: no pod's figures are these, so the first turn tells the cgroup again.
+        self.pod_figures = self.pod.spec.as_ref().filter(|_| !was_resized).map(resources::of_pod).unwrap_or_default();
+        self.note_what_runs();
+    }
+
+    /// What no resize has told otherwise runs with what it was given.
+    fn note_what_runs(&mut self) {
+        let amounts = &mut self.amounts;
+        let whole = amounts.allocated.get(resize::POD).cloned().unwrap_or_default();
+        amounts.running_with.entry(resize::POD.into()).or_insert_with(|| whole.clone());
+        for record in self.records.iter().filter(|record| record.state == ContainerState::Running) {
+            let Some(given) = amounts.allocated.get(&record.name) else { continue };
+            amounts.running_with.entry(record.id.clone()).or_insert_with(|| given.clone());
+            amounts.inherited.entry(record.id.clone()).or_insert_with(|| whole.clone());
         }
     }
 

@@ -166,7 +166,8 @@ impl Worker {
         config.mounts.splice(0..0, given.mounts);
         config.devices.extend(given.devices);
         config.annotations.extend(given.annotations);
-        Ok((config, given.cdi))
+        let claimed = self.agent.placement.dra.cdi(&self.pod, container).map_err(|error| error.to_string())?;
+        Ok((config, given.cdi.into_iter().chain(claimed).collect()))
     }
 
     /// The container that an ephemeral one is to look into (`kubectl debug --target`).

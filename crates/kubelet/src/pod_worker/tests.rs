@@ -329,6 +329,7 @@ fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
         facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
+        allocated: crate::allocated::Allocated::open(dir.path()).expect("opens"),
         placement: crate::placement::tests::of_devices(&dir.path().join("device-plugins")),
         pods: Pods::default(),
         users: crate::user_namespaces::Ranges::open(crate::user_namespaces::Ids::of_host(110).expect("this host's"), dir.path().join("pods")),
@@ -554,6 +555,30 @@ fn limited(cpu: &str, policy: &str, generation: i64) -> Pod {
     pod.metadata.generation = Some(generation);
     pod.spec.as_mut().expect("spec").resources = serde_json::from_value(json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}})).expect("resources");
     pod
+}
+
+#[tokio::test]
+async fn a_resize_that_was_asked_for_while_no_agent_ran_is_seen_by_the_next() {
+    let before = node();
+    let handle = before.run(asking("100m", "NotRequired", 1), None);
+    before.diary.has("start c-0").await;
+    handle.task.abort();
+    before.stop.cancel();
+    // Its runtime goes on, as containers do.
+    let records = before.runtime.containers.lock().expect("not poisoned").clone();
+    let dir = tempfile::tempdir().expect("tempdir");
+    std::fs::copy(before.agent.config.data_dir.join(crate::allocated::FILE), dir.path().join(crate::allocated::FILE)).expect("it was kept");
+    let next = node_at(dir, false);
+    *next.runtime.containers.lock().expect("not poisoned") = records.clone();
+    let sandbox = SandboxConfig { uid: "u1".into(), ..Default::default() };
+    let sandbox = SandboxStatus { id: "sandbox-u1".into(), config: sandbox, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
+    let adopted = Adopted { sandboxes: vec![sandbox], records };
+    let handle = spawn(next.agent.clone(), Arc::new(asking("200m", "NotRequired", 2)), adopted, Admission::Taken, None);
+    next.diary.has("event ResizeCompleted").await;
+    let order = ["event ResizeStarted", "update sandbox-u1 204", "update c-0 204"];
+    assert!(order.iter().all(|line| next.diary.position(line).is_some()), "{:#?}", next.diary.lines());
+    assert_eq!((next.diary.position("start"), next.diary.position("run_sandbox")), (None, None));
+    drop(handle);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use super::Api;
 use crate::config::KubeletConfig;
+use crate::dra;
 use crate::pods::Pods;
 use keles_observe::health::Check;
 use keles_observe::metrics::{Collect, CounterVec, Described, Exposition, GaugeVec, HistogramVec, Shape, alpha};
@@ -48,7 +49,7 @@ pub static REQUESTS: CounterVec<4> =
 pub static OPEN: GaugeVec<4> = GaugeVec::new(alpha("kubelet_http_inflight_requests", "Number of the inflight http requests"), ["long_running", "method", "path", "server_type"]);
 pub static TOOK: HistogramVec<4> =
     HistogramVec::new(alpha("kubelet_http_requests_duration_seconds", "Duration in seconds to serve http requests"), ["long_running", "method", "path", "server_type"], SECONDS);
-pub static FAMILIES: &[&dyn Collect] = &[&REQUESTS, &OPEN, &TOOK];
+pub static FAMILIES: &[&dyn Collect] = &[&REQUESTS, &OPEN, &TOOK, &dra::metrics::OPERATIONS, &dra::metrics::CALLS];
 
 /// Families whose values are looked up when asked.
 pub struct Own<'a>(pub &'a Api);
@@ -64,6 +65,7 @@ const ACTIVE: Described = alpha(
 
 impl Collect for Own<'_> {
     fn collect(&self, to: &mut Exposition) {
+        self.0.agent.placement.dra.collect(to);
         let views = self.0.pods.views();
         let count = |state| views.iter().flat_map(|view| &view.records).filter(|record| record.state == state).count() as f64;
         let terminal = |view: &&crate::pod_worker::View| view.status.phase.as_deref().is_some_and(crate::machine::phase::is_terminal);

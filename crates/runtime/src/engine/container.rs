@@ -1,9 +1,10 @@
 //! Containers: create, start, stop, remove, figures.
 
 use super::{Container, Inner, RequestError, blocking, io_error, new_id, refused, step};
-use crate::api::{ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, Resources, Result, RuntimeError, Stats};
-use crate::usage;
+use crate::api::{AppArmor, ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, Resources, Result, RuntimeError, Stats};
+use crate::apparmor;
 use crate::steps::devices;
+use crate::usage;
 use crate::wire::{Bundle, CONFIG_FILE, Operation, START_ERROR_CODE, now_unix_ns, write_file};
 use keles_linux::capabilities::Set;
 use keles_linux::cgroup::Group;
@@ -29,6 +30,11 @@ impl Inner {
         if !security.privileged {
             Set::default_of_containers().changed(&security.add_capabilities, &security.drop_capabilities).map_err(step("capabilities"))?;
         }
+        let mut config = config;
+        // Its processes, those of `exec` too, come under what was found now.
+        let asked = config.security.clone();
+        let profile = blocking(move || apparmor::Host::of(Path::new("/")).profile_for(&asked).map_err(step("AppArmor"))).await?;
+        config.security.apparmor = profile.map(AppArmor::Localhost);
         let id = new_id();
         let log_path = sandbox.file.config.log_directory.join(&config.log_path);
         let bundle = Bundle { id: id.clone(), sandbox_id: sandbox_id.to_owned(), created_at_unix_ns: now_unix_ns(), log_path, config };

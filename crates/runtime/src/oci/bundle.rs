@@ -175,7 +175,7 @@ pub fn seccomp(spec: &Spec) -> Result<Option<Filter>, Failure> {
 }
 
 pub fn is_apparmor_on() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with(b"Y"))
+    crate::apparmor::Host::of(Path::new("/")).is_enabled()
 }
 
 pub fn is_selinux_on() -> bool {

@@ -1,6 +1,7 @@
 //! What a bundle says of a process: identity, limits, scheduling, capabilities; the same for a container's first process and for `exec`.
 
 use super::bundle;
+use crate::apparmor::Label;
 use crate::steps::privileges::{Filter, Privileges};
 use crate::steps::{UMASK, user};
 use crate::wire::{Failure, at};
@@ -16,6 +17,7 @@ pub struct Identity {
     env: Vec<(String, String)>,
     umask: u32,
     /// Label files of the host's /proc, opened before anything could be put over them, and what to write.
+    profile: Option<Label>,
     labels: Vec<(File, String)>,
 }
 
@@ -29,6 +31,7 @@ impl Identity {
             privileges: Privileges { capabilities, no_new_privileges: p.no_new_privileges, filter, user },
             env: bundle::environment(p)?,
             umask: p.user.umask.unwrap_or(UMASK),
+            profile: profile(p)?,
             labels: labels(p)?,
         })
     }
@@ -41,6 +44,7 @@ impl Identity {
             env.push(("HOME".into(), user::home_of(self.privileges.user.0)));
         }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.umask));
+        self.profile.as_ref().map_or(Ok(()), Label::take)?;
         for (file, label) in &self.labels {
             (&*file).write_all(label.as_bytes()).map_err(|e| Failure::new("set security label", format!("{label}: {e}")))?;
         }
@@ -48,13 +52,13 @@ impl Identity {
     }
 }
 
+fn profile(p: &Process) -> Result<Option<Label>, Failure> {
+    (!p.apparmor_profile.is_empty() && bundle::is_apparmor_on()).then(|| Label::open(&p.apparmor_profile)).transpose()
+}
+
 fn labels(p: &Process) -> Result<Vec<(File, String)>, Failure> {
     let open = |path: &str| File::options().write(true).open(path).map_err(at("open label file"));
     let mut all = Vec::new();
-    if !p.apparmor_profile.is_empty() && bundle::is_apparmor_on() {
-        let file = open("/proc/thread-self/attr/apparmor/exec").or_else(|_| open("/proc/thread-self/attr/exec"))?;
-        all.push((file, format!("exec {}", p.apparmor_profile)));
-    }
     if !p.selinux_label.is_empty() && bundle::is_selinux_on() {
         all.push((open("/proc/thread-self/attr/exec")?, p.selinux_label.clone()));
     }

@@ -14,7 +14,8 @@ pub mod root;
 pub mod terminal;
 pub mod user;
 
-use crate::api::NamespaceMode;
+use crate::api::{AppArmor, NamespaceMode};
+use crate::apparmor::Label;
 use crate::wire::{Bundle, Failure, SandboxFile, at};
 use keles_linux::cgroup::Group;
 use keles_linux::seccomp::Profile;
@@ -124,6 +125,7 @@ fn prepare<'a>(plan: &Plan<'a>) -> Result<Prepared<'a>, Failure> {
 /// From the container's mount namespace, still the host's files, to its command.
 fn arrange(plan: Plan<'_>, prepared: Prepared<'_>) -> Result<Infallible, Failure> {
     let Prepared { profile, sources, root, shm } = prepared;
+    let label = label(&plan)?;
     let root = root::attach(root, &plan.folder())?;
     root::mount_proc(&root)?;
     devices::mount_dev(&root, &plan, &shm)?;
@@ -138,12 +140,13 @@ fn arrange(plan: Plan<'_>, prepared: Prepared<'_>) -> Result<Infallible, Failure
     if plan.bundle.config.security.read_only_root {
         root::make_read_only()?;
     }
-    finish(plan, true, profile)
+    finish(plan, true, profile, label)
 }
 
 /// Becomes one more process of a running container.
 pub fn exec(plan: Plan<'_>, namespaces: Joined) -> Result<Infallible, Failure> {
     let profile = begin(&plan)?;
+    let label = label(&plan)?;
     if let Some(users) = plan.users {
         process::join_namespace(users, process::CLONE_NEWUSER).map_err(at("enter user namespace"))?;
         become_root_of_namespace()?;
@@ -152,7 +155,7 @@ pub fn exec(plan: Plan<'_>, namespaces: Joined) -> Result<Infallible, Failure> {
         process::join_namespace(cgroup.as_fd(), process::CLONE_NEWCGROUP).map_err(at("join cgroup namespace"))?;
     }
     process::join_namespace(namespaces.mount.as_fd(), process::CLONE_NEWNS).map_err(at("join mount namespace"))?;
-    finish(plan, false, profile)
+    finish(plan, false, profile, label)
 }
 
 /// What must happen while the host's files can be seen. Returns a Localhost seccomp profile.
@@ -170,8 +173,16 @@ fn begin(plan: &Plan<'_>) -> Result<Option<Profile>, Failure> {
     privileges::load_profile(&plan.bundle.config.security)
 }
 
+/// What the engine found for the container ([`crate::apparmor::Host::profile_for`]).
+fn label(plan: &Plan<'_>) -> Result<Option<Label>, Failure> {
+    match &plan.bundle.config.security.apparmor {
+        Some(AppArmor::Localhost(profile)) => Label::open(profile).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// Identity, streams, privileges, command: the same for a container's first and later processes.
-fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>) -> Result<Infallible, Failure> {
+fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>, label: Option<Label>) -> Result<Infallible, Failure> {
     let config = &plan.bundle.config;
     let user = user::resolve(&config.security)?;
     if plan.tty {
@@ -182,6 +193,7 @@ fn finish(plan: Plan<'_>, first: bool, profile: Option<Profile>) -> Result<Infal
     raise_file_limit();
     let env = command::environment(&plan.sandbox.config, config, &user.home, plan.tty);
     command::enter_working_folder(&config.working_dir)?;
+    label.as_ref().map_or(Ok(()), Label::take)?;
     privileges::drop_to(&config.security, profile.as_ref(), &user)?;
     command::run(plan.args, &env)
 }

@@ -121,6 +121,32 @@ async fn a_refused_write_takes_nothing_and_a_taken_address_stays_with_its_holder
 }
 
 #[tokio::test]
+async fn what_is_taken_is_told_before_any_other_fault_and_what_was_taken_in_vain_is_free_at_once() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let ip = ips(&make(&admin, SERVICES, &service("a", json!({}))).await)[0].clone();
+    let before = taken(&admin).await;
+    let mut bad = service("b", json!({"clusterIP": ip, "sessionAffinity": "Bad"}));
+    let clash = admin.post(SERVICES, &bad).await.json();
+    assert_eq!(clash["message"], format!("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"));
+    bad["spec"]["clusterIP"] = "10.43.0.77".into();
+    bad["spec"]["type"] = "NodePort".into();
+    bad["spec"]["ports"][0]["nodePort"] = 30500.into();
+    let refused = admin.post(SERVICES, &bad).await;
+    assert_eq!(refused.status.as_u16(), 422);
+    assert!(refused.text().contains("spec.sessionAffinity: Unsupported value"), "{}", refused.text());
+    assert_eq!(taken(&admin).await, before);
+    let mut good = service("c", json!({"clusterIP": "10.43.0.77", "type": "NodePort"}));
+    good["spec"]["ports"][0]["nodePort"] = 30500.into();
+    let made = make(&admin, SERVICES, &good).await;
+    assert_eq!((ips(&made), &made["spec"]["ports"][0]["nodePort"]), (vec!["10.43.0.77".to_owned()], &json!(30500)), "nothing of a refused write is held");
+    // An update is told of the port first too, and keeps its own.
+    let update = json!({"spec": {"type": "NodePort", "sessionAffinity": "Bad", "ports": [{"port": 80, "nodePort": 30500}]}});
+    let r = admin.send(Method::PATCH, &format!("{SERVICES}/a"), "application/merge-patch+json", update.to_string().into_bytes()).await;
+    assert!(r.text().contains("provided port is already allocated") && !r.text().contains("sessionAffinity"), "{}", r.text());
+}
+
+#[tokio::test]
 async fn the_lower_band_is_left_to_people() {
     let w = with_range("10.43.0.0/26").await;
     let admin = w.admin();

@@ -21,6 +21,7 @@ pub mod discovery;
 pub mod field;
 pub mod flowcontrol;
 pub mod formats;
+pub mod gates;
 pub mod go_dump;
 pub mod ip;
 pub mod labels;

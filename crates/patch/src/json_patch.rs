@@ -35,6 +35,25 @@ pub(crate) fn apply(doc: &Value, operations: &Value) -> Result<Value, PatchError
     Ok(doc)
 }
 
+/// Members that operations do not have. One of the wrong type is refused.
+pub(crate) fn unknown_members(operations: &Value) -> Result<Vec<String>, PatchError> {
+    let mut unknown = Vec::new();
+    for (i, operation) in operations.as_array().into_iter().flatten().enumerate() {
+        for (name, value) in operation.as_object().into_iter().flatten() {
+            match name.as_str() {
+                "value" => {}
+                "op" | "path" | "from" if value.is_string() || value.is_null() => {}
+                "op" | "path" | "from" => {
+                    let kind = go_kind(value);
+                    return Err(PatchError::Malformed(format!("error decoding patch: json: cannot unmarshal {kind} into Go struct field jsonPatchOp.{name} of type string")));
+                }
+                _ => unknown.push(format!("unknown field \"[{i}].{name}\"")),
+            }
+        }
+    }
+    Ok(unknown)
+}
+
 /// What a patch has used up of what bounds it.
 #[derive(Default)]
 struct Spent {

@@ -99,7 +99,11 @@ pub fn patch(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validat
 
 /// As [`patch`], with the error unworded.
 pub fn apply(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validation: FieldValidation) -> Result<Decoded, PatchError> {
-    let (parsed, duplicates) = decode::parse_strict(body, Format::Json).map_err(|e| PatchError::Malformed(malformed(&e)))?;
+    let (parsed, mut found) = decode::parse_strict(body, Format::Json).map_err(|e| PatchError::Malformed(malformed(&e)))?;
+    if kind == PatchKind::Json && validation != FieldValidation::Ignore {
+        found.extend(json_patch::unknown_members(&parsed)?);
+        found.iter_mut().for_each(|what| what.insert_str(0, "json patch "));
+    }
     let patched = match kind {
         PatchKind::Json => json_patch::apply(current, &parsed)?,
         PatchKind::Merge => merge_patch(current, &parsed)?,
@@ -118,7 +122,7 @@ pub fn apply(kind: PatchKind, current: &Value, body: &[u8], ty: TypeRef, validat
     let misfit = |why: String| PatchError::Misfit { shown: if strategic { go_print(&parsed) } else { text.clone() }, why };
     let mut decoded = checked.map_err(|e| misfit(e.to_string()))?;
     if validation != FieldValidation::Ignore {
-        decoded.warnings.splice(0..0, duplicates);
+        decoded.warnings.splice(0..0, found);
     }
     if validation == FieldValidation::Strict && !decoded.warnings.is_empty() {
         return Err(misfit(DecodeError::Strict(decoded.warnings).to_string()));
@@ -184,6 +188,19 @@ mod tests {
     fn a_patch_that_does_not_apply_is_the_generic_422() {
         let s = refused(PatchKind::Json, json!([{"op": "test", "path": "/spec/containers/0/name", "value": "x"}]));
         assert_eq!((s.code, s.reason.as_str(), s.message.as_str()), (422, "Invalid", "the server rejected our request due to an error in our request"));
+    }
+    #[test]
+    fn what_an_operation_does_not_know_is_told_or_refused_as_the_client_asks() {
+        let current = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}});
+        let ask = |body: &str, how| super::patch(PatchKind::Json, &current, body.as_bytes(), pod(), how);
+        let odd = r#"[{"op": "test", "path": "/kind", "value": "Pod"}, {"op": "test", "path": "/kind", "value": "Pod", "Path": "x", "note": 1}]"#;
+        assert_eq!(ask(odd, FieldValidation::Warn).unwrap().warnings, [r#"json patch unknown field "[1].Path""#, r#"json patch unknown field "[1].note""#]);
+        let refused = ask(odd, FieldValidation::Strict).unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(refused.message.ends_with(r#"strict decoding error: json patch unknown field "[1].Path", json patch unknown field "[1].note""#), "{}", refused.message);
+        assert!(ask(odd, FieldValidation::Ignore).unwrap().warnings.is_empty());
+        let wrong = ask(r#"[{"op": 7, "path": "/kind"}]"#, FieldValidation::Warn).unwrap_err();
+        assert_eq!((wrong.code, wrong.message.as_str()), (400, "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"));
     }
     #[test]
     fn text_that_is_no_patch_is_a_bad_request() {

@@ -37,9 +37,6 @@ impl Taken {
     pub fn note(&self, what: String) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).push(what);
     }
-    pub fn has(&self, what: &str) -> bool {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|w| w == what)
-    }
     /// All notes; none are left.
     pub fn drain(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))

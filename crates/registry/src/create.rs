@@ -77,7 +77,9 @@ impl Exchange<'_> {
         let revision_given = !matches!(o.resource_version(), "" | "0") && !self.applied;
         let (mut found, mut rules) = (Problems::new(), Problems::new());
         self.resource.kind.create(o, &self.request, &mut rules, w)?;
-        meta::validate_create_with(o, self.resource.namespaced(), self.name_check(), facts::finalizers(&*self.resource.kind), &Path::new("metadata"), &mut found);
+        if rules.is_empty() || !self.resource.kind.metadata_checks(&self.request).last {
+            meta::validate_create_with(o, self.resource.namespaced(), self.name_check(), facts::finalizers(&*self.resource.kind), &Path::new("metadata"), &mut found);
+        }
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {
             return Err(Status::invalid(self.resource.group(), self.resource.info().kind, o.name(), &found));

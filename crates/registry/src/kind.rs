@@ -5,6 +5,7 @@
 //! (the first of [`Info::served`]); requests in other versions are converted on the way in and out.
 
 use crate::encode::Restore;
+use crate::gates::{self, GatedAt};
 use futures::future::BoxFuture;
 use keles_api::decode::{self, Decoded, FieldValidation, Format};
 use keles_api::{Object, Problems, Status, TypeRef, canonical, defaults};
@@ -91,6 +92,12 @@ pub struct Info {
 pub struct MetadataChecks {
     pub update: usize,
     pub status: usize,
+    /// Upstream's rules for a new object leave its metadata alone: what is checked for every kind is said only when they found nothing.
+    pub last: bool,
+}
+
+impl MetadataChecks {
+    pub const USUAL: MetadataChecks = MetadataChecks { update: 3, status: 3, last: false };
 }
 
 /// Fields that a custom resource's `/scale` shows, as paths of names.
@@ -157,7 +164,7 @@ impl Info {
         unknown_selector: UnknownSelector::Known,
         create_on_update: false,
         unconditional_update: true,
-        metadata_checks: MetadataChecks { update: 3, status: 3 },
+        metadata_checks: MetadataChecks::USUAL,
         name_rule: NameRule::DnsSubdomain,
     };
 }
@@ -214,6 +221,10 @@ pub trait Kind: Sync + Send + 'static {
     type Object: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
     const INFO: Info;
     fn columns() -> &'static [Column<Self::Object>];
+    /// What a Table's row says of its object beside the cells: `meta/v1` TableRowConditions.
+    fn row_conditions(_: &Self::Object) -> Vec<Value> {
+        Vec::new()
+    }
     /// The smallest valid object; feeds the laws and the docs.
     fn example() -> Self::Object;
     /// Defaults that the schema table cannot say. Idempotent. Must not look at the old object.
@@ -231,16 +242,24 @@ pub trait Kind: Sync + Send + 'static {
         Self::validate(new, problems);
     }
     fn validate_status(_new: &Self::Object, _old: &Self::Object, _: &mut Problems) {}
+    /// Fields of features that upstream has switched off, see [`crate::gates`].
+    const GATED: &'static [GatedAt] = &[];
     /// Subresources of the kind's own that write a piece of the object: `approval`, `ephemeralcontainers`.
     const PIECES: &'static [&'static str] = &[];
     /// Runs on update of one of [`Kind::PIECES`]: makes `new` the old object with the piece that the subresource may write.
     fn take_piece(_new: &mut Self::Object, _old: &Self::Object, _: &Request) {}
     /// Everything upstream checks on update of one of [`Kind::PIECES`]; `subresource` says which.
     fn validate_piece(_new: &Self::Object, _old: &Self::Object, _subresource: &str, _: &mut Problems) {}
+    /// How the metadata is checked, where that depends on the version asked in (Event).
+    fn metadata_checks(_: &Request) -> MetadataChecks {
+        Self::INFO.metadata_checks
+    }
     /// What depends on the version asked in (Event); runs after `validate` (`old` absent) or `validate_update`.
     fn validate_request(_new: &Self::Object, _old: Option<&Self::Object>, _: &Request, _: &mut Problems) {}
     /// `Warning:` headers on create and update (`old` absent on create).
     fn warnings(_new: &Self::Object, _old: Option<&Self::Object>, _: &mut Vec<String>) {}
+    /// `Warning:` headers of an update of `/status`.
+    fn status_warnings(_new: &Self::Object, _old: &Self::Object, _: &mut Vec<String>) {}
     /// Convert a tree between served versions, `to` being an apiVersion; called with apiVersion already rewritten.
     fn convert(_: &mut Object, _from: &str, _to: &str) {}
     /// Whether field selectors of a served version may name one of [`Info::selectable`]; versions that name fields differently (Event) say so.
@@ -271,6 +290,9 @@ pub trait AnyKind: Send + Sync + 'static {
     fn info(&self) -> &Info;
     fn columns(&self) -> Vec<ColumnInfo>;
     fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status>;
+    fn row_conditions(&self, _: &Object) -> Result<Vec<Value>, Status> {
+        Ok(Vec::new())
+    }
     fn example(&self) -> Object;
     fn set_defaults(&self, o: &mut Object) -> Result<(), Status>;
     fn prepare_create(&self, o: &mut Object, r: &Request) -> Result<(), Status>;
@@ -279,6 +301,10 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate(&self, o: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_update(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status>;
+    /// Fields of features that are switched off; gone after defaulting unless the old object uses the feature.
+    fn gated(&self) -> &'static [GatedAt] {
+        &[]
+    }
     /// Subresources of the kind's own that write a piece of the object.
     fn pieces(&self) -> &'static [&'static str] {
         &[]
@@ -289,11 +315,19 @@ pub trait AnyKind: Send + Sync + 'static {
     fn validate_piece(&self, _new: &Object, _old: &Object, _subresource: &str, _: &mut Problems) -> Result<(), Status> {
         Ok(())
     }
+    /// How the metadata of a request's object is checked.
+    fn metadata_checks(&self, _: &Request) -> MetadataChecks {
+        self.info().metadata_checks
+    }
     /// Rules that depend on the version asked in.
     fn validate_request(&self, _new: &Object, _old: Option<&Object>, _: &Request, _: &mut Problems) -> Result<(), Status> {
         Ok(())
     }
     fn warnings(&self, new: &Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status>;
+    /// Warnings of an update of `/status`.
+    fn status_warnings(&self, _new: &Object, _old: &Object, _: &mut Vec<String>) -> Result<(), Status> {
+        Ok(())
+    }
     fn convert(&self, o: &mut Object, from: &str, to: &str);
     /// Whether rules and admission see objects in the version of the request rather than in the storage version: custom resources'.
     fn works_as_asked(&self) -> bool {
@@ -406,6 +440,7 @@ pub trait AnyKind: Send + Sync + 'static {
     /// Defaults, prepare, validate and warnings of a create; one typed pass for built-in kinds.
     fn create(&self, o: &mut Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
         self.set_defaults(o)?;
+        gates::take_away(o, None, self.gated());
         self.prepare_create(o, r)?;
         self.validate(o, p)?;
         self.validate_request(o, None, r, p)?;
@@ -414,6 +449,7 @@ pub trait AnyKind: Send + Sync + 'static {
     /// The same for an update of the main resource.
     fn update(&self, new: &mut Object, old: &Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
         self.set_defaults(new)?;
+        gates::take_away(new, Some(old), self.gated());
         self.prepare_update(new, old, r)?;
         self.validate_update(new, old, p)?;
         self.validate_request(new, Some(old), r, p)?;
@@ -422,6 +458,7 @@ pub trait AnyKind: Send + Sync + 'static {
     /// The same for an update of `/status`.
     fn update_status(&self, new: &mut Object, old: &Object, r: &Request, p: &mut Problems) -> Result<(), Status> {
         self.set_defaults(new)?;
+        gates::take_away(new, Some(old), self.gated());
         self.prepare_status(new, old, r)?;
         self.validate_status(new, old, p)
     }
@@ -491,6 +528,9 @@ impl<K: Kind> AnyKind for Erased<K> {
     fn cells(&self, o: &Object, c: &Cells) -> Result<Vec<Value>, Status> {
         read::<K, _>(o, |t| K::columns().iter().map(|col| (col.cell)(t, c)).collect())
     }
+    fn row_conditions(&self, o: &Object) -> Result<Vec<Value>, Status> {
+        read::<K, _>(o, K::row_conditions)
+    }
     fn example(&self) -> Object {
         Object::from_typed(&K::example())
     }
@@ -515,6 +555,12 @@ impl<K: Kind> AnyKind for Erased<K> {
     fn validate_status(&self, new: &Object, old: &Object, p: &mut Problems) -> Result<(), Status> {
         read::<K, _>(old, |old| read::<K, _>(new, |new| K::validate_status(new, old, p)))?
     }
+    fn gated(&self) -> &'static [GatedAt] {
+        K::GATED
+    }
+    fn metadata_checks(&self, r: &Request) -> MetadataChecks {
+        K::metadata_checks(r)
+    }
     fn pieces(&self) -> &'static [&'static str] {
         K::PIECES
     }
@@ -535,6 +581,9 @@ impl<K: Kind> AnyKind for Erased<K> {
             None => read::<K, _>(new, |new| K::warnings(new, None, w)),
             Some(old) => read::<K, _>(old, |old| read::<K, _>(new, |new| K::warnings(new, Some(old), w)))?,
         }
+    }
+    fn status_warnings(&self, new: &Object, old: &Object, w: &mut Vec<String>) -> Result<(), Status> {
+        read::<K, _>(old, |old| read::<K, _>(new, |new| K::status_warnings(new, old, w)))?
     }
     fn convert(&self, o: &mut Object, from: &str, to: &str) {
         K::convert(o, from, to);

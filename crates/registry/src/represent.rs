@@ -159,8 +159,13 @@ impl View {
     }
 
     fn row(&self, o: &Cached, v: MetaVersion) -> Result<Value, Status> {
-        let cells = self.resource.kind.cells_of(&self.served, &o.tree(), &Cells { now_unix_seconds: self.now_unix_seconds })?;
+        let tree = o.tree();
+        let cells = self.resource.kind.cells_of(&self.served, &tree, &Cells { now_unix_seconds: self.now_unix_seconds })?;
         let mut row = json!({ "cells": cells });
+        let conditions = self.resource.kind.row_conditions(&tree)?;
+        if !conditions.is_empty() {
+            row["conditions"] = conditions.into();
+        }
         let object = match self.include {
             Include::None => return Ok(row),
             Include::Metadata => serde_json::from_slice(&self.partial(o, v)),

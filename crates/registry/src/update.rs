@@ -162,7 +162,10 @@ impl Exchange<'_> {
         let kind = &self.resource.kind;
         match part {
             Part::Main => kind.update(new, old, &self.request, &mut rules, w)?,
-            Part::Status => kind.update_status(new, old, &self.request, &mut rules)?,
+            Part::Status => {
+                kind.update_status(new, old, &self.request, &mut rules)?;
+                kind.status_warnings(new, old, w)?;
+            }
             Part::Piece => kind.validate_piece(new, old, &self.request.subresource, &mut rules)?,
             Part::Finalize => kind.validate(new, &mut rules)?,
             Part::Own => {}
@@ -177,7 +180,8 @@ impl Exchange<'_> {
         if part != Part::Own {
             // Upstream checks metadata for every kind (whole, then against the old one), and most kinds' own rules do so again.
             let at = Path::new("metadata");
-            let checks = if part == Part::Status { info.metadata_checks.status } else { info.metadata_checks.update };
+            let checks = kind.metadata_checks(&self.request);
+            let checks = if part == Part::Status { checks.status } else { checks.update };
             for n in 0..checks {
                 if matches!(n, 1 | 2) {
                     meta::validate_update(new, old, &at, &mut found);
@@ -201,6 +205,7 @@ impl Exchange<'_> {
     fn take_piece(&self, new: &mut Object, old: &Object) -> Result<(), Status> {
         let said = ["resourceVersion", "uid", "managedFields"].map(|f| (f, new.meta(f).clone()));
         self.resource.kind.set_defaults(new)?;
+        crate::gates::take_away(new, Some(old), self.resource.kind.gated());
         self.resource.kind.take_piece(new, old, &self.request)?;
         said.into_iter().for_each(|(f, v)| new.set_meta(f, v));
         Ok(())

@@ -75,6 +75,11 @@ pub fn of_containers(spec: &Value) -> Amounts {
     side(spec, "requests")
 }
 
+/// Limits of the containers alone.
+pub fn limits_of_containers(spec: &Value) -> Amounts {
+    side(spec, "limits")
+}
+
 fn side(spec: &Value, side: &str) -> Amounts {
     let list = |name: &str| spec[name].as_array().into_iter().flatten();
     let init = list("initContainers").map(|c| (tree(&c["resources"][side]), c["restartPolicy"] == "Always"));

@@ -16,7 +16,6 @@ use keles_registry::{Admission, Attributes, Ending, Operation, Registry};
 use rand::Rng;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -28,6 +27,8 @@ const RESERVED_PART: u32 = 32;
 const RESERVED_MIN: u32 = 16;
 const RESERVED_MAX: u32 = 128;
 const TRIES: u32 = 64;
+/// Begins the note of a node port among what an attempt has taken; the others are addresses.
+const PORT: &str = "port ";
 
 struct Holder {
     service: String,
@@ -84,9 +85,29 @@ impl ServiceAddresses {
             return Err(NoPort::Taken);
         }
         if !a.request.dry_run {
-            held.by.insert(port, Holder { service: service.into(), since: Instant::now() });
+            let before = held.by.insert(port, Holder { service: service.into(), since: Instant::now() });
+            // One that the Service, or another attempt to write it, has already is not this attempt's to give back.
+            if before.is_none_or(|h| h.service != service) {
+                a.taken.note(format!("{PORT}{port}"));
+            }
         }
         Ok(())
+    }
+
+    /// Takes the node ports that somebody chose.
+    fn claim_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &Object, service: &str) -> Result<(), Status> {
+        if !matches!(service_type(s), "NodePort" | "LoadBalancer") {
+            return Ok(());
+        }
+        if !a.request.dry_run {
+            self.no_port_numbers(s)?;
+        }
+        let known = a.old.map(node_ports).unwrap_or_default();
+        let new = node_ports(s).into_iter().filter(|k| !known.contains(k));
+        let Some((port, refusal)) = new.into_iter().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r))) else { return Ok(()) };
+        let mut p = Problems::new();
+        self.explain(s, port, &refusal, &mut p);
+        Err(Status::invalid("", "Service", s.name(), &p))
     }
 
     /// Any free port that the Service does not have yet; `own` are those that it has.
@@ -187,7 +208,8 @@ impl Admission for ServiceAddresses {
         true
     }
 
-    /// Keeps, drops and allocates; what people chose themselves is claimed after validation.
+    /// Keeps, drops, claims what people chose themselves and allocates the rest: before validation, as upstream, so that a taken address is
+    /// told before any other fault. A write that is refused later gives all of it back ([`Self::ended`]).
     async fn mutate(&self, a: &Attributes<'_>, s: &mut Object, _: &mut Vec<String>) -> Result<(), Status> {
         if !s.0["spec"].is_object() {
             return Ok(());
@@ -199,10 +221,12 @@ impl Admission for ServiceAddresses {
         }
         let full = |what: &str, why: &str| Status::internal(format!("failed to allocate a {what}: {why}"));
         if needs_cluster_ip(s) {
+            self.claim_addresses(a, s).await?;
             self.allocate_addresses(a, s).await.map_err(|e| full("serviceIP", &e.to_string()))?;
         }
         let service = full_name(&a.request.namespace, s.name());
         self.with_held(a.registry, |held| {
+            self.claim_ports(a, held, s, &service)?;
             if needs_node_ports(s) {
                 self.allocate_node_ports(a, held, s, &service).map_err(|_| full("nodePort", "range is full"))?;
             }
@@ -214,26 +238,19 @@ impl Admission for ServiceAddresses {
         })
     }
 
-    /// Claims every value the Service ends up with.
-    async fn validate(&self, a: &Attributes<'_>, s: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
+    async fn validate(&self, a: &Attributes<'_>, _: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
         self.doubt(a);
-        let Some(s) = s else { return Ok(()) };
-        self.no_port_numbers(s)?;
-        self.claim_addresses(a, s).await?;
-        let service = full_name(&a.request.namespace, s.name());
-        let known = a.old.map(node_ports).unwrap_or_default();
-        let new = node_ports(s).into_iter().filter(|k| !known.contains(k));
-        let refused = self.with_held(a.registry, |held| new.into_iter().find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
-        let Some((port, refusal)) = refused else { return Ok(()) };
-        let mut p = Problems::new();
-        self.explain(s, port, &refusal, &mut p);
-        Err(Status::invalid("", "Service", s.name(), &p))
+        Ok(())
     }
 
     async fn ended(&self, a: &Attributes<'_>, s: Option<&Object>, ending: Ending) {
         let had = || a.old.map(of_service).unwrap_or_default().into_iter();
         let has = || s.map(of_service).unwrap_or_default();
-        let noted = a.taken.drain();
+        let (ports, noted): (Vec<String>, Vec<String>) = a.taken.drain().into_iter().partition(|taken| taken.starts_with(PORT));
+        if ending == Ending::Nothing && !ports.is_empty() {
+            let free: Vec<u16> = ports.iter().filter_map(|p| p.strip_prefix(PORT)?.parse().ok()).collect();
+            self.with_held(a.registry, |held| held.by.retain(|port, _| !free.contains(port)));
+        }
         let free: Vec<String> = match ending {
             Ending::Nothing => noted,
             Ending::Stored => had().filter(|ip| !has().contains(ip)).map(|ip| ip.to_string()).collect(),
@@ -255,11 +272,6 @@ impl ServiceAddresses {
         let service = For { namespace: &a.request.namespace, name: s.name() };
         for ip in of_service(s).into_iter().filter(|ip| !known.contains(ip)) {
             let text = ip.to_string();
-            // In a dry run nothing was noted of what was allocated, which is no address that anybody could choose.
-            let own = a.taken.has(&text) || (a.request.dry_run && self.is_no_ones(a.registry, ip));
-            if own {
-                continue;
-            }
             match allocate::take(a.registry, ip, service, a.request.dry_run).await {
                 Ok(()) if a.request.dry_run => {}
                 Ok(()) => a.taken.note(text),
@@ -271,11 +283,6 @@ impl ServiceAddresses {
             }
         }
         Ok(())
-    }
-
-    /// What [`allocate::take_any`] answers in a dry run.
-    fn is_no_ones(&self, registry: &Registry, ip: IpAddr) -> bool {
-        allocate::ready(registry).iter().any(|c| c.network() == ip)
     }
 
     fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str) -> Result<(), NoPort> {

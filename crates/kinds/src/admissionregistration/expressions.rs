@@ -77,6 +77,11 @@ impl Names {
         self.compile(&of.at(name), of.str(name), wanted, p)
     }
 
+    /// As [`Names::check`] of the expression without the space around it: so upstream compiles, and shows, conditions.
+    pub fn check_trimmed(&self, of: &Field, name: &str, wanted: Wanted, p: &mut Problems) -> Option<Program> {
+        self.compile(&of.at(name), of.str(name).trim(), wanted, p)
+    }
+
     fn compile(&self, at: &Path, text: &str, wanted: Wanted, p: &mut Problems) -> Option<Program> {
         let there = Admission { params: self.params, authorizer: self.authorizer, constructors: self.constructors, variables: self.variables.as_deref() };
         match there.environment().compile(text) {
@@ -117,6 +122,9 @@ mod tests {
         assert!(said(&names, "params.x == 1", Wanted::Bool).contains("undeclared reference to 'params'"));
         assert!(said(&names, "request.nope == 1", Wanted::Bool).contains("undefined field 'nope'"));
         assert!(said(&names, "'a'", Wanted::Bool).ends_with("must evaluate to bool"));
+        let (condition, mut p) = (serde_json::json!({"expression": "  other "}), Problems::new());
+        names.check_trimmed(&Field::new(&condition, Path::new("c")), "expression", Wanted::Bool, &mut p);
+        assert!(p.aggregate().starts_with("c.expression: Invalid value: \"other\": compilation failed: ERROR: <input>:1:1: undeclared reference"), "{}", p.aggregate());
         assert_eq!(said(&Names::of_requests(true), "params.x == 1", Wanted::Bool), "");
     }
 }

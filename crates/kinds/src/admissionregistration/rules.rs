@@ -316,7 +316,7 @@ pub fn conditions(owner: &Field, params: bool, p: &mut Problems) {
         match c.str("expression").trim() {
             "" => p.required(&c.at("expression"), ""),
             _ => {
-                names_there.check(&c, "expression", Wanted::Bool, p);
+                names_there.check_trimmed(&c, "expression", Wanted::Bool, p);
             }
         }
         match c.str("name") {

@@ -33,7 +33,7 @@ impl Kind for ValidatingAdmissionPolicy {
         subresources: &[status("ValidatingAdmissionPolicy")],
         generation: true,
         unconditional_update: false,
-        metadata_checks: MetadataChecks { update: 3, status: 2 },
+        metadata_checks: MetadataChecks { status: 2, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

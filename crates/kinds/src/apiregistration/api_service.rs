@@ -32,7 +32,7 @@ impl Kind for APIService {
         subresources: &[status("APIService")],
         unconditional_update: false,
         name_rule: NameRule::Own,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

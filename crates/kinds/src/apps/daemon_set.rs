@@ -3,10 +3,12 @@
 use crate::apps::workload;
 use crate::core::pod::template;
 use crate::field::{Field, child_mut, default, default_pointer, non_negative, same, set};
+use crate::gates;
 use crate::labels;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problem, ProblemKind, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
@@ -69,6 +71,8 @@ impl Kind for DaemonSet {
         generation: true,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

@@ -3,9 +3,11 @@
 use crate::apps::workload;
 use crate::core::pod::template;
 use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative, same};
+use crate::gates;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problem, ProblemKind, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
@@ -41,6 +43,8 @@ impl Kind for Deployment {
         generation: true,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

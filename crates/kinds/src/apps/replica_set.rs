@@ -3,10 +3,12 @@
 use crate::apps::workload;
 use crate::core::pod::template;
 use crate::field::{Field, child_mut, clear_status, default_pointer, non_negative, set};
+use crate::gates;
 use crate::selectable;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
@@ -53,6 +55,8 @@ impl Kind for ReplicaSet {
         unknown_selector: UnknownSelector::NotSupported,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

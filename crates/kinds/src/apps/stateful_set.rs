@@ -4,10 +4,12 @@ use crate::apps::workload;
 use crate::core::persistent_volume_claim;
 use crate::core::pod::template;
 use crate::field::{Field, child_mut, default, default_pointer, invalid_each, items_mut, non_negative, one_of, same, set, without};
+use crate::gates;
 use crate::labels;
 use crate::subresource::{SCALE, status};
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problems, names};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Served};
 use serde_json::{Value, json};
 
@@ -35,6 +37,8 @@ impl Kind for StatefulSet {
         name_rule: NameRule::DnsLabel,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
@@ -116,7 +120,8 @@ impl Kind for StatefulSet {
         let spec = Field::root(new).get("spec");
         workload::template_warnings(new, old, &["spec", "template"], w);
         for claim in spec.items("volumeClaimTemplates") {
-            persistent_volume_claim::spec_warnings(&claim.get("spec"), w);
+            // Upstream leaves `spec` out of the place.
+            persistent_volume_claim::spec_warnings(&Field::new(claim.get("spec").value(), claim.path().clone()), w);
         }
         if spec.int("revisionHistoryLimit") < 0 {
             w.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());

@@ -3,9 +3,11 @@
 use crate::apps::workload;
 use crate::batch::{job, job_spec, schedule};
 use crate::field::{Field, child_mut, clear_status, default, default_pointer, non_negative, required_one_of};
+use crate::gates;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Path, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Cells, Column, Info, Kind, Request, Served};
 use serde_json::json;
 
@@ -52,6 +54,8 @@ impl Kind for CronJob {
         generation: true,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "jobTemplate", "spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

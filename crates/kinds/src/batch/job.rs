@@ -3,11 +3,13 @@
 use crate::apps::workload;
 use crate::batch::{job_spec, job_status};
 use crate::field::{Field, IMMUTABLE, child_mut, clear_status, default_pointer, immutable, same, set, without};
+use crate::gates;
 use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::{Object, Problems, names};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Cells, Column, Info, Kind, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
@@ -48,6 +50,8 @@ impl Kind for Job {
         unknown_selector: UnknownSelector::Text("field label \"{}\" not supported for batchv1.Job"),
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec", "template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

@@ -43,7 +43,7 @@ impl Kind for CertificateSigningRequest {
         selectable: &[Selectable { path: "spec.signerName", value: |o| selectable::text(o, &["spec", "signerName"]) }],
         unknown_selector: UnknownSelector::NotSupported,
         name_rule: NameRule::Own,
-        metadata_checks: MetadataChecks { update: 4, status: 4 },
+        metadata_checks: MetadataChecks { update: 4, status: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -1,9 +1,11 @@
 //! Lease: who holds something, and until when (coordination.k8s.io/v1).
 
-use crate::field::{Field, NEGATIVE, invalid_each, remove};
+use crate::field::{Field, NEGATIVE, invalid_each};
+use crate::gates;
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Served};
+use keles_registry::gates::GatedAt;
+use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
 pub struct Lease;
@@ -31,20 +33,14 @@ impl Kind for Lease {
         ..Info::BASE
     };
 
+    const GATED: &'static [GatedAt] = &[(&["spec"], gates::LEASE)];
+
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
     }
 
     fn example() -> Object {
         Object(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "sample", "namespace": "default"}, "spec": {}}))
-    }
-
-    fn prepare_create(o: &mut Object, _: &Request) {
-        drop_coordination(o, None);
-    }
-
-    fn prepare_update(new: &mut Object, old: &Object, _: &Request) {
-        drop_coordination(new, Some(old));
     }
 
     fn validate(o: &Object, p: &mut Problems) {
@@ -67,21 +63,10 @@ impl Kind for Lease {
     }
 }
 
-/// Coordinated leader election is off by default (KEP-4355): its fields stay only where they are already in use.
-fn drop_coordination(new: &mut Object, old: Option<&Object>) {
-    let in_use = |o: &Object| ["strategy", "preferredHolder"].iter().any(|f| !o.at(&["spec", f]).is_null());
-    if old.is_some_and(in_use) {
-        return;
-    }
-    if let Some(spec) = new.0.get_mut("spec") {
-        remove(spec, "strategy");
-        remove(spec, "preferredHolder");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keles_registry::gates::take_away;
 
     #[test]
     fn fields_of_coordinated_election_stay_only_where_they_are_in_use() {
@@ -93,10 +78,10 @@ mod tests {
             o
         };
         let mut new = lease(Some("OldestEmulationVersion"));
-        Lease::prepare_create(&mut new, &Request::default());
+        take_away(&mut new, None, Lease::GATED);
         assert!(new.at(&["spec", "strategy"]).is_null());
         let mut new = lease(Some("OldestEmulationVersion"));
-        Lease::prepare_update(&mut new, &lease(Some("OldestEmulationVersion")), &Request::default());
+        take_away(&mut new, Some(&lease(Some("OldestEmulationVersion"))), Lease::GATED);
         assert_eq!(new.str_at(&["spec", "strategy"]), "OldestEmulationVersion");
     }
 }

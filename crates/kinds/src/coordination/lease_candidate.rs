@@ -11,9 +11,8 @@ pub struct LeaseCandidate;
 const COLUMNS: &[Column<Object>] = &[
     NAME,
     column("LeaseName", "string", "LeaseName is the name of the lease for which this candidate is contending.", |o, _| table::str_cell(o, &["spec", "leaseName"])),
-    column("BinaryVersion", "string", "BinaryVersion is the binary version.", |o, _| table::str_cell(o, &["spec", "binaryVersion"])),
-    column("EmulationVersion", "string", "EmulationVersion is the emulation version.", |o, _| table::str_cell(o, &["spec", "emulationVersion"])),
-    column("Strategy", "string", "Strategy is the strategy that coordinated leader election will use for picking the leader.", |o, _| table::str_cell(o, &["spec", "strategy"])),
+    column("BinaryVersion", "string", "", |o, _| table::str_cell(o, &["spec", "binaryVersion"])),
+    column("EmulationVersion", "string", "", |o, _| table::str_cell(o, &["spec", "emulationVersion"])),
     AGE,
 ];
 

@@ -4,7 +4,7 @@ use crate::field::{Field, IMMUTABLE, immutable, invalid_each, same};
 use crate::selectable;
 use crate::table::{self, NAME, column, text, wide};
 use keles_api::{Object, Path, Problem, ProblemKind, Problems, names};
-use keles_registry::kind::{Cells, Column, Info, Kind, NameRule, Request, Selectable, Served, UnknownSelector};
+use keles_registry::kind::{Cells, Column, Info, Kind, MetadataChecks, NameRule, Request, Selectable, Served, UnknownSelector};
 use serde_json::json;
 use std::borrow::Cow;
 
@@ -79,6 +79,11 @@ impl Kind for Event {
             "message": "m",
             "type": "Normal"
         }))
+    }
+
+    /// Of old events only what holds for every kind is asked.
+    fn metadata_checks(r: &Request) -> MetadataChecks {
+        if r.group == EVENTS_GROUP { MetadataChecks::USUAL } else { MetadataChecks { update: 2, last: true, ..MetadataChecks::USUAL } }
     }
 
     fn validate_request(new: &Object, old: Option<&Object>, r: &Request, p: &mut Problems) {

@@ -46,7 +46,7 @@ impl Kind for PersistentVolume {
         scope: Scope::Cluster,
         served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.PersistentVolume" }],
         subresources: &[status("PersistentVolume")],
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 
@@ -82,14 +82,7 @@ impl Kind for PersistentVolume {
 
     fn validate(o: &Object, p: &mut Problems) {
         let spec = Field::root(o).get("spec");
-        let modes = spec.items("accessModes");
-        if modes.is_empty() {
-            p.required(&spec.at("accessModes"), "");
-        }
-        for mode in &modes {
-            one_of(p, &spec.at("accessModes"), mode.text(), ACCESS_MODES);
-        }
-        alone_if_once_a_pod(&spec, p);
+        access_modes(&spec, p);
         capacity(&spec, p);
         let policy = spec.str("persistentVolumeReclaimPolicy");
         if !policy.is_empty() {
@@ -110,10 +103,7 @@ impl Kind for PersistentVolume {
         if let Some(mode) = spec.opt_str("volumeMode") {
             one_of(p, &spec.at("volumeMode"), mode, &["Block", "Filesystem"]);
         }
-        let path = spec.get("hostPath").str("path");
-        if policy == "Recycle" && path.starts_with('/') && clean_is_root(path) {
-            p.forbidden(&spec.at("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
-        }
+        no_recycled_root(&spec, p);
         attributes_class(&spec, p);
     }
 
@@ -145,6 +135,54 @@ impl Kind for PersistentVolume {
             p.forbidden(&spec.at("volumeAttributesClassName"), "update from non-nil value to nil is forbidden");
         }
     }
+}
+
+fn access_modes(spec: &Field, p: &mut Problems) {
+    let modes = spec.items("accessModes");
+    if modes.is_empty() {
+        p.required(&spec.at("accessModes"), "");
+    }
+    for mode in &modes {
+        one_of(p, &spec.at("accessModes"), mode.text(), ACCESS_MODES);
+    }
+    alone_if_once_a_pod(spec, p);
+}
+
+fn no_recycled_root(spec: &Field, p: &mut Problems) {
+    let path = spec.get("hostPath").str("path");
+    if spec.str("persistentVolumeReclaimPolicy") == "Recycle" && path.starts_with('/') && clean_is_root(path) {
+        p.forbidden(&spec.at("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'");
+    }
+}
+
+/// The spec of a volume that an attachment describes by itself: of a CSI driver, and nothing that concerns claims.
+pub fn inline_spec(spec: &Field, p: &mut Problems) {
+    const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
+    if spec.has("claimRef") {
+        p.forbidden(&spec.at("claimRef"), NOT_INLINE);
+    }
+    if spec.map_len("capacity") > 0 {
+        p.forbidden(&spec.at("capacity"), NOT_INLINE);
+    }
+    if !spec.has("csi") {
+        p.required(&spec.at("csi"), "has to be specified in the context of inline volumes");
+    }
+    access_modes(spec, p);
+    if !matches!(spec.str("persistentVolumeReclaimPolicy"), "" | "Retain") {
+        p.forbidden(&spec.at("persistentVolumeReclaimPolicy"), "may only be Retain in the context of inline volumes");
+    }
+    if spec.has("nodeAffinity") {
+        p.forbidden(&spec.at("nodeAffinity"), NOT_INLINE);
+    }
+    persistent::source(spec, "", p);
+    no_recycled_root(spec, p);
+    if !spec.str("storageClassName").is_empty() {
+        p.forbidden(&spec.at("storageClassName"), NOT_INLINE);
+    }
+    if spec.opt_str("volumeMode").is_some_and(|mode| mode != "Filesystem") {
+        p.forbidden(&spec.at("volumeMode"), "may not specify volumeMode other than Filesystem in the context of inline volumes");
+    }
+    attributes_class(spec, p);
 }
 
 /// ReadWriteOncePod stands alone among access modes.

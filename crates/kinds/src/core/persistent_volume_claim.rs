@@ -40,7 +40,7 @@ impl Kind for PersistentVolumeClaim {
         short_names: &["pvc"],
         served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.PersistentVolumeClaim" }],
         subresources: &[status("PersistentVolumeClaim")],
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -2,8 +2,10 @@
 
 use crate::core::pod::template;
 use crate::field::Field;
+use crate::gates;
 use crate::table::{self, NAME, column, text};
 use keles_api::{Object, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 
@@ -26,6 +28,8 @@ impl Kind for PodTemplate {
         generation: true,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["template", "spec"], gates::POD_SPEC)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS

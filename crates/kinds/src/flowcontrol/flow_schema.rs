@@ -44,7 +44,7 @@ impl Kind for FlowSchema {
         subresources: &[status("FlowSchema")],
         generation: true,
         unconditional_update: false,
-        metadata_checks: MetadataChecks { update: 3, status: 2 },
+        metadata_checks: MetadataChecks { status: 2, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

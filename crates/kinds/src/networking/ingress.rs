@@ -32,7 +32,7 @@ impl Kind for Ingress {
         served: &[Served { group: "networking.k8s.io", version: "v1", schema: "io.k8s.api.networking.v1.Ingress" }],
         subresources: &[status("Ingress")],
         generation: true,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -27,7 +27,7 @@ impl Kind for IPAddress {
             Served { group: "networking.k8s.io", version: "v1beta1", schema: "io.k8s.api.networking.v1beta1.IPAddress" },
         ],
         name_rule: NameRule::Own,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -1,5 +1,6 @@
 //! RuntimeClass: which runtime runs a pod (node.k8s.io/v1).
 
+use crate::core::pod::warnings::deprecated_label;
 use crate::core::pod::{resources, scheduling};
 use crate::field::{Field, immutable, invalid_each, same};
 use crate::labels;
@@ -20,6 +21,7 @@ impl Kind for RuntimeClass {
         singular: "runtimeclass",
         scope: Scope::Cluster,
         served: &[Served { group: "node.k8s.io", version: "v1", schema: "io.k8s.api.node.v1.RuntimeClass" }],
+        create_on_update: true,
         unconditional_update: false,
         ..Info::BASE
     };
@@ -49,6 +51,13 @@ impl Kind for RuntimeClass {
                 p.push(same_toleration(t));
             }
         }
+    }
+
+    /// Upstream names the selector, not the label in it.
+    fn warnings(new: &Object, _: Option<&Object>, w: &mut Vec<String>) {
+        let selector = Field::root(new).get("scheduling");
+        let found = selector.map("nodeSelector").filter_map(|(label, _)| deprecated_label(label));
+        w.extend(found.map(|text| format!("{}: {text}", selector.at("nodeSelector"))));
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {

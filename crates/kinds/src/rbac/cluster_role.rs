@@ -22,7 +22,7 @@ impl Kind for ClusterRole {
         served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.ClusterRole" }],
         create_on_update: true,
         name_rule: NameRule::PathSegment,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -33,7 +33,7 @@ impl Kind for ClusterRoleBinding {
         served: &[Served { group: "rbac.authorization.k8s.io", version: "v1", schema: "io.k8s.api.rbac.v1.ClusterRoleBinding" }],
         create_on_update: true,
         name_rule: NameRule::PathSegment,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

@@ -27,7 +27,7 @@ impl Kind for DeviceClass {
         ],
         generation: true,
         name_rule: NameRule::Own,
-        metadata_checks: MetadataChecks { update: 4, status: 3 },
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 

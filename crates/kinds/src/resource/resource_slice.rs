@@ -1,13 +1,15 @@
 //! ResourceSlice: devices that a driver offers (resource.k8s.io/v1, resource.k8s.io/v1beta2, resource.k8s.io/v1beta1).
 
 use crate::core::pod::affinity::node_selector;
-use crate::field::{Field, immutable, items_mut, remove};
+use crate::field::{Field, immutable, items_mut};
+use crate::gates;
 use crate::resource::device::{self, node_name, true_or_unset};
 use crate::resource::identifiers::{driver, pool, set};
 use crate::resource::v1beta1;
 use crate::selectable;
 use crate::table::{self, AGE, NAME, column};
 use keles_api::{Object, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Selectable, Served, UnknownSelector};
 use serde_json::json;
 
@@ -41,6 +43,8 @@ impl Kind for ResourceSlice {
         unknown_selector: UnknownSelector::Text("field label not supported for {version}, Kind=ResourceSlice: {}"),
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec"], gates::RESOURCE_SLICE)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
@@ -80,18 +84,10 @@ const DEVICES_MAX: usize = 128;
 /// Devices with taints or counters take more room.
 const LARGE_DEVICES_MAX: usize = 64;
 const COUNTER_SETS_MAX: usize = 8;
-/// Fields of features that upstream has switched off (DRAListTypeAttributes, DRANodeAllocatableResources).
-const OFF_IN_ATTRIBUTES: &[&str] = &["bools", "ints", "strings", "versions"];
-const OFF_IN_DEVICES: &str = "nodeAllocatableResourceMappings";
-
-/// Drops what is switched off; a new taint says since when it is there.
+/// A new taint says since when it is there.
 fn prepare(o: &mut Object, r: &Request) {
     let Some(spec) = o.0.get_mut("spec") else { return };
     for device in items_mut(spec, "devices") {
-        remove(device, OFF_IN_DEVICES);
-        for (_, attribute) in device.get_mut("attributes").and_then(|a| a.as_object_mut()).into_iter().flatten() {
-            OFF_IN_ATTRIBUTES.iter().for_each(|name| remove(attribute, name));
-        }
         items_mut(device, "taints").for_each(|t| crate::field::default(t, "timeAdded", r.now.as_str()));
     }
 }

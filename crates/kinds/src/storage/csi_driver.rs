@@ -1,9 +1,12 @@
 //! CSIDriver: a storage driver and what it needs (storage.k8s.io/v1).
 
+use crate::core::pod::volumes::csi_driver;
 use crate::field::{Field, IMMUTABLE, child_mut, default_pointer, immutable, one_of, same, set};
+use crate::gates;
 use crate::table::{self, AGE, NAME, column, text};
-use keles_api::{Object, Problems};
-use keles_registry::kind::{Column, GenerationKept, Info, Kind, Scope, Served};
+use keles_api::{Object, Path, Problems};
+use keles_registry::gates::GatedAt;
+use keles_registry::kind::{Column, GenerationKept, Info, Kind, MetadataChecks, NameRule, Scope, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -37,10 +40,14 @@ impl Kind for CSIDriver {
         scope: Scope::Cluster,
         served: &[Served { group: "storage.k8s.io", version: "v1", schema: "io.k8s.api.storage.v1.CSIDriver" }],
         unconditional_update: false,
+        name_rule: NameRule::PathSegment,
+        metadata_checks: MetadataChecks { last: true, ..MetadataChecks::USUAL },
         generation: true,
         generation_kept: GenerationKept::OnUpdate,
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec"], gates::CSI_DRIVER)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
@@ -62,46 +69,20 @@ impl Kind for CSIDriver {
         }
     }
 
+    /// Upstream looks at the name as one of a driver, and calls it `name`.
     fn validate(o: &Object, p: &mut Problems) {
-        let root = Field::root(o);
-        let spec = root.get("spec");
-        for mode in spec.strings("volumeLifecycleModes") {
-            one_of(p, &spec.at("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
-        }
-        if let Some(policy) = spec.opt_str("fsGroupPolicy") {
-            one_of(p, &spec.at("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]);
-        }
-        let mut seen = BTreeSet::new();
-        for token in spec.items("tokenRequests") {
-            if !seen.insert(token.str("audience")) {
-                p.duplicate(&token.at("audience"), token.str("audience"));
-                continue;
-            }
-            let Some(seconds) = token.opt_int("expirationSeconds") else { continue };
-            if seconds < TOKEN_MIN_SECONDS {
-                p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
-            }
-            if seconds > TOKEN_MAX_SECONDS {
-                p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
-            }
-        }
-        if let Some(seconds) = spec.opt_int("nodeAllocatableUpdatePeriodSeconds").filter(|s| *s < UPDATE_PERIOD_MIN_SECONDS) {
-            p.invalid(&spec.at("nodeAllocatableUpdatePeriodSeconds"), seconds, format!("must be greater than or equal to {UPDATE_PERIOD_MIN_SECONDS} seconds"));
-        }
-        if let Some(wanted) = spec.opt_bool("serviceAccountTokenInSecrets").filter(|_| spec.list("tokenRequests").is_empty()) {
-            p.invalid(&spec.at("serviceAccountTokenInSecrets"), wanted, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
-        }
+        csi_driver(p, &Path::new("name"), o.name());
+        validate_spec(&Field::root(o).get("spec"), p);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        Self::validate(new, p);
         let (spec, before) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
+        validate_spec(&spec, p);
         if spec.get("attachRequired").value() != before.get("attachRequired").value() {
             p.invalid(&spec.at("attachedRequired"), spec.get("attachRequired").value().clone(), IMMUTABLE);
         }
         immutable(p, &spec.get("volumeLifecycleModes"), &before.get("volumeLifecycleModes"));
     }
-
     /// Said when the tokens change, not on every update of a driver that has them.
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
         let spec = Field::root(new).get("spec");
@@ -112,6 +93,35 @@ impl Kind for CSIDriver {
         if !spec.list("tokenRequests").is_empty() && !spec.has("serviceAccountTokenInSecrets") {
             w.push("spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into());
         }
+    }
+}
+
+fn validate_spec(spec: &Field, p: &mut Problems) {
+    for mode in spec.strings("volumeLifecycleModes") {
+        one_of(p, &spec.at("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
+    }
+    if let Some(policy) = spec.opt_str("fsGroupPolicy") {
+        one_of(p, &spec.at("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]);
+    }
+    let mut seen = BTreeSet::new();
+    for token in spec.items("tokenRequests") {
+        if !seen.insert(token.str("audience")) {
+            p.duplicate(&token.at("audience"), token.str("audience"));
+            continue;
+        }
+        let Some(seconds) = token.opt_int("expirationSeconds") else { continue };
+        if seconds < TOKEN_MIN_SECONDS {
+            p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+        }
+        if seconds > TOKEN_MAX_SECONDS {
+            p.invalid(&token.at("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
+        }
+    }
+    if let Some(seconds) = spec.opt_int("nodeAllocatableUpdatePeriodSeconds").filter(|s| *s < UPDATE_PERIOD_MIN_SECONDS) {
+        p.invalid(&spec.at("nodeAllocatableUpdatePeriodSeconds"), seconds, format!("must be greater than or equal to {UPDATE_PERIOD_MIN_SECONDS} seconds"));
+    }
+    if let Some(wanted) = spec.opt_bool("serviceAccountTokenInSecrets").filter(|_| spec.list("tokenRequests").is_empty()) {
+        p.invalid(&spec.at("serviceAccountTokenInSecrets"), wanted, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
     }
 }
 

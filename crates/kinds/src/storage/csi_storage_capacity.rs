@@ -1,5 +1,6 @@
 //! CSIStorageCapacity: room left in a storage class (storage.k8s.io/v1).
 
+use crate::core::pod::warnings::node_selector;
 use crate::field::{Field, NEGATIVE, immutable, invalid_each};
 use crate::labels;
 use crate::table::{self, NAME, column};
@@ -49,6 +50,10 @@ impl Kind for CSIStorageCapacity {
         if Quantity::parse(root.str("capacity")).is_ok_and(|q| q.sign() < 0) {
             p.invalid(&root.at("capacity"), root.str("capacity"), NEGATIVE);
         }
+    }
+
+    fn warnings(new: &Object, _: Option<&Object>, w: &mut Vec<String>) {
+        node_selector(&Field::root(new).get("nodeTopology"), w);
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {

@@ -1,5 +1,6 @@
 //! StorageClass: how storage is made (storage.k8s.io/v1).
 
+use crate::core::pod::warnings::deprecated_label;
 use crate::field::{Field, default_pointer, immutable, invalid_each, one_of};
 use crate::labels;
 use crate::table::{self, AGE, CLASS_NAME, column};
@@ -74,6 +75,12 @@ impl Kind for StorageClass {
             Some(mode) => one_of(p, &root.at("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]),
         }
         topologies(&root, p);
+    }
+
+    fn warnings(new: &Object, _: Option<&Object>, w: &mut Vec<String>) {
+        for e in Field::root(new).items("allowedTopologies").iter().flat_map(|t| t.items("matchLabelExpressions")) {
+            w.extend(deprecated_label(e.str("key")).map(|text| format!("{}: {text}", e.at("key"))));
+        }
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {

@@ -1,5 +1,6 @@
 //! VolumeAttachment: a volume to be attached to a node (storage.k8s.io/v1).
 
+use crate::core::persistent_volume;
 use crate::core::pod::volumes::csi_driver;
 use crate::field::{Field, immutable, invalid_each, set};
 use crate::formats;
@@ -73,7 +74,7 @@ impl Kind for VolumeAttachment {
                 }
                 invalid_each(p, &source.at("persistentVolumeName"), name, names::dns_subdomain(name, false));
             }
-            (None, true) => {}
+            (None, true) => persistent_volume::inline_spec(&source.get("inlineVolumeSpec"), p),
         }
         invalid_each(p, &spec.at("nodeName"), spec.str("nodeName"), names::dns_subdomain(spec.str("nodeName"), false));
         attached(&Field::root(o).get("status"), p);

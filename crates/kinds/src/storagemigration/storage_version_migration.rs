@@ -3,14 +3,14 @@
 use crate::conditions::conditions;
 use crate::field::{Field, IMMUTABLE, NEGATIVE, clear_status};
 use crate::subresource::status;
-use crate::table::{self, AGE, NAME, column, text};
+use crate::table::{self, NAME, column, text};
 use keles_api::{Object, Path, Problems};
 use keles_registry::kind::{Column, Info, Kind, Request, Scope, Served};
 use serde_json::json;
 
 pub struct StorageVersionMigration;
 
-const COLUMNS: &[Column<Object>] = &[NAME, column("Resource", "string", "The resource that is being migrated.", |o, _| text(resource(o))), AGE];
+const COLUMNS: &[Column<Object>] = &[Column { format: "", ..NAME }, column("Resource", "string", "Fully qualified resource to migrate", |o, _| text(resource(o)))];
 
 impl Kind for StorageVersionMigration {
     type Object = Object;

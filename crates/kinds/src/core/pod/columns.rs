@@ -3,7 +3,7 @@
 use crate::table::{self, AGE, NAME, column, text, wide};
 use keles_api::Object;
 use keles_registry::kind::{Cells, Column};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub const COLUMNS: &[Column<Object>] = &[
     NAME,
@@ -14,7 +14,8 @@ pub const COLUMNS: &[Column<Object>] = &[
     }),
     AGE,
     wide("IP", "string", "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated.", |o, _| {
-        table::str_or(o, &["status", "podIP"], "<none>")
+        let first = table::list(o.at(&["status", "podIPs"])).first().and_then(|ip| ip["ip"].as_str()).unwrap_or(o.str_at(&["status", "podIP"]));
+        text(if first.is_empty() { "<none>" } else { first })
     }),
     wide(
         "Node",
@@ -36,6 +37,17 @@ pub const COLUMNS: &[Column<Object>] = &[
     ),
 ];
 
+/// A row of a pod that has ended says so.
+pub fn conditions(o: &Object) -> Vec<Value> {
+    let phase = o.str_at(&["status", "phase"]);
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return Vec::new(),
+    };
+    vec![json!({"type": "Completed", "status": "True", "reason": phase, "message": message})]
+}
+
 /// Reason of a pod that the node controller gave up on.
 const NODE_LOST: &str = "NodeLost";
 
@@ -49,24 +61,101 @@ fn is_sidecar(o: &Object, name: &str) -> bool {
     table::list(o.at(&["spec", "initContainers"])).iter().find(of_name).is_some_and(|c| c["restartPolicy"].as_str() == Some("Always"))
 }
 
+/// What the columns say of a pod's containers, found in one walk over their statuses, as upstream walks them.
+struct Progress {
+    reason: String,
+    ready: usize,
+    restarts: i64,
+    /// When the last one that restarted had ended.
+    last_end: String,
+}
+
+/// Restarts that count, and when the last of them was.
+#[derive(Default)]
+struct Restarts(i64, String);
+
+impl Restarts {
+    fn count(&mut self, status: &Value) {
+        self.0 += status["restartCount"].as_i64().unwrap_or(0);
+        let ended = status["lastState"]["terminated"]["finishedAt"].as_str().unwrap_or("");
+        if ended > self.1.as_str() {
+            self.1 = ended.to_owned();
+        }
+    }
+}
+
+impl Progress {
+    fn of(o: &Object) -> Self {
+        let mut reason = o.str_at(&["status", "phase"]).to_owned();
+        if !o.str_at(&["status", "reason"]).is_empty() {
+            reason = o.str_at(&["status", "reason"]).to_owned();
+        }
+        if statuses(o, "conditions").iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
+            reason = "SchedulingGated".into();
+        }
+        // Init containers count up to the first that is not through; sidecars count beside the others.
+        let (mut all, mut sidecars, mut ready, mut busy) = (Restarts::default(), Restarts::default(), 0, false);
+        for (i, s) in statuses(o, "initContainerStatuses").iter().enumerate() {
+            let sidecar = is_sidecar(o, s["name"].as_str().unwrap_or(""));
+            all.count(s);
+            if sidecar {
+                sidecars.count(s);
+            }
+            let ended = &s["state"]["terminated"];
+            if !ended.is_null() && ended["exitCode"].as_i64().unwrap_or(0) == 0 {
+                continue;
+            }
+            if sidecar && s["started"] == true {
+                ready += usize::from(s["ready"] == true);
+                continue;
+            }
+            let waiting = s["state"]["waiting"]["reason"].as_str().unwrap_or("");
+            reason = match () {
+                _ if !ended.is_null() => format!("Init:{}", exit(ended)),
+                _ if !waiting.is_empty() && waiting != "PodInitializing" => format!("Init:{waiting}"),
+                _ => format!("Init:{i}/{}", table::len(o.at(&["spec", "initContainers"]))),
+            };
+            busy = true;
+            break;
+        }
+        if !busy || table::condition_true(o, "Initialized") {
+            all = sidecars;
+            reason = Self::running(o, reason, &mut all, &mut ready);
+        }
+        Progress { reason, ready, restarts: all.0, last_end: all.1 }
+    }
+
+    /// The word of the first container that waits or has ended; `Running` again when others of a `Completed` pod still run.
+    fn running(o: &Object, mut reason: String, restarts: &mut Restarts, ready: &mut usize) -> String {
+        let mut has_running = false;
+        for s in statuses(o, "containerStatuses").iter().rev() {
+            restarts.count(s);
+            let state = &s["state"];
+            let waiting = state["waiting"]["reason"].as_str().unwrap_or("");
+            if !waiting.is_empty() {
+                reason = waiting.to_owned();
+            } else if !state["terminated"].is_null() {
+                reason = exit(&state["terminated"]);
+            } else if s["ready"] == true && !state["running"].is_null() {
+                has_running = true;
+                *ready += 1;
+            }
+        }
+        if reason == "Completed" && has_running {
+            reason = if table::condition_true(o, "Ready") { "Running".into() } else { "NotReady".into() };
+        }
+        reason
+    }
+}
+
 /// `1/2`: ready containers of all, sidecars among them.
 fn ready(o: &Object) -> String {
     let sidecars = table::list(o.at(&["spec", "initContainers"])).iter().filter(|c| c["restartPolicy"].as_str() == Some("Always")).count();
-    let all = table::len(o.at(&["spec", "containers"])) + sidecars;
-    let started_and_ready = |s: &&Value| s["started"] == true && s["ready"] == true;
-    let mut ready = statuses(o, "initContainerStatuses").iter().filter(|s| is_sidecar(o, s["name"].as_str().unwrap_or(""))).filter(started_and_ready).count();
-    if !initializing(o).1 || pod_initialized(o) {
-        ready += statuses(o, "containerStatuses").iter().filter(|s| s["ready"] == true && !s["state"]["running"].is_null()).count();
-    }
-    format!("{ready}/{all}")
-}
-
-fn pod_initialized(o: &Object) -> bool {
-    table::condition_true(o, "Initialized")
+    format!("{}/{}", Progress::of(o).ready, table::len(o.at(&["spec", "containers"])) + sidecars)
 }
 
 /// How an ended container is called: its reason, else its signal or exit code.
-fn ended(terminated: &Value) -> String {
+fn exit(terminated: &Value) -> String {
     match (terminated["reason"].as_str().unwrap_or(""), terminated["signal"].as_i64().unwrap_or(0)) {
         ("", 0) => format!("ExitCode:{}", terminated["exitCode"].as_i64().unwrap_or(0)),
         ("", signal) => format!("Signal:{signal}"),
@@ -74,84 +163,25 @@ fn ended(terminated: &Value) -> String {
     }
 }
 
-/// The first init container that is not through, in words, and whether there is one.
-fn initializing(o: &Object) -> (String, bool) {
-    for (i, s) in statuses(o, "initContainerStatuses").iter().enumerate() {
-        let state = &s["state"];
-        let waiting = state["waiting"]["reason"].as_str().unwrap_or("");
-        match () {
-            _ if !state["terminated"].is_null() && state["terminated"]["exitCode"].as_i64().unwrap_or(0) == 0 => continue,
-            _ if s["started"] == true && is_sidecar(o, s["name"].as_str().unwrap_or("")) => continue,
-            _ if !state["terminated"].is_null() => return (format!("Init:{}", ended(&state["terminated"])), true),
-            _ if !waiting.is_empty() && waiting != "PodInitializing" => return (format!("Init:{waiting}"), true),
-            _ => return (format!("Init:{i}/{}", table::len(o.at(&["spec", "initContainers"]))), true),
-        }
-    }
-    (String::new(), false)
-}
-
 /// The STATUS column: the phase, or what holds the pod up.
 fn reason(o: &Object) -> String {
-    let mut reason = o.str_at(&["status", "phase"]).to_owned();
-    if !o.str_at(&["status", "reason"]).is_empty() {
-        reason = o.str_at(&["status", "reason"]).to_owned();
+    let reason = Progress::of(o).reason;
+    let lost = o.str_at(&["status", "reason"]) == NODE_LOST;
+    let over = matches!(o.str_at(&["status", "phase"]), "Failed" | "Succeeded");
+    match o.deletion_timestamp() {
+        Some(_) if lost => "Unknown".into(),
+        Some(_) if !over => "Terminating".into(),
+        _ => reason,
     }
-    if table::condition(o, "PodScheduled").is_some_and(|c| c["reason"] == "SchedulingGated") {
-        reason = "SchedulingGated".into();
-    }
-    let (init, busy) = initializing(o);
-    if busy {
-        reason = init;
-    }
-    if !busy || pod_initialized(o) {
-        reason = running_reason(o, reason);
-    }
-    if o.deletion_timestamp().is_some() {
-        let lost = o.str_at(&["status", "reason"]) == NODE_LOST;
-        let over = matches!(o.str_at(&["status", "phase"]), "Failed" | "Succeeded");
-        reason = match (lost, over) {
-            (true, _) => "Unknown".into(),
-            (false, false) => "Terminating".into(),
-            (false, true) => reason,
-        };
-    }
-    reason
-}
-
-/// The word of the first container that waits or has ended; `Running` again when others of a `Completed` pod still run.
-fn running_reason(o: &Object, mut reason: String) -> String {
-    let mut has_running = false;
-    for s in statuses(o, "containerStatuses").iter().rev() {
-        let state = &s["state"];
-        let waiting = state["waiting"]["reason"].as_str().unwrap_or("");
-        if !waiting.is_empty() {
-            reason = waiting.to_owned();
-        } else if !state["terminated"].is_null() {
-            reason = ended(&state["terminated"]);
-        } else if s["ready"] == true && !state["running"].is_null() {
-            has_running = true;
-        }
-    }
-    if reason == "Completed" && has_running {
-        reason = if table::condition_true(o, "Ready") { "Running".into() } else { "NotReady".into() };
-    }
-    reason
 }
 
 /// `3 (5m ago)`: restarts of the containers (of the init containers while they run), and the last one's age.
 fn restarts(o: &Object, c: &Cells) -> String {
-    let busy = initializing(o).1 && !pod_initialized(o);
-    let sidecar = |s: &&Value| is_sidecar(o, s["name"].as_str().unwrap_or(""));
-    let counted: Vec<&Value> = if busy {
-        statuses(o, "initContainerStatuses").iter().collect()
-    } else {
-        statuses(o, "initContainerStatuses").iter().filter(sidecar).chain(statuses(o, "containerStatuses")).collect()
-    };
-    let total: i64 = counted.iter().filter_map(|s| s["restartCount"].as_i64()).sum();
-    let last = counted.iter().filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str()).max();
-    match last {
-        Some(at) if total > 0 => format!("{total} ({} ago)", table::age(at, c)),
-        _ => total.to_string(),
+    let progress = Progress::of(o);
+    match progress.restarts {
+        0 => "0".into(),
+        n if progress.last_end.is_empty() => n.to_string(),
+        n => format!("{n} ({} ago)", table::age(&progress.last_end, c)),
     }
 }
 
@@ -160,4 +190,55 @@ fn readiness_gates(o: &Object) -> String {
     let gates = table::list(o.at(&["spec", "readinessGates"]));
     let open = gates.iter().filter(|g| table::condition_true(o, g["conditionType"].as_str().unwrap_or(""))).count();
     if gates.is_empty() { "<none>".into() } else { format!("{open}/{}", gates.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CELLS: Cells = Cells { now_unix_seconds: 1_767_225_600 };
+
+    fn status(name: &str, restarts: i64, state: Value) -> Value {
+        json!({"name": name, "restartCount": restarts, "state": state, "lastState": {"terminated": {"finishedAt": "2025-12-31T23:59:00Z"}}})
+    }
+
+    fn pod(init: Value, running: Value) -> Object {
+        let spec = json!({"initContainers": [{"name": "a"}, {"name": "s", "restartPolicy": "Always"}, {"name": "b"}], "containers": [{"name": "c"}]});
+        Object(json!({"spec": spec, "status": {"phase": "Pending", "initContainerStatuses": init, "containerStatuses": running}}))
+    }
+
+    #[test]
+    fn while_a_pod_initializes_its_init_containers_count_up_to_the_first_that_is_not_through() {
+        let mut sidecar = status("s", 2, json!({"running": {}}));
+        sidecar["started"] = true.into();
+        sidecar["ready"] = true.into();
+        let o = pod(
+            json!([status("a", 1, json!({"terminated": {"exitCode": 0}})), sidecar, status("b", 4, json!({"waiting": {"reason": "CrashLoopBackOff"}}))]),
+            json!([status("c", 8, json!({"waiting": {"reason": "PodInitializing"}}))]),
+        );
+        assert_eq!((restarts(&o, &CELLS), ready(&o), reason(&o)), ("7 (60s ago)".into(), "1/2".into(), "Init:CrashLoopBackOff".into()));
+        let o = pod(json!([status("a", 1, json!({"running": {}})), status("s", 2, json!({})), status("b", 4, json!({}))]), json!([]));
+        assert_eq!((restarts(&o, &CELLS), ready(&o), reason(&o)), ("1 (60s ago)".into(), "0/2".into(), "Init:0/3".into()));
+    }
+
+    #[test]
+    fn a_sidecar_that_has_ended_well_is_not_ready_and_its_restarts_count() {
+        let mut sidecar = status("s", 2, json!({"terminated": {"exitCode": 0}}));
+        sidecar["started"] = true.into();
+        sidecar["ready"] = true.into();
+        let through = json!({"terminated": {"exitCode": 0}});
+        let o = pod(
+            json!([status("a", 1, through.clone()), sidecar, status("b", 4, through.clone())]),
+            json!([status("c", 8, json!({"terminated": {"exitCode": 0, "reason": "Completed"}}))]),
+        );
+        assert_eq!((restarts(&o, &CELLS), ready(&o), reason(&o)), ("10 (60s ago)".into(), "0/2".into(), "Completed".into()));
+    }
+
+    #[test]
+    fn the_row_of_a_pod_that_has_ended_says_so() {
+        let row = |phase: &str| conditions(&Object(json!({"status": {"phase": phase}})));
+        assert_eq!(row("Running"), Vec::<Value>::new());
+        assert_eq!(row("Succeeded"), [json!({"type": "Completed", "status": "True", "reason": "Succeeded", "message": "The pod has completed successfully."})]);
+        assert_eq!(row("Failed")[0]["message"], "The pod failed.");
+    }
 }

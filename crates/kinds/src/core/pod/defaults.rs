@@ -2,15 +2,48 @@
 //!
 //! A template gets [`spec`]; a pod gets more ([`pod`]): requests from limits, host ports of the host network, service links.
 
-use crate::field::{child_mut, default, default_nonzero, items_mut, set};
+use super::resources;
+use crate::field::{child_mut, default, default_nonzero, items_mut, remove, set};
 use keles_api::Object;
+use keles_oci::reference::Reference;
 use serde_json::{Value, json};
 
 const GRACE_SECONDS: i64 = 30;
 const FILE_MODE: i64 = 0o644;
 const TOKEN_EXPIRATION_SECONDS: i64 = 3600;
 
+/// Annotations of releases before 1.8 that nobody reads: init containers and their statuses.
+const INIT_CONTAINER_ANNOTATIONS: &[&str] = &[
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+];
+
+/// What the metadata of a pod or of a template loses.
+pub fn metadata(owner: &mut Value) {
+    if let Some(annotations) = owner.pointer_mut("/metadata/annotations") {
+        INIT_CONTAINER_ANNOTATIONS.iter().for_each(|name| remove(annotations, name));
+    }
+}
+
+/// `podIP` is the first of `podIPs`; where both are given and differ, it is the only one, as clients say that know no other.
+fn addresses(status: &mut Value) {
+    let ip = status["podIP"].as_str().unwrap_or("").to_owned();
+    let first = status["podIPs"].get(0).map(|first| first["ip"].as_str().unwrap_or("").to_owned());
+    match first {
+        Some(first) if ip.is_empty() && !first.is_empty() => set(status, "podIP", first),
+        Some(first) if first == ip => {}
+        _ if !ip.is_empty() => set(status, "podIPs", json!([{"ip": ip}])),
+        _ => {}
+    }
+}
+
 pub fn pod(o: &mut Object) {
+    metadata(&mut o.0);
+    if let Some(status) = o.0.get_mut("status").filter(|s| s.is_object()) {
+        addresses(status);
+    }
     let Some(pod_spec) = child_mut(&mut o.0, "spec") else { return };
     spec(pod_spec);
     default(pod_spec, "enableServiceLinks", true);
@@ -26,14 +59,26 @@ pub fn pod(o: &mut Object) {
     pod_requests(pod_spec);
 }
 
-/// What a pod as a whole is limited to and asks nothing of: it asks for what its containers ask for together, else for its limit (KEP-2837).
+/// A pod with amounts of its own (KEP-2837) has the limits of huge pages that its containers have together; where it has limits, it asks for what
+/// its containers ask for together, else for its limit.
 fn pod_requests(s: &mut Value) {
-    let Some(limits) = s.get("resources").and_then(|r| r["limits"].as_object()).filter(|l| !l.is_empty()).cloned() else { return };
-    let together = keles_rules::requests::of_containers(s);
-    let Some(requests) = s.get_mut("resources").and_then(|r| child_mut(r, "requests")).and_then(Value::as_object_mut) else { return };
-    for (name, limit) in limits {
-        let asked = together.get(&name).filter(|q| q.sign() > 0).map_or(limit, |q| json!(q.to_string()));
-        requests.entry(name).or_insert(asked);
+    if !s["resources"].is_object() {
+        return;
+    }
+    let (asked, limited) = (keles_rules::requests::of_containers(s), keles_rules::requests::limits_of_containers(s));
+    let of_pod = &mut s["resources"];
+    for (name, limit) in limited.iter().filter(|(name, _)| resources::is_huge_page(name)) {
+        if of_pod["requests"].get(name).is_none_or(Value::is_null) && child_mut(of_pod, "limits").is_some() {
+            default(&mut of_pod["limits"], name, limit.to_string());
+        }
+    }
+    let Some(limits) = of_pod["limits"].as_object().filter(|l| !l.is_empty()).cloned() else { return };
+    let Some(requests) = child_mut(of_pod, "requests").and_then(Value::as_object_mut) else { return };
+    for (name, amount) in asked.iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")) {
+        requests.entry(name.as_str()).or_insert_with(|| amount.to_string().into());
+    }
+    for (name, limit) in limits.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || resources::is_huge_page(name)) {
+        requests.entry(name).or_insert(limit);
     }
 }
 
@@ -66,7 +111,7 @@ fn mirror_service_account(s: &mut Value) {
 
 fn container(c: &mut Value) {
     let image = c["image"].as_str().unwrap_or("");
-    default(c, "imagePullPolicy", if image_tag(image) == Some("latest") { "Always" } else { "IfNotPresent" });
+    default(c, "imagePullPolicy", if image_tag(image).as_deref() == Some("latest") { "Always" } else { "IfNotPresent" });
     default(c, "terminationMessagePath", "/dev/termination-log");
     default(c, "terminationMessagePolicy", "File");
     default(c, "resources", json!({}));
@@ -94,41 +139,8 @@ fn container(c: &mut Value) {
 }
 
 /// The tag of an image reference: `latest` when neither tag nor digest is given, `None` when only a digest is or nothing can be read.
-pub fn image_tag(image: &str) -> Option<&str> {
-    if image.is_empty() || image.contains(char::is_whitespace) || image.bytes().any(|b| b"!?#%&*()=+{}[]|\\\"'<>,;^`$~".contains(&b)) {
-        return None;
-    }
-    let (name, digest) = match image.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (image, None),
-    };
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let repository = name.strip_suffix(last).unwrap_or("");
-    let (path, tag) = last.split_once(':').map_or((last, None), |(p, t)| (p, Some(t)));
-    let first_is_host = repository.split('/').next().is_some_and(|h| h.contains(['.', ':']) || h == "localhost");
-    let lower = |s: &str| !s.bytes().any(|b| b.is_ascii_uppercase());
-    let path_parts_fit = lower(path) && !path.is_empty() && (first_is_host || lower(repository)) && image_name_parts_fit(repository, path, first_is_host);
-    if !path_parts_fit {
-        return None;
-    }
-    match (tag, digest) {
-        (Some(tag), _) => Some(tag),
-        (None, Some(_)) => None,
-        (None, None) => Some("latest"),
-    }
-}
-
-/// Longest name an image reference may have.
-const IMAGE_NAME_MAX_BYTES: usize = 255;
-
-fn image_name_parts_fit(repository: &str, path: &str, first_is_host: bool) -> bool {
-    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let part = |s: &str| s.bytes().next().is_some_and(alnum) && s.bytes().last().is_some_and(alnum) && s.bytes().all(|b| alnum(b) || b"._-".contains(&b));
-    let mut parts = repository.trim_end_matches('/').split('/').filter(|s| !s.is_empty());
-    if first_is_host {
-        parts.next();
-    }
-    repository.len() + path.len() <= IMAGE_NAME_MAX_BYTES && part(path) && parts.all(part)
+pub fn image_tag(image: &str) -> Option<String> {
+    Reference::parse(image).ok()?.tag
 }
 
 fn probe(p: &mut Value) {
@@ -193,7 +205,7 @@ fn volume(v: &mut Value) {
     }
     if let Some(image) = v.get_mut("image").filter(|i| i.is_object()) {
         let reference = image["reference"].as_str().unwrap_or("");
-        let policy = if image_tag(reference) == Some("latest") { "Always" } else { "IfNotPresent" };
+        let policy = if image_tag(reference).as_deref() == Some("latest") { "Always" } else { "IfNotPresent" };
         default(image, "pullPolicy", policy);
     }
 }

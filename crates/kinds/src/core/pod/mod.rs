@@ -26,11 +26,13 @@ pub mod warnings;
 mod windows;
 
 use crate::field::Field;
+use crate::gates;
 use crate::selectable;
 use crate::subresource::status;
 use keles_api::{Object, Path, Problems, meta, names};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, Subresource, UnknownSelector};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub struct Pod;
 
@@ -74,8 +76,14 @@ impl Kind for Pod {
         ..Info::BASE
     };
 
+    const GATED: &'static [GatedAt] = &[(&["spec"], gates::POD_SPEC), (&["status"], gates::POD_STATUS)];
+
     fn columns() -> &'static [Column<Object>] {
         columns::COLUMNS
+    }
+
+    fn row_conditions(o: &Object) -> Vec<Value> {
+        columns::conditions(o)
     }
 
     fn example() -> Object {
@@ -129,6 +137,10 @@ impl Kind for Pod {
             crate::apps::workload::name_warning(new, old, "the Pod's hostname", w);
             warnings::pod(&Field::root(new), false, w);
         }
+    }
+
+    fn status_warnings(new: &Object, _: &Object, w: &mut Vec<String>) {
+        status::warnings(new, w);
     }
 
     fn grace_seconds(o: &Object, asked: Option<i64>) -> Option<i64> {

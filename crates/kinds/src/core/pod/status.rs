@@ -3,7 +3,7 @@
 use super::annotations;
 use crate::field::{Field, immutable, invalid_each, one_of, remove, restore, set};
 use crate::formats;
-use keles_api::{Object, Problems, names};
+use keles_api::{Object, Problem, ProblemKind, Problems, names};
 use keles_rules::qos;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -81,6 +81,33 @@ pub fn prepare(new: &mut Object, old: &Object) {
             "" => remove(status, "qosClass"),
             _ => set(status, "qosClass", class),
         }
+    }
+    keep_generations(new, old);
+}
+
+/// The generation that a status tells of stays where a client that does not know it leaves it out: of the pod, and of each condition by its type.
+fn keep_generations(new: &mut Object, old: &Object) {
+    let observed = |v: &Value| v["observedGeneration"].as_i64().unwrap_or(0);
+    let keep = |to: &mut Value, before: i64| {
+        if to.is_object() && observed(to) == 0 && before != 0 {
+            set(to, "observedGeneration", before);
+        }
+    };
+    let mut known: Vec<(Value, i64)> = old.at(&["status", "conditions"]).as_array().into_iter().flatten().map(|c| (c["type"].clone(), observed(c))).collect();
+    let Some(status) = new.0.get_mut("status") else { return };
+    keep(status, observed(old.at(&["status"])));
+    for condition in crate::field::items_mut(status, "conditions") {
+        if let Some(i) = known.iter().position(|(kind, _)| *kind == condition["type"]) {
+            keep(condition, known.remove(i).1);
+        }
+    }
+}
+
+/// What is said of addresses that are written sloppily.
+pub fn warnings(o: &Object, w: &mut Vec<String>) {
+    let status = Field::root(o).get("status");
+    for entry in ["podIPs", "hostIPs"].iter().flat_map(|list| status.items(list)) {
+        crate::ip::warn(w, &entry.at("ip"), entry.str("ip"));
     }
 }
 
@@ -221,16 +248,23 @@ fn transitions(status: &Field, old: &Field, list: &str, spec: &Field, p: &mut Pr
 
 fn addresses(status: &Field, list: &str, p: &mut Problems) {
     let all = status.items(list);
-    let mut seen = BTreeSet::new();
     for entry in &all {
-        let ip = entry.str("ip");
-        invalid_each(p, entry.path(), ip, formats::ip(ip));
-        if !seen.insert(ip) {
-            p.duplicate(entry.path(), ip);
-        }
+        invalid_each(p, entry.path(), entry.str("ip"), formats::ip(entry.str("ip")));
     }
-    let families: BTreeSet<bool> = all.iter().filter_map(|e| formats::parse_ip(e.str("ip"))).map(|ip| ip.is_ipv4()).collect();
-    if all.len() > POD_IPS_MAX_COUNT || all.len() == POD_IPS_MAX_COUNT && families.len() < POD_IPS_MAX_COUNT && seen.len() == POD_IPS_MAX_COUNT {
+    if all.len() < 2 {
+        return;
+    }
+    let families: Vec<Option<bool>> = all.iter().map(|e| formats::parse_ip(e.str("ip")).map(|ip| ip.is_ipv4())).collect();
+    if let Some(i) = families.iter().position(Option::is_none) {
+        let detail = format!("failed to check for dual stack with error:invalid IP[{i}]: <nil>");
+        p.push(Problem { kind: ProblemKind::Internal, field: status.at(list).as_str().into(), value: None, detail });
+    }
+    let is_dual_stack = families.iter().all(Option::is_some) && families.contains(&Some(true)) && families.contains(&Some(false));
+    if !is_dual_stack || all.len() > POD_IPS_MAX_COUNT {
         p.invalid(&status.at(list), status.get(list).value().clone(), "may specify no more than one IP for each IP family");
+    }
+    let mut seen = BTreeSet::new();
+    for entry in all.iter().filter(|e| !seen.insert(e.str("ip"))) {
+        p.duplicate(entry.path(), json!({"IP": entry.str("ip")}));
     }
 }

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 /// Defaults of `owner.template`.
 pub fn set_defaults(owner: &mut Value) {
-    if let Some(pod_spec) = child_mut(owner, "template").and_then(|t| child_mut(t, "spec")) {
+    let Some(template) = child_mut(owner, "template") else { return };
+    defaults::metadata(template);
+    if let Some(pod_spec) = child_mut(template, "spec") {
         defaults::spec(pod_spec);
     }
 }

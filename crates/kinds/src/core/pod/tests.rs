@@ -2,7 +2,6 @@
 
 use super::*;
 use keles_registry::kind::{AnyKind, Erased};
-use serde_json::Value;
 
 fn pod(spec: Value) -> Object {
     let mut o = Object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": spec}));
@@ -38,8 +37,17 @@ fn the_pull_policy_follows_the_tag() {
         ("nginx@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", None),
         ("", None),
         ("Bad_Value!", None),
+        ("a/b:c:d", None),
+        ("Upper/x", Some("latest")),
+        ("Upper", None),
+        ("localhost/x", Some("latest")),
+        ("r.example:port/x", None),
+        ("x:-v", None),
+        ("x@sha256:short", None),
+        ("a__b/c..d", None),
+        ("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", None),
     ] {
-        assert_eq!(defaults::image_tag(image), tag, "{image}");
+        assert_eq!(defaults::image_tag(image).as_deref(), tag, "{image}");
     }
 }
 
@@ -102,4 +110,74 @@ fn a_pod_limited_as_a_whole_asks_for_what_its_containers_ask_for_else_for_its_li
     assert_eq!(requests(json!([{"name": "c", "image": "i"}])), json!({"cpu": "1", "memory": "64Mi"}));
     let asking = json!({"resources": {"requests": {"cpu": "100m"}}, "name": "c", "image": "i"});
     assert_eq!(requests(json!([asking])), json!({"cpu": "100m", "memory": "64Mi"}));
+}
+
+#[test]
+fn the_addresses_of_a_pod_are_kept_in_step() {
+    let settled = |status: Value| {
+        let mut o = Object(json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": status}));
+        Pod::set_defaults(&mut o);
+        (o.str_at(&["status", "podIP"]).to_owned(), o.at(&["status", "podIPs"]).clone())
+    };
+    let one = json!([{"ip": "10.0.0.1"}]);
+    assert_eq!(settled(json!({"podIP": "10.0.0.1"})), ("10.0.0.1".into(), one.clone()));
+    assert_eq!(settled(json!({"podIPs": one})), ("10.0.0.1".into(), one.clone()));
+    assert_eq!(settled(json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}, {"ip": "fd00::1"}]})), ("10.0.0.1".into(), one), "a client that knows one address alone");
+    let both = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+    assert_eq!(settled(json!({"podIP": "10.0.0.1", "podIPs": both})), ("10.0.0.1".into(), both));
+}
+
+#[test]
+fn several_addresses_are_of_two_families() {
+    let found = |ips: &[&str]| {
+        let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let old = Object(json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": {}}));
+        let mut new = old.clone();
+        new.0["status"] = json!({"podIP": ips[0]["ip"], "podIPs": ips});
+        let mut p = Problems::new();
+        Pod::validate_status(&new, &old, &mut p);
+        p.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&["10.0.0.1", "fd00::1"]), [] as [String; 0]);
+    let same = found(&["10.0.0.1", "10.0.0.1"]);
+    assert!(same.len() == 2 && same[0].ends_with("may specify no more than one IP for each IP family") && same[1].starts_with("status.podIPs[1]: Duplicate value"), "{same:?}");
+    let odd = found(&["10.0.0.1", "x"]);
+    assert!(
+        odd[1].ends_with("failed to check for dual stack with error:invalid IP[1]: <nil>") && odd[2].ends_with("may specify no more than one IP for each IP family"),
+        "{odd:?}"
+    );
+}
+
+#[test]
+fn a_status_that_knows_no_generations_keeps_them() {
+    let condition = |kind: &str, generation: i64| json!({"type": kind, "status": "True", "observedGeneration": generation});
+    let old = Object(json!({"spec": {}, "status": {"observedGeneration": 3, "conditions": [condition("Ready", 2), condition("Ready", 1)]}}));
+    let mut new =
+        Object(json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": "False"}, {"type": "Ready", "status": "True"}, {"type": "Other", "status": "True"}]}}));
+    Pod::prepare_status(&mut new, &old, &Request::default());
+    assert_eq!(new.at(&["status", "observedGeneration"]), 3);
+    let seen: Vec<&Value> = new.at(&["status", "conditions"]).as_array().unwrap().iter().map(|c| &c["observedGeneration"]).collect();
+    assert_eq!(seen, [&json!(2), &json!(1), &Value::Null]);
+}
+
+#[test]
+fn a_pod_with_amounts_of_its_own_takes_over_what_its_containers_say() {
+    let resources = |of_pod: Value, of_container: Value| {
+        let o = pod(json!({"resources": of_pod, "containers": [{"name": "c", "image": "i", "resources": of_container}]}));
+        o.at(&["spec", "resources"]).clone()
+    };
+    let huge = json!({"limits": {"hugepages-2Mi": "4Mi", "memory": "1Gi"}});
+    assert_eq!(
+        resources(json!({"limits": {"cpu": "2"}}), huge),
+        json!({"limits": {"cpu": "2", "hugepages-2Mi": "4Mi"}, "requests": {"cpu": "2", "hugepages-2Mi": "4Mi", "memory": "1Gi"}})
+    );
+    assert_eq!(resources(json!({"limits": {"cpu": "2"}}), json!({"requests": {"cpu": "1"}})), json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}));
+    assert_eq!(resources(json!({"requests": {"cpu": "2"}}), json!({"requests": {"cpu": "1"}})), json!({"requests": {"cpu": "2"}}), "no limits, nothing to default");
+}
+
+#[test]
+fn annotations_that_once_were_init_containers_are_dropped() {
+    let mut o = Object(json!({"metadata": {"annotations": {"pod.beta.kubernetes.io/init-containers": "[]", "kept": "x"}}, "spec": {"containers": []}}));
+    Pod::set_defaults(&mut o);
+    assert_eq!(o.meta("annotations"), &json!({"kept": "x"}));
 }

@@ -105,6 +105,20 @@ pub fn pod(owner: &Field, is_template: bool, w: &mut Vec<String>) {
 
 const OLD_SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 
+/// What is said of labels of nodes in a selector that chooses nodes.
+pub fn node_selector(selector: &Field, w: &mut Vec<String>) {
+    for e in selector.items("matchExpressions") {
+        if let Some(text) = deprecated_label(e.str("key")) {
+            w.push(format!("{}: {} is {text}", e.at("key"), e.str("key")));
+        }
+    }
+    for (label, _) in selector.map("matchLabels") {
+        if let Some(text) = deprecated_label(label) {
+            w.push(format!("{}: {text}", selector.at("matchLabels").child(label)));
+        }
+    }
+}
+
 /// What is said of a node label that has a newer name.
 fn deprecated_label(label: &str) -> Option<String> {
     if label == "node-role.kubernetes.io/master" {

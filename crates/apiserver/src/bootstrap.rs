@@ -43,7 +43,15 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
     rest.push(metrics_reader());
-    rest.extend(own_service(&server.config));
+    rest.push(own_service(&server.config));
+    // Of several servers each is an endpoint ([`crate::peers`]).
+    let own = server.config.advertise_address;
+    if own.is_loopback() {
+        // Endpoints may not lead to a loopback address: pods have one of their own.
+        tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
+    } else if !server.registry.is_shared() {
+        rest.extend(endpoints(&[own], server.config.port));
+    }
     rest.push(token_tracking());
     rest.push(authentication(trust, &server.config.authentication.request_header));
     make_all(&server.registry, rest).await
@@ -95,8 +103,20 @@ fn metrics_reader() -> Wanted {
     policy_row(Object(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": {"name": "system:aggregated-metrics-reader", "labels": labels}, "rules": rules})))
 }
 
-/// The Service `default/kubernetes` with its endpoints.
-fn own_service(c: &Config) -> Vec<Wanted> {
+/// Makes the endpoints of `default/kubernetes` these, where they are not.
+pub async fn publish_endpoints(registry: &Registry, addresses: &[IpAddr], port: u16) -> Result<(), Status> {
+    for wanted in endpoints(addresses, port) {
+        match make(registry, wanted).await {
+            Err(StartError::Bootstrap { status, .. }) => return Err(status),
+            Err(e) => return Err(Status::internal(e)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The Service `default/kubernetes`.
+fn own_service(c: &Config) -> Wanted {
     let ip = c.service_cidrs.first.address(0);
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -104,28 +124,26 @@ fn own_service(c: &Config) -> Vec<Wanted> {
         "spec": {"type": "ClusterIP", "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "sessionAffinity": "None",
                  "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": c.port}]},
     });
-    let mut all = vec![wanted("", "v1", "services", service)];
-    if c.advertise_address.is_loopback() {
-        // Endpoints may not lead to a loopback address: pods have one of their own.
-        tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
-        return all;
-    }
-    let address = c.advertise_address.to_string();
-    let family = if matches!(c.advertise_address, IpAddr::V4(_)) { "IPv4" } else { "IPv6" };
-    let ports = json!([{"name": "https", "port": c.port, "protocol": "TCP"}]);
+    wanted("", "v1", "services", service)
+}
+
+/// Where `default/kubernetes` leads; the addresses are of one family.
+fn endpoints(addresses: &[IpAddr], port: u16) -> [Wanted; 2] {
+    let family = if addresses.first().is_none_or(IpAddr::is_ipv4) { "IPv4" } else { "IPv6" };
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let of_endpoints: Vec<Value> = addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
+    let of_slice: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a.to_string()], "conditions": {"ready": true}})).collect();
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+        "subsets": [{"addresses": of_endpoints, "ports": ports}],
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": family, "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": ports,
+        "addressType": family, "endpoints": of_slice, "ports": ports,
     });
-    all.push(Wanted { keep_up: true, ..wanted("", "v1", "endpoints", endpoints) });
-    all.push(Wanted { keep_up: true, ..wanted("discovery.k8s.io", "v1", "endpointslices", slice) });
-    all
+    [("", "endpoints", endpoints), ("discovery.k8s.io", "endpointslices", slice)].map(|(group, plural, o)| Wanted { keep_up: true, ..wanted(group, "v1", plural, o) })
 }
 
 /// Where aggregated API servers learn whom to trust.

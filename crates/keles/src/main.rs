@@ -8,6 +8,7 @@ mod config_file;
 mod controller_accounts;
 mod credentials;
 mod cri;
+mod datastore_flags;
 mod flags;
 mod image_flags;
 mod images;

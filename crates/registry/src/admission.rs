@@ -40,6 +40,9 @@ impl Taken {
     pub fn has(&self, what: &str) -> bool {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|w| w == what)
     }
+    pub fn any(&self, of: impl Fn(&str) -> bool) -> bool {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|w| of(w))
+    }
     /// All notes; none are left.
     pub fn drain(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))

@@ -24,7 +24,7 @@ fn one() -> Cluster {
 }
 
 fn open(cluster: &Cluster) -> Arc<Etcd> {
-    Etcd::new(Options::of(&cluster.endpoints()).expect("endpoints")).expect("opens")
+    Etcd::new(Options::of(&cluster.endpoints()).expect("endpoints"))
 }
 
 async fn create(s: &Etcd, key: &str, value: &str) -> Revision {
@@ -94,7 +94,7 @@ async fn etcd_passes_the_suite_encrypted_and_under_a_prefix_of_its_own_beside_a_
         let mut held = clusters.lock().expect("no panic");
         held.clear();
         held.push(cluster);
-        let store: Arc<dyn Store> = Encrypted::new(Etcd::new(options).expect("opens"), Rules(Vec::new()));
+        let store: Arc<dyn Store> = Encrypted::new(Etcd::new(options), Rules(Vec::new()));
         store
     })
     .await;
@@ -106,7 +106,7 @@ async fn keys_of_another_prefix_are_seen_as_progress_only() {
         return;
     }
     let cluster = one();
-    let (ours, theirs) = (open(&cluster), Etcd::new(Options::with(&cluster.endpoints(), &TlsFiles::default(), "theirs").expect("endpoints")).expect("opens"));
+    let (ours, theirs) = (open(&cluster), Etcd::new(Options::with(&cluster.endpoints(), &TlsFiles::default(), "theirs").expect("endpoints")));
     let base = ours.revision().await.expect("answers");
     let mut watch = ours.watch(b"/registry/", base).await.expect("open");
     create(&theirs, "/registry/core/pods/a", "theirs").await;
@@ -345,7 +345,7 @@ async fn tls_shows_a_certificate_and_wants_one() {
         certificate: (!name.is_empty()).then(|| cluster.file(&format!("{name}.pem"))),
         key: (!name.is_empty()).then(|| cluster.file(&format!("{name}-key.pem"))),
     };
-    let with = |files: TlsFiles| Etcd::new(Options::with(&cluster.endpoints(), &files, "/registry").expect("files")).expect("opens");
+    let with = |files: TlsFiles| Etcd::new(Options::with(&cluster.endpoints(), &files, "/registry").expect("files"));
     let known = with(files("ca.pem", "client"));
     known.wait().await.expect("answers");
     let at = create(&known, "a", "v").await;

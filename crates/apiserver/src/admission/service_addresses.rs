@@ -1,12 +1,14 @@
 //! ServiceAddresses: cluster addresses and node ports of Services (upstream does this in the Service's storage, with the same texts).
 //!
-//! Addresses are objects ([`crate::addresses`]). Which node ports are in use is a table of holders, seeded from the stored Services. Nothing
-//! of it is given back by an event that could be missed: when an asked-for port is held, its holder is looked at, and a holder that no
+//! Addresses are objects ([`crate::addresses`]). Which node ports are in use is a table of holders, seeded from the stored Services; where other
+//! servers store Services too it takes theirs in before each look, and ports are claimed in the store while a Service is written
+//! ([`crate::addresses::ports`]). Nothing of it is given back by an event that could be missed: when an asked-for port is held, its holder is looked at, and a holder that no
 //! longer has it loses it (lessons.md 69).
 
 use super::{is, list};
 use crate::addresses::allocate::{self, For, Refusal};
 use crate::addresses::of_service;
+use crate::addresses::ports::{self, Unclaimed};
 use crate::addresses::range::ServiceCidrs;
 use crate::config::Config;
 use async_trait::async_trait;
@@ -36,8 +38,23 @@ struct Holder {
 
 #[derive(Default)]
 struct Held {
-    seeded: bool,
+    /// The last change of Services that was taken in; absent before the first look.
+    seen: Option<u64>,
     by: HashMap<u16, Holder>,
+}
+
+impl Held {
+    /// What Services that changed after `seen` have is theirs, whoever was about to take it.
+    fn take_in(&mut self, registry: &Registry, seen: u64) {
+        let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
+        for s in registry.peek_all("", "services").values().filter(|s| s.revision > seen) {
+            for port in node_ports(&s.tree()) {
+                if self.by.get(&port).is_none_or(|h| *h.service != *s.key) {
+                    self.by.insert(port, Holder { service: s.key.to_string(), since: long_ago });
+                }
+            }
+        }
+    }
 }
 
 pub struct ServiceAddresses {
@@ -60,13 +77,10 @@ impl ServiceAddresses {
 
     fn with_held<T>(&self, registry: &Registry, f: impl FnOnce(&mut Held) -> T) -> T {
         let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
-        if !held.seeded {
-            held.seeded = true;
-            let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
-            for s in registry.read_all("", "services", "") {
-                let service = full_name(s.namespace(), s.name());
-                held.by.extend(node_ports(&s).into_iter().map(|k| (k, Holder { service: service.clone(), since: long_ago })));
-            }
+        let changed = registry.changed("", "services");
+        if held.seen.is_none_or(|seen| seen < changed && registry.is_shared()) {
+            let seen = held.seen.replace(changed).unwrap_or(0);
+            held.take_in(registry, seen);
         }
         f(&mut held)
     }
@@ -201,29 +215,46 @@ impl Admission for ServiceAddresses {
         if needs_cluster_ip(s) {
             self.allocate_addresses(a, s).await.map_err(|e| full("serviceIP", &e.to_string()))?;
         }
+        if !needs_node_ports(s) && !needs_health_port(s) {
+            return Ok(());
+        }
         let service = full_name(&a.request.namespace, s.name());
-        self.with_held(a.registry, |held| {
-            if needs_node_ports(s) {
-                self.allocate_node_ports(a, held, s, &service).map_err(|_| full("nodePort", "range is full"))?;
+        let before = s.0["spec"].clone();
+        let chosen = node_ports(s);
+        // What other servers are giving away just now.
+        let mut others: Vec<u16> = Vec::new();
+        for _ in 0..TRIES {
+            self.with_held(a.registry, |held| {
+                if needs_node_ports(s) {
+                    self.allocate_node_ports(a, held, s, &service, &others).map_err(|_| full("nodePort", "range is full"))?;
+                }
+                if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
+                    let p = self.any_port(a, held, &service, &[node_ports(s), others.clone()].concat()).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
+                    s.0["spec"]["healthCheckNodePort"] = p.into();
+                }
+                Ok::<_, Status>(())
+            })?;
+            let given: Vec<u16> = node_ports(s).into_iter().filter(|p| !chosen.contains(p)).collect();
+            match self.others_port(a, &given, &service).await? {
+                None => return Ok(()),
+                Some(port) => others.push(port),
             }
-            if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
-                let p = self.any_port(a, held, &service, &node_ports(s)).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
-                s.0["spec"]["healthCheckNodePort"] = p.into();
-            }
-            Ok(())
-        })
+            s.0["spec"] = before.clone();
+        }
+        Err(full("nodePort", "other servers took every port that was tried"))
     }
 
     /// Claims every value the Service ends up with.
     async fn validate(&self, a: &Attributes<'_>, s: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
-        self.doubt(a);
+        self.doubt(a, a.old);
         let Some(s) = s else { return Ok(()) };
         self.no_port_numbers(s)?;
         self.claim_addresses(a, s).await?;
         let service = full_name(&a.request.namespace, s.name());
         let known = a.old.map(node_ports).unwrap_or_default();
-        let new = node_ports(s).into_iter().filter(|k| !known.contains(k));
-        let refused = self.with_held(a.registry, |held| new.into_iter().find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r))));
+        let new: Vec<u16> = node_ports(s).into_iter().filter(|k| !known.contains(k)).collect();
+        let others = self.others_port(a, &new, &service).await?.map(|k| (k, NoPort::Taken));
+        let refused = others.or_else(|| self.with_held(a.registry, |held| new.iter().copied().find_map(|k| self.claim(a, held, k, &service).err().map(|r| (k, r)))));
         let Some((port, refusal)) = refused else { return Ok(()) };
         let mut p = Problems::new();
         self.explain(s, port, &refusal, &mut p);
@@ -233,7 +264,15 @@ impl Admission for ServiceAddresses {
     async fn ended(&self, a: &Attributes<'_>, s: Option<&Object>, ending: Ending) {
         let had = || a.old.map(of_service).unwrap_or_default().into_iter();
         let has = || s.map(of_service).unwrap_or_default();
-        let noted = a.taken.drain();
+        if ending == Ending::Stored {
+            self.doubt(a, s);
+        }
+        let mut noted = Vec::new();
+        for note in a.taken.drain() {
+            if !ports::release(a.registry, &note).await {
+                noted.push(note);
+            }
+        }
         let free: Vec<String> = match ending {
             Ending::Nothing => noted,
             Ending::Stored => had().filter(|ip| !has().contains(ip)).map(|ip| ip.to_string()).collect(),
@@ -249,6 +288,28 @@ impl Admission for ServiceAddresses {
 }
 
 impl ServiceAddresses {
+    /// Claims ports against other servers; one that another server has given away, or is about to.
+    async fn others_port(&self, a: &Attributes<'_>, new: &[u16], service: &str) -> Result<Option<u16>, Status> {
+        if new.is_empty() || !a.registry.is_shared() {
+            return Ok(None);
+        }
+        let other = match ports::claim(a, new, service).await {
+            Ok(()) => None,
+            Err(Unclaimed::By { port }) => Some(port),
+            Err(Unclaimed::Failed(status)) => return Err(status),
+        };
+        Ok(self.with_held(a.registry, |held| match other {
+            Some(port) => {
+                if held.by.get(&port).is_some_and(|h| h.service == service) {
+                    held.by.remove(&port);
+                }
+                Some(port)
+            }
+            // The Services that are seen by now have been taken in.
+            None => new.iter().copied().find(|p| held.by.get(p).is_some_and(|h| h.service != service && still_has(a.registry, &h.service, *p))),
+        }))
+    }
+
     /// Takes the addresses that somebody chose.
     async fn claim_addresses(&self, a: &Attributes<'_>, s: &Object) -> Result<(), Status> {
         let known = a.old.map(of_service).unwrap_or_default();
@@ -278,7 +339,7 @@ impl ServiceAddresses {
         allocate::ready(registry).iter().any(|c| c.network() == ip)
     }
 
-    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str) -> Result<(), NoPort> {
+    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str, others: &[u16]) -> Result<(), NoPort> {
         // One service port under two protocols gets one node port where that is free, as upstream does for DNS.
         let mut given: HashMap<u64, u16> = HashMap::new();
         for p in list(s.at(&["spec", "ports"])) {
@@ -286,7 +347,7 @@ impl ServiceAddresses {
                 given.insert(number, node);
             }
         }
-        let mut own = node_ports(s);
+        let mut own = [node_ports(s).as_slice(), others].concat();
         for p in ports_mut(s).filter(|p| p["nodePort"].as_i64().unwrap_or(0) == 0) {
             let number = p["port"].as_u64().unwrap_or(0);
             let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, *n, service).is_ok());
@@ -317,11 +378,12 @@ impl ServiceAddresses {
     }
 
     /// What a stored Service has needs no claim: the next to ask for it looks whether the Service, changed or deleted, still has it.
-    fn doubt(&self, a: &Attributes<'_>) {
-        let service = full_name(&a.request.namespace, &a.request.name);
+    fn doubt(&self, a: &Attributes<'_>, stored: Option<&Object>) {
+        let Some(stored) = stored else { return };
+        let service = full_name(&a.request.namespace, stored.name());
         let Some(long_ago) = Instant::now().checked_sub(CLAIM) else { return };
         self.with_held(a.registry, |held| {
-            for port in a.old.map(node_ports).unwrap_or_default() {
+            for port in node_ports(stored) {
                 if let Some(h) = held.by.get_mut(&port).filter(|h| h.service == service) {
                     h.since = long_ago;
                 }

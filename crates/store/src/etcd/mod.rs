@@ -204,12 +204,12 @@ async fn look_at_status(shared: Weak<Shared>, closed: CancellationToken) {
 
 impl Etcd {
     /// Nothing is connected to yet. Call it within a tokio runtime.
-    pub fn new(options: Options) -> Result<Arc<Etcd>, OptionsError> {
+    pub fn new(options: Options) -> Arc<Etcd> {
         let shared =
             Shared { members: Members::new(options.channels), root: options.root, leases: Leases::default(), size_bytes: AtomicU64::new(0), closed: CancellationToken::new() };
         let shared = Arc::new(shared);
         tokio::spawn(look_at_status(Arc::downgrade(&shared), shared.closed.clone()));
-        Ok(Arc::new(Etcd { shared }))
+        Arc::new(Etcd { shared })
     }
 
     /// Waits until a member answers, and says in the log what it waits for.

@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn cursor() -> Cursor {
-        let store = Etcd::new(Options::of("http://127.0.0.1:1").expect("an endpoint")).expect("no files to read");
+        let store = Etcd::new(Options::of("http://127.0.0.1:1").expect("an endpoint"));
         Cursor { shared: store.shared.clone(), prefix: "a/".into(), position: 4, connection: None, held: Vec::new(), told: VecDeque::new(), retry: RETRY_MIN, ended: false }
     }
 

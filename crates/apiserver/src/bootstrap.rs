@@ -12,13 +12,19 @@ use keles_kinds::flowcontrol::bootstrap as flowcontrol;
 use keles_registry::{Call, Registry, Request as About, Verb};
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// Writes under way at once.
 const AT_ONCE: usize = 64;
 
+/// How long what another server is making may be on its way: longer than the repair lets an address be without its Service.
+const OTHERS: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// An object with its place.
+#[derive(Clone)]
 struct Wanted {
     group: &'static str,
     version: &'static str,
@@ -43,7 +49,7 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
     rest.push(metrics_reader());
-    rest.push(own_service(&server.config));
+    make_among_others(&server.registry, own_service(&server.config)).await?;
     // Of several servers each is an endpoint ([`crate::peers`]).
     let own = server.config.advertise_address;
     if own.is_loopback() {
@@ -179,6 +185,22 @@ fn token_tracking() -> Wanted {
 async fn make_all(registry: &Registry, all: Vec<Wanted>) -> Result<(), StartError> {
     let results: Vec<_> = futures::stream::iter(all.into_iter().map(|w| make(registry, w))).buffer_unordered(AT_ONCE).collect().await;
     results.into_iter().collect()
+}
+
+/// Makes the Service of the API server, whose address another server that starts now may have taken for the same purpose: then its Service comes, or,
+/// when it died meanwhile, the address is given back by the repair of those that run.
+async fn make_among_others(registry: &Registry, w: Wanted) -> Result<(), StartError> {
+    let Some(mut changes) = registry.subscribe(w.group, w.plural).filter(|_| registry.is_shared()) else { return make(registry, w).await };
+    let began = Instant::now();
+    loop {
+        changes.borrow_and_update();
+        match make(registry, w.clone()).await {
+            Err(e) if began.elapsed() > OTHERS => return Err(e),
+            Err(error) => tracing::info!(%error, "another server seems to be making it; looking again"),
+            Ok(()) => return Ok(()),
+        }
+        let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+    }
 }
 
 async fn make(registry: &Registry, w: Wanted) -> Result<(), StartError> {

@@ -1,7 +1,7 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
 use crate::node_flags::NodeLimits;
-use crate::{addons, flags, lifecycle_flags, node, security_flags, users};
+use crate::{addons, flags, leading, lifecycle_flags, node, security_flags, users};
 use keles_apiserver::reload::{self, Followed};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
@@ -69,6 +69,10 @@ impl Shared {
     }
     fn on(&self, part: &str) -> bool {
         !self.flags.disable.iter().any(|d| d == part)
+    }
+    /// Whether no other server is at work on the store.
+    fn alone(&self) -> bool {
+        self.flags.api.datastore.datastore_endpoint.is_none()
     }
     fn informers(&self, user: kube::Client) -> Informers {
         Informers::new(user, self.stop.child_token())
@@ -255,7 +259,9 @@ async fn cluster_dns(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 async fn scheduler(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     h.ready();
     let _present = keles_apiserver::component_status::scheduler_present();
-    keles_scheduler::run(users::scheduler(s.api()), keles_scheduler::Options::default(), h.stop()).await;
+    let client = users::scheduler(s.api());
+    let schedule = |stop| keles_scheduler::run(client.clone(), keles_scheduler::Options::default(), stop);
+    leading::work(s.alone(), client.clone(), "kube-scheduler", h.stop(), schedule).await;
     Ok(())
 }
 
@@ -272,7 +278,8 @@ async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         ..Default::default()
     };
     let _present = keles_apiserver::component_status::controllers_present();
-    keles_controllers::run(|user| users::named(s.api(), user), options, h.stop()).await;
+    let control = |stop| keles_controllers::run(|user| users::named(s.api(), user), options.clone(), stop);
+    leading::work(s.alone(), users::named(s.api(), "system:kube-controller-manager"), "kube-controller-manager", h.stop(), control).await;
     Ok(())
 }
 

@@ -283,6 +283,12 @@ impl Registry {
         if self.wait_seen(revision).await { Ok(()) } else { Err(crate::read::too_new(revision, self.seen())) }
     }
 
+    /// Makes the caches as fresh as the store where other servers write to it, so that what admission looks at has all that was acknowledged
+    /// before. Where this server is alone they are: whoever wrote has waited for them.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        if self.is_shared() { self.fresh(None).await } else { Ok(()) }
+    }
+
     /// The resource of a group, whatever the version.
     pub(crate) fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         self.table.of_group(group, plural)

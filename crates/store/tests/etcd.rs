@@ -224,6 +224,29 @@ async fn members_that_die_are_gone_around() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_hangs_is_left_by_reads_and_by_watches() {
+    if !etcd::installed() {
+        return;
+    }
+    let cluster = start(etcd::Options { members: 3, ..etcd::Options::default() });
+    let (store, other) = (open(&cluster), Etcd::new(Options::of(&[cluster.endpoint(1), cluster.endpoint(2)].join(",")).expect("endpoints")));
+    let at = create(&store, "before", "v").await;
+    let mut watch = store.watch(b"", at - 1).await.expect("open");
+    assert_eq!(read_until(&mut watch, at).await.len(), 1, "the first member tells it");
+    cluster.freeze(0).expect("stopped");
+    let during = patiently(async || match other.write(put("during", "v", Expect::Absent)).await {
+        Err(StoreError::Conflict { current: Some(e) }) => Ok(e.modified),
+        done => done,
+    })
+    .await;
+    // The connection stands, and nothing comes over it: pings find out.
+    let seen = read_until(&mut watch, during).await;
+    assert_eq!(seen.iter().map(|c| c.entry.key.as_ref()).collect::<Vec<_>>(), [b"during"]);
+    assert!(patiently(async || store.get(b"during").await).await.is_some());
+    cluster.wake(0).expect("goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_changes_of_a_revision_come_together_and_large_answers_in_parts() {
     if !etcd::installed() {
         return;

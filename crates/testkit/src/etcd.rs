@@ -1,6 +1,6 @@
 //! An etcd of one's own, from Debian's packages `etcd-server` and `etcd-client`: one member or several on free ports of loopback, data in a folder that goes with it.
 //!
-//! Entry points: [`installed`], [`Etcd::start`]. Members may be killed, stopped, and started again on their data.
+//! Entry points: [`installed`], [`Etcd::start`]. Members may be killed and started again on their data, or frozen.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -153,6 +153,21 @@ impl Etcd {
         let Some(mut process) = self.members[i].process.take() else { return Ok(()) };
         process.kill()?;
         process.wait().map(drop)
+    }
+
+    /// Neither answers nor closes a connection until it is woken: a machine that hangs.
+    pub fn freeze(&self, i: usize) -> io::Result<()> {
+        self.signal(i, "-STOP")
+    }
+
+    pub fn wake(&self, i: usize) -> io::Result<()> {
+        self.signal(i, "-CONT")
+    }
+
+    fn signal(&self, i: usize, signal: &str) -> io::Result<()> {
+        let process = self.members[i].process.as_ref().ok_or_else(|| io::Error::other("it does not run"))?;
+        let sent = Command::new("kill").args([signal, &process.id().to_string()]).status()?;
+        if sent.success() { Ok(()) } else { Err(io::Error::other(format!("kill: {sent}"))) }
     }
 
     /// Starts a killed member on its data and waits until it answers.

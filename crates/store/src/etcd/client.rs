@@ -49,8 +49,12 @@ impl Members {
     }
 
     pub async fn read_within<Q: Message, A: Message + Default>(&self, method: &str, request: &Q, limit: Duration) -> Result<A, Failed> {
-        let mut last = None;
-        for _ in &self.all {
+        let mut last: Option<Status> = None;
+        // Once more than there are members: the first may have come back, and its old connection be what failed.
+        for n in 0..=self.all.len() {
+            if n == self.all.len() && last.as_ref().is_some_and(|s| s.code == Code::DeadlineExceeded) {
+                break;
+            }
             let (at, member) = self.chosen();
             match member.unary(method, request, limit).await {
                 Ok(answer) => return Ok(answer),

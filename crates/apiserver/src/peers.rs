@@ -7,10 +7,10 @@
 use crate::bootstrap;
 use crate::server::{Inner, StartError};
 use bytes::Bytes;
+use keles_api::Status;
 use keles_pki::{Pki, PkiError, PublicKey};
 use keles_registry::claims::ClaimError;
 use keles_registry::{Registry, store_error};
-use keles_api::Status;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};

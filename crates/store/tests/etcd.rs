@@ -342,9 +342,8 @@ async fn keys_of_one_time_to_live_share_a_lease() {
     let cluster = one();
     let store = open(&cluster);
     let event = |key: String, ttl| Write::Put { key: key.into(), value: "v".into(), expect: Expect::Absent, ttl: Some(Duration::from_secs(ttl)) };
-    for i in 0..1001 {
-        store.write(event(format!("e{i}"), 3600)).await.expect("absent");
-    }
+    let all = (0..1001).map(|i| store.write(event(format!("e{i}"), 3600)));
+    assert!(futures::future::join_all(all).await.iter().all(Result::is_ok));
     store.write(event("other".into(), 60)).await.expect("absent");
     let leases = cluster.ctl(&["lease", "list"]).expect("lists");
     let ids: Vec<&str> = leases.lines().skip(1).collect();

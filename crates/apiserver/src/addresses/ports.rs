@@ -18,7 +18,9 @@ const NOTE: &str = "nodeport/";
 /// Why a port cannot be claimed.
 pub enum Unclaimed {
     /// By another Service, which is being written.
-    By { port: u16 },
+    By {
+        port: u16,
+    },
     Failed(Status),
 }
 

@@ -71,7 +71,8 @@ fn authority(rest: &str) -> Option<String> {
     }
     match parsed.port_u16() {
         Some(_) => Some(authority.to_owned()),
-        None if authority.ends_with(':') => None,
+        // What is there is no port.
+        None if authority.len() > parsed.host().len() => None,
         None => Some(format!("{authority}:{PORT}")),
     }
 }

@@ -194,8 +194,6 @@ pub struct WatchCreateRequest {
     /// Inclusive.
     #[prost(int64, tag = "3")]
     pub start_revision: i64,
-    #[prost(bool, tag = "4")]
-    pub progress_notify: bool,
     #[prost(bool, tag = "6")]
     pub prev_kv: bool,
     /// Large answers come in parts.

@@ -2,7 +2,7 @@
 //!
 //! The whole of etcd is watched, not the prefix: every revision has a change somewhere, so the order of one watcher tells by itself how far a
 //! watch has come, and progress needs no asking and no waiting (docs/decisions/2026-11-22-etcd.md: progress that is asked for may overtake changes
-//! before etcd 3.4.25 and 3.5.8). What lies elsewhere is dropped here and told as progress. Only what is polled reads: a slow
+//! before etcd 3.4.31 and 3.5.13). What lies elsewhere is dropped here and told as progress. Only what is polled reads: a slow
 //! watcher's changes wait in etcd. Invariant: a revision's changes come together, once, in order; nothing follows an error.
 
 use super::Shared;
@@ -37,7 +37,7 @@ impl Connection {
         let (member, channel) = shared.members.apart();
         let (requests, stream) = futures::channel::mpsc::unbounded();
         let range_end = Bytes::from_static(if all { EVERYTHING } else { b"" });
-        let create = WatchCreateRequest { key: Bytes::from_static(EVERYTHING), range_end, start_revision: start as i64, progress_notify: true, prev_kv: true, fragment: true };
+        let create = WatchCreateRequest { key: Bytes::from_static(EVERYTHING), range_end, start_revision: start as i64, prev_kv: true, fragment: true };
         // The receiver is in this function's hands.
         let _ = requests.unbounded_send(WatchRequest { create: Some(create) });
         let opened = tokio::time::timeout(SOON, channel.duplex(WATCH, stream)).await;
@@ -184,14 +184,6 @@ impl Cursor {
             return Ok(());
         }
         self.retry = RETRY_MIN;
-        if answer.events.is_empty() && !answer.fragment {
-            // What etcd tells an idle watcher of itself (`progress_notify`) is in order.
-            let reached = answer.header.map_or(0, |h| h.revision as u64);
-            if reached > self.position && self.held.is_empty() {
-                self.reach(reached);
-            }
-            return Ok(());
-        }
         self.held.extend(answer.events);
         self.tell_whole(answer.fragment);
         Ok(())
@@ -296,9 +288,10 @@ mod tests {
         assert_eq!(told(&mut c), ["progress 6"]);
         c.take(answer(vec![event("a/1", 6), event("a/1", 7)])).await.expect("no error");
         assert_eq!(told(&mut c), ["a/1@7", "progress 7"]);
+        // An answer that says how far etcd is does not say how far the watch is.
         c.take(WatchResponse { header: Some(super::super::messages::Header { revision: 9, ..Default::default() }), ..WatchResponse::default() }).await.expect("no error");
-        assert_eq!(told(&mut c), ["progress 9"]);
+        assert!(told(&mut c).is_empty());
         let compacted = c.take(WatchResponse { compact_revision: 12, canceled: true, ..WatchResponse::default() }).await;
-        assert!(matches!(compacted, Err(StoreError::Compacted { asked: 9, oldest: 12 })));
+        assert!(matches!(compacted, Err(StoreError::Compacted { asked: 7, oldest: 12 })));
     }
 }

@@ -110,7 +110,7 @@ pub enum StoreError {
     /// It cannot be reached now. A write may have been done all the same.
     #[error("{store} does not answer: {why}")]
     Unavailable { store: String, why: String },
-    /// Reads, deletes and compaction go on.
+    /// Reads and compaction go on; deletes too where its version lets them (before 3.4.20 and 3.5.7 it does not, etcd issue 13429).
     #[error(
         "{store} is full (alarm NOSPACE): let history be forgotten and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`"
     )]

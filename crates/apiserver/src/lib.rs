@@ -34,6 +34,7 @@ mod notices;
 mod openapi;
 mod path;
 mod paths;
+mod peers;
 mod pieces;
 mod pod_streams;
 mod policy;

@@ -39,7 +39,8 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         [] => json_answer(&asked, &json!({"paths": roots(server)})),
         ["version"] => json_answer(&asked, &version()),
         [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
-            let checks = checks(server, endpoint);
+            let store = if check.is_empty() || *check == ["etcd"] { server.registry.store_health().await.err().map(|e| e.to_string()) } else { None };
+            let checks = checks(server, endpoint, store);
             metrics::checks::note(endpoint, &checks);
             Ok(health::answer(endpoint, &check.join("/"), &checks, &asked.query).unwrap_or_else(respond::no_route))
         }
@@ -93,7 +94,7 @@ pub fn roots(server: &Inner) -> Vec<String> {
             .map(|p| (*p).to_owned())
             .collect();
     paths.extend(server.discovery.get(&server.registry).group_paths().cloned());
-    paths.extend(checks(server, "readyz").iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
+    paths.extend(checks(server, "readyz", None).iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
     let features = &server.config.features;
     paths.extend([(Feature::Statusz, "/statusz"), (Feature::Flagz, "/flagz")].into_iter().filter(|(f, _)| features.on(*f)).map(|(_, p)| p.to_owned()));
     if server.config.profiling {
@@ -120,13 +121,14 @@ fn arch() -> &'static str {
     }
 }
 
-fn checks(server: &Inner, endpoint: &str) -> Vec<Check> {
+/// `store`: what is wrong with it now.
+fn checks(server: &Inner, endpoint: &str, store: Option<String>) -> Vec<Check> {
     let when = |good: bool, why: &str| (!good).then(|| why.to_owned());
     let in_grace = endpoint == "livez" && server.began.elapsed() < server.config.lifecycle.livez_grace_period;
     let mut all = vec![
         Check { name: "ping", failure: None },
         Check { name: "log", failure: None },
-        Check { name: "etcd", failure: when(server.follows.load(Ordering::SeqCst), "the store is no longer followed") },
+        Check { name: "etcd", failure: when(server.follows.load(Ordering::SeqCst), "the store is no longer followed").or(store) },
         Check { name: "poststarthook/rbac/bootstrap-roles", failure: when(server.ready.load(Ordering::SeqCst) || in_grace, "not finished") },
     ];
     if endpoint == "readyz" {

@@ -18,6 +18,7 @@ use crate::lifecycle::Door;
 use crate::live::Live;
 use crate::metrics;
 use crate::openapi::{Kept, OpenApi};
+use crate::peers::{self, Peers};
 use crate::policy::FromRegistry;
 use crate::reload::{self, Followed};
 use crate::resource_metrics;
@@ -68,6 +69,10 @@ pub enum StartError {
     Authorization(#[from] AuthorizationError),
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
+    #[error(
+        "the store holds a cluster whose {what} is another than this server's; copy ca.*, front-proxy-ca.* and sa.key of pki/ in the data folder from a server of it, or name its keys by flags (to begin with new ones, delete {key} from the store)"
+    )]
+    OtherCluster { what: &'static str, key: String },
     #[error("the certificate just made does not parse")]
     Certificate,
 }
@@ -136,14 +141,18 @@ impl ApiServer {
         let later = admission::Later::default();
         let for_compaction = Arc::downgrade(&store);
         let registry = Registry::start(Settings { store, kinds, admission: admission::rows(&config, later.clone()), lifetimes: config.lifecycle.lifetimes() }).await?;
-        let objects = Arc::new(FromRegistry::new(registry.clone()));
-        let authorizer = Arc::new(Authorizer::new(objects.clone()));
-        let built = Built { rbac: authorizer.clone(), node: Arc::new(NodeAuthorizer::new(objects.clone())) };
         let accounts = &config.service_accounts;
         let mut further = Vec::new();
         for path in &accounts.key_files {
             further.extend(PublicKey::read(path)?);
         }
+        if registry.is_shared() {
+            let signing = peers::public_key(&key).await?;
+            peers::agree(&registry, &pki, [signing].into_iter().chain(further.iter().cloned()).collect()).await?;
+        }
+        let objects = Arc::new(FromRegistry::new(registry.clone()));
+        let authorizer = Arc::new(Authorizer::new(objects.clone()));
+        let built = Built { rbac: authorizer.clone(), node: Arc::new(NodeAuthorizer::new(objects.clone())) };
         let tokens = Arc::new(Tokens::new(key, &config.issuer, objects.clone()).with(&accounts.further_issuers, &accounts.api_audiences, further));
         let authorization = Reload::of(&config.authorization, &built)?;
         let inner = Arc::new(Inner {
@@ -185,6 +194,10 @@ impl ApiServer {
         verdicts::start(&inner);
         let server = ApiServer { inner, certificates };
         bootstrap::run(&server.inner, &server.certificates.trust()).await?;
+        if let Some(mut peers) = Peers::new(&server.inner) {
+            peers.pass(&server.inner.registry).await.map_err(|status| StartError::Bootstrap { what: "the endpoints of default/kubernetes".into(), status })?;
+            tokio::spawn(peers::run(server.inner.clone(), peers));
+        }
         server.certificates.follow(&server.inner, &server.inner.stops);
         follow_authentication(&server.inner, of_authentication);
         follow_authorization(&server.inner, of_authorization, authorization);

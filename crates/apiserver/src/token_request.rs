@@ -67,6 +67,7 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
         .map_err(|e| Status::bad_request(format!("TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {e}")))?
         .unwrap_or_default();
     let (namespace, name) = (asked.info.namespace.as_str(), asked.info.name.as_str());
+    server.registry.catch_up().await?;
     let account = server.registry.read("", "serviceaccounts", namespace, name).ok_or_else(|| Status::not_found("", "serviceaccounts", name))?;
     let asked_seconds = spec.expiration_seconds.unwrap_or(DEFAULT_SECONDS);
     check(&spec, asked_seconds)?;

@@ -21,6 +21,7 @@ pub fn encode(message: &impl Message) -> Bytes {
 pub struct Frames<B> {
     body: B,
     held: BytesMut,
+    message_bytes_max: usize,
     trailers: Option<http::HeaderMap>,
 }
 
@@ -31,7 +32,11 @@ where
     B::Error: std::fmt::Display,
 {
     pub fn new(body: B) -> Self {
-        Frames { body, held: BytesMut::new(), trailers: None }
+        Frames::limited(body, MESSAGE_BYTES_MAX)
+    }
+
+    pub fn limited(body: B, message_bytes_max: usize) -> Self {
+        Frames { body, held: BytesMut::new(), message_bytes_max, trailers: None }
     }
 
     /// The next message; `None` at the end, when [`Frames::trailers`] are known.
@@ -63,8 +68,8 @@ where
             return Err(Status::new(Code::Unimplemented, "a compressed message, though no compression was offered"));
         }
         let n = u32::from_be_bytes(*length) as usize;
-        if n > MESSAGE_BYTES_MAX {
-            return Err(Status::new(Code::ResourceExhausted, format!("received message larger than max ({n} vs. {MESSAGE_BYTES_MAX})")));
+        if n > self.message_bytes_max {
+            return Err(Status::new(Code::ResourceExhausted, format!("received message larger than max ({n} vs. {})", self.message_bytes_max)));
         }
         if self.held.len() < HEAD_BYTES + n {
             return Ok(None);

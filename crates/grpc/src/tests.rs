@@ -1,4 +1,4 @@
-use crate::{Channel, Code, Server, Status};
+use crate::{Channel, Code, Server, Settings, Status};
 use futures::StreamExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,6 +111,37 @@ async fn the_end_of_a_connection_is_told() {
     std::fs::remove_file(w.dir.path().join("s.sock")).expect("removed");
     tokio::time::timeout(SOON, ended.cancelled()).await.expect("it is told");
     c.connected().await.expect_err("nobody is there any more");
+}
+
+#[tokio::test]
+async fn requests_may_come_as_a_stream() {
+    let w = world();
+    let c = Channel::unix(w.socket());
+    // They do not end: the answers do.
+    let requests = futures::stream::iter([text("3")]).chain(futures::stream::pending());
+    let mut answers = c.duplex::<Text, Text>("/t.T/Count", requests).await.expect("a first answer");
+    let mut seen = Vec::new();
+    while let Some(t) = answers.message().await.expect("no failure") {
+        seen.push(t.text);
+    }
+    assert_eq!(seen, ["0", "1", "2", "end"]);
+}
+
+#[tokio::test]
+async fn a_channel_has_its_own_limit_of_answers_and_of_connecting() {
+    let w = world();
+    let c = Channel::unix(w.socket()).with(Settings { message_bytes_max: 16, ..Settings::default() });
+    assert_eq!(echo(&c, "short").await, Ok(text("short")));
+    assert_eq!(echo(&c, "longer than it may be").await.expect_err("too long").code, Code::ResourceExhausted);
+    // It listens and never shakes hands.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let roots = tokio_rustls::rustls::RootCertStore::empty();
+    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let tls = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring has them").with_root_certificates(roots);
+    let settings = Settings { connect_timeout: Duration::from_millis(50), ..Settings::default() };
+    let c = Channel::tls(mute.local_addr().expect("an address").to_string(), tls.with_no_client_auth()).with(settings);
+    let refused = c.ready().await.expect_err("no handshake");
+    assert!(refused.code == Code::Unavailable && refused.message.contains("50ms"), "{refused}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! Boolean flags take a value as all of upstream's do: `--flag`, `--flag=true`, `--flag=false`.
 
+use crate::datastore_flags::DatastoreFlags;
 use crate::image_flags::{PullFlags, RegistryFlags};
 use crate::lifecycle_flags::LifecycleFlags;
 use crate::node_flags::NodeFlags;
@@ -10,7 +11,6 @@ use crate::part_http::flags::{LeaderFlags, SecureFlags};
 use crate::security_flags::{AuditFlags, AuthenticationFlags, AuthorizationFlags, ServingFlags, SigningFlags};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use keles_apiserver::ServiceCidrs;
-use keles_auth::durations::GoDuration;
 use keles_network::Cidr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -78,12 +78,8 @@ pub struct ApiFlags {
     /// Further names and addresses of the serving certificate.
     #[arg(long, value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// Where the state is kept: absent for the embedded store.
-    #[arg(long)]
-    pub datastore_endpoint: Option<String>,
-    /// How long history is kept for watches and lists in pages, at least; 0: for ever.
-    #[arg(long, default_value = "5m")]
-    pub etcd_compaction_interval: GoDuration,
+    #[command(flatten)]
+    pub datastore: DatastoreFlags,
     #[command(flatten)]
     pub serving: ServingFlags,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `keles server`: control plane and node in one process, as a list of services.
 
 use crate::node_flags::NodeLimits;
-use crate::{addons, flags, lifecycle_flags, node, security_flags, users};
+use crate::{addons, flags, leading, lifecycle_flags, node, security_flags, users};
 use keles_apiserver::reload::{self, Followed};
 use keles_apiserver::{ApiServer, Config};
 use keles_client::Informers;
@@ -9,7 +9,6 @@ use keles_dns as dns;
 use keles_network::{Cidr, PodNetwork};
 use keles_pki::{KubeconfigUser, Pki};
 use keles_store::Store;
-use keles_store::embedded::{Embedded, Options as StoreOptions};
 use keles_store::encrypted::{self, Encrypted};
 use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -71,6 +70,10 @@ impl Shared {
     fn on(&self, part: &str) -> bool {
         !self.flags.disable.iter().any(|d| d == part)
     }
+    /// Whether no other server is at work on the store.
+    fn alone(&self) -> bool {
+        self.flags.api.datastore.datastore_endpoint.is_none()
+    }
     fn informers(&self, user: kube::Client) -> Informers {
         Informers::new(user, self.stop.child_token())
     }
@@ -125,15 +128,8 @@ fn refuse_unbuilt(f: &flags::Server) -> Result<(), ServerError> {
     f.container_runtime_endpoint.as_deref().map(keles_cri_client::socket).transpose()?;
     match f.disable.iter().find(|d| !KNOWN.contains(&d.as_str())) {
         Some(unknown) => Err(ServerError::UnknownPart(unknown.clone())),
-        None => refuse_datastore(&f.api),
+        None => Ok(()),
     }
-}
-
-fn refuse_datastore(f: &flags::ApiFlags) -> Result<(), ServerError> {
-    if f.datastore_endpoint.is_some() {
-        return Err(ServerError::NotBuilt { flag: "--datastore-endpoint", instead: "leave it out to use the embedded store" });
-    }
-    Ok(())
 }
 
 /// Cancelled on SIGTERM and SIGINT.
@@ -158,23 +154,23 @@ pub struct Advertised {
 
 /// Opens the store, starts the API server, writes the kubeconfig, calls `started` and serves until `stop`.
 pub async fn serve_api(f: &flags::ApiFlags, at: Advertised, stop: CancellationToken, started: impl FnOnce(&ApiServer)) -> Result<(), BoxError> {
-    refuse_datastore(f)?;
     let address = SocketAddr::new(f.bind_address, f.https_listen_port);
     // Bound before anything is made: a second server on the port must not touch this one's files.
     let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
     let port = listener.local_addr()?.port();
     std::fs::create_dir_all(&f.data_dir)?;
-    let embedded: Arc<dyn Store> = Embedded::open(&f.data_dir.join("store"), StoreOptions::default())?;
+    let Some(plain) = stop.run_until_cancelled(f.datastore.open(&f.data_dir)).await else { return Ok(()) };
+    let plain = plain?;
     let file = f.audit.encryption_provider_config.clone();
     let followed = Followed::new("the encryption configuration", file.clone()).filter(|_| f.audit.encryption_provider_config_automatic_reload);
-    let encrypted = file.as_deref().map(encrypted::config::read).transpose()?.map(|rules| Encrypted::new(embedded.clone(), rules));
-    let store: Arc<dyn Store> = encrypted.clone().map_or(embedded, |e| e);
+    let encrypted = file.as_deref().map(encrypted::config::read).transpose()?.map(|rules| Encrypted::new(plain.clone(), rules));
+    let store: Arc<dyn Store> = encrypted.clone().map_or(plain, |e| e);
     let (ips, names): (Vec<_>, Vec<_>) = f.tls_san.iter().partition(|s| s.parse::<IpAddr>().is_ok());
     let mut config = Config::new(&f.data_dir);
     config.port = port;
     config.advertise_address = at.ip;
     config.service_cidrs = f.service_cidr;
-    config.compaction_interval = f.etcd_compaction_interval.0;
+    config.compaction_interval = f.datastore.etcd_compaction_interval.0;
     config.extra_ips = ips.iter().filter_map(|s| s.parse().ok()).collect();
     config.extra_names = names.into_iter().cloned().chain(at.names).collect();
     f.serving.apply(&mut config);
@@ -263,7 +259,9 @@ async fn cluster_dns(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
 async fn scheduler(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     h.ready();
     let _present = keles_apiserver::component_status::scheduler_present();
-    keles_scheduler::run(users::scheduler(s.api()), keles_scheduler::Options::default(), h.stop()).await;
+    let client = users::scheduler(s.api());
+    let schedule = |stop| keles_scheduler::run(client.clone(), keles_scheduler::Options::default(), stop);
+    leading::work(s.alone(), client.clone(), "kube-scheduler", h.stop(), schedule).await;
     Ok(())
 }
 
@@ -280,7 +278,8 @@ async fn controllers(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         ..Default::default()
     };
     let _present = keles_apiserver::component_status::controllers_present();
-    keles_controllers::run(|user| users::named(s.api(), user), options, h.stop()).await;
+    let control = |stop| keles_controllers::run(|user| users::named(s.api(), user), options.clone(), stop);
+    leading::work(s.alone(), users::named(s.api(), "system:kube-controller-manager"), "kube-controller-manager", h.stop(), control).await;
     Ok(())
 }
 

@@ -37,6 +37,9 @@ impl Taken {
     pub fn note(&self, what: String) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).push(what);
     }
+    pub fn any(&self, of: impl Fn(&str) -> bool) -> bool {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|w| of(w))
+    }
     /// All notes; none are left.
     pub fn drain(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))

@@ -71,6 +71,7 @@ impl Exchange<'_> {
     }
 
     async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<Body, Status> {
+        self.registry.catch_up().await?;
         self.track(o, None).await?;
         self.mutate(Operation::Create, o, None, w).await?;
         self.fill_system_metadata(o);

@@ -27,6 +27,9 @@ pub const PREFIX: &str = "/registry/";
 /// How long a read waits for the caches to see a revision.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Between tries to follow a store that does not answer.
+const AWAY: Duration = Duration::from_secs(1);
+
 /// What the registry is built from.
 pub struct Settings {
     pub store: Arc<dyn Store>,
@@ -143,9 +146,18 @@ impl Registry {
                 Ok(Ended::Silent) => tracing::warn!(seen = self.seen(), "the watch of the store is silent though the store moved on; watching anew from there"),
                 Err(StoreError::Compacted { asked, oldest }) => {
                     tracing::warn!(asked, oldest, "the watch of the store fell behind its compaction; comparing everything");
-                    self.compare().await?;
+                    match self.compare().await {
+                        // It is found again that the watch is behind.
+                        Ok(()) | Err(StoreError::Unavailable { .. }) => {}
+                        Err(StoreError::Closed) => return Ok(()),
+                        Err(e) => return Err(e),
+                    }
                 }
                 Ok(Ended::Closed) | Err(StoreError::Closed) => return Ok(()),
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    tracing::warn!(%error, seen = self.seen(), "the store cannot be followed now; going on from there");
+                    tokio::time::sleep(AWAY).await;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -271,9 +283,24 @@ impl Registry {
         if self.wait_seen(revision).await { Ok(()) } else { Err(crate::read::too_new(revision, self.seen())) }
     }
 
+    /// Makes the caches as fresh as the store where other servers write to it, so that what admission looks at has all that was acknowledged
+    /// before. Where this server is alone they are: whoever wrote has waited for them.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        if self.is_shared() { self.fresh(None).await } else { Ok(()) }
+    }
+
     /// The resource of a group, whatever the version.
     pub(crate) fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         self.table.of_group(group, plural)
+    }
+
+    /// Whether the store answers now.
+    pub async fn store_health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+    /// How large the store is, as far as it is known.
+    pub fn store_size_bytes(&self) -> Option<u64> {
+        self.store.size_bytes()
     }
 
     /// The kind served at this place, for routing, discovery and authorization.

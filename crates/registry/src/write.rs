@@ -34,6 +34,10 @@ pub fn store_error(e: StoreError) -> Status {
         StoreError::Future { asked, current } => crate::read::too_new(asked, current),
         StoreError::TooLarge { limit_bytes, .. } => Status::too_large(limit_bytes),
         StoreError::Closed => Status::unavailable("the server is shutting down"),
+        e @ StoreError::Unavailable { .. } => {
+            tracing::warn!(error = %e, "the store is away");
+            Status::unavailable(e.to_string())
+        }
         e => {
             tracing::error!(error = %e, "the store failed");
             Status::internal(e)

@@ -2,6 +2,7 @@
 //!
 //! The rule is upstream's (`--etcd-compaction-interval`, five minutes): at each tick everything before the revision of the tick before is
 //! forgotten, so that a watcher or a list in pages has at least one whole interval to come back in. Without this a store only grows.
+//! Of several servers on one store one forgets at a tick ([`Store::take_turn`]): whoever comes first; the others begin their interval anew.
 
 use crate::{Revision, Store, StoreError};
 use std::sync::Weak;
@@ -10,7 +11,7 @@ use std::time::Duration;
 /// Upstream's default. Shorter ones end pages and watches of slow clients in 410.
 pub const INTERVAL: Duration = Duration::from_secs(300);
 /// The engine's writer waits while history is forgotten: it is done in steps of so many revisions, with writes in between.
-const STEP_REVISIONS: Revision = 10_000;
+pub(crate) const STEP_REVISIONS: Revision = 10_000;
 
 /// The loop; ends when the store is closed or nobody else holds it.
 pub async fn run(store: Weak<dyn Store>, interval: Duration) {
@@ -34,15 +35,19 @@ struct Compactor {
     floor: Revision,
     /// The revision at the tick before, the next floor; absent before the first.
     seen: Option<Revision>,
+    /// The number of the last turn that is known.
+    turn: u64,
 }
 
 impl Compactor {
     async fn tick(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let turn = store.take_turn(self.turn, self.seen.unwrap_or(0)).await?;
+        self.turn = turn.number;
         let now = store.revision().await?;
-        if let Some(target) = self.seen {
+        if let Some(target) = self.seen.filter(|_| turn.mine) {
             while self.floor < target {
                 // The first step is not stretched over what earlier runs have forgotten already: that costs the engine nothing.
-                let next = target.min(self.floor + STEP_REVISIONS);
+                let next = target.min(self.floor.saturating_add(turn.step));
                 store.compact(next).await?;
                 self.floor = next;
             }

@@ -1,12 +1,13 @@
 //! The store: one revision number for everything, ranges at a revision, compare-and-swap, watch, compaction.
 //!
 //! Bytes in, bytes out: no kind is known here. One trait, [`Store`], and one suite ([`suite`]) that any engine must pass.
-//! `embedded` is the default engine; `etcd` comes later and must find its room.
+//! `embedded` is the default engine, for one server; `etcd` is for several on one cluster of etcd.
 //! Invariant: an acknowledged write is on disk, and a revision is never given out twice.
 
 pub mod compactor;
 pub mod embedded;
 pub mod encrypted;
+pub mod etcd;
 pub mod suite;
 
 use async_trait::async_trait;
@@ -106,6 +107,17 @@ pub enum StoreError {
     InUse { path: String },
     #[error("the store is closed")]
     Closed,
+    /// It cannot be reached now. A write may have been done all the same.
+    #[error("{store} does not answer: {why}")]
+    Unavailable { store: String, why: String },
+    /// Reads and compaction go on; deletes too where its version lets them (before 3.4.20 and 3.5.7 it does not, etcd issue 13429).
+    #[error(
+        "{store} is full (alarm NOSPACE): let history be forgotten and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`"
+    )]
+    NoSpace { store: String },
+    /// Nothing that another try would change: rights, above all.
+    #[error("{store} refused: {why}")]
+    Refused { store: String, why: String },
 }
 
 /// What a watch yields.
@@ -115,6 +127,17 @@ pub enum Watched {
     Changes(std::sync::Arc<Vec<Change>>),
     /// Everything up to and including this revision has been delivered.
     Progress(Revision),
+}
+
+/// Whose it is to forget history at a tick (see [`compactor`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// This server's.
+    pub mine: bool,
+    /// How many turns there have been; to be handed back at the next tick.
+    pub number: u64,
+    /// Revisions to forget at once, with writes in between.
+    pub step: Revision,
 }
 
 /// The engine. Implementations are cheap to clone behind an `Arc`.
@@ -135,6 +158,23 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self) -> Result<(), StoreError>;
     /// Whether the present value, as last read, should be written anew even when nothing changes in it (an older encryption key).
     fn stale(&self, _key: &[u8]) -> bool {
+        false
+    }
+    /// Takes the turn after number `last`, if no other server on the same store has: one of them forgets history at each tick. `floor` is what
+    /// it is about to forget.
+    async fn take_turn(&self, last: u64, _floor: Revision) -> Result<Turn, StoreError> {
+        Ok(Turn { mine: true, number: last + 1, step: compactor::STEP_REVISIONS })
+    }
+    /// Whether it answers now; an engine of this process does unless it is closed.
+    async fn health(&self) -> Result<(), StoreError> {
+        self.revision().await.map(drop)
+    }
+    /// How large it is on disk, as far as it is known.
+    fn size_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// Whether other servers may write to it.
+    fn is_shared(&self) -> bool {
         false
     }
 }

@@ -4,10 +4,11 @@
 //! ServiceCIDR `kubernetes`), [`repair::Repair`]. Invariant: an address is taken by whoever creates its IPAddress, so several servers on one
 //! store never give it twice; no table in memory can differ from the store. A write that fails gives its addresses back; what a dying
 //! server leaves behind the repair finds.
-//! Deliberately absent: node ports (`admission/service_addresses`), the finalizer of ServiceCIDRs (`controllers`).
+//! Deliberately absent: node ports (`admission/service_addresses`; [`ports`] is how servers share them out), the finalizer of ServiceCIDRs (`controllers`).
 
 pub mod allocate;
 pub mod default_range;
+pub mod ports;
 pub mod range;
 pub mod repair;
 

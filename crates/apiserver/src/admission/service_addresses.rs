@@ -1,12 +1,14 @@
 //! ServiceAddresses: cluster addresses and node ports of Services (upstream does this in the Service's storage, with the same texts).
 //!
-//! Addresses are objects ([`crate::addresses`]). Which node ports are in use is a table of holders, seeded from the stored Services. Nothing
-//! of it is given back by an event that could be missed: when an asked-for port is held, its holder is looked at, and a holder that no
+//! Addresses are objects ([`crate::addresses`]). Which node ports are in use is a table of holders, seeded from the stored Services; where other
+//! servers store Services too it takes theirs in before each look, and ports are claimed in the store while a Service is written
+//! ([`crate::addresses::ports`]). Nothing of it is given back by an event that could be missed: when an asked-for port is held, its holder is looked at, and a holder that no
 //! longer has it loses it (lessons.md 69).
 
 use super::{is, list};
 use crate::addresses::allocate::{self, For, Refusal};
 use crate::addresses::of_service;
+use crate::addresses::ports::{self, Unclaimed};
 use crate::addresses::range::ServiceCidrs;
 use crate::config::Config;
 use async_trait::async_trait;
@@ -37,8 +39,23 @@ struct Holder {
 
 #[derive(Default)]
 struct Held {
-    seeded: bool,
+    /// The last change of Services that was taken in; absent before the first look.
+    seen: Option<u64>,
     by: HashMap<u16, Holder>,
+}
+
+impl Held {
+    /// What Services that changed after `seen` have is theirs, whoever was about to take it.
+    fn take_in(&mut self, registry: &Registry, seen: u64) {
+        let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
+        for s in registry.peek_all("", "services").values().filter(|s| s.revision > seen) {
+            for port in node_ports(&s.tree()) {
+                if self.by.get(&port).is_none_or(|h| *h.service != *s.key) {
+                    self.by.insert(port, Holder { service: s.key.to_string(), since: long_ago });
+                }
+            }
+        }
+    }
 }
 
 pub struct ServiceAddresses {
@@ -61,13 +78,10 @@ impl ServiceAddresses {
 
     fn with_held<T>(&self, registry: &Registry, f: impl FnOnce(&mut Held) -> T) -> T {
         let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
-        if !held.seeded {
-            held.seeded = true;
-            let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
-            for s in registry.read_all("", "services", "") {
-                let service = full_name(s.namespace(), s.name());
-                held.by.extend(node_ports(&s).into_iter().map(|k| (k, Holder { service: service.clone(), since: long_ago })));
-            }
+        let changed = registry.changed("", "services");
+        if held.seen.is_none_or(|seen| seen < changed && registry.is_shared()) {
+            let seen = held.seen.replace(changed).unwrap_or(0);
+            held.take_in(registry, seen);
         }
         f(&mut held)
     }
@@ -95,7 +109,7 @@ impl ServiceAddresses {
     }
 
     /// Takes the node ports that somebody chose.
-    fn claim_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &Object, service: &str) -> Result<(), Status> {
+    async fn claim_ports(&self, a: &Attributes<'_>, s: &Object, service: &str) -> Result<(), Status> {
         if !matches!(service_type(s), "NodePort" | "LoadBalancer") {
             return Ok(());
         }
@@ -103,8 +117,10 @@ impl ServiceAddresses {
             self.no_port_numbers(s)?;
         }
         let known = a.old.map(node_ports).unwrap_or_default();
-        let new = node_ports(s).into_iter().filter(|k| !known.contains(k));
-        let Some((port, refusal)) = new.into_iter().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r))) else { return Ok(()) };
+        let new: Vec<u16> = node_ports(s).into_iter().filter(|k| !known.contains(k)).collect();
+        let others = self.others_port(a, &new, service).await?.map(|k| (k, NoPort::Taken));
+        let refused = others.or_else(|| self.with_held(a.registry, |held| new.iter().copied().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r)))));
+        let Some((port, refusal)) = refused else { return Ok(()) };
         let mut p = Problems::new();
         self.explain(s, port, &refusal, &mut p);
         Err(Status::invalid("", "Service", s.name(), &p))
@@ -225,38 +241,64 @@ impl Admission for ServiceAddresses {
             self.allocate_addresses(a, s).await.map_err(|e| full("serviceIP", &e.to_string()))?;
         }
         let service = full_name(&a.request.namespace, s.name());
-        self.with_held(a.registry, |held| {
-            self.claim_ports(a, held, s, &service)?;
-            if needs_node_ports(s) {
-                self.allocate_node_ports(a, held, s, &service).map_err(|_| full("nodePort", "range is full"))?;
+        self.claim_ports(a, s, &service).await?;
+        if !needs_node_ports(s) && !needs_health_port(s) {
+            return Ok(());
+        }
+        let before = s.0["spec"].clone();
+        let chosen = node_ports(s);
+        // What other servers are giving away just now.
+        let mut others: Vec<u16> = Vec::new();
+        for _ in 0..TRIES {
+            self.with_held(a.registry, |held| {
+                if needs_node_ports(s) {
+                    self.allocate_node_ports(a, held, s, &service, &others).map_err(|_| full("nodePort", "range is full"))?;
+                }
+                if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
+                    let p = self.any_port(a, held, &service, &[node_ports(s), others.clone()].concat()).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
+                    s.0["spec"]["healthCheckNodePort"] = p.into();
+                }
+                Ok::<_, Status>(())
+            })?;
+            let given: Vec<u16> = node_ports(s).into_iter().filter(|p| !chosen.contains(p)).collect();
+            match self.others_port(a, &given, &service).await? {
+                None => return Ok(()),
+                Some(port) => others.push(port),
             }
-            if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
-                let p = self.any_port(a, held, &service, &node_ports(s)).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
-                s.0["spec"]["healthCheckNodePort"] = p.into();
-            }
-            Ok(())
-        })
+            s.0["spec"] = before.clone();
+        }
+        Err(full("nodePort", "other servers took every port that was tried"))
     }
 
     async fn validate(&self, a: &Attributes<'_>, _: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
-        self.doubt(a);
+        self.doubt(a, a.old);
         Ok(())
     }
 
     async fn ended(&self, a: &Attributes<'_>, s: Option<&Object>, ending: Ending) {
         let had = || a.old.map(of_service).unwrap_or_default().into_iter();
         let has = || s.map(of_service).unwrap_or_default();
-        let (ports, noted): (Vec<String>, Vec<String>) = a.taken.drain().into_iter().partition(|taken| taken.starts_with(PORT));
+        if ending == Ending::Stored {
+            self.doubt(a, s);
+        }
+        let name = s.or(a.old).map(Object::name).unwrap_or_default();
+        let (mut noted, mut ports) = (Vec::new(), Vec::new());
+        for note in a.taken.drain() {
+            match note.strip_prefix(PORT) {
+                Some(port) => ports.extend(port.parse::<u16>()),
+                None if ports::release(a.registry, &note).await => {}
+                None => noted.push(note),
+            }
+        }
         if ending == Ending::Nothing && !ports.is_empty() {
-            let free: Vec<u16> = ports.iter().filter_map(|p| p.strip_prefix(PORT)?.parse().ok()).collect();
-            self.with_held(a.registry, |held| held.by.retain(|port, _| !free.contains(port)));
+            let service = full_name(&a.request.namespace, name);
+            self.with_held(a.registry, |held| held.by.retain(|port, h| h.service != service || !ports.contains(port)));
         }
         let free: Vec<String> = match ending {
             Ending::Nothing => noted,
             Ending::Stored => had().filter(|ip| !has().contains(ip)).map(|ip| ip.to_string()).collect(),
             Ending::Gone => had().chain(has()).map(|ip| ip.to_string()).collect(),
         };
-        let name = s.or(a.old).map(Object::name).unwrap_or_default();
         for ip in free {
             if let Err(status) = allocate::give_back_of(a.registry, &ip, For { namespace: &a.request.namespace, name }).await {
                 tracing::warn!(%status, ip, "an address of a Service was not given back; the repair will");
@@ -266,6 +308,28 @@ impl Admission for ServiceAddresses {
 }
 
 impl ServiceAddresses {
+    /// Claims ports against other servers; one that another server has given away, or is about to.
+    async fn others_port(&self, a: &Attributes<'_>, new: &[u16], service: &str) -> Result<Option<u16>, Status> {
+        if new.is_empty() || !a.registry.is_shared() {
+            return Ok(None);
+        }
+        let other = match ports::claim(a, new, service).await {
+            Ok(()) => None,
+            Err(Unclaimed::By { port }) => Some(port),
+            Err(Unclaimed::Failed(status)) => return Err(status),
+        };
+        Ok(self.with_held(a.registry, |held| match other {
+            Some(port) => {
+                if held.by.get(&port).is_some_and(|h| h.service == service) {
+                    held.by.remove(&port);
+                }
+                Some(port)
+            }
+            // The Services that are seen by now have been taken in.
+            None => new.iter().copied().find(|p| held.by.get(p).is_some_and(|h| h.service != service && still_has(a.registry, &h.service, *p))),
+        }))
+    }
+
     /// Takes the addresses that somebody chose.
     async fn claim_addresses(&self, a: &Attributes<'_>, s: &Object) -> Result<(), Status> {
         let known = a.old.map(of_service).unwrap_or_default();
@@ -285,7 +349,7 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str) -> Result<(), NoPort> {
+    fn allocate_node_ports(&self, a: &Attributes<'_>, held: &mut Held, s: &mut Object, service: &str, others: &[u16]) -> Result<(), NoPort> {
         // One service port under two protocols gets one node port where that is free, as upstream does for DNS.
         let mut given: HashMap<u64, u16> = HashMap::new();
         for p in list(s.at(&["spec", "ports"])) {
@@ -293,7 +357,7 @@ impl ServiceAddresses {
                 given.insert(number, node);
             }
         }
-        let mut own = node_ports(s);
+        let mut own = [node_ports(s).as_slice(), others].concat();
         for p in ports_mut(s).filter(|p| p["nodePort"].as_i64().unwrap_or(0) == 0) {
             let number = p["port"].as_u64().unwrap_or(0);
             let twin = given.get(&number).copied().filter(|n| a.old.is_none() && self.claim(a, held, *n, service).is_ok());
@@ -324,11 +388,12 @@ impl ServiceAddresses {
     }
 
     /// What a stored Service has needs no claim: the next to ask for it looks whether the Service, changed or deleted, still has it.
-    fn doubt(&self, a: &Attributes<'_>) {
-        let service = full_name(&a.request.namespace, &a.request.name);
+    fn doubt(&self, a: &Attributes<'_>, stored: Option<&Object>) {
+        let Some(stored) = stored else { return };
+        let service = full_name(&a.request.namespace, stored.name());
         let Some(long_ago) = Instant::now().checked_sub(CLAIM) else { return };
         self.with_held(a.registry, |held| {
-            for port in a.old.map(node_ports).unwrap_or_default() {
+            for port in node_ports(stored) {
                 if let Some(h) = held.by.get_mut(&port).filter(|h| h.service == service) {
                     h.since = long_ago;
                 }

@@ -2,13 +2,6 @@
 
 use crate::server::Inner;
 use keles_observe::metrics::{Collect, Exposition, Shape, alpha, beta, stable};
-use std::path::Path;
-
-/// Size of all files of a folder; `None` where there is no such folder (the store lies elsewhere).
-fn size_bytes(folder: &Path) -> Option<u64> {
-    let files = std::fs::read_dir(folder).ok()?.flatten();
-    Some(files.map(|f| if f.path().is_dir() { size_bytes(&f.path()).unwrap_or(0) } else { f.metadata().map_or(0, |m| m.len()) }).sum())
-}
 
 /// The server as a family of figures.
 pub struct State<'a>(pub &'a Inner);
@@ -43,7 +36,7 @@ impl Collect for State<'_> {
                 w.gauge(&["group", "resource"], &[group, resource], registry.changed(group, resource) as f64);
             }
         });
-        if let Some(bytes) = size_bytes(&self.0.config.data_dir.join("store")) {
+        if let Some(bytes) = registry.store_size_bytes() {
             to.family(&stable("apiserver_storage_size_bytes", "Size of the store's files in bytes, by the store's name."), Shape::Gauge, |w| {
                 w.gauge(&["storage_cluster_id"], &["etcd-0"], bytes as f64);
             });

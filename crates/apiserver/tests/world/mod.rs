@@ -40,6 +40,10 @@ impl World {
     /// With settings of the test's own, and the store encrypted by rules.
     pub async fn configured(folder: tempfile::TempDir, configure: impl FnOnce(&mut Config), rules: Option<Rules>) -> World {
         let plain: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
+        Self::over(folder, plain, configure, rules).await
+    }
+    /// Over a store that others may use too.
+    pub async fn over(folder: tempfile::TempDir, plain: Arc<dyn Store>, configure: impl FnOnce(&mut Config), rules: Option<Rules>) -> World {
         let encrypted = rules.map(|rules| Encrypted::new(plain.clone(), rules));
         let store: Arc<dyn Store> = encrypted.clone().map_or(plain, |e| e);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

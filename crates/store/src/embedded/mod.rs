@@ -128,11 +128,6 @@ impl Embedded {
         Ok(Arc::new(Embedded { shared, writer: Mutex::new(Some(thread)) }))
     }
 
-    /// The size of the log's files, for metrics.
-    pub fn log_bytes(&self) -> u64 {
-        self.shared.log_bytes.load(Ordering::Relaxed)
-    }
-
     fn stop(&self) {
         self.shared.queue.close();
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -249,5 +244,10 @@ impl Store for Embedded {
             Some(thread) => tokio::task::spawn_blocking(move || thread.join()).await.map_err(|_| StoreError::Closed)?.map_err(|_| StoreError::Closed),
             None => Ok(()),
         }
+    }
+
+    /// Of the log's files.
+    fn size_bytes(&self) -> Option<u64> {
+        Some(self.shared.log_bytes.load(Ordering::Relaxed))
     }
 }

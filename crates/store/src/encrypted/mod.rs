@@ -279,6 +279,18 @@ impl Store for Encrypted {
         let stale = self.shared.stale();
         !stale.is_empty() && stale.contains(key)
     }
+    async fn take_turn(&self, last: u64, floor: Revision) -> Result<crate::Turn, StoreError> {
+        self.shared.inner.take_turn(last, floor).await
+    }
+    async fn health(&self) -> Result<(), StoreError> {
+        self.shared.inner.health().await
+    }
+    fn size_bytes(&self) -> Option<u64> {
+        self.shared.inner.size_bytes()
+    }
+    fn is_shared(&self) -> bool {
+        self.shared.inner.is_shared()
+    }
 }
 
 /// A key of a provider, by its name in the configuration.

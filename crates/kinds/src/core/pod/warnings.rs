@@ -120,7 +120,7 @@ pub fn node_selector(selector: &Field, w: &mut Vec<String>) {
 }
 
 /// What is said of a node label that has a newer name.
-fn deprecated_label(label: &str) -> Option<String> {
+pub fn deprecated_label(label: &str) -> Option<String> {
     if label == "node-role.kubernetes.io/master" {
         return Some("use \"node-role.kubernetes.io/control-plane\" instead".into());
     }

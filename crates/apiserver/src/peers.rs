@@ -21,6 +21,8 @@ const AREA: &str = "masterleases";
 /// Upstream's: a claim lasts this long, and is renewed this often.
 const LIFE: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(10);
+/// After a failure.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Where it is noted of which cluster the store is.
 const CLUSTER: (&str, &str) = ("keles", "cluster");
 /// Tries to write the note when another server is at it.
@@ -95,6 +97,8 @@ impl Peers {
         let written = match written {
             // That of an earlier run of ours.
             Err(ClaimError::Taken(Some(there))) => registry.renew(AREA, &name, Bytes::new(), there.revision, Some(LIFE)).await,
+            // It ended meanwhile.
+            Err(ClaimError::Taken(None)) => registry.claim(AREA, &name, Bytes::new(), Some(LIFE)).await,
             written => written,
         };
         self.claimed = match written {
@@ -128,11 +132,14 @@ pub async fn run(server: Arc<Inner>, mut peers: Peers) {
     while server.stops.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(status) = peers.pass(&server.registry).await {
             tracing::warn!(%status, "the endpoints of default/kubernetes could not be kept; trying again");
+            // The claim would end before the next tick.
+            ticks.reset_after(AGAIN);
         }
     }
     if let Err(status) = peers.leave(&server.registry).await {
         tracing::warn!(%status, "the endpoints of default/kubernetes still name this server; the others will see");
     }
+    server.left.cancel();
 }
 
 /// Addresses and their port, the same for whoever asks: servers of one family are all on one port, as upstream's, or those on another have no

@@ -43,9 +43,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// What taking a server from the endpoints of `default/kubernetes` may cost its stop.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -108,6 +111,8 @@ pub struct Inner {
     pub leaving: AtomicBool,
     /// Ends watches when the server stops.
     pub stops: CancellationToken,
+    /// Cancelled when the endpoints of `default/kubernetes` name this server no longer, or never did.
+    pub left: CancellationToken,
     /// Ends when the registry no longer follows the store.
     pub follows: AtomicBool,
 }
@@ -180,6 +185,7 @@ impl ApiServer {
             leaving: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             stops: CancellationToken::new(),
+            left: CancellationToken::new(),
             follows: AtomicBool::new(true),
             registry,
             config,
@@ -197,6 +203,8 @@ impl ApiServer {
         if let Some(mut peers) = Peers::new(&server.inner) {
             peers.pass(&server.inner.registry).await.map_err(|status| StartError::Bootstrap { what: "the endpoints of default/kubernetes".into(), status })?;
             tokio::spawn(peers::run(server.inner.clone(), peers));
+        } else {
+            server.inner.left.cancel();
         }
         server.certificates.follow(&server.inner, &server.inner.stops);
         follow_authentication(&server.inner, of_authentication);
@@ -244,6 +252,10 @@ impl ApiServer {
             self.inner.leaving.store(true, Ordering::SeqCst);
             tokio::time::sleep(options.shutdown_delay).await;
             self.inner.stops.cancel();
+            // While the store is open.
+            if tokio::time::timeout(LEAVE_LIMIT, self.inner.left.cancelled()).await.is_err() {
+                tracing::warn!("the store took too long to take this server from the endpoints of default/kubernetes; the others will see");
+            }
             if options.send_retry_after {
                 door.shut(options.request_timeout).await;
             }

@@ -122,7 +122,10 @@ impl Channel {
 
     /// Connects, where that is to be done. An error: no call can have reached the peer.
     pub async fn ready(&self) -> Result<(), Status> {
-        self.connection().await.map(drop)
+        // The wait for others who connect counts too: else they all try in turn.
+        let limit = self.peer.settings.connect_timeout;
+        let late = |_| Err(Status::new(Code::Unavailable, format!("cannot connect to {} within {limit:?}", self.peer.target)));
+        tokio::time::timeout(limit, self.connection()).await.unwrap_or_else(late).map(drop)
     }
 
     /// A connection that stands; `authority` is what requests name.

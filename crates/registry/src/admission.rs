@@ -51,6 +51,8 @@ impl Taken {
 pub enum Ending {
     /// Refused, overtaken, or a dry run: nothing was stored.
     Nothing,
+    /// The store did not answer, so it may be stored or not. Nothing is given back; who repairs finds out.
+    Unknown,
     Stored,
     /// The object is gone: deleted, or its last finalizer taken off.
     Gone,

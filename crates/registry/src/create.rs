@@ -65,7 +65,11 @@ impl Exchange<'_> {
     async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<Body, Status> {
         self.request.name = o.name().to_owned();
         let made = self.create_attempt(&mut o, w).await;
-        let ending = if made.is_ok() && !self.request.dry_run { Ending::Stored } else { Ending::Nothing };
+        let ending = match &made {
+            Ok(_) if !self.request.dry_run => Ending::Stored,
+            Err(s) if s.code == 503 => Ending::Unknown,
+            _ => Ending::Nothing,
+        };
         self.ended(Operation::Create, Some(&o), None, ending).await;
         made
     }

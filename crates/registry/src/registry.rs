@@ -147,8 +147,8 @@ impl Registry {
                 Err(StoreError::Compacted { asked, oldest }) => {
                     tracing::warn!(asked, oldest, "the watch of the store fell behind its compaction; comparing everything");
                     match self.compare().await {
-                        // It is found again that the watch is behind.
-                        Ok(()) | Err(StoreError::Unavailable { .. }) => {}
+                        // It is found again that the watch is behind; history may have been forgotten under the comparison.
+                        Ok(()) | Err(StoreError::Unavailable { .. } | StoreError::Compacted { .. }) => {}
                         Err(StoreError::Closed) => return Ok(()),
                         Err(e) => return Err(e),
                     }

@@ -112,6 +112,7 @@ impl Exchange<'_> {
         let ending = match &written {
             Ok(Outcome::Wrote(..)) if !self.request.dry_run && deletion_is_complete(&new, self.is_namespace()) => Ending::Gone,
             Ok(Outcome::Wrote(..)) if !self.request.dry_run => Ending::Stored,
+            Err(Refused::Failed(s)) if s.code == 503 => Ending::Unknown,
             _ => Ending::Nothing,
         };
         self.ended(Operation::Update, Some(&new), Some(&old), ending).await;

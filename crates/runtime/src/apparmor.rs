@@ -161,7 +161,6 @@ impl Label {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A host with these parts; its parser notes what it is given, and the kernel's list then has the profile.
     fn host(enabled: &str, has_parser: bool) -> (tempfile::TempDir, Host) {
@@ -179,7 +178,9 @@ mod tests {
             let script = format!(
                 "#!/bin/sh\necho \"$@\" >>{at}/asked\ncat >{at}/given\ngrep -q refuse {at}/mood 2>/dev/null && {{ echo 'syntax error in line 1' >&2; exit 1; }}\nsed -n 's/^profile \\([^ ]*\\) .*/\\1 (enforce)/p' {at}/given >>{at}/sys/kernel/security/apparmor/profiles\n"
             );
-            std::fs::write(&parser, script).and_then(|()| std::fs::set_permissions(&parser, PermissionsExt::from_mode(0o755))).expect("a script");
+            // Written by another process: one that this one held open for writing could not be run (ETXTBSY) while another test forks.
+            let written = Command::new("sh").args(["-c", r#"printf %s "$0" >"$1" && chmod 755 "$1""#, &script]).arg(&parser).status();
+            assert!(written.expect("a shell").success());
         }
         let host = Host::of(root);
         (folder, host)

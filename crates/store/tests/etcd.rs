@@ -44,6 +44,15 @@ async fn patiently<T>(what: impl AsyncFn() -> Result<T, StoreError>) -> T {
     tokio::time::timeout(PATIENCE, tries).await.expect("etcd comes back")
 }
 
+/// Creates a key, whatever member leads by then: a write without an answer may have been done.
+async fn patiently_create(store: &Etcd, key: &str) -> u64 {
+    patiently(async || match store.write(put(key, "v", Expect::Absent)).await {
+        Err(StoreError::Conflict { current: Some(e) }) => Ok(e.modified),
+        done => done,
+    })
+    .await
+}
+
 type Stream = BoxStream<'static, Result<Watched, StoreError>>;
 
 /// Changes until everything up to `revision` is told.
@@ -204,16 +213,12 @@ async fn members_that_die_are_gone_around() {
     let mut watch = store.watch(b"", base).await.expect("open");
     let mut keys = 0;
     for member in [0, 1, 2] {
-        create(&store, &format!("before{member}"), "v").await;
+        patiently_create(&store, &format!("before{member}")).await;
         read_until(&mut watch, base + keys + 1).await;
         cluster.kill(member).expect("killed");
         // Not retried by the store where it was sent: it may have been done, and then it is there.
         let key = format!("during{member}");
-        patiently(async || match store.write(put(&key, "v", Expect::Absent)).await {
-            Ok(_) | Err(StoreError::Conflict { current: Some(_) }) => Ok(()),
-            Err(e) => Err(e),
-        })
-        .await;
+        patiently_create(&store, &key).await;
         keys += 2;
         assert_eq!(patiently(async || store.revision().await).await, base + keys);
         let seen = read_until(&mut watch, base + keys).await;
@@ -230,15 +235,11 @@ async fn a_member_that_hangs_is_left_by_reads_and_by_watches() {
     }
     let cluster = start(etcd::Options { members: 3, ..etcd::Options::default() });
     let (store, other) = (open(&cluster), Etcd::new(Options::of(&[cluster.endpoint(1), cluster.endpoint(2)].join(",")).expect("endpoints")));
-    let at = create(&store, "before", "v").await;
+    let at = patiently_create(&store, "before").await;
     let mut watch = store.watch(b"", at - 1).await.expect("open");
     assert_eq!(read_until(&mut watch, at).await.len(), 1, "the first member tells it");
     cluster.freeze(0).expect("stopped");
-    let during = patiently(async || match other.write(put("during", "v", Expect::Absent)).await {
-        Err(StoreError::Conflict { current: Some(e) }) => Ok(e.modified),
-        done => done,
-    })
-    .await;
+    let during = patiently_create(&other, "during").await;
     // The connection stands, and nothing comes over it: pings find out.
     let seen = read_until(&mut watch, during).await;
     assert_eq!(seen.iter().map(|c| c.entry.key.as_ref()).collect::<Vec<_>>(), [b"during"]);

@@ -173,6 +173,15 @@ impl Etcd {
     /// Starts a killed member on its data and waits until it answers.
     pub fn restart(&mut self, i: usize) -> io::Result<()> {
         self.restarted = true;
+        // Its port may have been lent to another for a moment.
+        for _ in 1..TRIES {
+            self.spawn(i)?;
+            if self.wait(i).is_ok() {
+                return Ok(());
+            }
+            self.kill(i)?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
         self.spawn(i)?;
         self.wait(i)
     }

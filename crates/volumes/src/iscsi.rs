@@ -153,8 +153,9 @@ async fn tear_down_on(host: &Host, pod_dir: &Path) -> Result<()> {
     if notes.is_empty() {
         return Ok(());
     }
-    // A session that ends under a mounted filesystem loses what is not written yet.
-    tmpfs::unmount_below(pod_dir)?;
+    // A session that ends under a mounted filesystem loses what is not written yet: so not lazily, and it may take as long as the target does.
+    let dir = pod_dir.to_owned();
+    tokio::task::spawn_blocking(move || tmpfs::unmount_wholly(&dir)).await.map_err(|error| VolumeError::Field(error.to_string()))??;
     for (file, note) in notes {
         let _alone = gate(&note.iqn).lock_owned().await;
         let others = others(pod_dir, &file)?;
@@ -341,7 +342,14 @@ fn write_note(pod_dir: &Path, name: &str, note: &Note) -> Result<()> {
     std::fs::create_dir_all(&folder).map_err(VolumeError::io("create", &folder))?;
     let (file, fresh) = (folder.join(format!("{name}.json")), folder.join(format!(".{name}.new")));
     let text = serde_json::to_vec(note).map_err(|error| VolumeError::Field(error.to_string()))?;
-    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &file)).map_err(VolumeError::io("write", &file))
+    // On the disk: one that is empty after a power cut would hold up the end of every pod that uses a target.
+    let write = || -> std::io::Result<()> {
+        let mut out = std::fs::File::create(&fresh)?;
+        std::io::Write::write_all(&mut out, &text)?;
+        out.sync_data()?;
+        std::fs::rename(&fresh, &file)
+    };
+    write().map_err(VolumeError::io("write", &file))
 }
 
 fn read_notes(pod_dir: &Path) -> Result<Vec<(PathBuf, Note)>> {

@@ -3,7 +3,6 @@
 use super::*;
 use crate::tests::{LoopDevice, Room};
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
 
 const IQN: &str = "iqn.2001-04.com.example:storage.disk1";
 
@@ -31,7 +30,9 @@ esac
 "#
         );
         let tool = tools.join(TOOL);
-        std::fs::write(&tool, script).and_then(|()| std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755))).expect("a script");
+        // Written by another process: one that this one held open for writing could not be run (ETXTBSY) while another test forks.
+        let written = std::process::Command::new("sh").args(["-c", r#"printf %s "$0" >"$1" && chmod 755 "$1""#, &script]).arg(&tool).status();
+        assert!(written.expect("a shell").success());
         Self { folder, host: Host { tools: vec![tools], by_path, blocks } }
     }
 

@@ -21,8 +21,17 @@ pub fn is_mounted(dir: &Path) -> Result<bool> {
 
 /// Unmounts everything at or below `dir`, deepest first, lazily so that a straggler cannot hold the pod's removal up.
 pub fn unmount_below(dir: &Path) -> Result<()> {
+    unmount_all(dir, UnmountFlags::DETACH)
+}
+
+/// The same, but what is in use is an error. Blocks until what is not written yet is.
+pub(crate) fn unmount_wholly(dir: &Path) -> Result<()> {
+    unmount_all(dir, UnmountFlags::empty())
+}
+
+fn unmount_all(dir: &Path, how: UnmountFlags) -> Result<()> {
     for target in mounts_below(dir)?.into_iter().rev() {
-        match unmount(&target, UnmountFlags::DETACH) {
+        match unmount(&target, how) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(VolumeError::io("unmount", &target)(error.into())),
         }

@@ -286,7 +286,8 @@ impl Admission for ServiceAddresses {
         for note in a.taken.drain() {
             match note.strip_prefix(PORT) {
                 Some(port) => ports.extend(port.parse::<u16>()),
-                None if ports::release(a.registry, &note).await => {}
+                // Claims end by themselves.
+                None if ending == Ending::Unknown || ports::release(a.registry, &note).await => {}
                 None => noted.push(note),
             }
         }
@@ -296,6 +297,7 @@ impl Admission for ServiceAddresses {
         }
         let free: Vec<String> = match ending {
             Ending::Nothing => noted,
+            Ending::Unknown => Vec::new(),
             Ending::Stored => had().filter(|ip| !has().contains(ip)).map(|ip| ip.to_string()).collect(),
             Ending::Gone => had().chain(has()).map(|ip| ip.to_string()).collect(),
         };

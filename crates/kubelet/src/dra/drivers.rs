@@ -113,7 +113,8 @@ impl Drivers {
             let mut state = self.state();
             let Some(all) = state.plugins.get_mut(&plugin.name) else { return };
             all.retain(|one| {
-                let stays = one.endpoint != plugin.endpoint;
+                // Another socket that named the same endpoint was refused: its end is not this one's.
+                let stays = (&one.endpoint, &one.socket) != (&plugin.endpoint, &plugin.socket);
                 if !stays {
                     one.gone.cancel();
                 }
@@ -141,6 +142,10 @@ impl Drivers {
     fn set_connected(&self, agent: &Arc<Agent>, plugin: &Registered, is_connected: bool) {
         {
             let mut state = self.state();
+            // Cancelled under this lock: what followed a plugin of before says nothing of the one after it.
+            if plugin.gone.is_cancelled() {
+                return;
+            }
             let known = state.plugins.get_mut(&plugin.driver).and_then(|all| all.iter_mut().find(|one| one.endpoint == plugin.endpoint && !one.gone.is_cancelled()));
             let Some(known) = known else { return };
             known.is_connected = is_connected;
@@ -202,17 +207,19 @@ async fn follow(agent: Arc<Agent>, plugin: Registered) {
             match plugin.channel.connected().await {
                 Ok(ended) => {
                     drivers.set_connected(&agent, &plugin, true);
-                    pause = FIRST_PAUSE;
+                    let since = Instant::now();
                     ended.cancelled().await;
                     tracing::info!(driver = plugin.driver, endpoint = %plugin.endpoint.display(), "the connection to a DRA plugin ended");
                     drivers.set_connected(&agent, &plugin, false);
+                    // One that takes connections only to end them does not keep the agent busy.
+                    if since.elapsed() > MAX_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
                 }
-                Err(status) => {
-                    tracing::debug!(%status, driver = plugin.driver, "a DRA plugin is not reached, will be tried again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
+                Err(status) => tracing::debug!(%status, driver = plugin.driver, "a DRA plugin is not reached, will be tried again"),
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     };
     gone.run_until_cancelled(follow).await;
@@ -224,8 +231,7 @@ async fn watch(agent: Arc<Agent>, plugin: Registered) {
     let watch = async {
         loop {
             let end = hear(&agent, &plugin).await;
-            let forgotten = agent.placement.dra.drivers.health().clear(&plugin.driver);
-            tell(&agent, &plugin.driver, &forgotten);
+            forget(&agent, &plugin);
             if end.is_err_and(|status| status.code == Code::Unimplemented) {
                 return;
             }
@@ -233,8 +239,17 @@ async fn watch(agent: Arc<Agent>, plugin: Registered) {
         }
     };
     if gone.run_until_cancelled(watch).await.is_none() {
-        let forgotten = agent.placement.dra.drivers.health().clear(&plugin.driver);
-        tell(&agent, &plugin.driver, &forgotten);
+        forget(&agent, &plugin);
+    }
+}
+
+/// What a plugin said of devices holds no more, unless another one of its driver (an update) may have said it: then it gets old by itself.
+fn forget(agent: &Agent, plugin: &Registered) {
+    let drivers = &agent.placement.dra.drivers;
+    let is_alone = drivers.state().plugins.get(&plugin.driver).is_none_or(|all| all.iter().all(|one| one.endpoint == plugin.endpoint));
+    if is_alone {
+        let forgotten = drivers.health().clear(&plugin.driver);
+        tell(agent, &plugin.driver, &forgotten);
     }
 }
 

@@ -48,6 +48,8 @@ impl Worker {
         if wanted == self.amounts.allocated || self.life != Life::Syncing {
             self.resize.pending = None;
         } else {
+            // Containers that were started since the last sync have what was given until now.
+            self.note_what_runs();
             self.decide_resize(&pod, wanted);
         }
         self.pod = if resize::wanted(&pod) == self.amounts.allocated { pod.clone() } else { Arc::new(resize::given(&pod, &self.amounts.allocated)) };

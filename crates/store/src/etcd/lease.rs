@@ -17,6 +17,8 @@ const REUSE_SECONDS_MAX: u64 = 60;
 const KEYS_MAX: usize = 1000;
 /// Times to live that are remembered; there is one in use, the Events'.
 const TIMES_MAX: usize = 16;
+/// For those who ask etcd for a lease before us: not all wait in turn when it hangs.
+const WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
@@ -36,7 +38,8 @@ impl Leases {
     /// A lease for one more key that lives this long.
     pub async fn take(&self, shared: &Shared, ttl: Duration) -> Result<i64, Failed> {
         let seconds = seconds(ttl);
-        let mut open = self.open.lock().await;
+        let late = |_| Failed::Away(Status::new(Code::DeadlineExceeded, "no lease in time: others wait for one too"));
+        let mut open = tokio::time::timeout(WAIT, self.open.lock()).await.map_err(late)?;
         let now = Instant::now();
         if let Some(lease) = open.get_mut(&seconds).filter(|l| fits(l, now, seconds)) {
             lease.keys += 1;

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 /// Between tries to come back, growing from the first to the second.
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Well below what a read waits for the caches: while this sleeps they stand still.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 /// For a watch that must fail at once.
 const SOON: Duration = Duration::from_secs(10);
 /// All keys from the first possible one on, in etcd's way of saying it.
@@ -176,6 +177,10 @@ impl Cursor {
             return Err(StoreError::Compacted { asked: self.position, oldest: answer.compact_revision as u64 });
         }
         if answer.canceled {
+            // Rights do not come back by asking again.
+            if answer.cancel_reason.contains("permission denied") {
+                return Err(StoreError::Refused { store: self.shared.name(), why: answer.cancel_reason });
+            }
             let member = self.connection.as_ref().map_or(0, |c| c.member);
             self.lost(member, &Status::new(Code::Canceled, answer.cancel_reason)).await;
             return Ok(());

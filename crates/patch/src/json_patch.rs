@@ -3,6 +3,7 @@
 
 use crate::merge_patch::go_kind;
 use crate::{JSON_PATCH_OPERATIONS_MAX, PatchError, RESULT_BYTES_MAX};
+use keles_api::decode::STRICT_ERRORS_MAX;
 use keles_api::depth;
 use serde_json::Value;
 
@@ -47,7 +48,9 @@ pub(crate) fn unknown_members(operations: &Value) -> Result<Vec<String>, PatchEr
                     let kind = go_kind(value);
                     return Err(PatchError::Malformed(format!("error decoding patch: json: cannot unmarshal {kind} into Go struct field jsonPatchOp.{name} of type string")));
                 }
-                _ => unknown.push(format!("unknown field \"[{i}].{name}\"")),
+                // As upstream's decoder, which stops collecting there.
+                _ if unknown.len() < STRICT_ERRORS_MAX => unknown.push(format!("unknown field \"[{i}].{name}\"")),
+                _ => {}
             }
         }
     }

@@ -34,16 +34,28 @@ pub async fn claim(a: &Attributes<'_>, ports: &[u16], service: &str) -> Result<(
         if a.taken.any(|note| noted(note).is_some_and(|(p, _)| p == port.to_string())) {
             continue;
         }
-        match a.registry.claim(AREA, &port.to_string(), service.to_owned().into(), Some(LIFE)).await {
-            Ok(revision) => {
-                a.taken.note(format!("{NOTE}{port}/{revision}"));
-                seen = revision;
+        let name = port.to_string();
+        // The claim of another try to write the same Service.
+        let mut theirs = None;
+        seen = loop {
+            let claimed = match theirs {
+                None => a.registry.claim(AREA, &name, service.to_owned().into(), Some(LIFE)).await,
+                Some(revision) => a.registry.renew(AREA, &name, service.to_owned().into(), revision, Some(LIFE)).await,
+            };
+            match claimed {
+                Ok(revision) => {
+                    // One that two tries rest on is for neither to let go: it ends by itself.
+                    if theirs.is_none() {
+                        a.taken.note(format!("{NOTE}{port}/{revision}"));
+                    }
+                    break revision;
+                }
+                Err(ClaimError::Taken(Some(c))) if c.holder == service.as_bytes() => theirs = Some(c.revision),
+                Err(ClaimError::Taken(None)) if theirs.is_some() => theirs = None,
+                Err(ClaimError::Taken(_)) => return Err(Unclaimed::By { port }),
+                Err(ClaimError::Store(e)) => return Err(Unclaimed::Failed(store_error(e))),
             }
-            // Another try to write the same Service: one of them is stored.
-            Err(ClaimError::Taken(Some(c))) if c.holder == service.as_bytes() => {}
-            Err(ClaimError::Taken(_)) => return Err(Unclaimed::By { port }),
-            Err(ClaimError::Store(e)) => return Err(Unclaimed::Failed(store_error(e))),
-        }
+        };
     }
     a.registry.fresh(Some(seen)).await.map_err(Unclaimed::Failed)
 }

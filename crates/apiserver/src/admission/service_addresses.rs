@@ -35,6 +35,8 @@ const PORT: &str = "port ";
 struct Holder {
     service: String,
     since: Instant,
+    /// Stored, or asked for by several attempts: no one attempt's to give back.
+    kept: bool,
 }
 
 #[derive(Default)]
@@ -50,9 +52,8 @@ impl Held {
         let long_ago = Instant::now().checked_sub(CLAIM).unwrap_or_else(Instant::now);
         for s in registry.peek_all("", "services").values().filter(|s| s.revision > seen) {
             for port in node_ports(&s.tree()) {
-                if self.by.get(&port).is_none_or(|h| *h.service != *s.key) {
-                    self.by.insert(port, Holder { service: s.key.to_string(), since: long_ago });
-                }
+                let since = self.by.get(&port).filter(|h| *h.service == *s.key).map_or(long_ago, |h| h.since);
+                self.by.insert(port, Holder { service: s.key.to_string(), since, kept: true });
             }
         }
     }
@@ -99,10 +100,15 @@ impl ServiceAddresses {
             return Err(NoPort::Taken);
         }
         if !a.request.dry_run {
-            let before = held.by.insert(port, Holder { service: service.into(), since: Instant::now() });
-            // One that the Service, or another attempt to write it, has already is not this attempt's to give back.
-            if before.is_none_or(|h| h.service != service) {
-                a.taken.note(format!("{PORT}{port}"));
+            let note = format!("{PORT}{port}");
+            // One that the Service, or another attempt to write it, has already is not this attempt's to give back, nor the other's.
+            let (first, kept) = match held.by.get(&port).filter(|h| h.service == service) {
+                Some(own) => (false, own.kept || !a.taken.any(|n| n == note)),
+                None => (true, false),
+            };
+            held.by.insert(port, Holder { service: service.into(), since: Instant::now(), kept });
+            if first {
+                a.taken.note(note);
             }
         }
         Ok(())
@@ -117,7 +123,9 @@ impl ServiceAddresses {
             self.no_port_numbers(s)?;
         }
         let known = a.old.map(node_ports).unwrap_or_default();
-        let new: Vec<u16> = node_ports(s).into_iter().filter(|k| !known.contains(k)).collect();
+        // The port for health checks is taken when they begin; any other is for the rules to refuse.
+        let refused_later = port(s.at(&["spec", "healthCheckNodePort"])).filter(|_| !needs_health_port(s) || a.old.is_some_and(needs_health_port));
+        let new: Vec<u16> = node_ports(s).into_iter().filter(|k| !known.contains(k) && Some(*k) != refused_later).collect();
         let others = self.others_port(a, &new, service).await?.map(|k| (k, NoPort::Taken));
         let refused = others.or_else(|| self.with_held(a.registry, |held| new.iter().copied().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r)))));
         let Some((port, refusal)) = refused else { return Ok(()) };
@@ -293,7 +301,7 @@ impl Admission for ServiceAddresses {
         }
         if ending == Ending::Nothing && !ports.is_empty() {
             let service = full_name(&a.request.namespace, name);
-            self.with_held(a.registry, |held| held.by.retain(|port, h| h.service != service || !ports.contains(port)));
+            self.with_held(a.registry, |held| held.by.retain(|port, h| h.service != service || h.kept || !ports.contains(port)));
         }
         let free: Vec<String> = match ending {
             Ending::Nothing => noted,
@@ -322,7 +330,7 @@ impl ServiceAddresses {
         };
         Ok(self.with_held(a.registry, |held| match other {
             Some(port) => {
-                if held.by.get(&port).is_some_and(|h| h.service == service) {
+                if held.by.get(&port).is_some_and(|h| h.service == service && !h.kept) {
                     held.by.remove(&port);
                 }
                 Some(port)
@@ -335,8 +343,12 @@ impl ServiceAddresses {
     /// Takes the addresses that somebody chose.
     async fn claim_addresses(&self, a: &Attributes<'_>, s: &Object) -> Result<(), Status> {
         let known = a.old.map(of_service).unwrap_or_default();
+        // A change of what a Service has is for the rules to refuse: only what comes beside it is taken.
+        if a.old.is_some_and(|old| old.str_at(&["spec", "clusterIP"]) == "None") {
+            return Ok(());
+        }
         let service = For { namespace: &a.request.namespace, name: s.name() };
-        for ip in of_service(s).into_iter().filter(|ip| !known.contains(ip)) {
+        for ip in of_service(s).into_iter().skip(known.len()).filter(|ip| !known.contains(ip)) {
             let text = ip.to_string();
             match allocate::take(a.registry, ip, service, a.request.dry_run).await {
                 Ok(()) if a.request.dry_run => {}

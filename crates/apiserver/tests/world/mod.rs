@@ -194,6 +194,16 @@ impl Client {
         stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
     }
     pub async fn send(&self, method: Method, path: &str, media: &str, body: Vec<u8>) -> Reply {
+        loop {
+            let reply = self.send_once(method.clone(), path, media, body.clone()).await;
+            // The caches are behind the store, on a machine that stalls: nothing was done, and clients are asked to come again.
+            let behind = reply.status == StatusCode::GATEWAY_TIMEOUT && !path.contains("resourceVersion=") && reply.text().contains("Too large resource version");
+            if !behind {
+                return reply;
+            }
+        }
+    }
+    async fn send_once(&self, method: Method, path: &str, media: &str, body: Vec<u8>) -> Reply {
         // As many warnings as fit into 4 KiB, a header each, are more than the hundred that hyper takes by itself; Go takes 10 MiB.
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new().max_headers(1000).handshake(self.connect(b"http/1.1").await).await.expect("HTTP/1.1");
         tokio::spawn(connection);

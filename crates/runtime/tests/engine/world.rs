@@ -108,8 +108,13 @@ impl World {
         };
         tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("container does not end; {}", self.shim_logs()))
     }
-    /// Runs one container in a new sandbox; its end and what it printed.
-    pub async fn output_in(&self, pod: SandboxConfig, config: ContainerConfig) -> (ContainerStatus, String) {
+    /// Runs one container in a new sandbox; its end and what it printed, a shell's errors among the rest: two streams have no order.
+    pub async fn output_in(&self, pod: SandboxConfig, mut config: ContainerConfig) -> (ContainerStatus, String) {
+        if let [shell, flag, script] = config.args.as_mut_slice()
+            && (shell.as_str(), flag.as_str()) == ("/bin/sh", "-c")
+        {
+            script.insert_str(0, "exec 2>&1; ");
+        }
         let sandbox = self.engine.run_sandbox(pod).await.unwrap().id;
         let id = self.start(&sandbox, config).await;
         let status = self.exited(&id).await;

@@ -215,12 +215,10 @@ mod tests {
         fn tell(&self, _: &k8s_openapi::api::core::v1::Pod, _: bool, _: &'static str, _: String) {}
     }
 
-    /// One volume `files` with the file `e.env`.
-    fn mounted() -> BTreeMap<String, Mounted> {
-        let dir = std::env::temp_dir().join(format!("keles-env-files-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("made");
-        std::fs::write(dir.join("e.env"), "A='from a file'\n").expect("written");
-        BTreeMap::from([("files".to_string(), Mounted::files("files", dir, false))])
+    /// One volume `files` with the file `e.env` in a folder.
+    fn mounted(folder: &std::path::Path) -> BTreeMap<String, Mounted> {
+        std::fs::write(folder.join("e.env"), "A='from a file'\n").expect("written");
+        BTreeMap::from([("files".to_string(), Mounted::files("files", folder.to_owned(), false))])
     }
 
     #[tokio::test]
@@ -243,7 +241,8 @@ mod tests {
         let facts = downward::Facts { pod_ips: vec!["10.42.0.7".into()], ..Default::default() };
         let services = BTreeMap::from([("WEB_SERVICE_HOST".to_string(), "10.43.0.1".to_string()), ("A".to_string(), "service".to_string())]);
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        let built = build(&pod, container, &OneOfEach, &facts, &services, &mounted()).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let built = build(&pod, container, &OneOfEach, &facts, &services, &mounted(folder.path())).await;
         built.map(|env| env.into_iter().collect()).map_err(|error| error.to_string())
     }
 

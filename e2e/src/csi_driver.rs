@@ -3,6 +3,7 @@
 //!
 //! Entry point: [`CsiDriver::start`]. Everything it is asked is noted as a line. Dropped, it goes as a driver's pod does: its sockets vanish.
 
+use crate::plugin::registrar;
 use keles_grpc::{Code, Server, Status};
 use keles_volumes::csi::wire::*;
 use serde_json::{Value, json};
@@ -12,29 +13,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct InfoRequest {}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PluginInfo {
-    #[prost(string, tag = "1")]
-    kind: String,
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(string, tag = "3")]
-    endpoint: String,
-    #[prost(string, repeated, tag = "4")]
-    supported_versions: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct RegistrationStatus {
-    #[prost(bool, tag = "1")]
-    plugin_registered: bool,
-    #[prost(string, tag = "2")]
-    error: String,
-}
 
 /// What the driver was told and what it has; it outlives the driver's process, as a storage system does.
 #[derive(Default)]
@@ -156,19 +134,10 @@ impl CsiDriver {
         let _inside = runtime.enter();
         let node = node_service(shape, content, &storage);
         runtime.spawn(node.serve_unix(UnixListener::bind(&endpoint).expect("bound"), stop.clone()));
-        let (name, socket, notes) = (shape.name, endpoint.display().to_string(), storage.clone());
-        let registrar = Server::new()
-            .unary("/pluginregistration.Registration/GetInfo", move |_: InfoRequest| {
-                let info = PluginInfo { kind: "CSIPlugin".into(), name: name.into(), endpoint: socket.clone(), supported_versions: vec!["1.0.0".into()] };
-                async move { Ok(info) }
-            })
-            .unary("/pluginregistration.Registration/NotifyRegistrationStatus", move |q: RegistrationStatus| {
-                let notes = notes.clone();
-                async move {
-                    notes.note("NotifyRegistrationStatus", json!({"registered": q.plugin_registered, "error": q.error}))?;
-                    Ok(InfoRequest {})
-                }
-            });
+        let notes = storage.clone();
+        let registrar = registrar("CSIPlugin", shape.name, &endpoint, &["1.0.0"], move |q| {
+            notes.note("NotifyRegistrationStatus", json!({"registered": q.plugin_registered, "error": q.error}))
+        });
         runtime.spawn(registrar.serve_unix(UnixListener::bind(&registration).expect("bound"), stop.clone()));
         CsiDriver { storage, registration, endpoint, stop, _runtime: runtime }
     }

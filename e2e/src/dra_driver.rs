@@ -3,6 +3,7 @@
 //!
 //! Entry point: [`DraDriver::start`]. Dropped, it goes as a driver's pod does: its sockets vanish.
 
+use crate::plugin::registrar;
 use futures::StreamExt;
 use keles_grpc::{Server, Status};
 use prost::Message;
@@ -16,26 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, PartialEq, Message)]
 struct Empty {}
-
-#[derive(Clone, PartialEq, Message)]
-struct PluginInfo {
-    #[prost(string, tag = "1")]
-    kind: String,
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(string, tag = "3")]
-    endpoint: String,
-    #[prost(string, repeated, tag = "4")]
-    supported_versions: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RegistrationStatus {
-    #[prost(bool, tag = "1")]
-    plugin_registered: bool,
-    #[prost(string, tag = "2")]
-    error: String,
-}
 
 #[derive(Clone, PartialEq, Message)]
 struct Claim {
@@ -195,7 +176,12 @@ impl DraDriver {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let _inside = runtime.enter();
         runtime.spawn(service(hardware).serve_unix(UnixListener::bind(&sockets[0]).expect("bound"), stop.clone()));
-        runtime.spawn(registrar(&sockets[0], hardware).serve_unix(UnixListener::bind(&sockets[1]).expect("bound"), stop.clone()));
+        let notes = hardware.clone();
+        let registrar = registrar("DRAPlugin", Self::NAME, &sockets[0], &["v1beta1.DRAPlugin", "v1.DRAPlugin", "v1alpha1.DRAResourceHealth"], move |status| {
+            notes.note(format!("registered {} {}", status.plugin_registered, status.error).trim().to_owned());
+            Ok(())
+        });
+        runtime.spawn(registrar.serve_unix(UnixListener::bind(&sockets[1]).expect("bound"), stop.clone()));
         DraDriver { sockets, stop, _runtime: runtime }
     }
 }
@@ -205,20 +191,6 @@ impl Drop for DraDriver {
         self.stop.cancel();
         self.sockets.iter().for_each(|socket| _ = std::fs::remove_file(socket));
     }
-}
-
-fn registrar(endpoint: &Path, hardware: &Arc<Hardware>) -> Server {
-    let (endpoint, hardware) = (endpoint.display().to_string(), hardware.clone());
-    Server::new()
-        .unary("/pluginregistration.Registration/GetInfo", move |_: Empty| {
-            let versions = ["v1beta1.DRAPlugin", "v1.DRAPlugin", "v1alpha1.DRAResourceHealth"].map(str::to_owned).into();
-            let info = PluginInfo { kind: "DRAPlugin".into(), name: DraDriver::NAME.into(), endpoint: endpoint.clone(), supported_versions: versions };
-            async move { Ok::<_, Status>(info) }
-        })
-        .unary("/pluginregistration.Registration/NotifyRegistrationStatus", move |status: RegistrationStatus| {
-            hardware.note(format!("registered {} {}", status.plugin_registered, status.error).trim().to_owned());
-            async { Ok::<_, Status>(Empty {}) }
-        })
 }
 
 fn service(hardware: &Arc<Hardware>) -> Server {

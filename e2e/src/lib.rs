@@ -9,6 +9,8 @@ pub mod api;
 pub mod conformance;
 pub mod csi_driver;
 pub mod dra_driver;
+pub mod plugin;
+pub mod pod_resources;
 pub mod transcript;
 
 use keles_testkit::image::Image;

@@ -1,5 +1,6 @@
 //! What a container gets of the node for itself: devices of a plugin, whole processors.
 
+use keles_e2e::pod_resources;
 use keles_e2e::{Cluster, WEB, skip, until};
 use keles_grpc::{Channel, Server, Status};
 use prost::Message;
@@ -182,7 +183,7 @@ fn a_pod_gets_a_plugins_device_keeps_it_over_kill_9_and_a_second_is_refused() {
     };
     holds(&c);
     let devices = listed(&c, "first").devices;
-    assert_eq!(devices, [ListedDevices { resource: "example.com/thing".into(), ids: vec!["one".into()] }]);
+    assert_eq!(devices, [pod_resources::Devices { resource: "example.com/thing".into(), ids: vec!["one".into()] }]);
     let status = c.json(&["get", "pod", "first"])["status"]["containerStatuses"][0]["allocatedResourcesStatus"].clone();
     assert_eq!(status, serde_json::json!([{"name": "example.com/thing", "resources": [{"health": "Healthy", "resourceID": "one"}]}]));
     refused(&c, "second");
@@ -209,45 +210,9 @@ fn a_pod_gets_a_plugins_device_keeps_it_over_kill_9_and_a_second_is_refused() {
     capacity(&c, "1");
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct Listed {
-    #[prost(message, repeated, tag = "1")]
-    pods: Vec<ListedPod>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedPod {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "3")]
-    containers: Vec<ListedContainer>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedContainer {
-    #[prost(message, repeated, tag = "2")]
-    devices: Vec<ListedDevices>,
-    #[prost(int64, repeated, tag = "3")]
-    cpu_ids: Vec<i64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedDevices {
-    #[prost(string, tag = "1")]
-    resource: String,
-    #[prost(string, repeated, tag = "2")]
-    ids: Vec<String>,
-}
-
 /// What the pod-resources socket says of a pod's only container.
-fn listed(c: &Cluster, pod: &str) -> ListedContainer {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let kubelet = Channel::unix(c.data().join("pod-resources/kubelet.sock"));
-    let found = until("the pod in the list", SOON, || {
-        let all: Listed = runtime.block_on(kubelet.unary("/v1.PodResourcesLister/List", &Empty {}, SOON)).map_err(|status| status.to_string())?;
-        all.pods.into_iter().find(|listed| listed.name == pod).ok_or_else(|| "it is not listed".to_owned())
-    });
-    found.containers.into_iter().next().expect("its container")
+fn listed(c: &Cluster, pod: &str) -> pod_resources::Container {
+    pod_resources::containers(c, pod).into_iter().next().expect("its container")
 }
 
 /// The processors that a container may run on, as the kernel has it.

@@ -2,9 +2,8 @@
 //! (`keles_e2e::dra_driver`), and what allocates and reserves is the test.
 
 use keles_e2e::dra_driver::{DraDriver, Hardware};
+use keles_e2e::pod_resources::{self, Cdi, Claim, ClaimedDevice};
 use keles_e2e::{Cluster, WEB, skip, until};
-use keles_grpc::Channel;
-use prost::Message;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,9 +123,9 @@ fn a_container_has_its_claims_devices(c: &Cluster, hardware: &Hardware) {
     assert_eq!(lines, ["prepare default/one", "registered true"]);
     let value = |container: &str| c.kubectl(&["exec", "first", "-c", container, "--", "sh", "-c", "echo $CLAIM"]);
     assert_eq!((value("with").trim(), value("without").trim()), ("one", ""));
-    let listed = listed(c, "first");
-    let device = ListedDevice { cdi: vec![Cdi { name: "e2e.example.com/claim=one".into() }], driver: NAME.into(), pool: "pool".into(), name: "of-one".into() };
-    assert_eq!(listed[0].dynamic, [ListedClaim { name: "one".into(), namespace: "default".into(), devices: vec![device] }]);
+    let listed = pod_resources::containers(c, "first");
+    let device = ClaimedDevice { cdi: vec![Cdi { name: "e2e.example.com/claim=one".into() }], driver: NAME.into(), pool: "pool".into(), name: "of-one".into() };
+    assert_eq!(listed[0].dynamic, [Claim { name: "one".into(), namespace: "default".into(), devices: vec![device] }]);
     assert!(listed[1].dynamic.is_empty());
     let metrics = c.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/metrics", Cluster::NODE)]);
     let call = format!(
@@ -209,81 +208,4 @@ fn slices_of_a_driver_that_is_gone_go(c: &Cluster, driver: DraDriver) {
     drop(driver);
     is_gone(c, "resourceslice", "of-ours");
     c.kubectl(&["get", "resourceslice", "of-another"]);
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Empty {}
-
-#[derive(Clone, PartialEq, Message)]
-struct Listed {
-    #[prost(message, repeated, tag = "1")]
-    pods: Vec<ListedPod>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedPod {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "3")]
-    containers: Vec<ListedContainer>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Asked {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    namespace: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Found {
-    #[prost(message, optional, tag = "1")]
-    pod: Option<ListedPod>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedContainer {
-    #[prost(message, repeated, tag = "5")]
-    dynamic: Vec<ListedClaim>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedClaim {
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(string, tag = "3")]
-    namespace: String,
-    #[prost(message, repeated, tag = "4")]
-    devices: Vec<ListedDevice>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListedDevice {
-    #[prost(message, repeated, tag = "1")]
-    cdi: Vec<Cdi>,
-    #[prost(string, tag = "2")]
-    driver: String,
-    #[prost(string, tag = "3")]
-    pool: String,
-    #[prost(string, tag = "4")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Cdi {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-/// What the pod-resources socket says of a pod's containers, by List and by Get.
-fn listed(c: &Cluster, pod: &str) -> Vec<ListedContainer> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let kubelet = Channel::unix(c.data().join("pod-resources/kubelet.sock"));
-    let all: Listed = runtime.block_on(kubelet.unary("/v1.PodResourcesLister/List", &Empty {}, SOON)).expect("the list");
-    let listed = all.pods.into_iter().find(|listed| listed.name == pod).expect("the pod").containers;
-    let asked = Asked { name: pod.into(), namespace: "default".into() };
-    let found: Found = runtime.block_on(kubelet.unary("/v1.PodResourcesLister/Get", &asked, SOON)).expect("the pod");
-    assert_eq!(found.pod.expect("it is there").containers, listed);
-    listed
 }

@@ -10,6 +10,7 @@ use crate::quantity::Quantity;
 use crate::schema::{FieldRef, ObjectRef, Presence, Scalar, Shape};
 use crate::time;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// Brings a tree of this type to the form that is stored and answered. Idempotent.
 pub fn canonicalise(v: &mut Value, ty: TypeRef) {
@@ -70,8 +71,9 @@ fn walk(v: &mut Value, ty: TypeRef, empty: Empty) {
 }
 
 fn object(map: &mut Map<String, Value>, o: ObjectRef, empty: Empty) {
-    for f in o.fields() {
-        let keep = match map.get_mut(f.name()) {
+    let mut amiss = Vec::new();
+    for (f, value) in o.fields_beside(map) {
+        let keep = match value {
             Some(v) if !v.is_null() => {
                 walk(v, f.ty(), empty);
                 match (f.presence(), &*v) {
@@ -86,9 +88,11 @@ fn object(map: &mut Map<String, Value>, o: ObjectRef, empty: Empty) {
             None if matches!(f.presence(), Presence::Always | Presence::Nullable) => false,
             None => continue,
         };
-        if keep {
-            continue;
+        if !keep {
+            amiss.push(f);
         }
+    }
+    for f in amiss {
         match f.presence() {
             Presence::Always => drop(map.insert(f.name().to_owned(), zero(f))),
             Presence::Nullable => drop(map.insert(f.name().to_owned(), Value::Null)),
@@ -129,8 +133,8 @@ fn zero(f: FieldRef) -> Value {
 
 fn scalar(v: &mut Value, s: Scalar) {
     let text = match (s, &*v) {
-        (Scalar::Quantity, Value::String(t)) => Quantity::canonical(t).ok(),
-        (Scalar::Quantity, Value::Number(n)) => Quantity::canonical(&n.to_string()).ok(),
+        (Scalar::Quantity, Value::String(t)) => Quantity::canonical(t).ok().filter(|c| c != t).map(Cow::into_owned),
+        (Scalar::Quantity, Value::Number(n)) => Quantity::canonical(&n.to_string()).ok().map(Cow::into_owned),
         (Scalar::Time, Value::String(t)) if t.len() != 20 => time::parse(t).ok().map(time::format),
         (Scalar::MicroTime, Value::String(t)) if t.len() != 27 => time::parse_micro(t).or_else(|_| time::parse(t)).ok().map(time::format_micro),
         _ => None,

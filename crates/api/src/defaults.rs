@@ -10,12 +10,16 @@ pub fn apply_static(object: &mut Value, ty: TypeRef) {
     match ty.resolve(object).shape() {
         Shape::Object(o) => {
             let Some(map) = object.as_object_mut() else { return };
-            for f in o.fields() {
-                match (map.get_mut(f.name()), f.default()) {
-                    (Some(Value::Null) | None, Some(d)) => drop(map.insert(f.name().to_owned(), d.clone())),
+            let mut missing = Vec::new();
+            for (f, value) in o.fields_beside(map) {
+                match (value, f.default()) {
+                    (Some(Value::Null) | None, Some(d)) => missing.push((f.name(), d)),
                     (Some(v), _) => apply_static(v, f.ty()),
                     (None, None) => {}
                 }
+            }
+            for (name, default) in missing {
+                map.insert(name.to_owned(), default.clone());
             }
         }
         Shape::List(l) => object.as_array_mut().into_iter().flatten().for_each(|v| apply_static(v, l.item)),

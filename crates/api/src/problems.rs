@@ -32,7 +32,7 @@ impl Path {
     }
     /// `self[i]`
     pub fn index(&self, i: usize) -> Self {
-        Path(format!("{}[{i}]", self.0))
+        Path([self.0.as_str(), "[", &i.to_string(), "]"].concat())
     }
     /// `self[key]`
     pub fn key(&self, key: &str) -> Self {

@@ -4,6 +4,7 @@
 //! zero. Printing is upstream's canonical form: no fraction, the largest suffix that loses nothing. Source:
 //! k8s.io/apimachinery/pkg/api/resource.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -71,6 +72,12 @@ impl Quantity {
     }
     /// Upstream's `ParseQuantity`.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
+        if let Some((units, suffix)) = plain(text) {
+            return Ok(Quantity { nanos: i128::from(units * suffix.unit) * (NANO / suffix.per), format: suffix.format });
+        }
+        Quantity::parse_any(text)
+    }
+    fn parse_any(text: &str) -> Result<Self, QuantityError> {
         if text == "0" {
             return Ok(Quantity::ZERO);
         }
@@ -83,8 +90,11 @@ impl Quantity {
         Ok(Quantity { nanos: if parts.negative { -magnitude } else { magnitude }, format })
     }
     /// Upstream's canonical text of a quantity given as JSON text or number; what its decoder accepts.
-    pub fn canonical(text: &str) -> Result<String, QuantityError> {
-        Quantity::parse(text.trim()).map(|q| q.to_string())
+    pub fn canonical(text: &str) -> Result<Cow<'_, str>, QuantityError> {
+        match plain(text) {
+            Some((units, suffix)) if units % suffix.step != 0 => Ok(Cow::Borrowed(text)),
+            _ => Quantity::parse(text.trim()).map(|q| q.to_string().into()),
+        }
     }
     pub fn is_zero(self) -> bool {
         self.nanos == 0
@@ -163,6 +173,48 @@ impl fmt::Display for Quantity {
 
 const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+
+/// A suffix of everyday.
+struct Plain {
+    text: &'static str,
+    /// Units that one stands for, or how many make a unit.
+    unit: u64,
+    per: i128,
+    /// How many make one of the next suffix.
+    step: u64,
+    format: Format,
+}
+
+const fn decimal(text: &'static str, unit: u64, per: i128) -> Plain {
+    Plain { text, unit, per, step: 1000, format: Format::DecimalSi }
+}
+
+const fn binary(text: &'static str, unit: u64) -> Plain {
+    Plain { text, unit, per: 1, step: 1024, format: Format::BinarySi }
+}
+
+const PLAIN: [Plain; 8] = [
+    decimal("", 1, 1),
+    decimal("m", 1, 1000),
+    decimal("k", 1_000, 1),
+    decimal("M", 1_000_000, 1),
+    decimal("G", 1_000_000_000, 1),
+    binary("Ki", 1 << 10),
+    binary("Mi", 1 << 20),
+    binary("Gi", 1 << 30),
+];
+const PLAIN_DIGITS: usize = 9;
+
+/// What nearly all quantities are: a number above zero, written without sign, fraction and leading zero, and one of [`PLAIN`]. Nothing in it
+/// can overflow or be rounded.
+fn plain(text: &str) -> Option<(u64, &'static Plain)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    if digits == 0 || digits > PLAIN_DIGITS || text.starts_with('0') {
+        return None;
+    }
+    let suffix = PLAIN.iter().find(|s| s.text == &text[digits..])?;
+    Some((text[..digits].bytes().fold(0, |n, d| n * 10 + u64::from(d - b'0')), suffix))
+}
 
 /// Base, exponent and format of a suffix.
 fn suffix(s: &str) -> Option<(u32, i64, Format)> {
@@ -273,6 +325,18 @@ mod tests {
         assert_eq!(Quantity::parse(&format!("0.{long}")).map(|q| q.units()), Ok(1));
         for bad in ["", "+", ".", "1..2", "1KiB", "\u{0}", "١", "0x10", "1e", "--1"] {
             assert!(Quantity::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn everyday_quantities_are_read_as_all_others() {
+        for n in (0..3000u64).chain([1_000_000, 1_048_576, 999_999_999, 536_870_912, 1_000_000_000]) {
+            for suffix in ["", "m", "k", "M", "G", "Ki", "Mi", "Gi", "u", "T", "Ti", "e3", "x"] {
+                let text = format!("{n}{suffix}");
+                let (fast, any) = (Quantity::parse(&text), Quantity::parse_any(&text));
+                assert_eq!(fast.map(|q| (q.nanos, q.format)), any.map(|q| (q.nanos, q.format)), "{text}");
+                assert_eq!(Quantity::canonical(&text), any.map(|q| q.to_string().into()), "{text}");
+            }
         }
     }
 

@@ -280,6 +280,12 @@ fn differs(new: &Object, old: &Object) -> bool {
     rest(new) != rest(old) || new.root().iter().any(|(k, v)| !matches!(k.as_str(), "metadata" | "apiVersion" | "kind") && old.root().get(k) != Some(v))
 }
 
+/// The answer to an object that does not fit its kind.
+fn misfit(found_kind: &str, found_version: &str, kind: &str, why: &dyn std::fmt::Display) -> Status {
+    let version = found_version.rsplit('/').next().unwrap_or_default();
+    Status::bad_request(format!("{found_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+}
+
 impl AnyKind for Custom {
     fn info(&self) -> &Info {
         &self.0.info
@@ -428,10 +434,7 @@ impl AnyKind for Custom {
         if found_kind.is_empty() {
             return Err(unrecognised(format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body))));
         }
-        let refused = |why: &dyn std::fmt::Display| {
-            let version = found_version.rsplit('/').next().unwrap_or_default();
-            Status::bad_request(format!("{found_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
-        };
+        let refused = |why: &dyn std::fmt::Display| misfit(&found_kind, &found_version, kind, why);
         let expected = GroupVersion::new(served.group, served.version).to_string();
         if found_kind != kind && found_version == expected {
             let mut p = Problems::new();
@@ -448,6 +451,12 @@ impl AnyKind for Custom {
             return Err(refused(&DecodeError::Strict(strict)));
         }
         Ok(Decoded { object: Object(v), warnings: if validation == FieldValidation::Ignore { Vec::new() } else { strict } })
+    }
+
+    fn checked(&self, served: &Served, mut tree: Value) -> Result<Object, Status> {
+        let kind = self.0.info.kind;
+        self.settle(&mut tree, self.version(served.version)).map_err(|why| misfit(kind, served.version, kind, &why))?;
+        Ok(Object(tree))
     }
 
     fn patched(&self, served: &Served, patch: PatchKind, current: &Object, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {

@@ -364,7 +364,9 @@ impl Comparison {
     }
     pub fn of(old: &Value, new: &Value, ty: TypeRef, zeroes: Zeroes) -> Result<Self, String> {
         let mut c = Comparison::default();
-        Walk { found: &mut c, at: Vec::new(), go: zeroes == Zeroes::Go }.compare(Some(old), Some(new), Ty::whole(ty))?;
+        if old != new {
+            Walk { found: &mut c, at: Vec::new(), go: zeroes == Zeroes::Go }.compare(Some(old), Some(new), Ty::whole(ty))?;
+        }
         Ok(c)
     }
     /// Leaves out what lies in or below `paths`.
@@ -383,12 +385,12 @@ struct Walk<'c> {
 }
 
 impl Walk<'_> {
+    /// Two values that are not equal.
     fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, ty: Ty) -> Result<(), String> {
         let (a, b) = match (old, new) {
             (None, None) => return Ok(()),
             (None, Some(v)) => return Ok(self.found.added.put(&self.at, FieldSet::tree(v, ty, self.go, self.at.len())?)),
             (Some(v), None) => return Ok(self.found.removed.put(&self.at, FieldSet::tree(v, ty, self.go, self.at.len())?)),
-            (Some(a), Some(b)) if a == b => return Ok(()),
             (Some(_), Some(_)) if self.at.len() > DEPTH_MAX => return Ok(self.found.modified.put(&self.at, Node::member())),
             (Some(a), Some(b)) => (a, b),
         };
@@ -413,13 +415,14 @@ impl Walk<'_> {
     }
 
     fn fields(&mut self, a: Option<&Map<String, Value>>, b: Option<&Map<String, Value>>, fields: Fields) -> Result<(), String> {
-        let (here, there) = (a.into_iter().flatten(), b.into_iter().flatten());
-        for k in here.map(|(k, _)| k).chain(there.map(|(k, _)| k).filter(|k| !a.is_some_and(|a| a.contains_key(*k)))) {
-            let Some(c) = fields.child(k) else { continue };
-            let go = self.go;
-            let x = a.and_then(|m| m.get(k)).filter(|v| !(go && is_absent(v, c.field)));
-            let y = b.and_then(|m| m.get(k)).filter(|v| !(go && is_absent(v, c.field)));
+        for (k, x, y) in beside(a, b) {
             if x == y {
+                continue;
+            }
+            let Some(c) = fields.child(k) else { continue };
+            let present = |v: &&Value| !(self.go && is_absent(v, c.field));
+            let (x, y) = (x.filter(present), y.filter(present));
+            if x.is_none() && y.is_none() {
                 continue;
             }
             self.at.push(field(k));
@@ -458,6 +461,23 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// The fields of two objects side by side, in order.
+fn beside<'v>(a: Option<&'v Map<String, Value>>, b: Option<&'v Map<String, Value>>) -> impl Iterator<Item = (&'v str, Option<&'v Value>, Option<&'v Value>)> {
+    let (mut a, mut b) = (a.into_iter().flatten().peekable(), b.into_iter().flatten().peekable());
+    std::iter::from_fn(move || {
+        let order = match (a.peek(), b.peek()) {
+            (Some((x, _)), Some((y, _))) => x.cmp(y),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let x = if order.is_le() { a.next() } else { None };
+        let y = if order.is_ge() { b.next() } else { None };
+        let (name, _) = x.or(y)?;
+        Some((name.as_str(), x.map(|(_, v)| v), y.map(|(_, v)| v)))
+    })
 }
 
 /// What stands below an item, without the item itself.

@@ -11,6 +11,8 @@ use keles_api::canonical::{as_decoded, canonicalise};
 use keles_api::status::Details;
 use keles_api::{Cause, Status, TypeRef};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// Entries of updates an object keeps; older ones are joined.
 pub const UPDATE_ENTRIES_MAX: usize = 10;
@@ -19,20 +21,22 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const ANCIENT: &str = "ancient-changes";
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// Metadata that nobody owns.
-const STRIPPED: &[&[&str]] = &[
-    &["apiVersion"],
-    &["kind"],
-    &["metadata"],
-    &["metadata", "name"],
-    &["metadata", "namespace"],
-    &["metadata", "creationTimestamp"],
-    &["metadata", "selfLink"],
-    &["metadata", "uid"],
-    &["metadata", "clusterName"],
-    &["metadata", "generation"],
-    &["metadata", "managedFields"],
-    &["metadata", "resourceVersion"],
-];
+static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
+    FieldSet::of_fields(&[
+        &["apiVersion"],
+        &["kind"],
+        &["metadata"],
+        &["metadata", "name"],
+        &["metadata", "namespace"],
+        &["metadata", "creationTimestamp"],
+        &["metadata", "selfLink"],
+        &["metadata", "uid"],
+        &["metadata", "clusterName"],
+        &["metadata", "generation"],
+        &["metadata", "managedFields"],
+        &["metadata", "resourceVersion"],
+    ])
+});
 
 /// Who writes, and as what.
 #[derive(Clone, Copy, Debug)]
@@ -168,10 +172,10 @@ impl<'v> Entry<'v> {
             fields: Fields::Set(set),
         }
     }
-    fn set(&self) -> FieldSet {
+    fn set(&self) -> Cow<'_, FieldSet> {
         match &self.fields {
-            Fields::Json(v) => FieldSet::from_json(v),
-            Fields::Set(s) => s.clone(),
+            Fields::Json(v) => Cow::Owned(FieldSet::from_json(v)),
+            Fields::Set(s) => Cow::Borrowed(s),
         }
     }
     fn is_empty(&self) -> bool {
@@ -189,7 +193,7 @@ impl<'v> Entry<'v> {
     fn remove(&mut self, c: &Comparison) {
         let all = [&c.added, &c.modified, &c.removed];
         if all.iter().any(|s| self.touched_by(s)) {
-            let mut set = self.set();
+            let mut set = self.set().into_owned();
             all.iter().for_each(|s| set.remove(s));
             self.fields = Fields::Set(set);
         }
@@ -276,7 +280,7 @@ fn cap(entries: &mut Vec<Entry>) {
             first.push(i);
             continue;
         };
-        let (set, time) = (entries[i].set(), entries[i].time.clone());
+        let (set, time) = (entries[i].set().into_owned(), entries[i].time.clone());
         entries[i].fields = Fields::Set(FieldSet::default());
         let b = &mut entries[bucket];
         b.manager = ANCIENT.into();
@@ -340,7 +344,7 @@ fn take(entries: &mut Vec<Entry>, old: Option<&Value>, new: &Value, w: &Writer, 
     let c = Comparison::of(old, new, ty, Zeroes::Go)?.without(&FieldSet::of_fields(w.reset));
     take_from(entries, &c, |_| true, old, new, w, versions)?;
     let mut mine = if c.modified.is_empty() { c.added } else { c.added.union(&c.modified) };
-    mine.remove(&FieldSet::of_fields(STRIPPED));
+    mine.remove(&STRIPPED);
     if mine.is_empty() {
         return Ok(());
     }
@@ -442,7 +446,7 @@ fn apply_checked(live: Option<&Value>, applied: &Value, force: bool, w: &Writer,
     if changed || live.is_none() {
         mine.time = Some(w.now.into());
     }
-    set.remove(&FieldSet::of_fields(STRIPPED));
+    set.remove(&STRIPPED);
     mine.fields = Fields::Set(set);
     entries.push(mine);
     // Rules see it next: what was emptied is not what was never there.
@@ -474,14 +478,15 @@ fn prune(merged: Value, others: &[Entry], mine: &Entry, last: Option<&Entry>, w:
     let Some(last) = last.filter(|l| !l.is_empty()) else { return Ok(merged) };
     // What is applied again, as nearly always: all of it is still owned, so nothing goes. Entries of other versions see another document.
     let here = others.iter().chain([mine, last]).all(|e| e.api_version == w.api_version);
-    if here && last.set().is_subset(&mine.set()) {
+    let had = last.set();
+    if here && had.is_subset(&mine.set()) {
         return Ok(merged);
     }
     let version = last.api_version.as_str();
     let Some(ty) = versions.ty(version) else { return Ok(merged) };
     let turn = |doc: &Value, from: &str, to: &str| if from == to { doc.clone() } else { versions.convert(doc, from, to) };
     let whole = turn(&merged, w.api_version, version);
-    let had = last.set().with_named_parents();
+    let had = had.with_named_parents();
     let mut pruned = had.remove_from(&whole, Ty::whole(ty))?;
     let mut seen = vec![version];
     seen.extend(others.iter().chain([mine]).map(|e| e.api_version.as_str()).filter(|v| *v != version));
@@ -559,7 +564,7 @@ pub fn from_scale(object: &Value, scale: &Value, replicas: &[&str], api_version:
             match owners.iter().position(|o| o.manager == e.manager && o.apply == e.apply && o.subresource == e.subresource) {
                 Some(i) if e.subresource.is_empty() || owners[i].time == e.time => drop(owners.remove(i)),
                 _ => {
-                    let mut set = e.set();
+                    let mut set = e.set().into_owned();
                     set.remove(&path);
                     e.fields = Fields::Set(set);
                 }

@@ -156,14 +156,16 @@ pub(crate) fn is_absent(v: &Value, f: Option<FieldRef>) -> bool {
 pub(crate) fn merge(live: &Value, applied: &Value, ty: Ty) -> Result<Value, String> {
     match (view(live, ty)?, view(applied, ty)?) {
         (View::Fields(a, f), View::Fields(b, _)) => {
-            let mut out = a.clone();
-            for (k, v) in b {
-                let merged = match (a.get(k), f.child(k)) {
-                    (Some(had), Some(c)) => merge(had, v, c.ty)?,
-                    _ => v.clone(),
+            let mut out = Map::new();
+            for (k, had) in a {
+                let merged = match (b.get(k), f.child(k)) {
+                    (Some(v), Some(c)) => merge(had, v, c.ty)?,
+                    (Some(v), None) => v.clone(),
+                    (None, _) => had.clone(),
                 };
                 out.insert(k.clone(), merged);
             }
+            b.iter().filter(|(k, _)| !a.contains_key(*k)).for_each(|(k, v)| drop(out.insert(k.clone(), v.clone())));
             Ok(Value::Object(out))
         }
         (View::Items(a, item), View::Items(b, _)) => merge_items(&a, &b, item).map(Value::Array),

@@ -58,6 +58,13 @@ pub enum Ending {
     Gone,
 }
 
+impl Ending {
+    /// Of an attempt that was answered so.
+    pub(crate) fn of_failure(s: &Status) -> Ending {
+        if s.code == 503 { Ending::Unknown } else { Ending::Nothing }
+    }
+}
+
 /// One admission plugin. Objects are in the storage version.
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {

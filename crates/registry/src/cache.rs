@@ -16,7 +16,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use tokio::sync::watch;
 
 /// Events kept however large they are.
@@ -325,7 +325,7 @@ pub struct WatchCache {
     pub head: Head,
     pub unreadable: Unreadable,
     state: RwLock<State>,
-    /// The trees last asked for, by what their keys hash to: plugins look at the same few objects at every write.
+    /// The trees last asked for or written, by what their keys hash to: plugins look at the same few objects at every write.
     trees: [Mutex<Option<(Arc<Cached>, Arc<Object>)>>; TREES],
     /// Revision of the last event; watchers wait on it.
     changed: watch::Sender<u64>,
@@ -417,13 +417,33 @@ impl WatchCache {
 
     /// The object as a tree, made once for those who ask again soon.
     pub fn tree(&self, o: &Arc<Cached>) -> Arc<Object> {
-        let mut hash = std::hash::DefaultHasher::new();
-        o.key.hash(&mut hash);
-        let mut place = self.trees[hash.finish() as usize % TREES].lock().expect("no holder panics");
+        let mut place = self.place(o);
         match &*place {
             Some((of, tree)) if Arc::ptr_eq(of, o) => tree.clone(),
             _ => place.insert((o.clone(), Arc::new(o.tree()))).1.clone(),
         }
+    }
+
+    /// The trees of all objects that are wanted. Those of a few are kept for those who ask again.
+    pub fn trees(&self, wanted: impl Fn(&Cached) -> bool) -> Vec<Arc<Object>> {
+        let all = self.present();
+        let wanted: Vec<&Arc<Cached>> = all.values().filter(|c| wanted(c)).collect();
+        let few = wanted.len() <= TREES;
+        wanted.into_iter().map(|c| if few { self.tree(c) } else { Arc::new(c.tree()) }).collect()
+    }
+
+    /// Keeps the tree of what was just written: who writes an object is often followed by who changes it next.
+    pub fn keep_tree(&self, key: &str, revision: u64, tree: Object) {
+        // Bytes that are read as something else than was written (an older layout, another version) make their own tree.
+        let Some(o) = self.get(key).filter(|o| o.revision == revision && o.faithful) else { return };
+        debug_assert_eq!(tree, o.tree(), "what was written and what its bytes say");
+        *self.place(&o) = Some((o.clone(), Arc::new(tree)));
+    }
+
+    fn place(&self, o: &Cached) -> MutexGuard<'_, Option<(Arc<Cached>, Arc<Object>)>> {
+        let mut hash = std::hash::DefaultHasher::new();
+        o.key.hash(&mut hash);
+        self.trees[hash.finish() as usize % TREES].lock().expect("no holder panics")
     }
 
     /// Revision of the last change.

@@ -64,18 +64,22 @@ impl Exchange<'_> {
 
     async fn create_once(&mut self, mut o: Object, w: &mut Vec<String>) -> Result<Body, Status> {
         self.request.name = o.name().to_owned();
-        let made = self.create_attempt(&mut o, w).await;
+        let key = self.resource.key(&self.request.namespace, o.name());
+        let made = self.create_attempt(&key, &mut o, w).await;
         let ending = match &made {
             Ok(_) if !self.request.dry_run => Ending::Stored,
-            Err(s) if s.code == 503 => Ending::Unknown,
-            _ => Ending::Nothing,
+            Ok(_) => Ending::Nothing,
+            Err(s) => Ending::of_failure(s),
         };
         self.ended(Operation::Create, Some(&o), None, ending).await;
-        made
+        let outcome = made?;
+        self.keep_tree(&key, &outcome, o);
+        self.outcome(&key, outcome).await
     }
 
-    async fn create_attempt(&mut self, o: &mut Object, w: &mut Vec<String>) -> Result<Body, Status> {
+    async fn create_attempt(&mut self, key: &str, o: &mut Object, w: &mut Vec<String>) -> Result<Outcome, Status> {
         self.registry.catch_up().await?;
+        self.resource.kind.set_defaults(o)?;
         self.track(o, None).await?;
         self.mutate(Operation::Create, o, None, w).await?;
         self.fill_system_metadata(o);
@@ -94,16 +98,14 @@ impl Exchange<'_> {
         if revision_given && !self.request.dry_run {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
-        let key = self.resource.key(&self.request.namespace, o.name());
         let stored = self.encode(o).await?;
-        let outcome = match self.store_new(&key, stored, o.name()).await {
+        match self.store_new(key, stored, o.name()).await {
             Err(s) if crate::write::shrinks(&s, o) => {
                 let stored = self.encode(o).await?;
-                self.store_new(&key, stored, o.name()).await?
+                self.store_new(key, stored, o.name()).await
             }
-            other => other?,
-        };
-        self.outcome(&key, outcome).await
+            other => other,
+        }
     }
 
     /// What the server decides: uid, time, the first generation; nothing of deletion.

@@ -215,13 +215,10 @@ impl Exchange<'_> {
         self.registry.admission().iter().filter(|p| p.handles(a))
     }
 
-    /// Runs the mutating phase. Defaults are settled before it, and again after it when something may have changed.
+    /// Runs the mutating phase on an object that has its defaults. They are settled again after it when something may have changed.
     pub async fn mutate(&self, operation: Operation, o: &mut Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
         let a = self.attributes(operation, old);
         let mutates = self.plugins(&a).any(|p| p.mutates());
-        if mutates {
-            self.resource.kind.set_defaults(o)?;
-        }
         let step = Instant::now();
         for p in self.plugins(&a) {
             let started = Instant::now();

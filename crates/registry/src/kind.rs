@@ -370,6 +370,10 @@ pub trait AnyKind: Send + Sync + 'static {
     fn decode(&self, served: &Served, body: &[u8], format: Format, validation: FieldValidation) -> Result<Decoded, Status> {
         decode::decode(body, format, self.typed(served)?, self.info().kind, validation)
     }
+    /// A tree of a served version, checked and pruned as [`AnyKind::decode`] does with a body that names this kind and version.
+    fn checked(&self, served: &Served, tree: Value) -> Result<Object, Status> {
+        Ok(decode::check_tree(tree, self.typed(served)?, self.info().kind, FieldValidation::Ignore)?.object)
+    }
     /// What a patch makes of an object of a served version.
     fn patched(&self, served: &Served, patch: PatchKind, current: &Object, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
         keles_patch::patch(patch, &current.0, body, self.typed(served)?, validation)

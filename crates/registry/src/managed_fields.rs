@@ -67,12 +67,12 @@ impl Exchange<'_> {
         f(&Writer { manager: &manager, api_version: &api_version, subresource, reset, now: &self.request.now }, &KindVersions(&self.resource, &self.conversions))
     }
 
-    /// Settles the owners of what a create (`old` absent), update or patch is about to store; both are in the version worked on.
+    /// Settles the owners of what a create (`old` absent), update or patch is about to store; both are in the version worked on
+    /// and have their defaults.
     pub async fn track(&self, new: &mut Object, old: Option<&Object>) -> Result<(), Status> {
         if self.applied {
             return Ok(());
         }
-        self.resource.kind.set_defaults(new)?;
         let working = self.working;
         let owners = |new: &Object| {
             self.as_writer(|w, versions| {

@@ -124,8 +124,7 @@ impl Exchange<'_> {
             let mut object = Object(done.object);
             let owners = object.meta_mut().remove("managedFields").unwrap_or_default();
             // Strict and duplicate findings are of the document, not of what came of it.
-            let text = serde_json::to_vec(&object.0).map_err(Status::internal)?;
-            object = kind.decode(&self.served, &text, Format::Json, FieldValidation::Ignore)?.object;
+            object = kind.checked(&self.served, object.0)?;
             object.set_meta("managedFields", owners);
             Ok(object)
         })?;
@@ -140,7 +139,6 @@ impl Exchange<'_> {
         self.check_name(&o)?;
         if live.is_some() {
             self.internalize(&mut o)?;
-            kind.set_defaults(&mut o)?;
         }
         Ok(o)
     }

@@ -419,8 +419,12 @@ impl Registry {
     /// All objects of a resource (of one namespace unless `""`), as fresh as the cache.
     pub fn read_all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Object> {
         let Some(r) = self.resource(group, plural) else { return Vec::new() };
-        let all = r.cache.present();
-        all.values().filter(|c| namespace.is_empty() || c.namespace() == namespace).map(|c| c.tree()).collect()
+        r.cache.present().values().filter(|c| is_in(c, namespace)).map(|c| c.tree()).collect()
+    }
+    /// The same for what is asked for at every write: the trees of a few are kept.
+    pub fn read_few(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(r) = self.resource(group, plural) else { return Vec::new() };
+        r.cache.trees(|c| is_in(c, namespace))
     }
     /// A number that grows whenever an object of the resource changed: for caches derived from it (RBAC rules).
     pub fn changed(&self, group: &str, plural: &str) -> u64 {
@@ -438,4 +442,9 @@ impl Registry {
     pub fn subscribe(&self, group: &str, plural: &str) -> Option<watch::Receiver<u64>> {
         self.resource(group, plural).map(|r| r.cache.subscribe())
     }
+}
+
+/// Whether an object is in a namespace; in any when none is named.
+fn is_in(c: &Cached, namespace: &str) -> bool {
+    namespace.is_empty() || c.namespace() == namespace
 }

@@ -12,6 +12,7 @@ use keles_api::decode;
 use keles_api::{Object, Path, Problems, Status, TypeRef, defaults, schema};
 use keles_patch::managed::{self, OneVersion, SCALE_VERSION, Writer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const SCALE_SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
 
@@ -100,7 +101,7 @@ impl Exchange<'_> {
 
     pub async fn scale_get(self) -> Result<Answer, Status> {
         let current = self.current(&self.own_key()).await?;
-        let mut o = self.working_tree(&current).await?;
+        let mut o = Arc::unwrap_or_clone(self.working_tree(&current).await?);
         self.resource.convert(&mut o, &self.working, &self.served);
         self.check_replicas(&o)?;
         self.scale_answer(&o)

@@ -112,10 +112,13 @@ impl Exchange<'_> {
         let ending = match &written {
             Ok(Outcome::Wrote(..)) if !self.request.dry_run && deletion_is_complete(&new, self.is_namespace()) => Ending::Gone,
             Ok(Outcome::Wrote(..)) if !self.request.dry_run => Ending::Stored,
-            Err(Refused::Failed(s)) if s.code == 503 => Ending::Unknown,
+            Err(Refused::Failed(s)) => Ending::of_failure(s),
             _ => Ending::Nothing,
         };
         self.ended(Operation::Update, Some(&new), Some(&old), ending).await;
+        if let Ok(outcome) = &written {
+            self.keep_tree(key, outcome, new);
+        }
         written
     }
 
@@ -154,6 +157,7 @@ impl Exchange<'_> {
             self.take_piece(new, old)?;
         }
         if part != Part::Own {
+            self.resource.kind.set_defaults(new)?;
             self.track(new, Some(old)).await?;
             self.mutate(Operation::Update, new, Some(old), w).await?;
             self.check_preconditions(new, old, current)?;

@@ -90,11 +90,11 @@ impl Exchange<'_> {
     }
 
     /// An object of the cache in the version that rules work on.
-    pub async fn working_tree(&self, o: &Arc<Cached>) -> Result<Object, Status> {
+    pub async fn working_tree(&self, o: &Arc<Cached>) -> Result<Arc<Object>, Status> {
         if self.resource.kind.converts_outside() {
-            return Ok(self.resource.in_version(vec![o.clone()], &self.working).await?.pop().map_or_else(|| o.tree(), |o| o.tree()));
+            return Ok(Arc::new(self.resource.in_version(vec![o.clone()], &self.working).await?.pop().map_or_else(|| o.tree(), |o| o.tree())));
         }
-        if self.working == self.resource.storage() { Ok(o.tree()) } else { Ok(self.resource.tree_in(o, &self.working)) }
+        Ok(if self.working == self.resource.storage() { self.resource.cache.tree(o) } else { Arc::new(self.resource.tree_in(o, &self.working)) })
     }
 
     /// Runs a rule that may need conversions; what it needs is fetched, and it is run again with them.

@@ -66,6 +66,15 @@ impl Exchange<'_> {
         }
     }
 
+    /// Keeps what a write left behind as the tree that it was laid out from.
+    pub fn keep_tree(&self, key: &str, outcome: &Outcome, mut o: Object) {
+        let Outcome::Wrote(_, revision) = outcome else { return };
+        if !self.request.dry_run && self.working == self.resource.storage() {
+            o.set_meta("resourceVersion", revision.to_string());
+            self.resource.cache.keep_tree(key, *revision, o);
+        }
+    }
+
     /// The bytes to store, in Go's shape.
     pub async fn encode(&self, o: &mut Object) -> Result<Bytes, Status> {
         self.resource.kind.canonicalise(&self.working, o);

@@ -5,6 +5,7 @@ use super::{ProtobufError, Result};
 use crate::quantity::Quantity;
 use base64::Engine;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::cell::Cell;
 
 /// As deep as JSON bodies may be.
@@ -242,7 +243,8 @@ fn leaf_message(bytes: &[u8], kind: &'static Kind, at: At<'_>) -> Result<Value> 
         Kind::MicroTime => crate::time::format_micro(crate::time::Moment { seconds: first, micros: (second / 1000) as u32 }).into(),
         Kind::Quantity => {
             let text = utf8(text)?;
-            Quantity::canonical(&text).unwrap_or_else(|_| {
+            let canonical = Quantity::canonical(&text).map(Cow::into_owned);
+            canonical.unwrap_or_else(|_| {
                 at.unsettled.set(true);
                 text
             })

@@ -13,7 +13,7 @@ pub use build::{Builder, FieldSpec};
 pub use descriptions::Descriptions;
 pub use table::builtin;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -266,6 +266,15 @@ impl<'a> ObjectRef<'a> {
     /// Sorted by name.
     pub fn fields(self) -> impl Iterator<Item = FieldRef<'a>> {
         self.node.fields.iter().map(move |node| FieldRef { schema: self.schema, node })
+    }
+    /// Each field of the type beside its value in an object, sorted by name; what else the object holds is passed over. Both are in order, so
+    /// nothing is searched: most types have far more fields than objects use.
+    pub fn fields_beside<'v>(self, object: &'v mut Map<String, Value>) -> impl Iterator<Item = (FieldRef<'a>, Option<&'v mut Value>)> {
+        let mut values = object.iter_mut().peekable();
+        self.fields().map(move |f| {
+            while values.next_if(|(name, _)| name.as_str() < f.name()).is_some() {}
+            (f, values.next_if(|(name, _)| name.as_str() == f.name()).map(|(_, v)| v))
+        })
     }
     pub fn atomic(self) -> bool {
         self.node.map_type == MapType::Atomic

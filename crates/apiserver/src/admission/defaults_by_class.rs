@@ -3,6 +3,7 @@
 //! Of several defaults the newest counts, and of equally old ones the first by name, as upstream decides.
 
 use super::is;
+use std::sync::Arc;
 use async_trait::async_trait;
 use keles_api::{Object, Status};
 use keles_registry::{Admission, Attributes, Operation};
@@ -57,8 +58,8 @@ impl Admission for DefaultClass {
         if !o.at(&["spec", self.field]).is_null() || !o.at(&["metadata", "annotations", self.annotation]).is_null() || !o.0["spec"].is_object() {
             return Ok(());
         }
-        let all = a.registry.read_all(self.class_group, self.class_plural, "");
-        if let Some(class) = self.chosen(all) {
+        let all = a.registry.read_few(self.class_group, self.class_plural, "");
+        if let Some(class) = self.chosen(&all) {
             o.0["spec"][self.field] = class.into();
         }
         Ok(())
@@ -66,9 +67,9 @@ impl Admission for DefaultClass {
 }
 
 impl DefaultClass {
-    fn chosen(&self, all: Vec<Object>) -> Option<String> {
-        let marked = |c: &&Object| self.marks.iter().any(|m| c.at(&["metadata", "annotations", m]) == "true");
-        let newest_then_first = |c: &&Object| (std::cmp::Reverse(c.meta_str("creationTimestamp").to_owned()), c.name().to_owned());
+    fn chosen(&self, all: &[Arc<Object>]) -> Option<String> {
+        let marked = |c: &&Arc<Object>| self.marks.iter().any(|m| c.at(&["metadata", "annotations", m]) == "true");
+        let newest_then_first = |c: &&Arc<Object>| (std::cmp::Reverse(c.meta_str("creationTimestamp").to_owned()), c.name().to_owned());
         all.iter().filter(marked).min_by_key(newest_then_first).map(|c| c.name().to_owned())
     }
 }
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_newest_default_counts_and_then_the_first_by_name() {
-        let class = |name: &str, at: &str, mark: &str| Object(json!({"metadata": {"name": name, "creationTimestamp": at, "annotations": {mark: "true"}}}));
+        let class = |name: &str, at: &str, mark: &str| Arc::new(Object(json!({"metadata": {"name": name, "creationTimestamp": at, "annotations": {mark: "true"}}})));
         let (new, old) = (STORAGE.marks[0], STORAGE.marks[1]);
         let all = vec![
             class("c", "2026-01-02T00:00:00Z", new),
@@ -88,7 +89,7 @@ mod tests {
             class("a", "2026-01-01T00:00:00Z", new),
             class("d", "2026-02-01T00:00:00Z", "other"),
         ];
-        assert_eq!(STORAGE.chosen(all).as_deref(), Some("b"));
-        assert_eq!(STORAGE.chosen(Vec::new()), None);
+        assert_eq!(STORAGE.chosen(&all).as_deref(), Some("b"));
+        assert_eq!(STORAGE.chosen(&[]), None);
     }
 }

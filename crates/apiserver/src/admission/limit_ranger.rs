@@ -1,6 +1,7 @@
 //! LimitRanger: defaults and bounds of containers, pods and claims in namespaces that have LimitRanges.
 
 use super::{is, list};
+use std::sync::Arc;
 use async_trait::async_trait;
 use keles_api::{Object, Quantity, Status};
 use keles_registry::{Admission, Attributes, Operation};
@@ -48,8 +49,8 @@ impl Admission for LimitRanger {
     }
 }
 
-fn ranges(a: &Attributes<'_>) -> Vec<Object> {
-    a.registry.read_all("", "limitranges", &a.request.namespace)
+fn ranges(a: &Attributes<'_>) -> Vec<Arc<Object>> {
+    a.registry.read_few("", "limitranges", &a.request.namespace)
 }
 
 fn limits<'a>(range: &'a Object, kind: &'a str) -> impl Iterator<Item = &'a Value> {

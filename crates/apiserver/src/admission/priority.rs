@@ -45,8 +45,8 @@ impl Admission for Priority {
     }
 }
 
-fn default_class(a: &Attributes<'_>) -> Option<Object> {
-    a.registry.read_all(GROUP, "priorityclasses", "").into_iter().filter(|c| c.at(&["globalDefault"]) == true).min_by_key(|c| c.at(&["value"]).as_i64())
+fn default_class(a: &Attributes<'_>) -> Option<Arc<Object>> {
+    a.registry.read_few(GROUP, "priorityclasses", "").into_iter().filter(|c| c.at(&["globalDefault"]) == true).min_by_key(|c| c.at(&["value"]).as_i64())
 }
 
 /// An update that leaves priority out keeps the old one.
@@ -63,7 +63,7 @@ fn set(a: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {
     let refuse = |pod: &Object, why: String| Status::forbidden("", "pods", pod.name(), why);
     let named = pod.str_at(&["spec", "priorityClassName"]).to_owned();
     let class = if named.is_empty() {
-        default_class(a).map(Arc::new)
+        default_class(a)
     } else {
         let found = a.registry.read(GROUP, "priorityclasses", "", &named);
         Some(found.ok_or_else(|| refuse(pod, format!("no PriorityClass with name {named} was found")))?)

@@ -39,7 +39,7 @@ impl Admission for ResourceQuota {
     }
     async fn validate(&self, a: &Attributes<'_>, o: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {
         let Some(o) = o else { return Ok(()) };
-        if a.registry.read_all("", "resourcequotas", &a.request.namespace).is_empty() {
+        if a.registry.read_few("", "resourcequotas", &a.request.namespace).is_empty() {
             return Ok(());
         }
         let asked = Asked::new(a, o);
@@ -97,8 +97,8 @@ async fn charge(a: &Attributes<'_>, asked: &Asked<'_>) -> Result<(), Status> {
     for _ in 0..TRIES {
         a.registry.fresh(None).await?;
         let mut charges = Vec::new();
-        for q in a.registry.read_all("", "resourcequotas", &a.request.namespace) {
-            charges.extend(charged(a, asked, q)?);
+        for q in a.registry.read_few("", "resourcequotas", &a.request.namespace) {
+            charges.extend(charged(a, asked, (*q).clone())?);
         }
         if a.request.dry_run {
             return Ok(());

@@ -17,7 +17,7 @@ fn config(replicas: i64, image: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}]}]}}}})
 }
 fn owned(object: &Value, manager: &str) -> Value {
-    read_entries(object).iter().find(|e| e.manager == manager).map_or(Value::Null, |e| e.set().into_json())
+    read_entries(object).iter().find(|e| e.manager == manager).map_or(Value::Null, |e| e.set().into_owned().into_json())
 }
 
 #[test]

@@ -207,7 +207,7 @@ impl File {
     }
     /// The same file, or one is a folder above the other.
     fn overlaps(&self, other: &File) -> bool {
-        let below = |a: &str, b: &str| format!("{a}/").starts_with(&format!("{b}/"));
+        let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         !self.path.is_empty() && !other.path.is_empty() && (below(&self.path, &other.path) || below(&other.path, &self.path))
     }
     fn shown(&self) -> String {
@@ -219,24 +219,26 @@ impl File {
 fn overlapping_paths(v: &Field, w: &mut Vec<String>) {
     let name = v.str("name");
     let items = |source: &Field, from: &str| source.list("items").iter().map(|i| File::new(i["path"].as_str().unwrap_or(""), from)).collect::<Vec<_>>();
-    overlaps(&mut Vec::new(), &format!("ConfigMap {:?}", v.get("configMap").str("name")), items(&v.get("configMap"), ""), name, w);
-    overlaps(&mut Vec::new(), &format!("Secret {:?}", v.get("secret").str("secretName")), items(&v.get("secret"), ""), name, w);
-    overlaps(&mut Vec::new(), "DownwardAPI", items(&v.get("downwardAPI"), ""), name, w);
+    for (field, shown, named) in [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName"), ("downwardAPI", "DownwardAPI", "")].iter().filter(|s| v.has(s.0)) {
+        let source = v.get(field);
+        let what = || if named.is_empty() { (*shown).to_owned() } else { format!("{shown} {:?}", source.str(named)) };
+        overlaps(&mut Vec::new(), what, items(&source, ""), name, w);
+    }
     let mut known = Vec::new();
     for source in v.get("projected").items("sources") {
         if source.value().as_object().is_none_or(|m| m.values().all(Value::is_null)) {
             w.push(format!("volume \"{name}\" (Projected) has no sources provided"));
         } else {
-            overlaps(&mut known, "Projected", projected_files(&source), name, w);
+            overlaps(&mut known, || "Projected".into(), projected_files(&source), name, w);
         }
     }
 }
 
 /// Adds files to those known of a volume, and says which of them collide.
-fn overlaps(known: &mut Vec<File>, what: &str, files: Vec<File>, volume: &str, w: &mut Vec<String>) {
+fn overlaps(known: &mut Vec<File>, what: impl Fn() -> String, files: Vec<File>, volume: &str, w: &mut Vec<String>) {
     for file in files {
         for earlier in known.iter().filter(|e| e.overlaps(&file)) {
-            w.push(format!("volume \"{volume}\" ({what}): overlapping paths: {} with {}", file.shown(), earlier.shown()));
+            w.push(format!("volume \"{volume}\" ({}): overlapping paths: {} with {}", what(), file.shown(), earlier.shown()));
         }
         known.push(file);
     }
@@ -301,9 +303,11 @@ fn hidden_variables(c: &Field, w: &mut Vec<String>) {
     let mut seen = BTreeSet::new();
     for e in c.items("env") {
         // `PATH=$(PATH):/x` builds on the earlier value and is meant.
-        let earlier = format!("$({})", e.str("name"));
-        let builds_on = e.str("value").contains(&earlier) && e.str("value") != earlier && !e.has("valueFrom");
-        if !seen.insert(e.str("name")) && !builds_on {
+        let builds_on = || {
+            let earlier = format!("$({})", e.str("name"));
+            e.str("value").contains(&earlier) && e.str("value") != earlier && !e.has("valueFrom")
+        };
+        if !seen.insert(e.str("name")) && !builds_on() {
             w.push(format!("{}: hides previous definition of \"{}\", which may be dropped when using apply", e.path(), e.str("name")));
         }
     }

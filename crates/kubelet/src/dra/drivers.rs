@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use prost::Message;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,11 @@ pub fn service(plugin: &Plugin) -> Result<&'static Service, String> {
 }
 
 impl Drivers {
+    /// With what an earlier run knew of devices' health.
+    pub fn open(folder: &Path) -> Self {
+        Drivers { health: Mutex::new(Health::open(folder)), ..Drivers::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -85,7 +85,7 @@ impl Dra {
     /// Reads what an earlier run had prepared.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let claims = Mutex::new(store::read(folder)?);
-        Ok(Self { folder: folder.into(), drivers: Drivers::default(), claims, gates: Gates::default(), registered: watch::channel(0).0 })
+        Ok(Self { folder: folder.into(), drivers: Drivers::open(folder), claims, gates: Gates::default(), registered: watch::channel(0).0 })
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {

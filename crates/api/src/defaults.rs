@@ -7,6 +7,9 @@ use serde_json::Value;
 /// Sets every absent field that has a static default, in the object and everything it holds. Idempotent. A default is not set inside an
 /// absent object.
 pub fn apply_static(object: &mut Value, ty: TypeRef) {
+    if !ty.has_defaults() {
+        return;
+    }
     match ty.resolve(object).shape() {
         Shape::Object(o) => {
             let Some(map) = object.as_object_mut() else { return };
@@ -43,5 +46,17 @@ mod tests {
         let once = v.clone();
         apply_static(&mut v, pod);
         assert_eq!(v, once);
+    }
+
+    #[test]
+    fn types_know_whether_defaults_are_below_them() {
+        let of = |name: &str| crate::schema::builtin().get(name).unwrap();
+        let pod = of("io.k8s.api.core.v1.Pod");
+        for (path, has) in [(&["spec", "containers", "ports", "protocol"][..], false), (&["spec", "containers", "ports"], true), (&["spec"], true), (&["metadata"], false), (&["status", "phase"], false)] {
+            assert_eq!(pod.walk(path).unwrap().has_defaults(), has, "{path:?}");
+        }
+        // A type that holds itself, and none.
+        assert!(!of("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").has_defaults());
+        assert!(of("io.k8s.api.apps.v1.Deployment").has_defaults());
     }
 }

@@ -93,6 +93,7 @@ impl Builder {
     pub fn finish(mut self) -> Schema {
         self.schema.nodes.shrink_to_fit();
         self.schema.names.shrink_to_fit();
+        self.schema.find_defaults();
         self.schema
     }
 }

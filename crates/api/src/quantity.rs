@@ -72,10 +72,7 @@ impl Quantity {
     }
     /// Upstream's `ParseQuantity`.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
-        if let Some((units, suffix)) = plain(text) {
-            return Ok(Quantity { nanos: i128::from(units * suffix.unit) * (NANO / suffix.per), format: suffix.format });
-        }
-        Quantity::parse_any(text)
+        plain(text).map_or_else(|| Quantity::parse_any(text), |(q, _)| Ok(q))
     }
     fn parse_any(text: &str) -> Result<Self, QuantityError> {
         if text == "0" {
@@ -92,7 +89,7 @@ impl Quantity {
     /// Upstream's canonical text of a quantity given as JSON text or number; what its decoder accepts.
     pub fn canonical(text: &str) -> Result<Cow<'_, str>, QuantityError> {
         match plain(text) {
-            Some((units, suffix)) if units % suffix.step != 0 => Ok(Cow::Borrowed(text)),
+            Some((_, true)) => Ok(Cow::Borrowed(text)),
             _ => Quantity::parse(text.trim()).map(|q| q.to_string().into()),
         }
     }
@@ -174,46 +171,27 @@ impl fmt::Display for Quantity {
 const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
 
-/// A suffix of everyday.
-struct Plain {
-    text: &'static str,
-    /// Units that one stands for, or how many make a unit.
-    unit: u64,
-    per: i128,
-    /// How many make one of the next suffix.
-    step: u64,
-    format: Format,
-}
-
-const fn decimal(text: &'static str, unit: u64, per: i128) -> Plain {
-    Plain { text, unit, per, step: 1000, format: Format::DecimalSi }
-}
-
-const fn binary(text: &'static str, unit: u64) -> Plain {
-    Plain { text, unit, per: 1, step: 1024, format: Format::BinarySi }
-}
-
-const PLAIN: [Plain; 8] = [
-    decimal("", 1, 1),
-    decimal("m", 1, 1000),
-    decimal("k", 1_000, 1),
-    decimal("M", 1_000_000, 1),
-    decimal("G", 1_000_000_000, 1),
-    binary("Ki", 1 << 10),
-    binary("Mi", 1 << 20),
-    binary("Gi", 1 << 30),
-];
+/// Digits and powers of a quantity that can neither overflow nor be capped or rounded.
 const PLAIN_DIGITS: usize = 9;
+const PLAIN_DECIMAL: std::ops::RangeInclusive<i64> = -9..=9;
+const PLAIN_BINARY: std::ops::RangeInclusive<i64> = 10..=30;
 
-/// What nearly all quantities are: a number above zero, written without sign, fraction and leading zero, and one of [`PLAIN`]. Nothing in it
-/// can overflow or be rounded.
-fn plain(text: &str) -> Option<(u64, &'static Plain)> {
+/// What nearly all quantities are: a number above zero, written without sign, fraction and leading zero, and a suffix up to giga; and whether
+/// the text is the canonical one.
+fn plain(text: &str) -> Option<(Quantity, bool)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     if digits == 0 || digits > PLAIN_DIGITS || text.starts_with('0') {
         return None;
     }
-    let suffix = PLAIN.iter().find(|s| s.text == &text[digits..])?;
-    Some((text[..digits].bytes().fold(0, |n, d| n * 10 + u64::from(d - b'0')), suffix))
+    let n = text[..digits].bytes().fold(0, |n, d| n * 10 + i128::from(d - b'0'));
+    let (base, exponent, format) = suffix(&text[digits..])?;
+    let (nanos, step) = match format {
+        Format::DecimalSi if PLAIN_DECIMAL.contains(&exponent) => (n * i128::from(base).pow((exponent + 9) as u32), 1000),
+        Format::BinarySi if PLAIN_BINARY.contains(&exponent) => ((n << exponent) * NANO, 1024),
+        _ => return None,
+    };
+    // Else the next suffix would lose nothing.
+    Some((Quantity { nanos, format }, n % step != 0))
 }
 
 /// Base, exponent and format of a suffix.

@@ -464,7 +464,7 @@ impl Walk<'_> {
 }
 
 /// The fields of two objects side by side, in order.
-fn beside<'v>(a: Option<&'v Map<String, Value>>, b: Option<&'v Map<String, Value>>) -> impl Iterator<Item = (&'v str, Option<&'v Value>, Option<&'v Value>)> {
+pub(crate) fn beside<'v>(a: Option<&'v Map<String, Value>>, b: Option<&'v Map<String, Value>>) -> impl Iterator<Item = (&'v str, Option<&'v Value>, Option<&'v Value>)> {
     let (mut a, mut b) = (a.into_iter().flatten().peekable(), b.into_iter().flatten().peekable());
     std::iter::from_fn(move || {
         let order = match (a.peek(), b.peek()) {

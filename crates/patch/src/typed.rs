@@ -4,7 +4,7 @@
 //! all). Below what a custom schema leaves open (`x-kubernetes-preserve-unknown-fields`) the value itself decides: objects divide, lists do
 //! not. Source: sigs.k8s.io/structured-merge-diff (typed, schema).
 
-use crate::fieldset::show_element;
+use crate::fieldset::{beside, show_element};
 use keles_api::TypeRef;
 use keles_api::schema::{FieldRef, ListType, MapType, Presence, Scalar, Shape};
 use serde_json::{Map, Value};
@@ -157,15 +157,13 @@ pub(crate) fn merge(live: &Value, applied: &Value, ty: Ty) -> Result<Value, Stri
     match (view(live, ty)?, view(applied, ty)?) {
         (View::Fields(a, f), View::Fields(b, _)) => {
             let mut out = Map::new();
-            for (k, had) in a {
-                let merged = match (b.get(k), f.child(k)) {
-                    (Some(v), Some(c)) => merge(had, v, c.ty)?,
-                    (Some(v), None) => v.clone(),
-                    (None, _) => had.clone(),
+            for (k, had, said) in beside(Some(a), Some(b)) {
+                let merged = match (had, said, f.child(k)) {
+                    (Some(had), Some(said), Some(c)) => merge(had, said, c.ty)?,
+                    (had, said, _) => said.or(had).cloned().unwrap_or_default(),
                 };
-                out.insert(k.clone(), merged);
+                out.insert(k.to_owned(), merged);
             }
-            b.iter().filter(|(k, _)| !a.contains_key(*k)).for_each(|(k, v)| drop(out.insert(k.clone(), v.clone())));
             Ok(Value::Object(out))
         }
         (View::Items(a, item), View::Items(b, _)) => merge_items(&a, &b, item).map(Value::Array),

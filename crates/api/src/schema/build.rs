@@ -93,7 +93,29 @@ impl Builder {
     pub fn finish(mut self) -> Schema {
         self.schema.nodes.shrink_to_fit();
         self.schema.names.shrink_to_fit();
-        self.schema.find_defaults();
+        self.schema.defaulted = defaulted(&self.schema.nodes);
         self.schema
     }
+}
+
+/// By node, whether there is a static default in it or below. Types refer to each other in circles: what is found is carried up until nothing
+/// is new.
+fn defaulted(nodes: &[Node]) -> Vec<bool> {
+    let mut found = vec![false; nodes.len()];
+    let mut is_new = true;
+    while is_new {
+        is_new = false;
+        for (i, node) in nodes.iter().enumerate() {
+            let has = |id: u32| found[id as usize];
+            let now = match node {
+                Node::Object(o) => o.fields.iter().any(|f| f.default.is_some() || has(f.ty)),
+                Node::List { item: below, .. } | Node::Map { value: below, .. } => has(*below),
+                Node::Either { object, other, .. } => has(*object) || has(*other),
+                Node::Scalar(_) | Node::Named { .. } => false,
+            };
+            is_new |= now && !found[i];
+            found[i] = now;
+        }
+    }
+    found
 }

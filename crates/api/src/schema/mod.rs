@@ -139,29 +139,6 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Finds out below which types there are defaults. Types refer to each other in circles: what is found is carried up until nothing is new.
-    fn find_defaults(&mut self) {
-        self.defaulted = vec![false; self.nodes.len()];
-        let mut is_new = true;
-        while is_new {
-            is_new = false;
-            for i in 0..self.nodes.len() {
-                let has = |id: u32| self.defaulted[id as usize];
-                let found = match &self.nodes[i] {
-                    _ if self.defaulted[i] => false,
-                    Node::Object(o) => o.fields.iter().any(|f| f.default.is_some() || has(f.ty)),
-                    Node::List { item, .. } => has(*item),
-                    Node::Map { value, .. } => has(*value),
-                    Node::Either { object, other, .. } => has(*object) || has(*other),
-                    Node::Scalar(_) | Node::Named { .. } => false,
-                };
-                if found {
-                    self.defaulted[i] = true;
-                    is_new = true;
-                }
-            }
-        }
-    }
     /// A type by upstream's OpenAPI name, `io.k8s.api.core.v1.Pod`.
     pub fn get(&self, name: &str) -> Option<TypeRef<'_>> {
         Some(TypeRef { schema: self, id: *self.names.get(name)? })

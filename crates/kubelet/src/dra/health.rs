@@ -143,7 +143,7 @@ impl Health {
     pub fn of(&self, driver: &str, name: &Name, now: Instant) -> (&'static str, Option<String>) {
         let known = self.drivers.get(driver).and_then(|known| known.get(name)).filter(|known| known.until > now);
         let message = known.map(|known| known.message.clone()).filter(|message| !message.is_empty());
-        (known.map_or(UNKNOWN, |known| shown(known.status)), message)
+        (shown(known.map_or(HealthStatus::Unknown, |known| known.status)), message)
     }
 }
 
@@ -171,14 +171,12 @@ impl Known {
     }
 }
 
-const UNKNOWN: &str = "Unknown";
-
 /// As statuses and the file say it.
 fn shown(status: HealthStatus) -> &'static str {
     match status {
         HealthStatus::Healthy => "Healthy",
         HealthStatus::Unhealthy => "Unhealthy",
-        HealthStatus::Unknown => UNKNOWN,
+        HealthStatus::Unknown => "Unknown",
     }
 }
 

@@ -7,7 +7,7 @@ DATA ?= /var/lib/keles
 HELLO := target/static/x86_64-unknown-linux-gnu/release/hello
 DEBIAN := mold busybox-static nftables iproute2 util-linux curl python3 python3-yaml python3-venv ca-certificates gcc openssl
 # What tests and figures are compared with. Asked for by command (COMMAND or COMMAND:PACKAGE): other packages bring them too, which Debian's would push out.
-PEERS := runc crun containerd iptables etcd:etcd-server etcdctl:etcd-client
+PEERS := runc crun containerd iptables etcd:etcd-server etcdctl:etcd-client valgrind
 # Networks of pods in a containerd of the tests (iptables is its portmap's); no commands, so looked for by file.
 CNI := containernetworking-plugins
 CNI_PLUGIN := /usr/lib/cni/bridge

@@ -22,7 +22,7 @@ const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Every round changes an annotation and an image, as a deploying pipeline does.
-fn deployment(round: usize) -> serde_json::Value {
+pub fn deployment(round: usize) -> serde_json::Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"app": "web"}, "annotations": {"note": "x".repeat(NOTE_BYTES), "round": round.to_string()}},
         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
             {"name": "c", "image": format!("example.invalid/app:v{round}"), "command": ["/app", "--port=8080"], "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],

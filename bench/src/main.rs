@@ -1,4 +1,4 @@
-//! `keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci|unpack]…`: each benchmark prints one line of figures.
+//! `keles-bench PATH-TO-keles [start|api|content|instructions|watch|pods|density|crds|oci|unpack]…`: each benchmark prints one line of figures.
 //!
 //! The server runs as its own process; its CPU time and memory are what the kernel accounts to it, so the client's own work
 //! is not in the figures. `start`, `pods`, `density`, `oci` and `unpack` need root. Nothing here is a test: there is no limit that fails.
@@ -7,6 +7,7 @@ mod api;
 mod content;
 mod crds;
 mod density;
+mod instructions;
 mod oci;
 mod pods;
 mod process;
@@ -26,6 +27,7 @@ const ALL: &[Bench] = &[
     ("start", |k| Box::pin(start::run(k))),
     ("api", |k| Box::pin(api::run(k))),
     ("content", |k| Box::pin(content::run(k))),
+    ("instructions", |k| Box::pin(instructions::run(k))),
     ("watch", |k| Box::pin(watch::run(k))),
     ("pods", |k| Box::pin(pods::run(k))),
     ("density", |k| Box::pin(density::run(k))),
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     // Absolute: some is run from other folders and namespaces.
     let Some(keles) = args.next().and_then(|a| std::path::absolute(a).ok()) else {
-        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|watch|pods|density|crds|oci|unpack]...");
+        eprintln!("usage: keles-bench PATH-TO-keles [start|api|content|instructions|watch|pods|density|crds|oci|unpack]...");
         return ExitCode::FAILURE;
     };
     let only: Vec<String> = args.collect();

@@ -4,48 +4,58 @@
 //! `k8s.io/apimachinery/pkg/util/validation/field.Error` prints, because kubectl users and clients read it.
 
 use serde_json::Value;
+use smallvec::SmallVec;
 use std::collections::HashSet;
 use std::fmt;
 
+/// Bytes of a path that need no allocation: rules make a path for every field that they look at, and complain of few.
+const PATH_INLINE: usize = 64;
+
 /// A field path such as `spec.containers[0].ports[1].name` or `metadata.labels[a/b]`.
-///
-/// Cheap to extend: each step clones a short string. Build it only where a rule needs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Path(String);
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Path(SmallVec<[u8; PATH_INLINE]>);
 
 impl Path {
     /// The empty path, the object itself.
     pub fn root() -> Self {
-        Path(String::new())
+        Path::default()
     }
     /// A path starting at `field`, e.g. `Path::new("spec")`.
     pub fn new(field: &str) -> Self {
-        Path(field.to_owned())
+        Path(SmallVec::from_slice(field.as_bytes()))
     }
     /// `self.field`; `field` may itself hold dots (`"rollingUpdate.maxSurge"`).
     pub fn child(&self, field: &str) -> Self {
-        if self.0.is_empty() {
-            return Path(field.to_owned());
-        }
-        // Made for every field that is looked at: one allocation.
-        Path([self.0.as_str(), ".", field].concat())
+        self.with(if self.0.is_empty() { "" } else { "." }, field, "")
     }
     /// `self[i]`
     pub fn index(&self, i: usize) -> Self {
-        Path([self.0.as_str(), "[", &i.to_string(), "]"].concat())
+        self.key(&i.to_string())
     }
     /// `self[key]`
     pub fn key(&self, key: &str) -> Self {
-        Path([self.0.as_str(), "[", key, "]"].concat())
+        self.with("[", key, "]")
     }
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("made of texts")
+    }
+    fn with(&self, before: &str, step: &str, after: &str) -> Self {
+        let mut path = self.clone();
+        [before, step, after].iter().for_each(|text| path.0.extend_from_slice(text.as_bytes()));
+        path
+    }
+}
+
+impl Clone for Path {
+    /// The derived one would go byte by byte.
+    fn clone(&self) -> Self {
+        Path(SmallVec::from_slice(&self.0))
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+        f.write_str(if self.0.is_empty() { "<nil>" } else { self.as_str() })
     }
 }
 
@@ -171,7 +181,7 @@ impl Problems {
         self.0.push(p);
     }
     fn add(&mut self, kind: ProblemKind, at: &Path, value: Option<Value>, detail: impl Into<String>) {
-        self.0.push(Problem { kind, field: at.0.clone(), value, detail: detail.into() });
+        self.0.push(Problem { kind, field: at.as_str().to_owned(), value, detail: detail.into() });
     }
     /// `Required value: detail`
     pub fn required(&mut self, at: &Path, detail: impl Into<String>) {

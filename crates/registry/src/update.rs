@@ -187,12 +187,12 @@ impl Exchange<'_> {
             let at = Path::new("metadata");
             let checks = kind.metadata_checks(&self.request);
             let checks = if part == Part::Status { checks.status } else { checks.update };
+            let (mut whole, mut against) = (Problems::new(), Problems::new());
+            meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut whole);
+            meta::validate_update(new, old, &at, &mut against);
             for n in 0..checks {
-                if matches!(n, 1 | 2) {
-                    meta::validate_update(new, old, &at, &mut found);
-                } else {
-                    meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found);
-                }
+                let again = if matches!(n, 1 | 2) { &against } else { &whole };
+                again.iter().for_each(|p| found.push(p.clone()));
             }
         }
         rules.into_vec().into_iter().for_each(|p| found.push(p));

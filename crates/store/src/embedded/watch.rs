@@ -132,7 +132,14 @@ impl Cursor {
         check_kept(&state, self.position)?;
         let found = self.find(&state);
         let reached = if found.len() == CHANGES_LIMIT { found[CHANGES_LIMIT - 1].0 } else { state.revision.max(self.position) };
-        let message = if found.is_empty() { self.progress(reached) } else { Some(Watched::Changes(self.shared.changes(found).await?)) };
+        let message = match found.last() {
+            None => self.progress(reached),
+            Some((last, ..)) => {
+                // Its changes tell a watcher how far it is, which spares it the progress that the next reader would ask for.
+                self.watcher.told.fetch_max(*last, Ordering::AcqRel);
+                Some(Watched::Changes(self.shared.changes(found).await?))
+            }
+        };
         self.position = reached;
         self.watcher.clear_to.fetch_max(reached, Ordering::AcqRel);
         Ok(message)

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod annotations;
 pub mod cache;
+mod caches;
 pub mod call;
 pub mod claims;
 mod create;

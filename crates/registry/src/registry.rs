@@ -6,6 +6,7 @@
 
 use crate::admission::{Admission, Attributes, Operation, Taken};
 use crate::cache::{Cached, Incoming};
+use crate::caches::Caches;
 use crate::call::{Answer, Call, Verb};
 use crate::exchange::{Exchange, Heard};
 use crate::kind::{AnyKind, Request, Scope, Served};
@@ -49,11 +50,10 @@ enum Ended {
 pub struct Registry {
     store: Arc<dyn Store>,
     lifetimes: Lifetimes,
-    table: Table,
+    caches: Arc<Caches>,
     /// Held while a resource is added or removed.
     changing: tokio::sync::Mutex<()>,
     admission: Vec<Arc<dyn Admission>>,
-    seen: watch::Sender<Revision>,
     closing: watch::Sender<bool>,
 }
 
@@ -65,17 +65,16 @@ impl Registry {
         let registry = Registry {
             store: settings.store,
             lifetimes: settings.lifetimes,
-            table,
+            caches: Arc::new(Caches::new(table)),
             changing: Default::default(),
             admission: settings.admission,
-            seen: watch::Sender::new(0),
             closing: watch::Sender::new(false),
         };
         let revision = registry.store.revision().await?;
-        for r in registry.table.fixed() {
+        for r in registry.caches.table.fixed() {
             r.cache.fill(registry.stored(r, revision).await?.into_iter(), revision);
         }
-        registry.seen.send_replace(revision);
+        registry.caches.advance(revision);
         Ok(Arc::new(registry))
     }
 
@@ -113,12 +112,12 @@ impl Registry {
     pub async fn add(&self, kind: Arc<dyn AnyKind>) -> Result<(), StoreError> {
         let _alone = self.changing.lock().await;
         let r = Arc::new(Resource::at_run_time(kind));
-        self.table.feed(&r);
+        self.caches.table.feed(&r);
         let revision = self.store.revision().await?;
         r.fill(self.stored(&r, revision).await?, revision);
         // The feeder may not have come as far as the content just read: who reads next must see both.
         self.wait_seen(revision).await;
-        if let Some(earlier) = self.table.serve(&r) {
+        if let Some(earlier) = self.caches.table.serve(&r) {
             earlier.close();
         }
         if *self.closing.borrow() {
@@ -130,7 +129,7 @@ impl Registry {
     /// Serves a kind no longer; its watches end. What is stored of it stays.
     pub async fn remove(&self, group: &str, plural: &str) {
         let _alone = self.changing.lock().await;
-        if let Some(r) = self.table.remove(&crate::resource::prefix(group, plural)) {
+        if let Some(r) = self.caches.table.remove(&crate::resource::prefix(group, plural)) {
             r.close();
         }
     }
@@ -138,11 +137,7 @@ impl Registry {
     /// Follows the store until it closes. Spawn it as a service right after `start`; reads wait for it.
     pub async fn run(self: Arc<Self>) -> Result<(), StoreError> {
         loop {
-            let followed = match self.store.watch(PREFIX.as_bytes(), self.seen()).await {
-                Ok(stream) => self.follow(stream).await,
-                Err(e) => Err(e),
-            };
-            match followed {
+            match self.followed().await {
                 Ok(Ended::Silent) => tracing::warn!(seen = self.seen(), "the watch of the store is silent though the store moved on; watching anew from there"),
                 Err(StoreError::Compacted { asked, oldest }) => {
                     tracing::warn!(asked, oldest, "the watch of the store fell behind its compaction; comparing everything");
@@ -163,6 +158,21 @@ impl Registry {
         }
     }
 
+    /// Follows the store as closely as it lets itself be followed.
+    async fn followed(&self) -> Result<Ended, StoreError> {
+        let caches = self.caches.clone();
+        let feed = move |changes: &[Change], revision| {
+            caches.apply(changes);
+            caches.advance(revision);
+        };
+        if let Some(closed) = self.store.feed(PREFIX.as_bytes(), self.seen(), Box::new(feed)).await? {
+            closed.await;
+            return Ok(Ended::Closed);
+        }
+        let told = self.store.watch(PREFIX.as_bytes(), self.seen()).await?;
+        self.follow(told).await
+    }
+
     /// Takes in what a watch of the store tells until it ends, or is silent for twice as long as it may be while the store moved on.
     async fn follow(&self, mut stream: futures::stream::BoxStream<'static, Result<Watched, StoreError>>) -> Result<Ended, StoreError> {
         let mut owed = None;
@@ -176,47 +186,12 @@ impl Registry {
                 continue;
             };
             match told {
-                Some(Ok(Watched::Changes(changes))) => self.apply(&changes),
-                Some(Ok(Watched::Progress(revision))) => self.advance(revision),
+                Some(Ok(Watched::Changes(changes))) => self.caches.apply(&changes),
+                Some(Ok(Watched::Progress(revision))) => self.caches.advance(revision),
                 Some(Err(e)) => return Err(e),
                 None => return Ok(Ended::Closed),
             }
         }
-    }
-
-    fn advance(&self, revision: Revision) {
-        self.seen.send_if_modified(|s| {
-            let newer = revision > *s;
-            *s = revision.max(*s);
-            newer
-        });
-    }
-
-    /// Hands changes to the caches, then tells that their revision is seen.
-    fn apply(&self, changes: &[Change]) {
-        let mut by_resource: Vec<(Arc<Resource>, Vec<Incoming>)> = Vec::new();
-        for c in changes {
-            let Some((resource, key)) = self.locate(&c.entry.key) else { continue };
-            let value = (!c.deleted && c.unreadable.is_none()).then(|| c.entry.value.clone());
-            let incoming = Incoming { key: key.into(), value, revision: c.entry.modified, created: c.entry.created, unreadable: c.unreadable.clone() };
-            match by_resource.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &resource)) {
-                Some((_, list)) => list.push(incoming),
-                None => by_resource.push((resource, vec![incoming])),
-            }
-        }
-        for (resource, list) in by_resource {
-            resource.feed(list);
-        }
-        if let Some(last) = changes.iter().map(|c| c.entry.modified).max() {
-            self.advance(last);
-        }
-    }
-
-    /// The resource of a store key, and the key within it.
-    fn locate<'k>(&self, key: &'k [u8]) -> Option<(Arc<Resource>, &'k str)> {
-        let key = std::str::from_utf8(key).ok()?;
-        let ends = key.match_indices('/').nth(3)?.0 + 1;
-        Some((self.table.of_prefix(&key[..ends])?, &key[ends..]))
     }
 
     /// After a gap in the watch: finds what changed by comparing every cache with the store.
@@ -230,14 +205,14 @@ impl Registry {
             changes.sort_by_key(|c| c.revision);
             r.feed(changes);
         }
-        self.advance(revision);
+        self.caches.advance(revision);
         Ok(())
     }
 
     /// Ends all watches; new ones end at once.
     pub fn close(&self) {
         self.closing.send_replace(true);
-        self.table.custom().iter().for_each(|r| r.close());
+        self.caches.table.custom().iter().for_each(|r| r.close());
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -250,19 +225,19 @@ impl Registry {
         &self.lifetimes
     }
     pub(crate) fn subscribe_seen(&self) -> watch::Receiver<Revision> {
-        self.seen.subscribe()
+        self.caches.subscribe()
     }
     /// Wakes when watches of the resource end.
     pub(crate) fn subscribe_closing(&self, r: &Resource) -> watch::Receiver<bool> {
         r.subscribe_closing().unwrap_or_else(|| self.closing.subscribe())
     }
     fn resources(&self) -> Vec<Arc<Resource>> {
-        self.table.fixed().iter().cloned().chain(self.table.custom()).collect()
+        self.caches.table.fixed().iter().cloned().chain(self.caches.table.custom()).collect()
     }
 
     /// The revision the caches have seen.
     pub fn seen(&self) -> Revision {
-        *self.seen.borrow()
+        self.caches.seen()
     }
 
     /// Waits until the caches have seen `revision`; false when that takes too long.
@@ -270,7 +245,7 @@ impl Registry {
         if self.seen() >= revision {
             return true;
         }
-        let mut seen = self.seen.subscribe();
+        let mut seen = self.caches.subscribe();
         matches!(tokio::time::timeout(FRESH_TIMEOUT, seen.wait_for(|s| *s >= revision)).await, Ok(Ok(_)))
     }
 
@@ -291,7 +266,7 @@ impl Registry {
 
     /// The resource of a group, whatever the version.
     pub(crate) fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.table.of_group(group, plural)
+        self.caches.table.of_group(group, plural)
     }
 
     /// Whether the store answers now.
@@ -305,7 +280,7 @@ impl Registry {
 
     /// The kind served at this place, for routing, discovery and authorization.
     pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<Arc<dyn AnyKind>> {
-        self.table.find(group, version, plural).map(|(r, _)| r.kind.clone())
+        self.caches.table.find(group, version, plural).map(|(r, _)| r.kind.clone())
     }
     /// All kinds, in the order given at start; then those made at run time, by group and plural.
     pub fn kinds(&self) -> Vec<Arc<dyn AnyKind>> {
@@ -313,22 +288,22 @@ impl Registry {
     }
     /// The kinds made at run time, by group and plural.
     pub fn custom_kinds(&self) -> Vec<Arc<dyn AnyKind>> {
-        self.table.custom().iter().map(|r| r.kind.clone()).collect()
+        self.caches.table.custom().iter().map(|r| r.kind.clone()).collect()
     }
     /// Says that what a kind shows of itself has changed.
     pub fn touch_kinds(&self) {
-        self.table.touch();
+        self.caches.table.touch();
     }
     /// Its number grows whenever a kind appears, changes or goes.
     pub fn kinds_changed(&self) -> watch::Receiver<u64> {
-        self.table.version()
+        self.caches.table.version()
     }
 
     /// Serves the main resource and the subresources `status`, `scale`, `finalize`, `binding`, `eviction` of `call.request`.
     /// 404 when nothing is served there, 405 when the verb is not.
     pub async fn serve(&self, verb: Verb, call: Call) -> Result<Answer, Status> {
         let r = &call.request;
-        let (resource, served) = self.table.find(&r.group, &r.version, &r.plural).ok_or_else(Status::no_such_path)?;
+        let (resource, served) = self.caches.table.find(&r.group, &r.version, &r.plural).ok_or_else(Status::no_such_path)?;
         if resource.info().scope == Scope::Cluster && !r.namespace.is_empty() && !crate::facts::is_namespace(resource.info()) {
             return Err(Status::no_such_path());
         }

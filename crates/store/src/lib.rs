@@ -12,6 +12,7 @@ pub mod suite;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::time::Duration;
 
@@ -57,10 +58,8 @@ pub enum Write {
 /// A change, as watchers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The new state; for a delete `value` is empty and `modified` is the revision of the delete.
+    /// The new state; for a delete `value` is empty, `modified` is the revision of the delete and `created` says nothing.
     pub entry: Entry,
-    /// The state before, absent when the key was created (or is compacted away).
-    pub previous: Option<Entry>,
     pub deleted: bool,
     /// Why the new state cannot be read (encryption at rest); its value is empty then.
     pub unreadable: Option<String>,
@@ -129,6 +128,10 @@ pub enum Watched {
     Progress(Revision),
 }
 
+/// Takes in changes, in revision order (none when there are none), and that everything up to and including the revision has been told. It must
+/// neither block nor panic.
+pub type Feed = Box<dyn Fn(&[Change], Revision) + Send>;
+
 /// Whose it is to forget history at a tick (see [`compactor`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -152,6 +155,11 @@ pub trait Store: Send + Sync + 'static {
     async fn write(&self, w: Write) -> Result<Revision, StoreError>;
     /// Changes of keys with `prefix` after revision `after`, in order, without gap; ends with `Compacted` when too old.
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<BoxStream<'static, Result<Watched, StoreError>>, StoreError>;
+    /// Gives `feed` what [`Store::watch`] would tell, each change before its write is answered: nobody has to be woken to learn of it. Ends when
+    /// the store closes, or when the future that was given is dropped. `None`: this engine tells by watches alone.
+    async fn feed(&self, _prefix: &[u8], _after: Revision, _feed: Feed) -> Result<Option<BoxFuture<'static, ()>>, StoreError> {
+        Ok(None)
+    }
     /// Forget history before `before`; present state stays.
     async fn compact(&self, before: Revision) -> Result<(), StoreError>;
     /// Flush and close. Later calls answer `Closed`.

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use keles_store::embedded::{Embedded, Options};
 use keles_store::suite::{self, put};
-use keles_store::{Expect, Store, StoreError, Watched, Write};
+use keles_store::{Change, Expect, Store, StoreError, Watched, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn open(dir: &Path) -> Arc<Embedded> {
@@ -76,8 +76,42 @@ async fn a_restart_keeps_entries_history_and_the_compaction_floor() {
     let mut stream = s.watch(b"", 2).await.expect("kept");
     let Some(Ok(Watched::Changes(changes))) = stream.next().await else { panic!("changes come first") };
     assert_eq!(changes.iter().map(|c| c.entry.modified).collect::<Vec<_>>(), [3, 4, 5, 6]);
-    assert_eq!(changes[1].previous.as_ref().map(|p| p.modified), Some(2), "the state before the oldest kept change is kept with it");
     assert_eq!(create(&s, "c", "1").await, 7);
+}
+
+#[tokio::test]
+async fn who_is_fed_knows_a_change_before_its_writer_does() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let s = open(dir.path());
+    let one = create(&s, "a/1", "x").await;
+    let two = create(&s, "b/1", "x").await;
+    let told = Arc::new(Mutex::new((Vec::new(), 0)));
+    let feed = || {
+        let told = told.clone();
+        Box::new(move |changes: &[Change], revision| {
+            let mut told = told.lock().expect("no holder panics");
+            told.0.extend(changes.iter().map(|c| (c.entry.clone(), c.deleted)));
+            told.1 = revision;
+        })
+    };
+    let last = || told.lock().expect("no holder panics").0.last().map(|(e, deleted)| (e.modified, e.created, e.value.clone(), *deleted));
+    let fed = s.feed(b"a/", 0, feed()).await.expect("open").expect("this engine feeds");
+    assert_eq!((last(), told.lock().unwrap().1), (Some((one, one, Bytes::from_static(b"x"), false)), two), "what was before comes first");
+    let three = s.write(put("a/1", "y", Expect::Revision(one))).await.expect("current");
+    assert_eq!(last(), Some((three, one, Bytes::from_static(b"y"), false)));
+    let four = create(&s, "b/2", "x").await;
+    assert_eq!((last().map(|l| l.0), told.lock().unwrap().1), (Some(three), four), "of others only that they are past");
+    let five = s.write(Write::Delete { key: Bytes::from_static(b"a/1"), expect: three }).await.expect("current");
+    assert_eq!(last().map(|l| (l.0, l.3)), Some((five, true)));
+    drop(fed);
+    create(&s, "a/2", "x").await;
+    assert_eq!(last().map(|l| l.0), Some(five), "nobody wants it any more");
+    assert!(matches!(s.feed(b"a/", 1000, feed()).await, Err(StoreError::Future { .. })));
+    s.compact(five).await.expect("compaction");
+    assert!(matches!(s.feed(b"a/", one, feed()).await, Err(StoreError::Compacted { .. })));
+    let fed = s.feed(b"a/", five, feed()).await.expect("kept").expect("this engine feeds");
+    s.close().await.expect("closes");
+    fed.await;
 }
 
 #[tokio::test]

@@ -123,6 +123,23 @@ impl State {
         Ok(())
     }
 
+    /// Whether changes after a revision can be told without gap.
+    pub fn check_told_from(&self, after: Revision) -> Result<(), StoreError> {
+        if after > self.revision {
+            return Err(StoreError::Future { asked: after, current: self.revision });
+        }
+        if after + 1 < self.floor {
+            return Err(StoreError::Compacted { asked: after, oldest: self.floor });
+        }
+        Ok(())
+    }
+
+    /// Changes of keys with `prefix` after a revision, in order.
+    pub fn after<'s>(&'s self, revision: Revision, prefix: &'s [u8]) -> impl Iterator<Item = super::Found> + 's {
+        let later = self.history.range(revision + 1..).filter(move |(_, (key, _))| key.starts_with(prefix));
+        later.map(|(revision, (key, version))| (*revision, key.clone(), version.clone()))
+    }
+
     pub fn apply(&mut self, step: Step) -> Arc<Version> {
         let version = Arc::new(Version {
             created: step.created,

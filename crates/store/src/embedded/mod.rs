@@ -1,7 +1,7 @@
 //! The embedded engine: an append-only log in segment files, an index in memory, one writer thread.
 //!
 //! Entry point: [`Embedded::open`]. The write path: callers queue -> the writer thread checks each against the index in order -> one write
-//! and one fdatasync for all of them -> the new index is published -> watchers wake -> callers are answered. Reads take the published index
+//! and one fdatasync for all of them -> the new index is published -> who is fed takes it in, watchers wake -> callers are answered. Reads take the published index
 //! (a persistent map, constant-time clone) and fetch values from the cache or by offset from the files.
 //!
 //! Invariants: the published index holds only what is on disk; files only grow at the newest one's end; a merge replaces files by
@@ -17,9 +17,11 @@ mod values;
 mod watch;
 mod writer;
 
-use crate::{Entry, Page, Revision, Store, StoreError, Watched, Write};
+use crate::{Entry, Feed, Page, Revision, Store, StoreError, Watched, Write};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use index::{State, Version};
 use queue::{Command, Queue, Refusal};
@@ -229,6 +231,15 @@ impl Store for Embedded {
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<BoxStream<'static, Result<Watched, StoreError>>, StoreError> {
         self.shared.check_open()?;
         watch::watch(&self.shared, prefix, after)
+    }
+
+    async fn feed(&self, prefix: &[u8], after: Revision, feed: Feed) -> Result<Option<BoxFuture<'static, ()>>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let (open, ended) = oneshot::channel::<std::convert::Infallible>();
+        let fed = writer::Fed { prefix: Bytes::copy_from_slice(prefix), feed, open };
+        self.shared.queue.push(Command::Feed { fed, after, reply }).await?;
+        answer.await.map_err(|_| StoreError::Closed)??;
+        Ok(Some(ended.map(drop).boxed()))
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {

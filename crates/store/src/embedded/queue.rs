@@ -1,5 +1,6 @@
 //! What waits for the writer thread. Bounded: a caller waits for room before its command enters.
 
+use super::writer::Fed;
 use crate::{Revision, StoreError, Write};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -24,6 +25,12 @@ pub enum Command {
     },
     Compact {
         before: Revision,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Answered with what ends when the feeding does.
+    Feed {
+        fed: Fed,
+        after: Revision,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
     Close,

@@ -5,7 +5,7 @@
 //! shortly after the writer falls idle.
 
 use super::Shared;
-use super::index::State;
+use super::index::{State, Version};
 use crate::{Change, Revision, StoreError, Watched};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
@@ -93,18 +93,8 @@ pub fn watch(shared: &Arc<Shared>, prefix: &[u8], after: Revision) -> Result<Box
     shared.watchers.add(watcher.clone());
     let cursor = Cursor { shared: shared.clone(), watcher, position: after, greeted: false, ended: false };
     let state = shared.state();
-    if after > state.revision {
-        return Err(StoreError::Future { asked: after, current: state.revision });
-    }
-    check_kept(&state, after)?;
+    state.check_told_from(after)?;
     Ok(unfold(cursor, next).boxed())
-}
-
-fn check_kept(state: &State, after: Revision) -> Result<(), StoreError> {
-    if after + 1 < state.floor {
-        return Err(StoreError::Compacted { asked: after, oldest: state.floor });
-    }
-    Ok(())
 }
 
 async fn next(mut cursor: Cursor) -> Option<(Result<Watched, StoreError>, Cursor)> {
@@ -129,17 +119,10 @@ impl Cursor {
         self.shared.check_open()?;
         self.position = self.position.max(self.watcher.clear_to.load(Ordering::Acquire));
         let state = self.shared.state();
-        check_kept(&state, self.position)?;
+        state.check_told_from(self.position)?;
         let found = self.find(&state);
         let reached = if found.len() == CHANGES_LIMIT { found[CHANGES_LIMIT - 1].0 } else { state.revision.max(self.position) };
-        let message = match found.last() {
-            None => self.progress(reached),
-            Some((last, ..)) => {
-                // Its changes tell a watcher how far it is, which spares it the progress that the next reader would ask for.
-                self.watcher.told.fetch_max(*last, Ordering::AcqRel);
-                Some(Watched::Changes(self.shared.changes(found).await?))
-            }
-        };
+        let message = if found.is_empty() { self.progress(reached) } else { Some(Watched::Changes(self.shared.changes(found).await?)) };
         self.position = reached;
         self.watcher.clear_to.fetch_max(reached, Ordering::AcqRel);
         Ok(message)
@@ -147,13 +130,7 @@ impl Cursor {
 
     /// Changes of the prefix after the position, up to a message's worth.
     fn find(&self, state: &State) -> Vec<super::Found> {
-        state
-            .history
-            .range(self.position + 1..)
-            .filter(|(_, (key, _))| key.starts_with(&self.watcher.prefix))
-            .take(CHANGES_LIMIT)
-            .map(|(revision, (key, version))| (*revision, key.clone(), version.clone()))
-            .collect()
+        state.after(self.position, &self.watcher.prefix).take(CHANGES_LIMIT).collect()
     }
 
     fn progress(&mut self, reached: Revision) -> Option<Watched> {
@@ -169,18 +146,14 @@ impl Cursor {
 impl Shared {
     /// Reads the values of changes, off the async threads when the disk is needed.
     async fn changes(self: &Arc<Self>, found: Vec<super::Found>) -> Result<Arc<Vec<Change>>, StoreError> {
-        let cold = found.iter().any(|(_, _, v)| (!v.deleted && self.values.cached(v).is_none()) || v.previous().is_some_and(|p| !p.deleted && self.values.cached(&p).is_none()));
+        let cold = found.iter().any(|(_, _, v)| !v.deleted && self.values.cached(v).is_none());
         let shared = self.clone();
         let read = move || found.into_iter().map(|(_, key, version)| shared.change(&key, &version)).collect::<Result<Vec<_>, _>>();
         let changes = if cold { tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)? } else { read() };
         changes.map(Arc::new)
     }
 
-    fn change(&self, key: &Bytes, version: &super::index::Version) -> Result<Change, StoreError> {
-        let previous = match version.previous() {
-            Some(p) if !p.deleted => Some(self.values.entry(key, &p)?),
-            _ => None,
-        };
-        Ok(Change { entry: self.values.entry(key, version)?, previous, deleted: version.deleted, unreadable: None })
+    pub fn change(&self, key: &Bytes, version: &Version) -> Result<Change, StoreError> {
+        Ok(Change { entry: self.values.entry(key, version)?, deleted: version.deleted, unreadable: None })
     }
 }

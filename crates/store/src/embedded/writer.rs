@@ -6,7 +6,7 @@ use super::merge;
 use super::queue::{Command, Refusal};
 use super::record::{Frame, Kind, Record};
 use super::segment::{self, Segment, disk_error};
-use crate::{Expect, Revision, StoreError, Write};
+use crate::{Change, Entry, Expect, Feed, Revision, StoreError, Write};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,8 +36,17 @@ pub struct Writer {
     /// Keys that expire: (when, revision of the put) -> key.
     expiring: BTreeMap<(u64, Revision), Bytes>,
     frame: Frame,
+    fed: Vec<Fed>,
     /// Held so that no other process opens the folder; released when the thread ends.
     _lock: File,
+}
+
+/// Somebody who is given changes by this thread.
+pub struct Fed {
+    pub prefix: Bytes,
+    pub feed: Feed,
+    /// Its other end is gone: nobody wants them any more.
+    pub open: oneshot::Sender<std::convert::Infallible>,
 }
 
 /// A batch being checked: the index as it will be, and what to tell whom.
@@ -57,7 +66,7 @@ pub fn now_ms() -> u64 {
 impl Writer {
     pub fn new(shared: Arc<Shared>, active: Arc<Segment>, active_bytes: u64, lock: File) -> Writer {
         let expiring = shared.state().keys.iter().filter(|(_, v)| !v.deleted && v.expires_ms > 0).map(|(k, v)| ((v.expires_ms, v.modified), k.clone())).collect();
-        Writer { shared, active, active_bytes, untidy: false, expiring, frame: Frame::new(), _lock: lock }
+        Writer { shared, active, active_bytes, untidy: false, expiring, frame: Frame::new(), fed: Vec::new(), _lock: lock }
     }
 
     pub fn run(mut self) {
@@ -94,6 +103,10 @@ impl Writer {
                     self.commit_all(std::mem::take(&mut writes));
                     // The asker may be gone.
                     let _ = reply.send(self.compact(before));
+                }
+                Command::Feed { fed, after, reply } => {
+                    self.commit_all(std::mem::take(&mut writes));
+                    let _ = reply.send(self.begin_feeding(fed, after));
                 }
                 Command::Close => go_on = false,
             }
@@ -172,6 +185,7 @@ impl Writer {
         }
         let before = self.shared.state().revision;
         let now = draft.state.revision;
+        self.feed(&draft, now);
         for (revision, value) in draft.values {
             self.shared.values.remember(revision, value);
         }
@@ -180,6 +194,29 @@ impl Writer {
         self.shared.publish(draft.state);
         self.shared.watchers.committed(&draft.keys, before, now);
         draft.answers.into_iter().for_each(|(reply, outcome)| answer(reply, outcome));
+    }
+
+    /// Tells who is fed of what has become durable.
+    fn feed(&mut self, draft: &Draft, now: Revision) {
+        self.fed.retain(|fed| !fed.open.is_closed());
+        for fed in &self.fed {
+            let mine = draft.values.iter().filter_map(|(revision, value)| {
+                let (key, version) = draft.state.history.get(revision).filter(|(key, _)| key.starts_with(&fed.prefix))?;
+                let entry = Entry { key: key.clone(), value: value.clone(), created: version.created, modified: *revision };
+                Some(Change { entry, deleted: version.deleted, unreadable: None })
+            });
+            (fed.feed)(&mine.collect::<Vec<_>>(), now);
+        }
+    }
+
+    /// Tells what happened since `after`, and from now on what happens.
+    fn begin_feeding(&mut self, fed: Fed, after: Revision) -> Result<(), StoreError> {
+        let state = self.shared.state();
+        state.check_told_from(after)?;
+        let missed = state.after(after, &fed.prefix).map(|(_, key, version)| self.shared.change(&key, &version)).collect::<Result<Vec<_>, _>>()?;
+        (fed.feed)(&missed, state.revision);
+        self.fed.push(fed);
+        Ok(())
     }
 
     /// Writes the frame at the end of the active segment and syncs; cuts it off again on failure.

@@ -137,7 +137,6 @@ enum State {
     Present,
     /// Read at a revision, which may be the present one: a needless mark costs one write, a missing one a key that cannot be retired.
     Pinned,
-    Past,
 }
 
 impl Shared {
@@ -174,7 +173,6 @@ impl Shared {
         e.value = value;
         let stale = at > 0 || old_key;
         match state {
-            State::Past => {}
             State::Present | State::Pinned if stale => {
                 self.stale().insert(e.key.clone());
             }
@@ -193,9 +191,6 @@ impl Shared {
         } else if let Err(why) = self.open(&mut c.entry, State::Present).await {
             c.entry.value = Bytes::new();
             c.unreadable = Some(why.to_string());
-        }
-        if let Some(mut p) = c.previous.take() {
-            c.previous = self.open(&mut p, State::Past).await.is_ok().then_some(p);
         }
         c
     }

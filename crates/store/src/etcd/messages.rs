@@ -194,8 +194,6 @@ pub struct WatchCreateRequest {
     /// Inclusive.
     #[prost(int64, tag = "3")]
     pub start_revision: i64,
-    #[prost(bool, tag = "6")]
-    pub prev_kv: bool,
     /// Large answers come in parts.
     #[prost(bool, tag = "8")]
     pub fragment: bool,
@@ -232,9 +230,6 @@ pub struct Event {
     pub kind: i32,
     #[prost(message, optional, tag = "2")]
     pub kv: Option<KeyValue>,
-    /// Absent when there was none, or it is compacted.
-    #[prost(message, optional, tag = "3")]
-    pub previous: Option<KeyValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

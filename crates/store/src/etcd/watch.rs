@@ -7,7 +7,7 @@
 
 use super::Shared;
 use super::client::Failed;
-use super::messages::{DELETE, Event, KeyValue, RANGE, RangeRequest, RangeResponse, WATCH, WatchCreateRequest, WatchRequest, WatchResponse};
+use super::messages::{DELETE, Event, RANGE, RangeRequest, RangeResponse, WATCH, WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::{Change, Revision, StoreError, Watched};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -38,7 +38,7 @@ impl Connection {
         let (member, channel) = shared.members.apart();
         let (requests, stream) = futures::channel::mpsc::unbounded();
         let range_end = Bytes::from_static(if all { EVERYTHING } else { b"" });
-        let create = WatchCreateRequest { key: Bytes::from_static(EVERYTHING), range_end, start_revision: start as i64, prev_kv: true, fragment: true };
+        let create = WatchCreateRequest { key: Bytes::from_static(EVERYTHING), range_end, start_revision: start as i64, fragment: true };
         // The receiver is in this function's hands.
         let _ = requests.unbounded_send(WatchRequest { create: Some(create) });
         let opened = tokio::time::timeout(SOON, channel.duplex(WATCH, stream)).await;
@@ -224,11 +224,7 @@ fn revision_of(event: &Event) -> Revision {
 /// The event as watchers see it; `None` where it is of another prefix. `root` bytes of its key are not the caller's.
 fn change(event: Event, prefix: &[u8], root: usize) -> Option<Change> {
     let kv = event.kv.filter(|kv| kv.key.starts_with(prefix))?;
-    let previous = event.previous.map(|p| super::read::entry(p, root));
-    let deleted = event.kind == DELETE;
-    // A delete's own words hold neither value nor origin.
-    let kv = if deleted { KeyValue { create_revision: previous.as_ref().map_or(0, |p| p.created as i64), value: Bytes::new(), ..kv } } else { kv };
-    Some(Change { entry: super::read::entry(kv, root), previous, deleted, unreadable: None })
+    Some(Change { entry: super::read::entry(kv, root), deleted: event.kind == DELETE, unreadable: None })
 }
 
 impl Shared {
@@ -254,10 +250,11 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::messages::KeyValue;
     use crate::etcd::{Etcd, Options};
 
     fn event(key: &str, revision: i64) -> Event {
-        Event { kind: 0, kv: Some(KeyValue { key: key.to_owned().into(), mod_revision: revision, create_revision: revision, ..KeyValue::default() }), previous: None }
+        Event { kind: 0, kv: Some(KeyValue { key: key.to_owned().into(), mod_revision: revision, create_revision: revision, ..KeyValue::default() }) }
     }
 
     fn cursor() -> Cursor {

@@ -252,7 +252,11 @@ spec:
         assert!(env.lines().any(|l| l == line), "{line} is missing in\n{env}");
     }
     assert_eq!(c.exec("vols", &["cat", "/conf/greeting", "/info/labels"]), "helloa=\"b\"");
-    assert!(c.exec("vols", &["mount"]).lines().any(|l| l.contains("on /mem type tmpfs")));
+    let mounts = c.exec("vols", &["mount"]);
+    let memory = mounts.lines().find(|l| l.contains("on /mem type tmpfs")).expect("in memory");
+    let release = c.exec("vols", &["uname", "-r"]);
+    let kernel: Vec<u32> = release.split('.').take(2).filter_map(|n| n.parse().ok()).collect();
+    assert_eq!(memory.contains("noswap"), kernel >= vec![6, 4], "since Linux 6.4 a tmpfs stays out of swap when asked: {memory}");
     assert!(c.exec("vols", &["cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"]).starts_with("ey"), "the pod has a token");
     let resolv = c.exec("vols", &["cat", "/etc/resolv.conf"]);
     assert!(

@@ -3,6 +3,7 @@
 use crate::call::{LONG, USUAL, failed, gone, seconds};
 use crate::{Inner, Known, SANDBOX_ID, held, make_folder, sandbox};
 use keles_cri as cri;
+use keles_linux::cgroup::{SWAP_MAX, Version, memory_and_swap};
 use keles_runtime::api::{AppArmor, ContainerConfig, ContainerState, ContainerStatus, Device, Mount, Propagation, Resources, Result, RuntimeError, Seccomp, Security};
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +47,10 @@ impl Inner {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             tty: config.tty,
-            linux: Some(cri::LinuxContainerConfig { resources: Some(resources(&config.resources)), security_context: Some(security(&config.security, namespaces)) }),
+            linux: Some(cri::LinuxContainerConfig {
+                resources: Some(resources(&config.resources, self.groups.memory_version())),
+                security_context: Some(security(&config.security, namespaces)),
+            }),
             cdi_devices: Vec::new(),
             stop_signal: config.stop_signal.and_then(cri::Signal::of_number).unwrap_or(cri::Signal::RuntimeDefault).into(),
         })
@@ -141,12 +145,18 @@ fn status(s: cri::ContainerStatus) -> ContainerStatus {
     }
 }
 
-pub(crate) fn resources(r: &Resources) -> cri::LinuxContainerResources {
+/// cgroup v2 counts swap alone, in a file that `unified` names; v1 together with memory, and only where that is limited.
+pub(crate) fn resources(r: &Resources, memory: Option<Version>) -> cri::LinuxContainerResources {
+    let swap = |version| r.swap_bytes.filter(|_| memory == Some(version));
+    let limit = r.memory_limit_bytes.filter(|bytes| *bytes > 0);
+    let max = |bytes: i64| if bytes < 0 { "max".to_owned() } else { bytes.to_string() };
     cri::LinuxContainerResources {
         cpu_period: r.cpu_period_us.and_then(|n| i64::try_from(n).ok()).unwrap_or_default(),
         cpu_quota: r.cpu_quota_us.unwrap_or_default(),
         cpu_shares: r.cpu_shares.and_then(|n| i64::try_from(n).ok()).unwrap_or_default(),
         memory_limit_in_bytes: r.memory_limit_bytes.unwrap_or_default(),
+        memory_swap_limit_in_bytes: limit.zip(swap(Version::V1)).map(|(limit, swap)| memory_and_swap(limit, swap)).unwrap_or_default(),
+        unified: swap(Version::V2).map(|bytes| (SWAP_MAX.to_owned(), max(bytes))).into_iter().collect(),
         oom_score_adj: r.oom_score_adj.unwrap_or_default().into(),
         cpuset_cpus: r.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: r.cpuset_mems.clone().unwrap_or_default(),
@@ -254,6 +264,27 @@ mod tests {
         assert_eq!(of(None, Some(5), "web"), (None, "web".into(), Some(5)));
         assert_eq!(of(None, Some(5), ""), (Some(0), String::new(), Some(5)));
         assert_eq!(of(None, None, ""), (None, String::new(), None), "the image decides");
+    }
+
+    #[test]
+    fn swap_is_told_with_memory_on_v1_and_by_its_file_on_v2() {
+        let told = |version, limit, swap| {
+            let r = resources(&Resources { memory_limit_bytes: limit, swap_bytes: swap, ..Resources::default() }, version);
+            (r.memory_swap_limit_in_bytes, r.unified.get(SWAP_MAX).cloned().unwrap_or_default())
+        };
+        for (version, limit, swap, sum, file) in [
+            (Some(Version::V1), Some(64), Some(0), 64, ""),
+            (Some(Version::V1), Some(64), Some(32), 96, ""),
+            (Some(Version::V1), None, Some(0), 0, ""),
+            (Some(Version::V1), Some(64), None, 0, ""),
+            (Some(Version::V2), Some(64), Some(0), 0, "0"),
+            (Some(Version::V2), None, Some(32), 0, "32"),
+            (Some(Version::V2), None, Some(-1), 0, "max"),
+            (Some(Version::V2), Some(64), None, 0, ""),
+            (None, Some(64), Some(0), 0, ""),
+        ] {
+            assert_eq!(told(version, limit, swap), (sum, file.to_owned()), "{version:?} {limit:?} {swap:?}");
+        }
     }
 
     #[test]

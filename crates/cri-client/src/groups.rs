@@ -4,7 +4,7 @@
 //! that systemd names), and removes only those of its containers.
 
 use crate::blocking;
-use keles_linux::cgroup::{CgroupError, Figures, Group, Layout};
+use keles_linux::cgroup::{CgroupError, Figures, Group, Layout, Version};
 use keles_runtime::api::{Resources, Result, RuntimeError};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,10 @@ impl Groups {
     /// Relative to the trees' tops; `below` as [`keles_runtime::api::SandboxConfig::cgroup`] has it, empty for all pods together.
     pub fn path(&self, below: &str) -> String {
         format!("{}/{}", self.root, below.trim_matches('/')).trim_end_matches('/').to_owned()
+    }
+
+    pub fn memory_version(&self) -> Option<Version> {
+        self.layout.version_of("memory")
     }
 
     fn group(&self, path: &str) -> Result<Group> {

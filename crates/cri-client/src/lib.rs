@@ -245,7 +245,8 @@ impl PodRuntime for Remote {
         self.inner.caller.container(cri::REOPEN_CONTAINER_LOG, "reopen log", id, &request, USUAL).await.map(|_: cri::ReopenContainerLogResponse| ())
     }
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
-        let request = cri::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(container::resources(&resources)), ..Default::default() };
+        let linux = container::resources(&resources, self.inner.groups.memory_version());
+        let request = cri::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
         self.inner.caller.container(cri::UPDATE_CONTAINER_RESOURCES, "update resources", id, &request, LONG).await.map(|_: cri::UpdateContainerResourcesResponse| ())
     }
     async fn update_sandbox_resources(&self, sandbox_id: &str, resources: Resources) -> Result<()> {

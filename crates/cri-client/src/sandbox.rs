@@ -169,7 +169,7 @@ impl Inner {
                 security_context: Some(security(config)),
                 sysctls: config.sysctls.clone(),
                 overhead: None,
-                resources: Some(container::resources(&config.resources)),
+                resources: Some(container::resources(&config.resources, self.groups.memory_version())),
             }),
         }
     }

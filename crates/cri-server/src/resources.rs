@@ -1,9 +1,10 @@
 //! Limits of containers: from the service's figures to the runtime's, and the last ones that a container was given, across restarts.
 
 use crate::CriError;
-use crate::faults::refused;
+use crate::faults::{invalid, refused};
 use keles_cri::LinuxContainerResources;
 use keles_grpc::{Code, Status};
+use keles_linux::cgroup::SWAP_MAX;
 use keles_runtime::api::Resources;
 use prost::Message;
 use std::io;
@@ -17,12 +18,8 @@ pub fn of_linux(r: &LinuxContainerResources) -> Result<Resources, Status> {
     if let Some(limit) = r.hugepage_limits.iter().find(|limit| limit.limit != 0) {
         return Err(refused("linux.resources.hugepage_limits", format!("{} pages cannot be limited", limit.page_size)));
     }
-    if let Some((name, value)) = r.unified.iter().find(|(name, value)| (name.as_str(), value.as_str()) != OOM_GROUP) {
+    if let Some((name, value)) = r.unified.iter().find(|(name, value)| name.as_str() != SWAP_MAX && (name.as_str(), value.as_str()) != OOM_GROUP) {
         return Err(refused("linux.resources.unified", format!("{name}={value} cannot be set")));
-    }
-    // Memory and swap together: as much as memory alone is no swap, which is what a limit means here.
-    if r.memory_swap_limit_in_bytes != 0 && r.memory_swap_limit_in_bytes != r.memory_limit_in_bytes {
-        return Err(refused("linux.resources.memory_swap_limit_in_bytes", "a container with a memory limit has no swap, one without is not limited"));
     }
     let positive = |n: i64| (n > 0).then_some(n);
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
@@ -32,6 +29,7 @@ pub fn of_linux(r: &LinuxContainerResources) -> Result<Resources, Status> {
         cpu_quota_us: (r.cpu_quota != 0).then_some(r.cpu_quota),
         cpu_period_us: positive(r.cpu_period).map(|n| n as u64),
         memory_limit_bytes: (r.memory_limit_in_bytes != 0).then_some(r.memory_limit_in_bytes),
+        swap_bytes: swap(r)?,
         pids_limit: None,
         oom_score_adj: (r.oom_score_adj != 0).then_some(r.oom_score_adj as i32),
         cpuset_cpus: text(&r.cpuset_cpus),
@@ -39,7 +37,22 @@ pub fn of_linux(r: &LinuxContainerResources) -> Result<Resources, Status> {
     })
 }
 
-/// What stands after a change: figures that are not specified stay.
+/// Swap alone, as cgroup v2 has it, or what is beyond memory in v1's sum of both; the former wins, as runc writes it last.
+fn swap(r: &LinuxContainerResources) -> Result<Option<i64>, Status> {
+    if let Some(text) = r.unified.get(SWAP_MAX) {
+        let bytes = if text == "max" { Some(-1) } else { text.parse().ok().filter(|bytes| *bytes >= 0) };
+        return bytes.map(Some).ok_or_else(|| invalid(format!("linux.resources.unified: {SWAP_MAX}={text:?} is neither bytes nor max")));
+    }
+    let (limit, both) = (r.memory_limit_in_bytes, r.memory_swap_limit_in_bytes);
+    match both {
+        0 => Ok(None),
+        ..0 => Ok(Some(-1)),
+        _ if limit > 0 && both >= limit => Ok(Some(both - limit)),
+        _ => Err(invalid(format!("linux.resources.memory_swap_limit_in_bytes: {both} (memory and swap together) must not be less than a memory limit, which is {limit}"))),
+    }
+}
+
+/// What stands after a change: figures that are not specified stay. A sum with swap belongs to the limit that it was given with.
 pub fn changed(old: &LinuxContainerResources, new: &LinuxContainerResources) -> LinuxContainerResources {
     let number = |new: i64, old: i64| if new == 0 { old } else { new };
     let text = |new: &String, old: &String| if new.is_empty() { old.clone() } else { new.clone() };
@@ -53,7 +66,11 @@ pub fn changed(old: &LinuxContainerResources, new: &LinuxContainerResources) -> 
         cpuset_mems: text(&new.cpuset_mems, &old.cpuset_mems),
         hugepage_limits: if new.hugepage_limits.is_empty() { old.hugepage_limits.clone() } else { new.hugepage_limits.clone() },
         unified: old.unified.iter().chain(&new.unified).map(|(k, v)| (k.clone(), v.clone())).collect(),
-        memory_swap_limit_in_bytes: number(new.memory_swap_limit_in_bytes, old.memory_swap_limit_in_bytes),
+        memory_swap_limit_in_bytes: if new.memory_limit_in_bytes == 0 {
+            number(new.memory_swap_limit_in_bytes, old.memory_swap_limit_in_bytes)
+        } else {
+            new.memory_swap_limit_in_bytes
+        },
     }
 }
 
@@ -116,7 +133,37 @@ mod tests {
         assert_eq!(refusal(LinuxContainerResources { hugepage_limits: pages(0), ..Default::default() }), "");
         assert!(refusal(LinuxContainerResources { unified: [("memory.high".to_owned(), "1".to_owned())].into(), ..Default::default() }).contains("memory.high=1"));
         assert_eq!(refusal(LinuxContainerResources { unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(), ..Default::default() }), "");
-        assert!(refusal(LinuxContainerResources { memory_swap_limit_in_bytes: 2, memory_limit_in_bytes: 1, ..Default::default() }).contains("memory_swap"));
+    }
+
+    #[test]
+    fn swap_is_what_the_sum_has_beyond_memory_or_the_file_of_v2() {
+        let of = |limit, both, file: Option<&str>| {
+            let unified = file.map(|text| (SWAP_MAX.to_owned(), text.to_owned())).into_iter().collect();
+            of_linux(&LinuxContainerResources { memory_limit_in_bytes: limit, memory_swap_limit_in_bytes: both, unified, ..Default::default() }).map(|limits| limits.swap_bytes)
+        };
+        for (limit, both, file, expected) in [
+            (64, 0, None, None),
+            (64, 64, None, Some(0)),
+            (64, 96, None, Some(32)),
+            (64, -1, None, Some(-1)),
+            (0, 0, Some("0"), Some(0)),
+            (64, 64, Some("16"), Some(16)),
+            (64, 0, Some("max"), Some(-1)),
+        ] {
+            assert_eq!(of(limit, both, file).ok(), Some(expected), "{limit} {both} {file:?}");
+        }
+        for (limit, both, file) in [(64, 32, None), (0, 32, None), (64, 0, Some("-1")), (64, 0, Some("much"))] {
+            assert_eq!(of(limit, both, file).err().map(|status| status.code), Some(Code::InvalidArgument), "{limit} {both} {file:?}");
+        }
+    }
+
+    #[test]
+    fn another_memory_limit_takes_the_sum_of_the_old_one_away() {
+        let old = LinuxContainerResources { memory_limit_in_bytes: 64, memory_swap_limit_in_bytes: 64, ..Default::default() };
+        let sum = |new: LinuxContainerResources| changed(&old, &new).memory_swap_limit_in_bytes;
+        assert_eq!(sum(LinuxContainerResources { memory_limit_in_bytes: 128, ..Default::default() }), 0);
+        assert_eq!(sum(LinuxContainerResources { memory_limit_in_bytes: 128, memory_swap_limit_in_bytes: 128, ..Default::default() }), 128);
+        assert_eq!(sum(LinuxContainerResources { cpu_shares: 2, ..Default::default() }), 64);
     }
 
     #[test]

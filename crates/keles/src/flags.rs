@@ -453,6 +453,20 @@ mod tests {
     }
 
     #[test]
+    fn swap_is_left_alone_unless_told() {
+        let parse = |more: &[&str]| match Cli::try_parse_from([&["keles", "server"], more].concat()) {
+            Ok(Cli { role: Role::Server(s), .. }) => Ok(s.node.limits().unwrap_or_else(|e| panic!("{e}")).swap),
+            Ok(_) => panic!("a server"),
+            Err(e) => Err(e.to_string()),
+        };
+        use keles_kubelet::swap::{Behavior, Settings};
+        assert_eq!(parse(&[]), Ok(Settings { behavior: Behavior::NoSwap, fail_on: false }));
+        assert_eq!(parse(&["--fail-swap-on", "--memory-swap-behavior=LimitedSwap"]), Ok(Settings { behavior: Behavior::LimitedSwap, fail_on: true }));
+        assert_eq!(parse(&["--fail-swap-on=false", "--memory-swap-behavior", ""]), Ok(Settings::default()), "empty is upstream's default");
+        assert!(parse(&["--memory-swap-behavior", "UnlimitedSwap"]).is_err_and(|e| e.contains("must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"")));
+    }
+
+    #[test]
     fn the_kubeconfig_lies_in_the_data_folder_unless_told() {
         let Role::Server(s) = Cli::parse_from(["keles", "server", "--data-dir", "/x"]).role else { panic!("a server") };
         assert_eq!(s.api.kubeconfig(), PathBuf::from("/x/kubeconfig"));

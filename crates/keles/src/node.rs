@@ -138,6 +138,7 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.reserved = o.limits.reserved;
     c.static_pods = o.limits.static_pods;
     c.placement = o.limits.placement;
+    c.swap = o.limits.swap;
     c.shutdown = o.limits.shutdown;
     c
 }

@@ -1,7 +1,7 @@
 //! Flags of the node's own resources: what is kept from pods, when pods and images must go. In upstream's names, for `keles server` and
 //! `keles kubelet`.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use keles_kubelet::config::Reserved;
 use keles_kubelet::eviction::{Thresholds, ThresholdsText, duration};
 use keles_kubelet::image_gc::Limits;
@@ -11,6 +11,7 @@ use keles_kubelet::placement::topology::Topology;
 use keles_kubelet::placement::{Settings, cpus, memory};
 use keles_kubelet::shutdown;
 use keles_kubelet::static_pods::Sources;
+use keles_kubelet::swap::{self, Behavior};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +71,13 @@ pub struct NodeFlags {
     /// prefer-closest-numa-nodes=true|false, max-allowable-numa-nodes=NUMBER.
     #[arg(long, value_delimiter = ',', value_parser = option)]
     pub topology_manager_policy_options: Vec<(String, String)>,
+    /// Do not start on a node with swap on.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fail_swap_on: bool,
+    /// What containers may use of the node's swap: NoSwap, or LimitedSwap (those of Burstable pods a share by their memory request; cgroup v2 only).
+    /// KubeletConfiguration's memorySwap.swapBehavior.
+    #[arg(long, default_value = "NoSwap", value_parser = Behavior::parse)]
+    pub memory_swap_behavior: Behavior,
     /// How long pods may take to end when the machine goes down (systemd's logind then waits); 0: it does not wait.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub shutdown_grace_period: Duration,
@@ -133,6 +141,7 @@ pub struct NodeLimits {
     pub reserved: Reserved,
     pub static_pods: Sources,
     pub placement: Settings,
+    pub swap: swap::Settings,
     pub shutdown: Vec<shutdown::Group>,
 }
 
@@ -179,7 +188,8 @@ impl NodeFlags {
             file_every: self.file_check_frequency,
             url_every: self.http_check_frequency,
         };
-        Ok(NodeLimits { static_pods, placement, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, logs, reserved })
+        let swap = swap::Settings { behavior: self.memory_swap_behavior, fail_on: self.fail_swap_on };
+        Ok(NodeLimits { static_pods, placement, swap, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, logs, reserved })
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

@@ -89,6 +89,7 @@ pub struct KubeletConfig {
     pub reserved: Reserved,
     /// How devices, processors and memory are given to containers for themselves.
     pub placement: crate::placement::Settings,
+    pub swap: crate::swap::Settings,
     /// What pods have to end when the machine goes down, by priority; none: it does not wait.
     pub shutdown: Vec<crate::shutdown::Group>,
     pub static_pods: crate::static_pods::Sources,
@@ -121,6 +122,7 @@ impl KubeletConfig {
             logs: Default::default(),
             reserved: Reserved::default(),
             placement: crate::placement::Settings::default(),
+            swap: crate::swap::Settings::default(),
             shutdown: Vec::new(),
             static_pods: crate::static_pods::Sources::default(),
             volume_refresh: Duration::from_secs(60),

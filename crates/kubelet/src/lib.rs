@@ -53,6 +53,7 @@ mod service_env;
 pub mod shutdown;
 pub mod static_pods;
 mod status_writer;
+pub mod swap;
 mod user_namespaces;
 
 pub use config::{DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
@@ -77,6 +78,8 @@ pub enum KubeletError {
     #[error("{0}")]
     Placement(String),
     #[error(transparent)]
+    Swap(#[from] swap::SwapError),
+    #[error(transparent)]
     Shutdown(#[from] shutdown::ShutdownError),
     #[error(transparent)]
     Allocated(#[from] allocated::AllocatedError),
@@ -96,6 +99,7 @@ impl Kubelet {
         network: Arc<dyn PodNetwork>,
         shutdown: CancellationToken,
     ) -> Result<(), KubeletError> {
+        swap::check(&config.swap)?;
         for dir in [config.pods_dir(), config.root_dir.join("plugins"), config.data_dir.join("pods-logs")] {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
@@ -113,6 +117,7 @@ impl Kubelet {
         let allocated = allocated::Allocated::open(&config.data_dir)?;
         let informers = keles_client::Informers::new(client.clone(), shutdown.clone());
         let events = events::Recorder::start(client.clone(), &config.node_name);
+        swap::warn_of_volumes(&events, &config.node_name);
         let agent = Arc::new(Agent {
             csi: keles_volumes::csi::Csi::open(&config.root_dir),
             csi_node: csi_node::Shown::default(),

@@ -10,7 +10,7 @@ use crate::events::NORMAL;
 use crate::eviction::{Condition, Pressure};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use keles_runtime::api::Handler;
 use kube::Api;
@@ -176,13 +176,22 @@ async fn status(agent: &Agent, port: u16, node: &Node) -> Value {
         "conditions": conditions(node, &agent.pressure.borrow(), not_ready.as_deref()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        "nodeInfo": agent.facts.info,
+        "nodeInfo": node_info(&agent.facts.info),
         "images": node_images,
         // What the runtime can do, by RuntimeClass handler; the empty one is the default.
         "runtimeHandlers": handlers,
         "features": {"supplementalGroupsPolicy": agent.features.supplemental_groups_policy},
         "declaredFeatures": declared_features(agent.placement.has_static_cpus()),
     })
+}
+
+/// A merge patch takes away only what it names, so that a node whose swap was switched off says so.
+fn node_info(info: &NodeSystemInfo) -> Value {
+    let mut shown = json!(info);
+    if info.swap.is_none() {
+        shown["swap"] = Value::Null;
+    }
+    shown
 }
 
 /// What this node can of what others of v1.36 may not (KEP-5328), sorted.

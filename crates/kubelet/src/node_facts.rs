@@ -2,7 +2,8 @@
 
 use crate::config::{KubeletConfig, Reserved};
 use crate::eviction::Signal;
-use k8s_openapi::api::core::v1::NodeSystemInfo;
+use crate::swap::NodeSwap;
+use k8s_openapi::api::core::v1::{NodeSwapStatus, NodeSystemInfo};
 use keles_volumes::quantity::Quantity;
 use std::collections::BTreeMap;
 
@@ -17,13 +18,15 @@ pub struct NodeFacts {
     pub apparmor: bool,
     /// Not for pods.
     pub kept: Reserved,
+    pub swap: NodeSwap,
     pub info: NodeSystemInfo,
 }
 
 impl NodeFacts {
     pub fn read(config: &KubeletConfig, runtime_version: &str) -> Self {
         let disk = rustix::fs::statvfs(&config.data_dir).map(|stat| (stat.f_blocks * stat.f_frsize) as i64).unwrap_or(0);
-        let memory_bytes = memory_bytes();
+        let meminfo = read("/proc/meminfo");
+        let (memory_bytes, swap_bytes) = (meminfo_bytes(&meminfo, "MemTotal"), meminfo_bytes(&meminfo, "SwapTotal"));
         let thresholds = Reserved {
             cpu_milli: 0,
             memory_bytes: config.eviction.reserved(Signal::MemoryAvailable, memory_bytes),
@@ -37,7 +40,8 @@ impl NodeFacts {
             huge_page_sizes: huge_page_sizes(),
             max_pods: config.max_pods,
             apparmor: keles_runtime::apparmor::Host::of(std::path::Path::new("/")).is_enabled(),
-            info: info(runtime_version),
+            swap: NodeSwap::read(config.swap.behavior, memory_bytes, swap_bytes),
+            info: NodeSystemInfo { swap: swap_status(swap_bytes), ..info(runtime_version) },
         }
     }
 
@@ -80,10 +84,14 @@ fn cpus() -> i64 {
     listed.max(1) as i64
 }
 
-fn memory_bytes() -> i64 {
-    let text = read("/proc/meminfo");
-    let line = text.lines().find(|line| line.starts_with("MemTotal:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|number| number.parse::<i64>().ok()).unwrap_or(0) * 1024
+fn meminfo_bytes(text: &str, name: &str) -> i64 {
+    let amount = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    amount.and_then(|amount| amount.split_whitespace().next()?.parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+/// A node without swap says nothing of it, as upstream's.
+fn swap_status(bytes: i64) -> Option<NodeSwapStatus> {
+    (bytes != 0).then_some(NodeSwapStatus { capacity: Some(bytes) })
 }
 
 /// `2Mi`, `1Gi`.
@@ -135,5 +143,18 @@ pub fn architecture() -> &'static str {
         "aarch64" => "arm64",
         "x86" => "386",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_tells_its_swap_where_it_has_some() {
+        let text = "MemTotal:        4096 kB\nSwapCached:         8 kB\nSwapTotal:       2048 kB\n";
+        assert_eq!((meminfo_bytes(text, "MemTotal"), meminfo_bytes(text, "SwapTotal"), meminfo_bytes("", "SwapTotal")), (4 << 20, 2 << 20, 0));
+        assert_eq!(swap_status(2 << 20).and_then(|swap| swap.capacity), Some(2 << 20));
+        assert_eq!(swap_status(0), None);
     }
 }

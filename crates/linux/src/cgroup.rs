@@ -26,6 +26,10 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// Between looks at a v1 tree, which cannot announce that it is empty.
 const V1_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const MAX_SHARES: u64 = 262_144;
+/// v2's limit of swap alone.
+pub const SWAP_MAX: &str = "memory.swap.max";
+/// v1's limit of memory and swap together.
+const MEMSW_LIMIT: &str = "memory.memsw.limit_in_bytes";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
@@ -54,6 +58,8 @@ pub struct Limits {
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
+    /// Swap beside memory; below zero: as much as there is. v1 counts both together: there it needs `memory_bytes`, and what is absent is none.
+    pub swap_bytes: Option<i64>,
     pub pids: Option<i64>,
     /// Processors and NUMA nodes, in the kernel's list form; the layout must have `cpuset`.
     pub cpus: Option<String>,
@@ -89,6 +95,22 @@ fn write(path: &Path, value: &str) -> Result<()> {
     // Opened without O_CREAT and O_TRUNC: control files know neither.
     let mut f = fs::OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
     io::Write::write_all(&mut f, value.as_bytes()).map_err(failed("write", path))
+}
+
+fn limit_memory_v2(folder: &Path, l: &Limits) -> Result<()> {
+    let word = |bytes: i64, limited: bool| if limited { bytes.to_string() } else { "max".into() };
+    if let Some(bytes) = l.memory_bytes {
+        write(&folder.join("memory.max"), &word(bytes, bytes > 0))?;
+    }
+    if let Some(bytes) = l.swap_bytes.filter(|_| folder.join(SWAP_MAX).exists()) {
+        write(&folder.join(SWAP_MAX), &word(bytes, bytes >= 0))?;
+    }
+    if l.oom_group && l.memory_bytes.is_some() { write(&folder.join("memory.oom.group"), "1") } else { Ok(()) }
+}
+
+/// What v1 counts; below zero: no limit.
+pub fn memory_and_swap(memory_bytes: i64, swap_bytes: i64) -> i64 {
+    if swap_bytes < 0 { -1 } else { memory_bytes.saturating_add(swap_bytes) }
 }
 
 fn read_number(path: &Path) -> Option<u64> {
@@ -169,6 +191,20 @@ impl Layout {
     /// The version in which the host has a controller that this layout uses.
     pub fn version_of(&self, controller: &str) -> Option<Version> {
         self.of(controller).map(|h| h.version)
+    }
+    /// The version in which groups can be held to swap; none: the kernel does not count what they use of it.
+    pub fn swap_accounting(&self) -> Option<Version> {
+        let h = self.of("memory")?;
+        let is_counted = match h.version {
+            Version::V1 => h.mount.join(MEMSW_LIMIT).exists(),
+            // The top group is never limited, so any below it that has memory's files shows it; where none has yet, a kernel with swap counts it.
+            Version::V2 => {
+                let groups = fs::read_dir(&h.mount).into_iter().flatten().flatten().map(|group| group.path());
+                let mut limited = groups.filter(|group| group.join("memory.max").exists());
+                limited.next().map_or_else(|| Path::new("/proc/swaps").exists(), |group| group.join(SWAP_MAX).exists())
+            }
+        };
+        is_counted.then_some(h.version)
     }
     /// Which version limits devices here: v1's `devices`, or a program on v2.
     pub fn devices_version(&self) -> Version {
@@ -349,9 +385,7 @@ impl Group {
                 self.set("cpuset", name, list)?;
             }
         }
-        if let Some(bytes) = l.memory_bytes {
-            self.limit_memory(bytes, l.oom_group)?;
-        }
+        self.limit_memory(l)?;
         if let (Some(n), Some((_, file))) = (l.pids, self.file("pids", "pids.max")) {
             write(&file, &if n > 0 { n.to_string() } else { "max".into() })?;
         }
@@ -381,20 +415,20 @@ impl Group {
         }
     }
 
-    /// Memory and swap together: with a limit there is no swap (Kubernetes' NoSwap).
-    fn limit_memory(&self, bytes: i64, oom_group: bool) -> Result<()> {
+    /// A kernel that counts no swap has no files for it; there is nothing to limit then.
+    fn limit_memory(&self, l: &Limits) -> Result<()> {
         let Some(h) = self.layout.of("memory") else { return Ok(()) };
         let folder = self.folder(h);
         if h.version == Version::V2 {
-            write(&folder.join("memory.max"), &if bytes > 0 { bytes.to_string() } else { "max".into() })?;
-            let _ = write(&folder.join("memory.swap.max"), if bytes > 0 { "0" } else { "max" });
-            return if oom_group { write(&folder.join("memory.oom.group"), "1") } else { Ok(()) };
+            return limit_memory_v2(&folder, l);
         }
-        let (memory, both, value) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"), if bytes > 0 { bytes } else { -1 }.to_string());
+        let Some(bytes) = l.memory_bytes else { return Ok(()) };
+        let sum = if bytes > 0 { memory_and_swap(bytes, l.swap_bytes.unwrap_or(0)) } else { -1 };
+        let (memory, both) = (folder.join("memory.limit_in_bytes"), folder.join(MEMSW_LIMIT));
         // memory <= memory+swap must hold at each step: growing writes the sum first, shrinking last.
-        let _ = both.exists().then(|| write(&both, &value));
-        write(&memory, &value)?;
-        if both.exists() { write(&both, &value) } else { Ok(()) }
+        let _ = both.exists().then(|| write(&both, &sum.to_string()));
+        write(&memory, &if bytes > 0 { bytes } else { -1 }.to_string())?;
+        if both.exists() { write(&both, &sum.to_string()) } else { Ok(()) }
     }
 
     /// Refuses all devices but `rules` (`c 1:3 rwm`): by v1's `devices` where there is one, else by a program on v2.
@@ -661,7 +695,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = recorded_v2(dir.path()).group("g").unwrap();
         std::fs::create_dir(dir.path().join("g")).unwrap();
-        for f in ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"] {
+        for f in ["cpu.weight", "cpu.max", "memory.max", SWAP_MAX, "memory.oom.group", "pids.max"] {
             std::fs::write(dir.path().join("g").join(f), "").unwrap();
         }
         let l = Limits {
@@ -669,6 +703,7 @@ mod tests {
             cpu_quota_us: Some(50_000),
             cpu_period_us: Some(100_000),
             memory_bytes: Some(1 << 20),
+            swap_bytes: Some(0),
             pids: Some(7),
             oom_group: true,
             ..Limits::default()
@@ -676,9 +711,56 @@ mod tests {
         group.limit(&l).unwrap();
         let read = |f: &str| std::fs::read_to_string(dir.path().join("g").join(f)).unwrap();
         assert_eq!(
-            [read("cpu.weight"), read("cpu.max"), read("memory.max"), read("memory.swap.max"), read("memory.oom.group"), read("pids.max")],
+            [read("cpu.weight"), read("cpu.max"), read("memory.max"), read(SWAP_MAX), read("memory.oom.group"), read("pids.max")],
             ["39", "50000 100000", "1048576", "0", "1", "7"]
         );
+    }
+
+    #[test]
+    fn swap_is_a_figure_of_its_own_on_v2_and_part_of_the_sum_on_v1() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("g");
+        std::fs::create_dir(&folder).unwrap();
+        let v1 = Layout { hierarchies: vec![Hierarchy { mount: dir.path().into(), version: Version::V1, controllers: vec!["memory".into()] }] };
+        let limit = |layout: &Layout, memory_bytes, swap_bytes| {
+            for file in ["memory.max", SWAP_MAX, "memory.limit_in_bytes", MEMSW_LIMIT] {
+                std::fs::write(folder.join(file), "").unwrap();
+            }
+            layout.group("g").unwrap().limit(&Limits { memory_bytes, swap_bytes, ..Limits::default() }).unwrap();
+            let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+            if layout.version_of("memory") == Some(Version::V2) { [read("memory.max"), read(SWAP_MAX)] } else { [read("memory.limit_in_bytes"), read(MEMSW_LIMIT)] }
+        };
+        let v2 = recorded_v2(dir.path());
+        for (memory, swap, expected_v2, expected_v1) in [
+            (Some(10), Some(5), ["10", "5"], ["10", "15"]),
+            (Some(10), Some(-1), ["10", "max"], ["10", "-1"]),
+            (Some(10), None, ["10", ""], ["10", "10"]),
+            (Some(-1), Some(0), ["max", "0"], ["-1", "-1"]),
+            (None, Some(0), ["", "0"], ["", ""]),
+        ] {
+            assert_eq!(limit(&v2, memory, swap), expected_v2, "v2: {memory:?} and {swap:?}");
+            assert_eq!(limit(&v1, memory, swap), expected_v1, "v1: {memory:?} and {swap:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_counts_no_swap_limits_memory_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("g");
+        std::fs::create_dir(&folder).unwrap();
+        let v1 = Layout { hierarchies: vec![Hierarchy { mount: dir.path().into(), version: Version::V1, controllers: vec!["memory".into()] }] };
+        let v2 = recorded_v2(dir.path());
+        for file in ["memory.max", "memory.limit_in_bytes"] {
+            std::fs::write(folder.join(file), "").unwrap();
+        }
+        for layout in [&v1, &v2] {
+            assert_eq!(layout.swap_accounting(), None);
+            layout.group("g").unwrap().limit(&Limits { memory_bytes: Some(10), swap_bytes: Some(0), ..Limits::default() }).unwrap();
+        }
+        assert_eq!(["memory.max", "memory.limit_in_bytes"].map(|file| std::fs::read_to_string(folder.join(file)).unwrap()), ["10", "10"]);
+        std::fs::write(folder.join(SWAP_MAX), "").unwrap();
+        std::fs::write(dir.path().join(MEMSW_LIMIT), "").unwrap();
+        assert_eq!((v1.swap_accounting(), v2.swap_accounting()), (Some(Version::V1), Some(Version::V2)));
     }
 
     #[test]

@@ -122,6 +122,9 @@ pub struct Resources {
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_limit_bytes: Option<i64>,
+    /// Swap beside memory; below zero: as much as there is. Absent: a container with a memory limit has none.
+    #[serde(default)]
+    pub swap_bytes: Option<i64>,
     pub pids_limit: Option<i64>,
     pub oom_score_adj: Option<i32>,
     /// Processors and NUMA nodes, in the kernel's list form.
@@ -134,11 +137,15 @@ pub struct Resources {
 impl Resources {
     /// What a cgroup is to hold to. `of_container`: its processes are killed together when one runs out of memory, where the kernel can.
     pub fn limits(&self, of_container: bool) -> Limits {
+        let memory_bytes = self.memory_limit_bytes.filter(|bytes| *bytes != 0);
+        // A pod's own group leaves it to its containers'.
+        let usual_swap = memory_bytes.filter(|_| of_container).map(|bytes| if bytes > 0 { 0 } else { -1 });
         Limits {
             cpu_shares: self.cpu_shares,
             cpu_quota_us: self.cpu_quota_us,
             cpu_period_us: self.cpu_period_us,
-            memory_bytes: self.memory_limit_bytes.filter(|bytes| *bytes != 0),
+            memory_bytes,
+            swap_bytes: self.swap_bytes.or(usual_swap),
             pids: self.pids_limit.filter(|count| *count != 0),
             cpus: self.cpuset_cpus.clone(),
             mems: self.cpuset_mems.clone(),

@@ -157,6 +157,32 @@ async fn a_memory_empty_dir_is_a_tmpfs_of_its_size_limit() {
     assert!(std::fs::write(mounted.path.join("big"), vec![0; 2 << 20]).is_err(), "the size limit holds");
 }
 
+/// Options of the filesystem mounted at `path`.
+fn filesystem_options(path: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
+    let line = table.lines().find(|line| line.split(' ').nth(4) == path.canonicalize().expect("there").to_str()).expect("mounted");
+    line.rsplit(' ').next().expect("options").split(',').map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_lies_in_memory_stays_out_of_swap_where_the_kernel_can() {
+    let room = plain();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let can = (numbers.next(), numbers.next()) >= (Some(6), Some(4));
+    assert_eq!(tmpfs::is_noswap_supported(), can, "{release}");
+    for volume in [
+        json!({"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+        json!({"name": "s", "secret": {"secretName": "sec"}}),
+        json!({"name": "d", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
+        json!({"name": "j", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
+    ] {
+        let mounted = room.set_up(volume.clone()).await.expect("set up");
+        let options = filesystem_options(&mounted.path);
+        assert_eq!(options.iter().any(|option| option == "noswap"), can, "{volume}: {options:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_config_map_shows_its_items_with_their_modes() {
     let room = plain();

@@ -65,7 +65,7 @@ impl Worker {
     fn decide_resize(&mut self, pod: &Arc<Pod>, wanted: resize::Amounts) {
         let forbidden = match self.mirror_of_file() {
             true => Some("In-place resize of static-pods is not supported".into()),
-            false => self.agent.placement.forbids_resize(pod),
+            false => self.agent.placement.forbids_resize(pod).or_else(|| self.agent.facts.swap.forbids_resize(&self.pod, pod)),
         };
         let pending = match forbidden {
             Some(message) => Some(resize::Pending { reason: "Infeasible", message }),
@@ -161,8 +161,9 @@ impl Worker {
         {
             return Err(format!("attempting to set container \"{}\" memory limit ({limit}) below current usage ({})", container.name, stats.memory_usage_bytes));
         }
+        let swap_bytes = self.agent.facts.swap.of_container(&self.pod, container);
         // The score of a running process stays: it is set once, when it starts.
-        self.agent.runtime.update_resources(id, Resources { oom_score_adj: None, ..figures }).await.map_err(|error| error.to_string())?;
+        self.agent.runtime.update_resources(id, Resources { oom_score_adj: None, swap_bytes, ..figures }).await.map_err(|error| error.to_string())?;
         let whole = spec.resources.clone().unwrap_or_default();
         self.amounts.running_with.insert(id.into(), container.resources.clone().unwrap_or_default());
         self.amounts.inherited.insert(id.into(), whole);

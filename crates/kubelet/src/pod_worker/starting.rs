@@ -163,6 +163,7 @@ impl Worker {
         };
         let mut config = container_config::build(&input).map_err(|error| error.to_string())?;
         self.agent.placement.pin(&self.uid, &container.name, &mut config.resources);
+        config.resources.swap_bytes = self.agent.facts.swap.of_container(&self.pod, container);
         config.mounts.splice(0..0, given.mounts);
         config.devices.extend(given.devices);
         config.annotations.extend(given.annotations);

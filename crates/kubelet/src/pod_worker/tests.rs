@@ -119,6 +119,7 @@ impl PodRuntime for FakeRuntime {
     }
     async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
         let id = format!("{}-{}", config.name, config.attempt);
+        self.diary.write(format!("create {} swap {:?}", config.name, config.resources.swap_bytes));
         let status = ContainerStatus {
             id: id.clone(),
             sandbox_id: sandbox_id.into(),
@@ -182,7 +183,7 @@ impl PodRuntime for FakeRuntime {
         unused("stats")
     }
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
-        self.diary.write(format!("update {id} {:?}", resources.cpu_shares.unwrap_or(0)));
+        self.diary.write(format!("update {id} {} swap {:?}", resources.cpu_shares.unwrap_or(0), resources.swap_bytes));
         Ok(())
     }
     async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
@@ -328,7 +329,7 @@ fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
         runtime: runtime.clone(),
         images: Arc::new(FakeImages),
         network: Arc::new(FakeNetwork { diary: diary.clone(), refuses: network_refuses }),
-        facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, ..Default::default() },
+        facts: NodeFacts { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30, max_pods: 110, swap: crate::swap::tests::limited(), ..Default::default() },
         allocated: crate::allocated::Allocated::open(dir.path()).expect("opens"),
         placement: crate::placement::tests::of_devices(&dir.path().join("device-plugins")),
         pods: Pods::default(),
@@ -537,6 +538,27 @@ async fn a_resize_changes_the_cgroups_of_what_runs_and_starts_nothing_anew() {
     assert_eq!(node.diary.position("start c-1"), None);
     let given = handle.view().pod.spec.clone().expect("spec").containers[0].resources.clone().expect("resources").requests.expect("requests");
     assert_eq!(given["cpu"].0, "200m");
+}
+
+/// A pod whose container asks for so much memory, on a node with LimitedSwap.
+fn remembering(request: &str, limit: &str, generation: i64) -> Pod {
+    let mut pod = pod("u1", json!({"name": "c", "image": "i", "resources": {"requests": {"memory": request}, "limits": {"memory": limit}}}));
+    pod.metadata.generation = Some(generation);
+    pod
+}
+
+#[tokio::test]
+async fn a_resize_keeps_the_share_of_swap_until_the_limit_is_the_request() {
+    let node = node();
+    let handle = node.run(remembering("1Gi", "2Gi", 1), None);
+    node.diary.has("create c swap Some(536870912)").await;
+    node.diary.has("start c-0").await;
+    wish(&handle, Arc::new(remembering("1Gi", "3Gi", 2)));
+    node.diary.has("update c-0 2 swap Some(536870912)").await;
+    wish(&handle, Arc::new(remembering("1Gi", "1Gi", 3)));
+    node.diary.has("update c-0 2 swap Some(0)").await;
+    wish(&handle, Arc::new(remembering("512Mi", "1Gi", 4)));
+    node.diary.has("event ResizeInfeasible").await;
 }
 
 #[tokio::test]

@@ -125,8 +125,8 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "enableSystemLogQuery": false,
         "enableProfilingHandler": false,
         "serverTLSBootstrap": false,
-        "failSwapOn": false,
-        "memorySwap": {"swapBehavior": "NoSwap"},
+        "failSwapOn": config.swap.fail_on,
+        "memorySwap": {"swapBehavior": config.swap.behavior.as_str()},
         "localStorageCapacityIsolation": true,
         "registerNode": true,
     });
@@ -157,9 +157,11 @@ mod tests {
     fn the_configuration_says_what_is_set() {
         let mut config = KubeletConfig::new("n", [10, 0, 0, 1].into(), "/d");
         config.max_pods = 7;
+        config.swap = crate::swap::Settings { behavior: crate::swap::Behavior::LimitedSwap, fail_on: true };
         let said = configz(&config, 21_000);
         let k = &said["kubeletconfig"];
         assert_eq!((&k["maxPods"], &k["port"], &k["authentication"]["anonymous"]["enabled"]), (&json!(7), &json!(21_000), &json!(false)));
         assert_eq!((&k["authorization"]["webhook"]["cacheAuthorizedTTL"], &k["syncFrequency"]), (&json!("5m0s"), &json!("1m0s")));
+        assert_eq!((&k["failSwapOn"], &k["memorySwap"]), (&json!(true), &json!({"swapBehavior": "LimitedSwap"})));
     }
 }

@@ -188,10 +188,10 @@ impl Exchange<'_> {
             let checks = kind.metadata_checks(&self.request);
             let checks = if part == Part::Status { checks.status } else { checks.update };
             for n in 0..checks {
-                if matches!(n, 1 | 2) {
-                    meta::validate_update(new, old, &at, &mut found);
-                } else {
-                    meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found);
+                match n {
+                    0 => meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut found),
+                    1 | 2 => meta::validate_update(new, old, &at, &mut found),
+                    _ => meta::validate_create_with(new, self.resource.namespaced(), self.name_check(), facts::finalizers(&**kind), &at, &mut found),
                 }
             }
         }
@@ -272,7 +272,12 @@ impl Exchange<'_> {
         }
         match part {
             Part::Main if self.resource.has_status() && self.resource.kind.has_subresource(&self.served, crate::kind::STATUS) => copy(old, new, "status"),
-            Part::Status => keep_only_status(new, old),
+            Part::Status => {
+                keep_only_status(new, old);
+                if facts::status_keeps_metadata(self.resource.info()) {
+                    ["labels", "annotations", "finalizers", "ownerReferences"].into_iter().for_each(|f| new.set_meta(f, old.meta(f).clone()));
+                }
+            }
             Part::Finalize => {
                 let (finalizers, owners) = (new.at(&["spec", "finalizers"]).clone(), new.meta("managedFields").clone());
                 *new = old.clone();

@@ -208,7 +208,7 @@ mod tests {
         let at = "metadata.annotations";
         assert_eq!(
             said(r#"[{"key":"a","effect":"x"}]"#),
-            [format!("{at}.{TOLERATIONS}[0].effect: Unsupported value: \"x\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"")]
+            [format!("{at}.{TOLERATIONS}[0].effect: Unsupported value: \"x\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"")]
         );
         for (text, why) in [
             ("x", "invalid character 'x' looking for beginning of value"),

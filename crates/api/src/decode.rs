@@ -86,6 +86,34 @@ pub fn decode(body: &[u8], format: Format, ty: TypeRef, kind: &str, validation: 
     })
 }
 
+/// Decodes a body of options of a kind, whatever its apiVersion. Upstream hands its decoder's errors on as they are.
+pub fn decode_options(body: &[u8], format: Format, ty: TypeRef, kind: &str) -> Result<Object, Status> {
+    let refused = |e| match e {
+        DecodeError::Protobuf(ProtobufError::UnknownKind { api_version, kind: other }) => another_kind(&api_version, &other, kind),
+        DecodeError::Protobuf(e) => unreadable(e),
+        e => Status::bad_request(e.to_string()),
+    };
+    let tree = parse_strict(body, format).map_err(refused)?.0;
+    let text = |field: &str| tree.get(field).and_then(Value::as_str).unwrap_or("");
+    match text("kind") {
+        "" => {}
+        same if same == kind => {}
+        other => return Err(another_kind(text("apiVersion"), other, kind)),
+    }
+    Ok(conform(tree, ty, FieldValidation::Ignore).map_err(refused)?.object)
+}
+
+/// Options were wanted: its scheme of options knows few kinds, and converts none of them to another.
+fn another_kind(api_version: &str, kind: &str, wanted: &str) -> Status {
+    const SCHEME: &str = "pkg/apis/meta/internalversion/scheme/register.go:27";
+    const KNOWN: &[&str] = &["Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList", "CreateOptions", "UpdateOptions"];
+    if KNOWN.contains(&kind) {
+        return Status::bad_request(format!("converting (v1.{kind}) to (v1.{wanted}): unknown conversion"));
+    }
+    let version = if api_version.is_empty() { "meta.k8s.io/v1" } else { api_version };
+    Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme {SCHEME:?}"))
+}
+
 /// The answer to a protobuf body that cannot be read: what this build does not know may be sent in another form.
 fn unreadable(e: ProtobufError) -> Status {
     match e {

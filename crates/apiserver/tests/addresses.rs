@@ -243,6 +243,25 @@ async fn what_is_missing_is_made_again_and_what_names_no_service_goes() {
 }
 
 #[tokio::test]
+async fn a_port_for_health_checks_that_cannot_be_had_is_the_servers_failure() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let balancer = |name: &str, health: i64| service(name, json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": health}));
+    assert_eq!(make(&admin, SERVICES, &balancer("a", 30600)).await["spec"]["healthCheckNodePort"], 30600);
+    let out_of_range = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+    for (health, why) in [(30600, "provided port is already allocated"), (80, out_of_range), (70_000, out_of_range), (-1, out_of_range)] {
+        let refused = admin.post(SERVICES, &balancer("b", health)).await;
+        let why = format!("failed to allocate requested HealthCheck NodePort {health}: {why}");
+        assert_eq!((refused.status.as_u16(), &refused.json()["message"]), (500, &json!(format!("Internal error occurred: {why}"))));
+        assert_eq!((&refused.json()["reason"], &refused.json()["details"]["causes"]), (&json!("InternalError"), &json!([{"message": why}])));
+    }
+    let mut twice = balancer("b", 30601);
+    twice["spec"]["ports"][0]["nodePort"] = 30601.into();
+    assert_eq!(admin.post(SERVICES, &twice).await.status.as_u16(), 500, "its own ports have it");
+    assert_eq!(make(&admin, SERVICES, &balancer("b", 30601)).await["spec"]["healthCheckNodePort"], 30601, "what was refused holds nothing");
+}
+
+#[tokio::test]
 async fn node_ports_are_one_for_all_protocols_and_never_twice_in_a_service() {
     let brief = |c: &mut keles_apiserver::Config| c.node_ports = 30000..=30003;
     let w = World::configured(tempfile::tempdir().unwrap(), brief, None).await;

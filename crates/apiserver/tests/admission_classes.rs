@@ -133,3 +133,22 @@ async fn a_quota_is_charged_before_an_object_is_stored_and_never_overrun() {
     let over = admin.post(PODS, &pod("a", limited)).await;
     assert_eq!(over.json()["message"], "pods \"a\" is forbidden: exceeded quota: q, requested: limits.memory=2Gi, used: limits.memory=0, limited: limits.memory=1Gi");
 }
+
+#[tokio::test]
+async fn devices_of_others_are_for_claims_of_namespaces_that_say_so() {
+    let w = World::start().await;
+    let admin = w.admin();
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let spec = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "adminAccess": true}}]}});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "a"}, "spec": spec});
+    let template = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": "a"}, "spec": {"spec": spec}});
+    for (path, o) in [(claims.to_owned(), &claim), (claims.replace("claims", "claimtemplates"), &template)] {
+        let refused = admin.post(&path, o).await;
+        let why = "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+        assert_eq!(refused.status.as_u16(), 422, "{}", refused.text());
+        assert!(refused.json()["message"].as_str().unwrap().ends_with(why), "{}", refused.text());
+    }
+    let labelled = merge(&admin, "/api/v1/namespaces/default", json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}})).await;
+    assert_eq!(labelled.status.as_u16(), 200);
+    assert_eq!(admin.post(claims, &claim).await.status.as_u16(), 201);
+}

@@ -88,3 +88,23 @@ async fn every_verb_of_every_kind_answers_over_http() {
     assert!(kinds > 50, "{kinds} kinds were asked");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[tokio::test]
+async fn a_status_brings_labels_only_where_upstream_lets_it() {
+    let w = World::start().await;
+    let admin = w.admin();
+    for (plural, kept) in [("flowschemas", true), ("volumeattachments", true), ("podgroups", true), ("persistentvolumes", false), ("daemonsets", false)] {
+        let k = keles_kinds::all().iter().find(|k| k.info().plural == plural).unwrap();
+        let mut example = k.example();
+        let within = if k.info().scope == Scope::Namespaced { "/namespaces/default" } else { "" };
+        let root = if k.info().served[0].group.is_empty() { "/api" } else { "/apis" };
+        let all = format!("{root}/{}{within}/{plural}", example.api_version());
+        example.set_meta("labels", json!({"a": "1"}));
+        let made = admin.post(&all, &example.0).await;
+        assert!(made.status.is_success(), "{plural}: {}", made.text());
+        let path = format!("{all}/{}/status", example.name());
+        let put = admin.send(Method::PATCH, &path, MERGE, json!({"metadata": {"labels": {"b": "2"}}}).to_string().into_bytes()).await;
+        assert_eq!(put.status, StatusCode::OK, "{plural}: {}", put.text());
+        assert_eq!(put.json()["metadata"]["labels"]["b"].is_null(), kept, "{plural}: {}", put.text());
+    }
+}

@@ -1,8 +1,8 @@
 //! The fields of v1.36 whose features are off by default, and which the API server therefore takes out of what is written.
 //!
 //! One row a gate; a kind names the rows and their place in [`keles_registry::Kind::GATED`]. A pod spec is one table for pods and for all that
-//! make them. Absent on purpose: `clusterTrustBundle` sources (ClusterTrustBundleProjection), which are off upstream and work here; Workload and
-//! PodGroup, whose kinds are behind the gate of their features; node settings and claims, whose rules are their kinds' own.
+//! make them. Absent on purpose: `clusterTrustBundle` sources (ClusterTrustBundleProjection), which are off upstream and work here; node settings
+//! and claims, whose rules are their kinds' own.
 
 use keles_registry::gates::Gated;
 
@@ -42,4 +42,22 @@ pub const RESOURCE_SLICE: &[Gated] = &[
         ],
     ),
     off("DRANodeAllocatableResources", &[&["devices", "[]", "nodeAllocatableResourceMappings"]]),
+];
+
+/// Rows of a PodGroup. What its status says of claims belongs to those of its spec.
+pub const POD_GROUP: &[Gated] = &[
+    off("TopologyAwareWorkloadScheduling", &[&["spec", "schedulingConstraints"]]),
+    off("DRAWorkloadResourceClaims", &[&["spec", "resourceClaims"], &["status", "resourceClaimStatuses"]]),
+    off("WorkloadAwarePreemption", &[&["spec", "disruptionMode"]]),
+    off("WorkloadAwarePreemption", &[&["spec", "priorityClassName"]]),
+    off("WorkloadAwarePreemption", &[&["spec", "priority"]]),
+];
+
+/// Rows below a Workload's spec: the same of the groups it describes.
+pub const WORKLOAD: &[Gated] = &[
+    off("TopologyAwareWorkloadScheduling", &[&["podGroupTemplates", "[]", "schedulingConstraints"]]),
+    off("DRAWorkloadResourceClaims", &[&["podGroupTemplates", "[]", "resourceClaims"]]),
+    off("WorkloadAwarePreemption", &[&["podGroupTemplates", "[]", "disruptionMode"]]),
+    off("WorkloadAwarePreemption", &[&["podGroupTemplates", "[]", "priorityClassName"]]),
+    off("WorkloadAwarePreemption", &[&["podGroupTemplates", "[]", "priority"]]),
 ];

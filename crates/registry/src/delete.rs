@@ -12,8 +12,7 @@ use crate::options::{DeleteOptions, ListOptions, Propagation};
 use crate::read::Filter;
 use crate::update::deletion_is_complete;
 use crate::write::Refused;
-use keles_api::decode::{self, FieldValidation};
-use keles_api::{Object, Status, schema};
+use keles_api::{Object, Status, decode, schema};
 use keles_store::Expect;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -65,8 +64,8 @@ impl Exchange<'_> {
             return DeleteOptions::parse(None, &self.call.query);
         }
         let ty = schema::builtin().get(OPTIONS_SCHEMA).ok_or_else(|| Status::internal("no schema for DeleteOptions"))?;
-        let d = decode::decode(&self.call.body, self.call.body_format, ty, "DeleteOptions", FieldValidation::Ignore)?;
-        DeleteOptions::parse(Some(&d.object), &self.call.query)
+        let options = decode::decode_options(&self.call.body, self.call.body_format, ty, "DeleteOptions")?;
+        DeleteOptions::parse(Some(&options), &self.call.query)
     }
 
     /// Deletes one object, trying again when somebody else was faster.

@@ -58,22 +58,35 @@ pub fn checks_uid_itself(info: &Info) -> bool {
     is_namespace(info) || listed(&[("apiextensions.k8s.io", "customresourcedefinitions")], info)
 }
 
+/// An update of the status leaves labels, annotations, finalizers and owners as they were. Source: `ResetObjectMetaForStatus` in upstream's strategies.
+pub fn status_keeps_metadata(info: &Info) -> bool {
+    const TABLE: &[(&str, &str)] = &[
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+        ("apiregistration.k8s.io", "apiservices"),
+        ("certificates.k8s.io", "podcertificaterequests"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("internal.apiserver.k8s.io", "storageversions"),
+        ("resource.k8s.io", "devicetaintrules"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("resource.k8s.io", "resourcepoolstatusrequests"),
+        ("scheduling.k8s.io", "podgroups"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("storagemigration.k8s.io", "storageversionmigrations"),
+    ];
+    listed(TABLE, info)
+}
+
 /// Fields that a write through this path resets, so that its writer does not own them: status through the main resource, spec through
 /// `/status`. Source: `GetResetFields` of upstream's strategies.
 pub fn reset(info: &Info, subresource: &str) -> &'static [&'static [&'static str]] {
-    /// Their status path resets all of metadata too.
-    const STATUS_KEEPS_METADATA: &[(&str, &str)] = &[
-        ("apiregistration.k8s.io", "apiservices"),
-        ("apiextensions.k8s.io", "customresourcedefinitions"),
-        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
-        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
-        ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
-        ("storage.k8s.io", "volumeattachments"),
-    ];
+    // Upstream's two lists differ: these writers own what is not taken from them, and those of a definition's status do not own what is.
+    let owned = [("certificates.k8s.io", "podcertificaterequests"), ("resource.k8s.io", "resourceclaims")];
+    let of_metadata = status_keeps_metadata(info) && !listed(&owned, info) || listed(&[("apiextensions.k8s.io", "customresourcedefinitions")], info);
     match subresource {
         "" if listed(&[("certificates.k8s.io", "certificatesigningrequests")], info) => &[&["spec"], &["status"]],
         "" | "finalize" if info.subresources.iter().any(|s| s.name == crate::kind::STATUS) => &[&["status"]],
-        crate::kind::STATUS if listed(STATUS_KEEPS_METADATA, info) => &[&["spec"], &["metadata"]],
+        crate::kind::STATUS if of_metadata => &[&["spec"], &["metadata"]],
         crate::kind::STATUS if listed(&[("", "pods")], info) => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
         crate::kind::STATUS if listed(&[("apps", "deployments")], info) => &[&["spec"], &["metadata", "labels"]],
         crate::kind::STATUS => &[&["spec"]],

@@ -183,17 +183,7 @@ impl Exchange<'_> {
             new.set_meta("generation", old.generation() + 1);
         }
         if part != Part::Own {
-            // Upstream checks metadata for every kind (whole, then against the old one), and most kinds' own rules do so again.
-            let at = Path::new("metadata");
-            let checks = kind.metadata_checks(&self.request);
-            let checks = if part == Part::Status { checks.status } else { checks.update };
-            let (mut whole, mut against) = (Problems::new(), Problems::new());
-            meta::validate_create_with(new, self.resource.namespaced(), names::path_segment, facts::finalizers(&**kind), &at, &mut whole);
-            meta::validate_update(new, old, &at, &mut against);
-            for n in 0..checks {
-                let again = if matches!(n, 1 | 2) { &against } else { &whole };
-                again.iter().for_each(|p| found.push(p.clone()));
-            }
+            self.check_metadata(new, old, part, &mut found);
         }
         rules.into_vec().into_iter().for_each(|p| found.push(p));
         if !found.is_empty() {
@@ -204,6 +194,23 @@ impl Exchange<'_> {
             self.admit(Operation::Update, Some(new), Some(old), w).await?;
         }
         Ok(())
+    }
+
+    /// Upstream checks metadata for every kind (whole, then against the old one), and most kinds' own rules do so again: a problem is told as often.
+    fn check_metadata(&self, new: &Object, old: &Object, part: Part, found: &mut Problems) {
+        let (kind, at) = (&self.resource.kind, Path::new("metadata"));
+        let checks = kind.metadata_checks(&self.request);
+        let checks = if part == Part::Status { checks.status } else { checks.update };
+        let whole = |name, p: &mut Problems| meta::validate_create_with(new, self.resource.namespaced(), name, facts::finalizers(&**kind), &at, p);
+        whole(names::path_segment, found);
+        let mut against = Problems::new();
+        meta::validate_update(new, old, &at, &mut against);
+        for n in 1..checks {
+            match n {
+                1 | 2 => against.iter().for_each(|p| found.push(p.clone())),
+                _ => whole(self.name_check(), found),
+            }
+        }
     }
 
     /// Leaves of a new state only what the subresource may write; what the client said of identity and owners stays.
@@ -272,7 +279,12 @@ impl Exchange<'_> {
         }
         match part {
             Part::Main if self.resource.has_status() && self.resource.kind.has_subresource(&self.served, crate::kind::STATUS) => copy(old, new, "status"),
-            Part::Status => keep_only_status(new, old),
+            Part::Status => {
+                keep_only_status(new, old);
+                if facts::status_keeps_metadata(self.resource.info()) {
+                    ["labels", "annotations", "finalizers", "ownerReferences"].into_iter().for_each(|f| new.set_meta(f, old.meta(f).clone()));
+                }
+            }
             Part::Finalize => {
                 let (finalizers, owners) = (new.at(&["spec", "finalizers"]).clone(), new.meta("managedFields").clone());
                 *new = old.clone();

@@ -4,6 +4,7 @@
 
 mod certificate_subject;
 mod certificates;
+mod claim_admin_access;
 mod claim_resize;
 mod create_right;
 mod default_tolerations;
@@ -46,6 +47,7 @@ pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {
         Arc::new(defaults_by_class::STORAGE),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(claim_resize::PersistentVolumeClaimResize),
+        Arc::new(claim_admin_access::ClaimAdminAccess),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificates::SignerRight::approval(server.clone())),
         Arc::new(certificates::SignerRight::signing(server.clone())),

@@ -122,16 +122,37 @@ impl ServiceAddresses {
         if !a.request.dry_run {
             self.no_port_numbers(s)?;
         }
-        let known = a.old.map(node_ports).unwrap_or_default();
-        // The port for health checks is taken when they begin; any other is for the rules to refuse.
-        let refused_later = port(s.at(&["spec", "healthCheckNodePort"])).filter(|_| !needs_health_port(s) || a.old.is_some_and(needs_health_port));
-        let new: Vec<u16> = node_ports(s).into_iter().filter(|k| !known.contains(k) && Some(*k) != refused_later).collect();
-        let others = self.others_port(a, &new, service).await?.map(|k| (k, NoPort::Taken));
-        let refused = others.or_else(|| self.with_held(a.registry, |held| new.iter().copied().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r)))));
-        let Some((port, refusal)) = refused else { return Ok(()) };
+        let known = a.old.map(traffic_ports).unwrap_or_default();
+        let new: Vec<u16> = traffic_ports(s).into_iter().filter(|k| !known.contains(k)).collect();
+        let Some((taken, refusal)) = self.refused(a, &new, service).await? else { return self.claim_health_port(a, s, service).await };
+        let index = list(s.at(&["spec", "ports"])).position(|p| port(&p["nodePort"]) == Some(taken)).unwrap_or_default();
         let mut p = Problems::new();
-        self.explain(s, port, &refusal, &mut p);
+        p.invalid(&Path::new("spec").child("ports").index(index).child("nodePort"), taken, self.why(&refusal));
         Err(Status::invalid("", "Service", s.name(), &p))
+    }
+
+    /// Takes the port that somebody chose for health checks, when these begin; any other is for the rules to refuse. That it cannot be had is
+    /// the server's failure to upstream, not the field's.
+    async fn claim_health_port(&self, a: &Attributes<'_>, s: &Object, service: &str) -> Result<(), Status> {
+        let chosen = health_port(s);
+        if chosen == 0 || !needs_health_port(s) || a.old.is_some_and(needs_health_port) {
+            return Ok(());
+        }
+        let refused = match u16::try_from(chosen) {
+            Ok(port) if [Some(s), a.old].into_iter().flatten().any(|s| traffic_ports(s).contains(&port)) => Some(NoPort::Taken),
+            Ok(port) => self.refused(a, &[port], service).await?.map(|(_, refusal)| refusal),
+            Err(_) => (!a.request.dry_run).then_some(NoPort::OutOfRange),
+        };
+        match refused {
+            None => Ok(()),
+            Some(refusal) => Err(Status::internal(format!("failed to allocate requested HealthCheck NodePort {chosen}: {}", self.why(&refusal)))),
+        }
+    }
+
+    /// The first of these ports that cannot be had.
+    async fn refused(&self, a: &Attributes<'_>, new: &[u16], service: &str) -> Result<Option<(u16, NoPort)>, Status> {
+        let others = self.others_port(a, new, service).await?.map(|k| (k, NoPort::Taken));
+        Ok(others.or_else(|| self.with_held(a.registry, |held| new.iter().copied().find_map(|k| self.claim(a, held, k, service).err().map(|r| (k, r))))))
     }
 
     /// Any free port that the Service does not have yet; `own` are those that it has.
@@ -189,9 +210,19 @@ fn port(v: &Value) -> Option<u16> {
 
 /// Every node port a Service has.
 fn node_ports(s: &Object) -> Vec<u16> {
-    let mut all: Vec<u16> = list(s.at(&["spec", "ports"])).filter_map(|p| port(&p["nodePort"])).collect();
+    let mut all = traffic_ports(s);
     all.extend(port(s.at(&["spec", "healthCheckNodePort"])));
     all
+}
+
+/// Those of its ports, without the one for health checks.
+fn traffic_ports(s: &Object) -> Vec<u16> {
+    list(s.at(&["spec", "ports"])).filter_map(|p| port(&p["nodePort"])).collect()
+}
+
+/// What is written as the port for health checks, a port number or not; 0 where nothing is.
+fn health_port(s: &Object) -> i64 {
+    s.at(&["spec", "healthCheckNodePort"]).as_i64().unwrap_or(0)
 }
 
 fn service_type(s: &Object) -> &str {
@@ -262,7 +293,7 @@ impl Admission for ServiceAddresses {
                 if needs_node_ports(s) {
                     self.allocate_node_ports(a, held, s, &service, &others).map_err(|_| full("nodePort", "range is full"))?;
                 }
-                if needs_health_port(s) && port(s.at(&["spec", "healthCheckNodePort"])).is_none() {
+                if needs_health_port(s) && health_port(s) == 0 {
                     let p = self.any_port(a, held, &service, &[node_ports(s), others.clone()].concat()).map_err(|_| full("HealthCheck NodePort", "range is full"))?;
                     s.0["spec"]["healthCheckNodePort"] = p.into();
                 }
@@ -415,14 +446,10 @@ impl ServiceAddresses {
         });
     }
 
-    fn explain(&self, s: &Object, n: u16, refusal: &NoPort, p: &mut Problems) {
-        let why = match refusal {
+    fn why(&self, refusal: &NoPort) -> String {
+        match refusal {
             NoPort::OutOfRange => self.out_of_range(),
             NoPort::Taken | NoPort::Full => "provided port is already allocated".to_owned(),
-        };
-        let spec = Path::new("spec");
-        let index = list(s.at(&["spec", "ports"])).position(|p| port(&p["nodePort"]) == Some(n));
-        let at = index.map_or_else(|| spec.child("healthCheckNodePort"), |i| spec.child("ports").index(i).child("nodePort"));
-        p.invalid(&at, n, why);
+        }
     }
 }

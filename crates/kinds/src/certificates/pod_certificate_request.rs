@@ -36,6 +36,7 @@ impl Kind for PodCertificateRequest {
             Selectable { path: "spec.podName", value: |o| selectable::text(o, &["spec", "podName"]) },
             Selectable { path: "spec.nodeName", value: |o| selectable::text(o, &["spec", "nodeName"]) },
         ],
+        unconditional_update: false,
         ..Info::BASE
     };
 

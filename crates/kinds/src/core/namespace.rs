@@ -4,8 +4,8 @@ use crate::field::{Field, child_mut, invalid_each, set};
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::{Object, Path, Problems, meta, names};
-use keles_registry::kind::{Column, Info, Kind, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_api::{Object, Problems, names};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, NameRule, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 
 pub struct Namespace;
@@ -26,6 +26,7 @@ impl Kind for Namespace {
         selectable: &[Selectable { path: "status.phase", value: |o| selectable::text(o, &["status", "phase"]) }],
         unknown_selector: UnknownSelector::NotSupported,
         name_rule: NameRule::DnsLabel,
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 
@@ -64,9 +65,7 @@ impl Kind for Namespace {
     }
 
     /// Only `/finalize` may change finalizers, and the pipeline has put the old ones back.
-    fn validate_update(new: &Object, _old: &Object, p: &mut Problems) {
-        meta::validate_create(new, false, names::dns_label, &Path::new("metadata"), p);
-    }
+    fn validate_update(_new: &Object, _old: &Object, _: &mut Problems) {}
 
     fn validate_status(new: &Object, _old: &Object, p: &mut Problems) {
         let status = Field::root(new).get("status");

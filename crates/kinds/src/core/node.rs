@@ -9,8 +9,8 @@ use crate::labels;
 use crate::selectable;
 use crate::subresource::status;
 use crate::table::{self, AGE, NAME, column, text, wide};
-use keles_api::{Object, Path, Problem, ProblemKind, Problems, meta, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
+use keles_api::{Object, Problem, ProblemKind, Problems, names};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Scope, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -57,6 +57,7 @@ impl Kind for Node {
         subresources: &[Subresource { name: "proxy", kind: "NodeProxyOptions", group: "", version: "", verbs: &["create", "delete", "get", "patch", "update"] }, status("Node")],
         selectable: &[Selectable { path: "spec.unschedulable", value: |o| selectable::boolean(o, &["spec", "unschedulable"]) }],
         unknown_selector: UnknownSelector::NotSupported,
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 
@@ -99,7 +100,6 @@ impl Kind for Node {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        meta::validate_create(new, false, names::dns_subdomain, &Path::new("metadata"), p);
         Self::validate(new, p);
         changes(new, old, p);
     }

@@ -2,8 +2,8 @@
 
 use crate::field::items_mut;
 use crate::table::{self, AGE, NAME, column};
-use keles_api::{Object, Path, Problems, meta, names};
-use keles_registry::kind::{Column, Info, Kind, Request, Served, Subresource};
+use keles_api::Object;
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Served, Subresource};
 use serde_json::{Map, Value, json};
 
 pub struct ServiceAccount;
@@ -25,6 +25,7 @@ impl Kind for ServiceAccount {
         short_names: &["sa"],
         served: &[Served { group: "", version: "v1", schema: "io.k8s.api.core.v1.ServiceAccount" }],
         subresources: &[Subresource { name: "token", kind: "TokenRequest", group: "authentication.k8s.io", version: "v1", verbs: &["create"] }],
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 
@@ -42,10 +43,6 @@ impl Kind for ServiceAccount {
 
     fn prepare_update(new: &mut Object, _old: &Object, _: &Request) {
         keep_only_names(new);
-    }
-
-    fn validate_update(new: &Object, _old: &Object, p: &mut Problems) {
-        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {

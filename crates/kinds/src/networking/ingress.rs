@@ -63,7 +63,7 @@ impl Kind for Ingress {
     }
 
     fn warnings(new: &Object, old: Option<&Object>, w: &mut Vec<String>) {
-        if old.is_none() && new.annotation(CLASS_ANNOTATION).is_some() {
+        if old.is_none() && new.annotation(CLASS_ANNOTATION).is_some() && new.at(&["spec", "ingressClassName"]).is_null() {
             w.push(format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"));
         }
     }

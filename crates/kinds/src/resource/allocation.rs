@@ -2,12 +2,13 @@
 
 use crate::conditions::conditions;
 use crate::core::pod::affinity::node_selector;
-use crate::field::{Field, immutable};
+use crate::field::{Field, immutable, remove};
 use crate::ip;
 use crate::labels;
 use crate::resource::claim_spec::{CONFIG_MAX, Requests, configuration, json_object, referenced, tolerations};
 use crate::resource::identifiers::{driver, each, label, pool, set, uid};
-use keles_api::{Path, Problem, Problems, problems::ProblemKind};
+use keles_api::{Object, Path, Problem, Problems, problems::ProblemKind};
+use serde_json::Value;
 use std::collections::HashSet;
 
 const RESERVED_MAX: usize = 256;
@@ -25,6 +26,20 @@ fn device_id(d: &Field) -> String {
     match d.str("shareID") {
         "" => id,
         share => format!("{id}/{share}"),
+    }
+}
+
+/// What a driver said of a device goes with the device.
+pub fn drop_deallocated(new: &mut Object, old: &Object) {
+    let results = |o: &Object| -> HashSet<String> { Field::root(o).get("status").get("allocation").get("devices").items("results").iter().map(device_id).collect() };
+    let (had, has) = (results(old), results(new));
+    let Some(Value::Array(devices)) = new.0.pointer_mut("/status/devices") else { return };
+    devices.retain(|d| {
+        let id = device_id(&Field::new(d, Path::root()));
+        !had.contains(&id) || has.contains(&id)
+    });
+    if devices.is_empty() {
+        new.0.get_mut("status").into_iter().for_each(|status| remove(status, "devices"));
     }
 }
 

@@ -26,6 +26,7 @@ impl Kind for DeviceTaintRule {
             Served { group: "resource.k8s.io", version: "v1alpha3", schema: "io.k8s.api.resource.v1alpha3.DeviceTaintRule" },
         ],
         subresources: &[status("DeviceTaintRule")],
+        generation: true,
         ..Info::BASE
     };
 
@@ -47,7 +48,12 @@ impl Kind for DeviceTaintRule {
         stamp(o, r);
     }
 
-    fn prepare_update(new: &mut Object, _: &Object, r: &Request) {
+    fn prepare_update(new: &mut Object, old: &Object, r: &Request) {
+        let (now, before) = (new.at(&["spec", "taint"]), old.at(&["spec", "taint"]));
+        // The time is that of the effect, unless the client says another.
+        if now["effect"] != before["effect"] && now["timeAdded"] == before["timeAdded"] {
+            new.0["spec"]["taint"]["timeAdded"] = r.now.as_str().into();
+        }
         stamp(new, r);
     }
 
@@ -82,4 +88,25 @@ fn validate_spec(spec: &Field, had_effect: Option<&str>, p: &mut Problems) {
         }
     }
     taint(&spec.get("taint"), had_effect, p);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_effect_is_there_since_now() {
+        let mut old = DeviceTaintRule::example();
+        old.0["spec"]["taint"]["timeAdded"] = "2026-01-01T00:00:00Z".into();
+        let at = |now: &str| Request { now: now.into(), ..Request::default() };
+        let mut new = old.clone();
+        DeviceTaintRule::prepare_update(&mut new, &old, &at("2026-02-02T00:00:00Z"));
+        assert_eq!(new, old);
+        new.0["spec"]["taint"]["effect"] = "NoExecute".into();
+        DeviceTaintRule::prepare_update(&mut new, &old, &at("2026-02-02T00:00:00Z"));
+        assert_eq!(new.str_at(&["spec", "taint", "timeAdded"]), "2026-02-02T00:00:00Z");
+        new.0["spec"]["taint"]["timeAdded"] = "2026-01-15T00:00:00Z".into();
+        DeviceTaintRule::prepare_update(&mut new, &old, &at("2026-02-02T00:00:00Z"));
+        assert_eq!(new.str_at(&["spec", "taint", "timeAdded"]), "2026-01-15T00:00:00Z", "the client's own time stays");
+    }
 }

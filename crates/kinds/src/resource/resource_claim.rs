@@ -58,6 +58,10 @@ impl Kind for ResourceClaim {
         immutable(p, &Field::root(new).get("spec"), &Field::root(old).get("spec"));
     }
 
+    fn prepare_status(new: &mut Object, old: &Object, _: &Request) {
+        allocation::drop_deallocated(new, old);
+    }
+
     fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
         let root = Field::root(new);
         allocation::validate_status(&root.get("status"), &Field::root(old).get("status"), &root.get("spec"), new.deletion_timestamp().is_some(), p);
@@ -81,4 +85,27 @@ fn state(o: &Object) -> String {
         shown.insert(0, "deleted");
     }
     shown.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_of_a_device_goes_with_it() {
+        let device = |name: &str| json!({"driver": "d.example", "pool": "p", "device": name});
+        let with = |allocated: &[&str], said: &[&str]| {
+            let all = |names: &[&str]| names.iter().map(|n| device(n)).collect::<Vec<_>>();
+            let mut o = ResourceClaim::example();
+            o.0["status"] = json!({"allocation": {"devices": {"results": all(allocated)}}, "devices": all(said)});
+            o
+        };
+        let old = with(&["a", "b"], &["a", "b"]);
+        let mut new = with(&["b"], &["a", "b", "unknown"]);
+        ResourceClaim::prepare_status(&mut new, &old, &Request::default());
+        assert_eq!(new.at(&["status", "devices"]), &json!([device("b"), device("unknown")]));
+        let mut gone = with(&[], &["a", "b"]);
+        ResourceClaim::prepare_status(&mut gone, &old, &Request::default());
+        assert!(gone.at(&["status", "devices"]).is_null());
+    }
 }

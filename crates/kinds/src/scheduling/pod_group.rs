@@ -2,10 +2,12 @@
 
 use crate::conditions::conditions;
 use crate::field::{Field, clear_status, immutable};
+use crate::gates;
 use crate::scheduling::policy;
 use crate::subresource::status;
 use crate::table::{AGE, NAME};
 use keles_api::{Object, Problems};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Request, Served};
 use serde_json::json;
 
@@ -23,6 +25,8 @@ impl Kind for PodGroup {
         subresources: &[status("PodGroup")],
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&[], gates::POD_GROUP)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
@@ -51,5 +55,26 @@ impl Kind for PodGroup {
 
     fn validate_status(new: &Object, _: &Object, p: &mut Problems) {
         conditions(&Field::root(new).get("status"), usize::MAX, p);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keles_registry::gates::take_away;
+
+    #[test]
+    fn what_is_switched_off_goes_unless_the_group_had_it() {
+        let basic = PodGroup::example();
+        let mut full = basic.clone();
+        full.0["spec"]["priority"] = 5.into();
+        full.0["spec"]["resourceClaims"] = json!([{"name": "a", "resourceClaimName": "a"}]);
+        full.0["status"] = json!({"resourceClaimStatuses": [{"name": "a"}]});
+        let mut made = full.clone();
+        take_away(&mut made, None, PodGroup::GATED);
+        assert_eq!((&made.0["spec"], &made.0["status"]), (&basic.0["spec"], &json!({})));
+        let mut changed = full.clone();
+        take_away(&mut changed, Some(&full), PodGroup::GATED);
+        assert_eq!(changed, full);
     }
 }

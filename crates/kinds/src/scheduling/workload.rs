@@ -1,9 +1,11 @@
 //! Workload: pods that are scheduled together (scheduling.k8s.io/v1alpha2).
 
 use crate::field::{Field, immutable, invalid_each};
+use crate::gates;
 use crate::scheduling::policy;
 use crate::table::{AGE, NAME};
 use keles_api::{Object, Problems, names};
+use keles_registry::gates::GatedAt;
 use keles_registry::kind::{Column, Info, Kind, Served};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -21,6 +23,8 @@ impl Kind for Workload {
         served: &[Served { group: "scheduling.k8s.io", version: "v1alpha2", schema: "io.k8s.api.scheduling.v1alpha2.Workload" }],
         ..Info::BASE
     };
+
+    const GATED: &'static [GatedAt] = &[(&["spec"], gates::WORKLOAD)];
 
     fn columns() -> &'static [Column<Object>] {
         COLUMNS
@@ -104,5 +108,15 @@ mod tests {
         let mut p = Problems::new();
         Workload::validate_update(&two, &old, &mut p);
         assert_eq!(p.len(), 1);
+    }
+
+    #[test]
+    fn templates_lose_what_is_switched_off() {
+        let basic = Workload::example();
+        let mut o = basic.clone();
+        o.0["spec"]["podGroupTemplates"][0]["priorityClassName"] = "high".into();
+        o.0["spec"]["podGroupTemplates"][0]["schedulingConstraints"] = json!({"topology": [{"key": "zone"}]});
+        keles_registry::gates::take_away(&mut o, None, Workload::GATED);
+        assert_eq!(o, basic);
     }
 }

@@ -80,13 +80,6 @@ impl Kind for VolumeAttachment {
         attached(&Field::root(o).get("status"), p);
     }
 
-    /// Its status carries no metadata.
-    fn prepare_status(new: &mut Object, old: &Object, _: &Request) {
-        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            new.set_meta(field, old.meta(field).clone());
-        }
-    }
-
     fn validate_status(new: &Object, old: &Object, p: &mut Problems) {
         Self::validate_update(new, old, p);
     }

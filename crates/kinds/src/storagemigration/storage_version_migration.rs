@@ -21,6 +21,7 @@ impl Kind for StorageVersionMigration {
         scope: Scope::Cluster,
         served: &[Served { group: "storagemigration.k8s.io", version: "v1beta1", schema: "io.k8s.api.storagemigration.v1beta1.StorageVersionMigration" }],
         subresources: &[status("StorageVersionMigration")],
+        unconditional_update: false,
         ..Info::BASE
     };
 

@@ -1,7 +1,9 @@
 //! Laws of delete and deletecollection.
 
 use crate::world::*;
-use keles_api::Object;
+use keles_api::decode::Format;
+use keles_api::{Object, protobuf};
+use keles_registry::Verb;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -25,6 +27,35 @@ async fn preconditions_guard_a_delete() {
     assert!(e.code == 409 && e.message.contains("the ResourceVersion in the precondition (1) does not match"), "{}", e.message);
     let ok = format!(r#"{{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{{"uid":"{}"}}}}"#, a.uid());
     w.req("configmaps").named("a").delete(&ok).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_deletes_nothing() {
+    let w = World::new().await;
+    w.req("configmaps").create(&config("a", "1")).await.unwrap();
+    let unknown =
+        |kind: &str, version: &str| format!("no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\"");
+    for (body, why) in [
+        (config("a", "1"), unknown("ConfigMap", "v1")),
+        (r#"{"kind":"fixed"}"#.into(), unknown("fixed", "meta.k8s.io/v1")),
+        (r#"{"kind":"Status","apiVersion":"v1"}"#.into(), "converting (v1.Status) to (v1.DeleteOptions): unknown conversion".into()),
+        (r#"{"gracePeriodSeconds":"1"}"#.into(), "json: cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64".into()),
+    ] {
+        for all in [false, true] {
+            let r = if all { w.req("configmaps") } else { w.req("configmaps").named("a") };
+            let s = if all { r.delete_all(&body).await.unwrap_err() } else { r.delete(&body).await.unwrap_err() };
+            assert_eq!((s.code, s.reason.as_str(), &s.message), (400, "BadRequest", &why), "{body}");
+        }
+    }
+    for format in [Format::Yaml, Format::Protobuf] {
+        let mut r = w.req("configmaps").named("a");
+        r.call.body_format = format;
+        r.call.body = if format == Format::Yaml { "kind: ConfigMap\napiVersion: v1\n".into() } else { protobuf::encode(config("a", "1").as_bytes()).unwrap().into() };
+        assert_eq!(r.serve(Verb::Delete).await.err().unwrap().message, unknown("ConfigMap", "v1"), "{format:?}");
+    }
+    for options in ["", "{}", r#"{"apiVersion":"batch/v1","kind":"DeleteOptions","dryRun":["All"]}"#] {
+        w.req("configmaps").named("a").query("dryRun=All").delete(options).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -159,7 +190,7 @@ async fn a_collection_is_deleted_by_selector_and_shown() {
     for (n, t) in [("a", "x"), ("b", "y"), ("c", "x")] {
         w.req("configmaps").create(&config(n, t)).await.unwrap();
     }
-    let shown: Value = w.req("configmaps").query("labelSelector=t=x").delete_all().await.unwrap();
+    let shown: Value = w.req("configmaps").query("labelSelector=t=x").delete_all("").await.unwrap();
     assert_eq!((shown["kind"].as_str(), names(&shown)), (Some("ConfigMapList"), vec!["a".to_owned(), "c".to_owned()]));
     assert_eq!(names(&w.req("configmaps").list().await.unwrap()), ["b"]);
 }

@@ -160,8 +160,8 @@ impl Req {
     pub async fn delete(self, options: &str) -> Result<Object, Status> {
         self.body(options).json(Verb::Delete).await.map(Object)
     }
-    pub async fn delete_all(self) -> Result<Value, Status> {
-        self.json(Verb::DeleteCollection).await
+    pub async fn delete_all(self, options: &str) -> Result<Value, Status> {
+        self.body(options).json(Verb::DeleteCollection).await
     }
     pub async fn list(self) -> Result<Value, Status> {
         self.json(Verb::List).await

@@ -1,11 +1,22 @@
 //! Annotations that say something of a pod: what is wrong with them, and with fields that say otherwise.
 
-use super::containers;
 use super::volumes::local_descending;
+use super::{containers, scheduling};
 use crate::field::Field;
-use keles_api::{Path, Problems};
+use keles_api::{Path, Problems, decode};
+use serde_json::{Map, Value};
 
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Tolerations before they were a field. Nothing obeys it, but it is checked still.
+const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
+/// Names and types of an old toleration, as Go's decoder shows them, and the field's name.
+const TOLERATION: &[(&str, &str, &str)] = &[
+    ("Key", "string", "key"),
+    ("Operator", "core.TolerationOperator", "operator"),
+    ("Value", "string", "value"),
+    ("Effect", "core.TaintEffect", "effect"),
+    ("TolerationSeconds", "int64", "tolerationSeconds"),
+];
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 pub const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 pub const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
@@ -18,6 +29,16 @@ pub fn validate(annotations: &Field, spec: &Field, p: &mut Problems) {
     let at = annotations.path();
     if let Some(value) = annotations.opt_str(MIRROR).filter(|_| spec.str("nodeName").is_empty()) {
         p.invalid(&at.key(MIRROR), value, "must set spec.nodeName if mirror pod annotation is set");
+    }
+    if let Some(text) = annotations.opt_str(TOLERATIONS).filter(|text| !text.is_empty()) {
+        match tolerations(text) {
+            Ok(all) => {
+                let at = at.child(TOLERATIONS);
+                let all: Vec<Field> = all.iter().enumerate().map(|(i, t)| Field::new(t, at.index(i))).collect();
+                scheduling::tolerations(&all, p);
+            }
+            Err(why) => p.invalid(at, TOLERATIONS, why),
+        }
     }
     if let Some(cost) = annotations.opt_str(DELETION_COST).filter(|cost| !is_cost(cost)) {
         p.invalid(&at.key(DELETION_COST), cost, "must be a 32bit integer");
@@ -35,6 +56,57 @@ pub fn validate(annotations: &Field, spec: &Field, p: &mut Problems) {
                 p.invalid(&at.key(key), value, format!("invalid AppArmor profile name: {value:?}"));
             }
         }
+    }
+}
+
+/// Whether it is the metadata of a static pod's mirror.
+pub fn is_mirror(meta: &Field) -> bool {
+    meta.get("annotations").has(MIRROR)
+}
+
+/// The tolerations of the annotation of old. Names match in any case and unknown ones are nothing; `Err` is in the words of Go's decoder.
+fn tolerations(text: &str) -> Result<Vec<Value>, String> {
+    let refused = |v: &Value, place: &str| Err(format!("json: cannot unmarshal {} into Go {place}", go_kind(v)));
+    let all = match serde_json::from_str(text) {
+        Ok(Value::Array(all)) => all,
+        Ok(Value::Null) => Vec::new(),
+        Ok(other) => return refused(&other, "value of type []core.Toleration"),
+        Err(error) => return Err(decode::explain_json(text).unwrap_or_else(|| error.to_string())),
+    };
+    let mut found = Vec::with_capacity(all.len());
+    for one in all {
+        let mut toleration = Map::new();
+        match one {
+            Value::Null => {}
+            Value::Object(given) => {
+                for (name, v) in given {
+                    let Some((go, ty, field)) = TOLERATION.iter().find(|row| row.0.eq_ignore_ascii_case(&name)) else { continue };
+                    match &v {
+                        Value::Null => continue,
+                        Value::String(_) if *ty != "int64" => {}
+                        Value::Number(n) if *ty == "int64" && n.is_i64() => {}
+                        Value::Number(n) if *ty == "int64" => return Err(format!("json: cannot unmarshal number {n} into Go struct field Toleration.{go} of type {ty}")),
+                        _ => return refused(&v, &format!("struct field Toleration.{go} of type {ty}")),
+                    }
+                    toleration.insert((*field).to_owned(), v);
+                }
+            }
+            other => return refused(&other, "value of type core.Toleration"),
+        }
+        found.push(Value::Object(toleration));
+    }
+    Ok(found)
+}
+
+/// What Go's decoder calls a value.
+fn go_kind(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
@@ -124,6 +196,30 @@ mod tests {
     fn a_deletion_cost_is_a_plain_32_bit_number() {
         for (cost, good) in [("0", true), ("-5", true), ("2147483647", true), ("2147483648", false), ("+1", false), ("01", false), ("", false), ("x", false)] {
             assert_eq!(problems(json!({DELETION_COST: cost}), json!({})).is_empty(), good, "{cost}");
+        }
+    }
+
+    #[test]
+    fn tolerations_of_old_are_checked_as_those_of_the_field() {
+        let said = |text: &str| problems(json!({TOLERATIONS: text}), json!({}));
+        for good in ["", "null", "[]", r#"[{"key":"a","OPERATOR":"Exists","other":1}]"#, r#"[{"operator":"Exists","effect":"NoExecute","tolerationSeconds":5}]"#] {
+            assert!(said(good).is_empty(), "{good}: {:?}", said(good));
+        }
+        let at = "metadata.annotations";
+        assert_eq!(
+            said(r#"[{"key":"a","effect":"x"}]"#),
+            [format!("{at}.{TOLERATIONS}[0].effect: Unsupported value: \"x\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"")]
+        );
+        for (text, why) in [
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("[", "unexpected end of JSON input"),
+            ("{}", "json: cannot unmarshal object into Go value of type []core.Toleration"),
+            ("[1]", "json: cannot unmarshal number into Go value of type core.Toleration"),
+            (r#"[{"key":1}]"#, "json: cannot unmarshal number into Go struct field Toleration.Key of type string"),
+            (r#"[{"operator":true}]"#, "json: cannot unmarshal bool into Go struct field Toleration.Operator of type core.TolerationOperator"),
+            (r#"[{"tolerationSeconds":1.5}]"#, "json: cannot unmarshal number 1.5 into Go struct field Toleration.TolerationSeconds of type int64"),
+        ] {
+            assert_eq!(said(text), [format!("{at}: Invalid value: \"{TOLERATIONS}\": {why}")], "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Environment of containers: variables, whole maps, and references to fields and resources of the pod.
 
+use super::containers;
 use crate::field::{Field, invalid_each};
 use crate::formats;
 use keles_api::{Path, Problems, names};
@@ -84,7 +85,25 @@ fn file_key_ref(r: &Field, p: &mut Problems) {
     }
     match r.str("path") {
         "" => p.required(&r.at("path"), ""),
-        path => super::volumes::local_file(p, &r.at("path"), path),
+        path => super::volumes::no_backsteps(p, &r.at("path"), path),
+    }
+}
+
+/// Files of variables lie in volumes of type emptyDir.
+pub fn file_volumes(spec: &Field, p: &mut Problems) {
+    let volumes = spec.items("volumes");
+    for e in containers::all(spec).iter().flat_map(|c| c.items("env")) {
+        let r = e.get("valueFrom").get("fileKeyRef");
+        if !r.is_set() {
+            continue;
+        }
+        let name = r.str("volumeName");
+        // Of several volumes with one name the last counts.
+        match volumes.iter().rev().find(|v| v.str("name") == name) {
+            None => p.not_found(&r.at("volumeName"), name),
+            Some(v) if !v.has("emptyDir") => p.invalid(&r.at("volumeName"), name, "referenced volume must be of type emptyDir"),
+            Some(_) => {}
+        }
     }
 }
 

@@ -29,9 +29,9 @@ use crate::field::Field;
 use crate::gates;
 use crate::selectable;
 use crate::subresource::status;
-use keles_api::{Object, Path, Problems, meta, names};
+use keles_api::{Object, Problems};
 use keles_registry::gates::GatedAt;
-use keles_registry::kind::{Column, Info, Kind, Request, Selectable, Served, Subresource, UnknownSelector};
+use keles_registry::kind::{Column, Info, Kind, MetadataChecks, Request, Selectable, Served, Subresource, UnknownSelector};
 use serde_json::{Value, json};
 
 pub struct Pod;
@@ -73,6 +73,7 @@ impl Kind for Pod {
         ],
         generation: true,
         unknown_selector: UnknownSelector::NotSupported,
+        metadata_checks: MetadataChecks { update: 4, ..MetadataChecks::USUAL },
         ..Info::BASE
     };
 
@@ -123,8 +124,6 @@ impl Kind for Pod {
     }
 
     fn validate_update(new: &Object, old: &Object, p: &mut Problems) {
-        // Upstream checks the metadata of a new object here too.
-        meta::validate_create(new, true, names::dns_subdomain, &Path::new("metadata"), p);
         update::update(new, old, p);
     }
 

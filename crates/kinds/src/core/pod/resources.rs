@@ -190,11 +190,17 @@ fn claimed(r: &Field, claims: &BTreeSet<&str>, p: &mut Problems) {
     }
 }
 
-/// The pod's own claims; answers their names.
-pub fn claims<'a>(spec: &Field<'a>, p: &mut Problems) -> BTreeSet<&'a str> {
+/// The pod's own claims; answers their names. A static pod, whose mirror this is then, may have none.
+pub fn claims<'a>(spec: &Field<'a>, mirror: bool, p: &mut Problems) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     for claim in spec.items("resourceClaims") {
         let name = claim.str("name");
+        if mirror {
+            // Upstream names the claim by a path without a name.
+            p.forbidden(&Path::new("[]"), "static pods do not support resource claims");
+            seen.insert(name);
+            continue;
+        }
         match name {
             "" => p.required(&claim.at("name"), ""),
             _ if !seen.insert(name) => p.duplicate(&claim.at("name"), name),

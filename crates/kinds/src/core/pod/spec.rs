@@ -1,6 +1,6 @@
 //! A pod spec: the order of its checks. Each check stands in the file of its topic.
 
-use super::{affinity, annotations, containers, resources, scheduling, security, volumes, windows};
+use super::{affinity, annotations, containers, env, resources, scheduling, security, volumes, windows};
 use crate::field::{Field, invalid_each, required_one_of};
 use crate::formats;
 use crate::labels;
@@ -24,7 +24,7 @@ pub fn create(o: &Object, p: &mut Problems) {
 pub fn pod(root: &Field, p: &mut Problems) {
     let spec = root.get("spec");
     annotations::validate(&root.get("metadata").get("annotations"), &spec, p);
-    validate(&spec, Some(root.get("metadata").str("name")), p);
+    validate(&spec, Some(&root.get("metadata")), p);
     if spec.str("serviceAccountName").is_empty() {
         no_token_without_account(&spec, p);
     }
@@ -48,16 +48,16 @@ fn no_token_without_account(spec: &Field, p: &mut Problems) {
     }
 }
 
-/// A pod spec. `pod_name` is the pod's, or `None` in a template.
-pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
-    let volumes = volumes::validate(spec, pod_name, p);
-    let claims = resources::claims(spec, p);
+/// A pod spec. `pod` is the pod's metadata, or `None` in a template.
+pub fn validate(spec: &Field, pod: Option<&Field>, p: &mut Problems) {
+    let volumes = volumes::validate(spec, pod.map(|meta| meta.str("name")), p);
+    let claims = resources::claims(spec, pod.is_some_and(annotations::is_mirror), p);
     let scope = containers::Scope::of(spec, volumes, claims);
     containers::regular(spec, &scope, p);
     containers::init(spec, &scope, p);
     containers::ephemeral(spec, &scope, p);
     resources::pod_level(spec, p);
-    containers::host_network_ports(spec, pod_name.is_some(), p);
+    containers::host_network_ports(spec, pod.is_some(), p);
     required_one_of(p, &spec.at("restartPolicy"), spec.str("restartPolicy"), &["Always", "OnFailure", "Never"]);
     required_one_of(p, &spec.at("dnsPolicy"), spec.str("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     labels::labels(p, &spec.get("nodeSelector"));
@@ -73,6 +73,7 @@ pub fn validate(spec: &Field, pod_name: Option<&str>, p: &mut Problems) {
     scheduling::tolerations(&spec.items("tolerations"), p);
     scheduling::host_aliases(spec, p);
     classes(spec, p);
+    env::file_volumes(spec, p);
 }
 
 /// Account, node, deadline, host name.

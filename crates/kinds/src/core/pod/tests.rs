@@ -52,6 +52,30 @@ fn the_pull_policy_follows_the_tag() {
 }
 
 #[test]
+fn a_file_of_variables_lies_in_an_empty_dir_of_the_pod() {
+    let with = |volumes: Value, path: &str| {
+        let env = json!([{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "files", "path": path, "key": "A"}}}]);
+        let c = json!({"name": "c", "image": "i", "env": env});
+        problems(&pod(json!({"initContainers": [{"name": "first", "image": "i", "env": env}], "containers": [c], "volumes": volumes})))
+    };
+    assert!(with(json!([{"name": "files", "emptyDir": {}}]), "/a/..env").is_empty());
+    let at = |list: &str| format!("spec.{list}[0].env[0].valueFrom.fileKeyRef.volumeName");
+    let both = |why: &str| ["initContainers", "containers"].map(|list| format!("{}: {why}", at(list)));
+    assert_eq!(with(json!([]), "a"), both("Not found: \"files\""));
+    assert_eq!(with(json!([{"name": "files", "configMap": {"name": "x"}}]), "a"), both("Invalid value: \"files\": referenced volume must be of type emptyDir"));
+    assert!(with(json!([{"name": "files", "emptyDir": {}}]), "a/../b")[0].ends_with("fileKeyRef.path: Invalid value: \"a/../b\": must not contain '..'"));
+}
+
+#[test]
+fn the_mirror_of_a_static_pod_has_no_resource_claims() {
+    let claims = json!([{"name": "a"}, {"name": "b", "resourceClaimName": "b"}]);
+    let mut o = pod(json!({"nodeName": "n", "containers": [{"name": "c", "image": "i", "resources": {"claims": [{"name": "a"}]}}], "resourceClaims": claims}));
+    assert_eq!(problems(&o).len(), 1, "{:?}", problems(&o));
+    o.set_meta("annotations", json!({"kubernetes.io/config.mirror": "x"}));
+    assert_eq!(problems(&o), ["[]: Forbidden: static pods do not support resource claims"; 2]);
+}
+
+#[test]
 fn a_mount_of_an_unknown_volume_is_not_found() {
     let o = pod(json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
     assert_eq!(problems(&o), ["spec.containers[0].volumeMounts[0].name: Not found: \"v\""]);

@@ -113,6 +113,10 @@ impl Kind for Service {
     fn warnings(new: &Object, _old: Option<&Object>, w: &mut Vec<String>) {
         warnings::service(new, w);
     }
+
+    fn status_warnings(new: &Object, _: &Object, w: &mut Vec<String>) {
+        warnings::status(new, w);
+    }
 }
 
 fn external_ip(o: &Object) -> String {
@@ -186,6 +190,15 @@ mod tests {
         assert_eq!(o.str_at(&["spec", "internalTrafficPolicy"]), "Cluster");
         assert_eq!(o.at(&["spec", "ipFamilies"]), &json!(["IPv4"]));
         assert!(problems(&o).is_empty(), "{:?}", problems(&o));
+    }
+
+    #[test]
+    fn odd_addresses_of_a_balancer_are_warned_of() {
+        let mut o = service(json!({"type": "LoadBalancer", "ports": [{"port": 80}]}));
+        o.0["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "a.example"}, {"ip": "2001:db8::0:1"}]}});
+        let mut w = Vec::new();
+        Service::status_warnings(&o, &o, &mut w);
+        assert_eq!(w, ["status.loadBalancer.ingress[2]: IPv6 address \"2001:db8::0:1\" should be in RFC 5952 canonical format (\"2001:db8::1\")"]);
     }
 
     #[test]

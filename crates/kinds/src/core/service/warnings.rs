@@ -43,3 +43,10 @@ pub fn service(o: &Object, w: &mut Vec<String>) {
         w.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
     }
 }
+
+/// What is odd about the addresses that a load balancer has given.
+pub fn status(o: &Object, w: &mut Vec<String>) {
+    for one in Field::root(o).get("status").get("loadBalancer").items("ingress") {
+        ip::warn(w, one.path(), one.str("ip"));
+    }
+}

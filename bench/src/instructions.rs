@@ -30,7 +30,10 @@ fn control(s: &Server, what: &[&str]) -> Result<(), Error> {
 }
 
 /// Instructions of one of [`ROUNDS`] calls, the first [`WARM_UP`] aside. The `n`th measurement of a server, from 1 on.
-async fn count(s: &Server, n: usize, call: impl AsyncFn(usize) -> Result<(), kube::Error>) -> Result<f64, Error> {
+async fn count<F>(s: &Server, n: usize, call: impl Fn(usize) -> F) -> Result<f64, Error>
+where
+    F: Future<Output = Result<(), kube::Error>>,
+{
     for i in 0..WARM_UP {
         call(i).await?;
     }
@@ -53,8 +56,14 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     namespace_with_account(&s).await?;
     let pods: Api<Pod> = Api::default_namespaced(s.client.clone());
     let deployments: Api<Deployment> = Api::default_namespaced(s.client.clone());
-    let apply = PatchParams::apply("bench").force();
-    let create = count(&s, 1, async |i| pods.create(&PostParams::default(), &pod(&format!("p{i}"))).await.map(drop)).await?;
-    let apply = count(&s, 2, async |i| deployments.patch("web", &apply, &Patch::Apply(deployment(i))).await.map(drop)).await?;
+    let create = |i| {
+        let pods = pods.clone();
+        async move { pods.create(&PostParams::default(), &pod(&format!("p{i}"))).await.map(drop) }
+    };
+    let apply = |i| {
+        let deployments = deployments.clone();
+        async move { deployments.patch("web", &PatchParams::apply("bench").force(), &Patch::Apply(deployment(i))).await.map(drop) }
+    };
+    let (create, apply) = (count(&s, 1, create).await?, count(&s, 2, apply).await?);
     Ok(format!("create {:.3}, server-side apply {:.3} million instructions of the API server in user space (callgrind, {ROUNDS} of each)", create / 1e6, apply / 1e6))
 }

@@ -32,6 +32,8 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub port: u16,
     kubelet_port: u16,
+    /// Of the agent's /healthz without TLS.
+    pub health_port: u16,
     shape: Shape,
     /// Further flags of `keles server`, for its next start.
     pub flags: Vec<String>,
@@ -171,7 +173,8 @@ impl Cluster {
     }
     fn new(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
-        Cluster { dir, port: free_port(), kubelet_port: free_port(), shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() }
+        let (port, kubelet_port, health_port) = (free_port(), free_port(), free_port());
+        Cluster { dir, port, kubelet_port, health_port, shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() }
     }
     fn start_as(shape: Shape) -> Cluster {
         let mut c = Self::new(shape);
@@ -218,7 +221,8 @@ impl Cluster {
         let (port, kubelet_port, data, kubeconfig) =
             (self.port.to_string(), self.kubelet_port.to_string(), self.data().display().to_string(), self.kubeconfig().display().to_string());
         let api = ["--https-listen-port", &port, "--service-cidr", &self.network.services, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
-        let node = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port];
+        let health = format!("--healthz-port={}", self.health_port);
+        let node = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port, &health];
         let further: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(match self.shape {
             Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node, &further].concat()),
@@ -259,7 +263,8 @@ impl Cluster {
                 self.keles(&["certificate", "--node-name", Self::NODE, "--cert-dir", &certificates]);
                 let (certificate, key) = (format!("{certificates}/kubelet.crt"), format!("{certificates}/kubelet.key"));
                 let (data, port) = (self.data().display().to_string(), self.kubelet_port.to_string());
-                let files = ["--tls-cert-file", &certificate, "--tls-private-key-file", &key, "--root-dir", &data, "--port", &port];
+                let health = format!("--healthz-port={}", self.health_port);
+                let files = ["--tls-cert-file", &certificate, "--tls-private-key-file", &key, "--root-dir", &data, "--port", &port, &health];
                 self.spawn_keles(&[&["kubelet", "--kubeconfig", &own][..], &network, &name, &files].concat())
             }
             // Several clusters run at once: nothing listens on upstream's fixed ports.

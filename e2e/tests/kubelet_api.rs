@@ -57,6 +57,7 @@ subjects: [{{kind: ServiceAccount, name: monitor, namespace: default}}]
     the_summary_has_every_part(&c);
     metrics_have_their_names(&c);
     the_agent_shows_its_configuration(&c);
+    the_agent_shows_the_nodes_logs(&c);
     top_shows_nodes_and_pods(&c);
     commands_run_and_uids_count(&c);
     metrics_follow_what_users_install(&c);
@@ -185,6 +186,15 @@ fn metrics_have_their_names(c: &Cluster) {
         "kubelet_node_name{node=\"",
         "kubelet_http_requests_total{",
         "process_resident_memory_bytes ",
+        "kubelet_started_pods_total ",
+        "kubelet_started_containers_total{container_type=\"container\"} ",
+        "kubelet_pod_start_duration_seconds_count ",
+        "kubelet_pod_start_sli_duration_seconds_count ",
+        "kubelet_pod_worker_duration_seconds_count{operation_type=\"create\"} ",
+        "kubelet_pod_status_sync_duration_seconds_count ",
+        "kubelet_runtime_operations_total{operation_type=\"start_container\"} ",
+        "kubelet_run_podsandbox_duration_seconds_count{runtime_handler=\"\"} ",
+        "kubelet_managed_ephemeral_containers 0",
     ] {
         assert!(has(&own, line), "{line} in\n{own}");
     }
@@ -200,8 +210,22 @@ fn the_agent_shows_its_configuration(c: &Cluster) {
     let running: Value = serde_json::from_str(&raw(c, "runningpods/")).expect("JSON");
     let busy = running["items"].as_array().into_iter().flatten().find(|p| p["metadata"]["name"] == "busy").expect("the pod");
     assert_eq!(busy["spec"]["containers"].as_array().map(Vec::len), Some(2), "{busy}");
-    let refused = c.try_kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/logs/", Cluster::NODE)]).expect_err("no logs of the node");
-    assert!(refused.contains("logs endpoint is disabled") || refused.contains("does not allow this method"), "{refused}");
+    assert_eq!(c.get(&format!("http://127.0.0.1:{}/healthz", c.health_port)).as_deref(), Ok("ok"));
+    assert_eq!(configz["kubeletconfig"]["healthzPort"], c.health_port);
+}
+
+/// `/var/log` by its list, its files and parts of them, to those who may read `nodes/log`.
+fn the_agent_shows_the_nodes_logs(c: &Cluster) {
+    let file = tempfile::Builder::new().prefix("keles-e2e-").suffix(".log").tempfile_in("/var/log").expect("a log of the node");
+    std::fs::write(file.path(), "first\nsecond\n").expect("written");
+    let name = file.path().file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+    assert!(raw(c, "logs/").contains(&format!("<a href=\"{name}\">{name}</a>\n")));
+    assert_eq!(raw(c, &format!("logs/{name}")), "first\nsecond\n");
+    assert_eq!(raw(c, &format!("logs/{name}?query=kubelet")), "first\nsecond\n", "log query is off");
+    assert!(c.try_kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/logs/no-such.log", Cluster::NODE)]).is_err());
+    let stranger = c.kubectl(&["create", "token", "stranger"]).trim().to_owned();
+    let forbidden = "Forbidden (user=system:serviceaccount:default:stranger, verb=get, resource=nodes, subresource(s)=[log])";
+    assert_eq!(ask(c, &format!("/logs/{name}"), &stranger), ("403".to_owned(), forbidden.to_owned()));
 }
 
 fn top_shows_nodes_and_pods(c: &Cluster) {
@@ -222,6 +246,9 @@ fn top_shows_nodes_and_pods(c: &Cluster) {
     let one = c.json(&["get", "pods.metrics.k8s.io", "busy"]);
     assert_eq!((&one["kind"], &one["apiVersion"]), (&"PodMetrics".into(), &"metrics.k8s.io/v1beta1".into()), "{one}");
     assert!(one["window"].is_string() && one["timestamp"].is_string(), "{one}");
+    let table = rows(&["get", "pods.metrics.k8s.io", "busy"]);
+    assert_eq!((table[0].join(" ").as_str(), table[1][0].as_str(), table[1].len()), ("NAME CPU MEMORY WINDOW", "busy", 4), "{table:?}");
+    assert_eq!(rows(&["get", "nodes.metrics.k8s.io", "--no-headers"])[0][0], Cluster::NODE);
     let missing = c.try_kubectl(&["get", "nodes.metrics.k8s.io", "other"]).expect_err("no such node");
     assert!(missing.contains("nodes.metrics.k8s.io \"other\" not found"), "{missing}");
     assert!(c.kubectl(&["api-resources", "--api-group=metrics.k8s.io"]).contains("PodMetrics"));

@@ -185,6 +185,9 @@ spec:
             let is_shown = claims.len() == 1 && ["v", "r"].iter().any(|name| claims[0]["name"] == *name) && claims[0]["capacityBytes"].is_u64();
             if is_shown { Ok(()) } else { Err(summary.to_string()) }
         });
+        let metrics = c.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")]);
+        let capacity = "kubelet_volume_stats_capacity_bytes{namespace=\"default\",persistentvolumeclaim=\"data\"} ";
+        assert_eq!(metrics.lines().filter(|line| line.starts_with(capacity)).count(), 1, "{metrics}");
     };
     figures(c);
     c.kill_server();

@@ -132,6 +132,8 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.credential_providers = o.pulls.providers;
     c.anonymous_auth = o.anonymous_auth;
     c.flags = crate::observe_flags::all();
+    c.healthz = o.limits.healthz;
+    c.system_logs = o.limits.system_logs;
     c.eviction = o.limits.eviction;
     c.image_gc = o.limits.image_gc;
     c.logs = o.limits.logs;

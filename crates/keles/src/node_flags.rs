@@ -2,7 +2,7 @@
 //! `keles kubelet`.
 
 use clap::{ArgAction, Args};
-use keles_kubelet::config::Reserved;
+use keles_kubelet::config::{Reserved, SYSTEM_LOGS};
 use keles_kubelet::eviction::{Thresholds, ThresholdsText, duration};
 use keles_kubelet::image_gc::Limits;
 use keles_kubelet::log_rotation;
@@ -12,11 +12,21 @@ use keles_kubelet::placement::{Settings, cpus, memory};
 use keles_kubelet::shutdown;
 use keles_kubelet::static_pods::Sources;
 use keles_kubelet::swap::{self, Behavior};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Args)]
 pub struct NodeFlags {
+    /// Port of the agent's /healthz without TLS; 0: none. One that is taken is tried again.
+    #[arg(long, default_value_t = keles_kubelet::DEFAULT_HEALTHZ_PORT)]
+    pub healthz_port: u16,
+    /// Where it listens.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub healthz_bind_address: IpAddr,
+    /// Show /var/log at /logs/ of the agent's API (KubeletConfiguration's enableSystemLogHandler).
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub enable_system_log_handler: bool,
     /// Pods are ended at once when less is left: SIGNAL<QUANTITY or SIGNAL<PERCENT%, of memory.available, nodefs.available, nodefs.inodesFree,
     /// imagefs.available, imagefs.inodesFree, pid.available. What is not named has no threshold.
     #[arg(long, default_value = ThresholdsText::HARD)]
@@ -135,6 +145,8 @@ fn header(text: &str) -> Result<(String, String), String> {
 /// The flags understood.
 #[derive(Clone, Default)]
 pub struct NodeLimits {
+    pub healthz: Option<SocketAddr>,
+    pub system_logs: Option<PathBuf>,
     pub eviction: Thresholds,
     pub image_gc: Limits,
     pub logs: log_rotation::Limits,
@@ -188,8 +200,11 @@ impl NodeFlags {
             file_every: self.file_check_frequency,
             url_every: self.http_check_frequency,
         };
+        let healthz = (self.healthz_port > 0).then(|| SocketAddr::from((self.healthz_bind_address, self.healthz_port)));
+        let system_logs = self.enable_system_log_handler.then(|| SYSTEM_LOGS.into());
         let swap = swap::Settings { behavior: self.memory_swap_behavior, fail_on: self.fail_swap_on };
-        Ok(NodeLimits { static_pods, placement, swap, shutdown, eviction: Thresholds::parse(&text).map_err(NodeFlagError)?, image_gc, logs, reserved })
+        let eviction = Thresholds::parse(&text).map_err(NodeFlagError)?;
+        Ok(NodeLimits { healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

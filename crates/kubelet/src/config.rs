@@ -5,13 +5,16 @@ use crate::eviction::Thresholds;
 use crate::image_gc::Limits;
 use crate::naming::ClusterDns;
 use keles_volumes::quantity::Quantity;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Upstream's default.
+/// Upstream's defaults.
 pub const DEFAULT_PORT: u16 = 10250;
+pub const DEFAULT_HEALTHZ_PORT: u16 = 10248;
+/// What `/logs/` shows (upstream's nodeLogDir).
+pub const SYSTEM_LOGS: &str = "/var/log";
 pub const DEFAULT_MAX_PODS: u32 = 110;
 /// What `kubeletVersion` says: the API version this agent speaks.
 pub const VERSION: &str = "v1.36.0";
@@ -75,6 +78,10 @@ pub struct KubeletConfig {
     pub tls: Option<ServerTls>,
     /// Callers of the agent's API who show nothing are system:anonymous, whom RBAC may allow something; otherwise they are refused.
     pub anonymous_auth: bool,
+    /// Where `/healthz` is served without TLS; absent: nowhere.
+    pub healthz: Option<SocketAddr>,
+    /// The folder that the agent's `/logs/` shows; absent: it is refused.
+    pub system_logs: Option<PathBuf>,
     /// What `/flagz` shows: flags by name, secrets already left out.
     pub flags: std::collections::BTreeMap<String, String>,
     pub max_pods: u32,
@@ -112,6 +119,8 @@ impl KubeletConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             tls: None,
             anonymous_auth: false,
+            healthz: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_HEALTHZ_PORT))),
+            system_logs: Some(SYSTEM_LOGS.into()),
             flags: Default::default(),
             max_pods: DEFAULT_MAX_PODS,
             seccomp_default: false,

@@ -120,14 +120,14 @@ async fn collect(agent: &Agent) {
     let Some(in_use) = look(agent).await else { return };
     let now = Timestamp::now();
     let stale = agent.image_history().stale(&in_use, limits.maximum_age, now);
-    remove(agent, &stale).await;
+    remove(agent, &stale, "age").await;
     let Some((bytes, _)) = crate::eviction::disk(&agent.images_dir) else { return };
     let wanted = wanted(limits, bytes.available, bytes.capacity);
     if wanted == 0 {
         return;
     }
     let doomed = agent.image_history().doomed(&in_use, wanted, limits.minimum_age, now);
-    let freed = remove(agent, &doomed).await;
+    let freed = remove(agent, &doomed, "space").await;
     if freed < wanted {
         let message = format!("Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free.");
         agent.events.node(&agent.config.node_name, WARNING, "FreeDiskSpaceFailed", message);
@@ -138,7 +138,7 @@ async fn collect(agent: &Agent) {
 pub async fn free_all(agent: &Agent) {
     let Some(in_use) = look(agent).await else { return };
     let doomed = agent.image_history().doomed(&in_use, u64::MAX, agent.config.image_gc.minimum_age, Timestamp::now());
-    remove(agent, &doomed).await;
+    remove(agent, &doomed, "space").await;
 }
 
 /// Notes what is there; the ids in use.
@@ -166,15 +166,16 @@ fn images_of(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<String> {
     containers.chain(volumes).chain(ephemeral).collect()
 }
 
-/// Bytes of what went.
-async fn remove(agent: &Agent, ids: &[String]) -> u64 {
+/// Bytes of what went; `reason` is the metric's.
+async fn remove(agent: &Agent, ids: &[String], reason: &str) -> u64 {
     let mut freed = 0;
     for id in ids {
         match agent.images.remove(id).await {
             Ok(()) => {
                 crate::image_access::Records::new(&agent.config.data_dir).forget(id);
                 freed += agent.image_history().known.remove(id).map_or(0, |known| known.size_bytes);
-                tracing::info!(image = id, "an unused image was removed");
+                crate::metrics::IMAGES_COLLECTED.with([reason]).increment();
+                tracing::info!(image = id, reason, "an unused image was removed");
             }
             Err(error) => tracing::info!(image = id, %error, "an unused image was not removed"),
         }

@@ -29,10 +29,12 @@ mod image_access;
 pub mod image_credentials;
 pub mod image_gc;
 pub mod image_store;
+mod instrumented;
 mod local_storage;
 pub mod log_rotation;
 mod logs;
 mod machine;
+mod metrics;
 pub mod naming;
 mod node;
 mod node_facts;
@@ -51,17 +53,19 @@ mod security;
 mod server;
 mod service_env;
 pub mod shutdown;
+mod startup;
 pub mod static_pods;
 mod status_writer;
 pub mod swap;
 mod user_namespaces;
 
-pub use config::{DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
+pub use config::{DEFAULT_HEALTHZ_PORT, DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
 pub use image_store::{ImageStore, NodeImage};
 pub use naming::ClusterDns;
 pub use pod_network::{HostPort, NetworkError, NetworkOfRuntime, PodNetwork};
 
 use agent::Agent;
+use instrumented::Instrumented;
 use k8s_openapi::api::core::v1::Pod;
 use keles_runtime::api::PodRuntime;
 use std::sync::Arc;
@@ -100,6 +104,8 @@ impl Kubelet {
         shutdown: CancellationToken,
     ) -> Result<(), KubeletError> {
         swap::check(&config.swap)?;
+        metrics::register();
+        let (runtime, images): (Arc<dyn PodRuntime>, _) = (Arc::new(Instrumented(runtime)), Instrumented(images));
         for dir in [config.pods_dir(), config.root_dir.join("plugins"), config.data_dir.join("pods-logs")] {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
@@ -159,6 +165,7 @@ impl Kubelet {
         };
         // The lease and the status each in a task of their own: neither may wait for pods or for the other.
         let status = tokio::spawn(node::run_status(agent.clone(), port, registered_tx, shutdown.clone()));
+        let health = tokio::spawn(server::serve_health(agent.config.healthz, shutdown.clone()));
         let rotation = tokio::spawn(log_rotation::run(agent.clone(), shutdown.clone()));
         let eviction = tokio::spawn(eviction::run(agent.clone(), shutdown.clone()));
         let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
@@ -174,7 +181,7 @@ impl Kubelet {
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed);
+        let _ = tokio::join!(status, lease, health, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed);
         Ok(())
     }
 }

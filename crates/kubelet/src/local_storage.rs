@@ -12,6 +12,10 @@ use keles_volumes::quantity::Quantity;
 use std::path::Path;
 
 const RESOURCE: &str = "ephemeral-storage";
+/// What upstream's metrics call these evictions.
+const EMPTY_DIR: &str = "emptydirfs.limit";
+const POD: &str = "ephemeralpodfs.limit";
+const CONTAINER: &str = "ephemeralcontainerfs.limit";
 /// The volumes that are the pod's own; a persistent one may be bind mounted beside them.
 const OWN_VOLUMES: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
 
@@ -39,12 +43,20 @@ pub fn is_limited(pod: &Pod) -> bool {
     limits(pod).next().is_some() || limited_containers(pod).next().is_some()
 }
 
-/// What the status says of a pod that uses more than it may, if it does.
-pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> Option<String> {
+/// Why a pod is to end that uses more than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Excess {
+    pub signal: &'static str,
+    /// For its status.
+    pub message: String,
+}
+
+/// Whether it does.
+pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> Option<Excess> {
     let dir = agent.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
     let of_pod = pod.clone();
     if let Ok(Some(message)) = tokio::task::spawn_blocking(move || volume_exceeded(&of_pod, &dir)).await {
-        return Some(message);
+        return Some(Excess { signal: EMPTY_DIR, message });
     }
     limited_containers(pod).next()?;
     let mut uses = Vec::new();
@@ -55,16 +67,16 @@ pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> 
 }
 
 /// The same of containers: what each has written, and the volumes, against the limits together and then each by itself.
-fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Option<String> {
+fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Option<Excess> {
     let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
     let limit = keles_rules::requests::limits_of_spec(&spec).get(RESOURCE).map_or(0, |limit| limit.units().max(0) as u64);
     if uses.iter().map(|(_, bytes)| bytes).sum::<u64>() + volumes > limit {
         let limit = crate::eviction::machine::bytes(limit as i64);
-        return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
+        return Some(Excess { signal: POD, message: format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ") });
     }
     let over = |(container, _, bytes): &(&Container, &str, u64)| uses.iter().any(|(name, used)| *name == container.name && used > bytes);
     let (container, text, _) = limited_containers(pod).find(over)?;
-    Some(format!("Container {} exceeded its local ephemeral storage limit \"{text}\". ", container.name))
+    Some(Excess { signal: CONTAINER, message: format!("Container {} exceeded its local ephemeral storage limit \"{text}\". ", container.name) })
 }
 
 /// Each container's newest record, as upstream counts; the folder of logs is that of all attempts.
@@ -121,9 +133,9 @@ mod tests {
         let container = |name: &str, limit: &str| json!({"name": name, "resources": {"limits": {"ephemeral-storage": limit}}});
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [container("a", "1Ki"), container("b", "4Ki")]}})).expect("a pod");
         assert!(is_limited(&pod));
-        let judged = |a: u64, b: u64, volumes: u64| containers_exceeded(&pod, &[("a".into(), a), ("b".into(), b)], volumes);
+        let judged = |a: u64, b: u64, volumes: u64| containers_exceeded(&pod, &[("a".into(), a), ("b".into(), b)], volumes).map(|excess| (excess.signal, excess.message));
         assert_eq!(judged(1024, 4096, 0), None);
-        assert_eq!(judged(1025, 1024, 0).as_deref(), Some("Container a exceeded its local ephemeral storage limit \"1Ki\". "));
-        assert_eq!(judged(1024, 1024, 4096).as_deref(), Some("Pod ephemeral local storage usage exceeds the total limit of containers 5Ki. "));
+        assert_eq!(judged(1025, 1024, 0), Some((CONTAINER, "Container a exceeded its local ephemeral storage limit \"1Ki\". ".into())));
+        assert_eq!(judged(1024, 1024, 4096), Some((POD, "Pod ephemeral local storage usage exceeds the total limit of containers 5Ki. ".into())));
     }
 }

@@ -8,6 +8,7 @@ use crate::devices::Held;
 use crate::devices::wire::{CdiDevice, Empty, NumaNode, TopologyInfo};
 use crate::dra::store::{Claim, Device};
 use crate::machine::{is_sidecar, phase};
+use crate::metrics;
 use crate::placement::memory::Block;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_grpc::{Code, Server, Status};
@@ -18,6 +19,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 pub const SOCKET: &str = "kubelet.sock";
+const API: &str = "v1";
 const LIST: &str = "/v1.PodResourcesLister/List";
 const ALLOCATABLE: &str = "/v1.PodResourcesLister/GetAllocatableResources";
 const GET: &str = "/v1.PodResourcesLister/Get";
@@ -136,14 +138,20 @@ pub async fn serve(agent: Arc<Agent>, stop: CancellationToken) -> io::Result<()>
     let (for_list, for_get) = (agent.clone(), agent.clone());
     let server = Server::new()
         .unary(LIST, move |_: Empty| {
+            metrics::POD_RESOURCES.with([API]).increment();
+            metrics::POD_RESOURCES_LIST.with([API]).increment();
             let all = list(&for_list);
             async { Ok::<_, Status>(ListPodResourcesResponse { pod_resources: all }) }
         })
         .unary(GET, move |request: GetPodResourcesRequest| {
-            let found = get(&for_get, &request);
+            metrics::POD_RESOURCES.with([API]).increment();
+            metrics::POD_RESOURCES_GET.with([API]).increment();
+            let found = get(&for_get, &request).inspect_err(|_| metrics::POD_RESOURCES_GET_ERRORS.with([API]).increment());
             async { found.map(|pod| GetPodResourcesResponse { pod_resources: Some(pod) }) }
         })
         .unary(ALLOCATABLE, move |_: Empty| {
+            metrics::POD_RESOURCES.with([API]).increment();
+            metrics::POD_RESOURCES_ALLOCATABLE.with([API]).increment();
             let all = allocatable(&agent);
             async { Ok::<_, Status>(all) }
         });

@@ -310,6 +310,7 @@ impl Pods {
 /// Says that a pod is not taken; the status it then has.
 pub(crate) fn refused(agent: &Agent, pod: &Pod, Refusal { reason, message }: Refusal) -> PodStatus {
     agent.events.pod(pod, WARNING, &reason, message.clone());
+    crate::metrics::refused(&reason);
     PodStatus {
         phase: Some(phase::FAILED.into()),
         reason: Some(reason),

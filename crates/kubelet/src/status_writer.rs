@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// First pause after a write that failed for a passing reason; doubles up to [`MAX_RETRY`].
@@ -30,6 +30,8 @@ pub struct StatusWriter {
     wanted: watch::Sender<Wanted>,
     written: watch::Receiver<u64>,
     base: Arc<Mutex<Base>>,
+    /// When the first change was told that is not being written yet.
+    since: Arc<Mutex<Option<Instant>>>,
     /// The object is a static pod's mirror: it may come, go and come again.
     is_mirror: bool,
     task: tokio::task::JoinHandle<()>,
@@ -50,8 +52,9 @@ impl StatusWriter {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let is_mirror = crate::static_pods::is_static(pod);
         let uid = pod.metadata.uid.clone().filter(|_| !is_mirror);
-        let task = tokio::spawn(write_all(api, name, uid, wanted_rx, written_tx, base.clone()));
-        Self { wanted, written, base, is_mirror, task }
+        let since = Arc::new(Mutex::new(None));
+        let task = tokio::spawn(write_all(api, name, uid, wanted_rx, written_tx, base.clone(), since.clone()));
+        Self { wanted, written, base, since, is_mirror, task }
     }
 
     /// The API showed this object.
@@ -65,6 +68,7 @@ impl StatusWriter {
     pub fn set(&self, status: PodStatus) {
         self.wanted.send_modify(|wanted| {
             if wanted.status.as_ref() != Some(&status) {
+                self.since.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert_with(Instant::now);
                 *wanted = Wanted { number: wanted.number + 1, status: Some(status) };
             }
         });
@@ -91,17 +95,29 @@ fn learn(base: &Mutex<Base>, pod: &Pod) -> bool {
     is_news
 }
 
-async fn write_all(api: Api<Pod>, name: String, uid: Option<String>, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<u64>, base: Arc<Mutex<Base>>) {
+async fn write_all(
+    api: Api<Pod>,
+    name: String,
+    uid: Option<String>,
+    mut wanted: watch::Receiver<Wanted>,
+    written: watch::Sender<u64>,
+    base: Arc<Mutex<Base>>,
+    since: Arc<Mutex<Option<Instant>>>,
+) {
     let mut retry = FIRST_RETRY;
+    let mut begun = None;
     while wanted.changed().await.is_ok() {
         loop {
             let Wanted { number, status } = wanted.borrow_and_update().clone();
             let Some(status) = status else { break };
+            let latest = since.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            begun = begun.or(latest);
             let changes = {
                 let base = base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 difference(&base.status, &status)
             };
             let Some(changes) = changes else {
+                begun = None;
                 let _ = written.send(number);
                 break;
             };
@@ -113,6 +129,9 @@ async fn write_all(api: Api<Pod>, name: String, uid: Option<String>, mut wanted:
                 Ok(pod) => {
                     learn(&base, &pod);
                     retry = FIRST_RETRY;
+                    if let Some(begun) = begun.take() {
+                        crate::metrics::STATUS_SYNC.with([]).observe_seconds(begun.elapsed());
+                    }
                     let _ = written.send(number);
                 }
                 Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409 | 422) => {
@@ -120,6 +139,7 @@ async fn write_all(api: Api<Pod>, name: String, uid: Option<String>, mut wanted:
                     if refusal.code == 422 {
                         tracing::warn!(pod = name, error = refusal.message, "pod status refused");
                     }
+                    begun = None;
                     let _ = written.send(number);
                 }
                 Err(error) => {

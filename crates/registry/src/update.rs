@@ -201,7 +201,7 @@ impl Exchange<'_> {
         let (kind, at) = (&self.resource.kind, Path::new("metadata"));
         let checks = kind.metadata_checks(&self.request);
         let checks = if part == Part::Status { checks.status } else { checks.update };
-        let whole = |name, p: &mut Problems| meta::validate_create_with(new, self.resource.namespaced(), name, facts::finalizers(&**kind), &at, p);
+        let whole = |name: meta::NameCheck, p: &mut Problems| meta::validate_create_with(new, self.resource.namespaced(), name, facts::finalizers(&**kind), &at, p);
         whole(names::path_segment, found);
         let mut against = Problems::new();
         meta::validate_update(new, old, &at, &mut against);

@@ -4,14 +4,15 @@
 //! the ordinary connection to the nodes when somebody asks: nothing polls. Use of processors is a rate, so what was read before is kept for a
 //! while, and who asks first waits for a second reading ([`window`]).
 //! Source: k8s.io/metrics, kubernetes-sigs/metrics-server (texts and the rule for containers younger than the window).
-//! Deliberately absent: Tables, watch.
+//! Deliberately absent: watch (metrics-server has none: 405), protobuf.
 
 pub mod documents;
+mod forms;
 mod scrape;
 mod window;
 
 use crate::chain::{Asked, method_not_allowed, now};
-use crate::negotiate::Accepted;
+use crate::negotiate::{Accepted, Forms};
 use crate::pod_streams::node_address_of;
 use crate::respond::{self, Style};
 use crate::server::Inner;
@@ -38,11 +39,10 @@ const NODE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Answers a request that may be answered.
 pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Status> {
-    let style = Style::new(Accepted::default(), asked.request.headers(), &asked.query);
     let info = &asked.info;
     if !info.is_resource {
         let known = asked.request.uri().path().trim_end_matches('/') == format!("/apis/{GROUP}/{VERSION}");
-        return Ok(if known { json_answer(&documents::resource_list(), &style) } else { respond::no_route() });
+        return Ok(if known { json_answer(&documents::resource_list(), &Style::new(Accepted::default(), asked.request.headers(), &asked.query)) } else { respond::no_route() });
     }
     if !matches!(info.resource.as_str(), "nodes" | "pods") || !info.subresource.is_empty() || info.overlong {
         return Ok(respond::no_route());
@@ -50,13 +50,16 @@ pub async fn serve(server: &Inner, asked: Asked) -> Result<Response<Body>, Statu
     if !matches!(info.verb, "get" | "list") {
         return Err(method_not_allowed());
     }
+    let style = Style::new(server.media().accept(asked.request.headers(), Forms::Custom)?, asked.request.headers(), &asked.query);
     let selected = Selected::parse(&asked)?;
+    let kind = if info.resource == "nodes" { "NodeMetrics" } else { "PodMetrics" };
     let value = match (info.resource.as_str(), info.name.is_empty() || info.verb == "list") {
         ("nodes", true) => list("NodeMetricsList", nodes(server, &selected).await),
         ("nodes", false) => node(server, &info.name).await?,
         (_, true) => list("PodMetricsList", pods(server, info.object_namespace(), &selected).await),
         (_, false) => pod(server, info.object_namespace(), &info.name).await?,
     };
+    let value = forms::shown(value, kind, style.accepted.form, asked.query.text("includeObject"));
     Ok(json_answer(&value, &style))
 }
 

@@ -225,7 +225,10 @@ impl Devices {
         let channel = self.state().plugins.get(resource).and_then(|plugin| plugin.channel.clone());
         let channel = channel.ok_or_else(|| DeviceError::Unregistered(resource.into()))?;
         let request = wire::AllocateRequest { container_requests: vec![wire::ContainerAllocateRequest { devices_ids: ids.iter().cloned().collect() }] };
-        let answer: wire::AllocateResponse = channel.unary(wire::ALLOCATE, &request, ALLOCATE_LIMIT).await.map_err(|status| DeviceError::Plugin { call: "Allocate", status })?;
+        let begun = Instant::now();
+        let answer = channel.unary::<_, wire::AllocateResponse>(wire::ALLOCATE, &request, ALLOCATE_LIMIT).await;
+        crate::metrics::DEVICE_ALLOCATION.with([resource]).observe_seconds(begun.elapsed());
+        let answer = answer.map_err(|status| DeviceError::Plugin { call: "Allocate", status })?;
         let answer = answer.container_responses.into_iter().next().ok_or_else(|| DeviceError::NoAnswer(resource.into()))?;
         let mut state = self.state();
         let plugin = state.plugins.get(resource);

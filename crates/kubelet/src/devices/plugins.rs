@@ -43,6 +43,7 @@ impl Devices {
 
     async fn register(&self, request: RegisterRequest, stop: CancellationToken) -> Result<Empty, Status> {
         tracing::info!(resource = request.resource_name, endpoint = request.endpoint, "a device plugin registers");
+        crate::metrics::DEVICE_PLUGINS.with([&request.resource_name]).increment();
         if request.version != wire::VERSION {
             let text = format!("requested API version \"{}\" is not supported by kubelet. Supported versions are [\"{}\"]", request.version, wire::VERSION);
             return Err(Status::new(Code::Unknown, text));

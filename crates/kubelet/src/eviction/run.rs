@@ -86,6 +86,7 @@ async fn end_one(agent: &Agent, shortage: &Shortage) {
     };
     let grace = if shortage.threshold.grace.is_some() { agent.config.eviction.max_pod_grace.max(AT_ONCE) } else { AT_ONCE };
     if let Some(given_back) = agent.pods.end(&first.uid, crate::machine::conditions::EVICTED, first.message(shortage), grace) {
+        crate::metrics::EVICTIONS.with([signal.name()]).increment();
         let _ = tokio::time::timeout(CLEANUP, given_back).await;
     }
 }

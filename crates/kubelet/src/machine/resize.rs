@@ -5,6 +5,7 @@
 
 use crate::admission::{self, Node};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use keles_volumes::quantity::Quantity;
 use std::collections::BTreeMap;
 
@@ -88,9 +89,31 @@ pub fn needs_restart(container: &Container, from: &ResourceRequirements, to: &Re
 }
 
 fn differ(from: &ResourceRequirements, to: &ResourceRequirements, name: &str) -> bool {
-    let of =
-        |list: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| list.as_ref().and_then(|map| map.get(name)).and_then(|q| Quantity::parse(&q.0));
+    let of = |list: &Option<BTreeMap<String, ApiQuantity>>| list.as_ref().and_then(|map| map.get(name)).and_then(|q| Quantity::parse(&q.0));
     of(&from.requests) != of(&to.requests) || of(&from.limits) != of(&to.limits)
+}
+
+/// What another version of a pod asks of its containers: operation, requirement and resource, as upstream's metrics name them.
+pub fn operations(old: &Pod, new: &Pod) -> Vec<[&'static str; 3]> {
+    let (old, new) = (wanted(old), wanted(new));
+    let both = new.iter().filter(|(name, _)| *name != POD).filter_map(|(name, now)| Some((old.get(name)?, now)));
+    let mut all = Vec::new();
+    for (before, now) in both {
+        for (requirement, before, now) in [("limits", &before.limits, &now.limits), ("requests", &before.requests, &now.requests)] {
+            let figure = |list: &Option<BTreeMap<String, ApiQuantity>>, name: &str| Quantity::parse(&list.as_ref()?.get(name)?.0);
+            for resource in RESIZABLE {
+                let operation = match (figure(before, resource), figure(now, resource)) {
+                    (None, Some(_)) => "add",
+                    (Some(_), None) => "remove",
+                    (Some(before), Some(now)) if now > before => "increase",
+                    (Some(before), Some(now)) if now < before => "decrease",
+                    _ => continue,
+                };
+                all.push([operation, requirement, resource]);
+            }
+        }
+    }
+    all
 }
 
 /// What events of a resize carry: the resources of each container, and the generation that asked for them.
@@ -132,6 +155,17 @@ mod tests {
         assert!(restarts("1", "2", "RestartContainer"));
         assert!(!restarts("1", "2", "NotRequired"));
         assert!(!restarts("1", "1000m", "RestartContainer"), "the same amount in other words");
+    }
+
+    #[test]
+    fn each_figure_that_is_asked_anew_is_an_operation() {
+        assert_eq!(operations(&pod("1", ""), &pod("1000m", "")), [[""; 3]; 0], "the same amount in other words");
+        assert_eq!(operations(&pod("1", ""), &pod("2", "")), [["increase", "requests", "cpu"]]);
+        let mut limited = pod("500m", "");
+        let resources = limited.spec.as_mut().expect("spec").containers[0].resources.as_mut().expect("resources");
+        resources.limits = Some(BTreeMap::from([("memory".to_owned(), ApiQuantity("2Mi".into()))]));
+        resources.requests.as_mut().expect("requests").remove("memory");
+        assert_eq!(operations(&pod("1", ""), &limited), [["add", "limits", "memory"], ["decrease", "requests", "cpu"], ["remove", "requests", "memory"]]);
     }
 
     #[test]

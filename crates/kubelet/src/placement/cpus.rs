@@ -10,7 +10,7 @@ use super::cpu_set::CpuSet;
 use super::hints::{Hint, Hints, NumaMask, masks};
 use super::machine::Machine;
 use crate::admission::Refusal;
-use crate::qos;
+use crate::{metrics, qos};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_volumes::quantity::Quantity;
 use serde::{Deserialize, Serialize};
@@ -246,8 +246,16 @@ impl Cpus {
     /// Gives a container its processors if it is one that gets any; true if the shared set is another now.
     pub fn allocate(&mut self, pod: &Pod, container: &Container, affinity: Option<NumaMask>, reusable: &CpuSet) -> Result<bool, Refusal> {
         let wanted = whole_cpus(pod, container);
+        if wanted == 0 {
+            return Ok(false);
+        }
+        metrics::CPU_PINNING.with([]).increment();
+        self.give(pod, container, wanted, affinity, reusable).inspect_err(|_| metrics::CPU_PINNING_ERRORS.with([]).increment())
+    }
+
+    fn give(&mut self, pod: &Pod, container: &Container, wanted: usize, affinity: Option<NumaMask>, reusable: &CpuSet) -> Result<bool, Refusal> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if wanted == 0 || self.exclusive(&uid, &container.name).is_some() {
+        if self.exclusive(&uid, &container.name).is_some() {
             return Ok(false);
         }
         self.check_cores(wanted, reusable)?;

@@ -8,7 +8,7 @@ use super::checkpoint;
 use super::hints::{Hint, Hints, NumaMask, masks};
 use super::machine::Machine;
 use crate::machine::is_sidecar;
-use crate::qos;
+use crate::{metrics, qos};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keles_volumes::quantity::Quantity;
 use serde::{Deserialize, Serialize};
@@ -259,20 +259,25 @@ impl Memory {
     }
 
     pub fn allocate(&mut self, pod: &Pod, container: &Container, affinity: Hint, reusable: &mut Reusable) -> Result<(), String> {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
         let wanted = requests(pod, container);
         if wanted.is_empty() {
             return Ok(());
         }
+        metrics::MEMORY_PINNING.with([]).increment();
+        self.give(pod, container, &wanted, affinity, reusable).inspect_err(|_| metrics::MEMORY_PINNING_ERRORS.with([]).increment())
+    }
+
+    fn give(&mut self, pod: &Pod, container: &Container, wanted: &BTreeMap<String, u64>, affinity: Hint, reusable: &mut Reusable) -> Result<(), String> {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
         if let Some(blocks) = self.assigned.get(&uid).and_then(|all| all.get(&container.name)) {
             note(reusable, pod, container, blocks);
             return Ok(());
         }
-        let mask = self.choose(&wanted, affinity, reusable)?;
+        let mask = self.choose(wanted, affinity, reusable)?;
         let before = (self.nodes.clone(), self.assigned.clone());
         let nodes = mask.nodes();
         let mut blocks = Vec::new();
-        for (kind, size) in &wanted {
+        for (kind, size) in wanted {
             blocks.push(Block { numa_affinity: nodes.clone(), kind: kind.clone(), size: *size });
             let again = reusable.0.get(&(nodes.clone(), kind.clone())).copied().unwrap_or(0);
             self.book(&nodes, kind, size.saturating_sub(again));

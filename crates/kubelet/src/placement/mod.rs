@@ -18,7 +18,7 @@ use crate::admission::Refusal;
 use crate::devices::Devices;
 use crate::dra::Dra;
 use crate::machine::is_sidecar;
-use crate::qos;
+use crate::{metrics, qos};
 use cpu_set::CpuSet;
 use cpus::Cpus;
 use hints::{Hint, Hints};
@@ -29,7 +29,7 @@ use memory::Memory;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use topology::{Policy, Scope, Topology};
 
@@ -123,7 +123,9 @@ impl Placement {
 
     /// Gives a pod's containers what they ask for. Those that have it already keep it: the same pod may come again after a restart.
     pub async fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
+        metrics::TOPOLOGY.with([]).increment();
         if !self.is_asked(pod) {
+            metrics::TOPOLOGY_MS.with([]).observe(0.0);
             return Ok(());
         }
         // Static pods must not wait for an API server that may be one of them.
@@ -131,7 +133,9 @@ impl Placement {
             self.settled().await;
         }
         let _one_at_a_time = self.gate.lock().await;
+        let begun = Instant::now();
         let given = self.give(pod).await;
+        metrics::TOPOLOGY_MS.with([]).observe(begun.elapsed().as_millis() as f64);
         if given.is_err() {
             self.release(uid_of(pod));
         }
@@ -167,7 +171,10 @@ impl Placement {
     fn place(&self, hints: &[Hints]) -> Result<Hint, Refusal> {
         match self.topology.merge(&self.machine, hints) {
             (affinity, true) => Ok(affinity),
-            _ => Err(Refusal { reason: "TopologyAffinityError".into(), message: "Resources cannot be allocated with Topology locality".into() }),
+            _ => {
+                metrics::TOPOLOGY_ERRORS.with([]).increment();
+                Err(Refusal { reason: "TopologyAffinityError".into(), message: "Resources cannot be allocated with Topology locality".into() })
+            }
         }
     }
 

@@ -15,7 +15,9 @@ use crate::machine::actions::{Actions, decide};
 use crate::machine::backoff::Backoffs;
 use crate::machine::conditions::EVICTED;
 use crate::machine::{Ending, Life, Observed, RuntimeFacts, SandboxView, StartFailure, Verdicts, phase, resize, status};
+use crate::metrics;
 use crate::probe::Report;
+use crate::startup::Startup;
 use crate::status_writer::StatusWriter;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -23,8 +25,8 @@ use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, Handle
 use keles_volumes::Mounted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Once};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -37,6 +39,11 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(60);
 const MEASURE_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Pause before what failed for a passing reason is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
+/// What a turn is for (upstream's SyncPodType).
+const CREATE: &str = "create";
+const UPDATE: &str = "update";
+const SYNC: &str = "sync";
+const KILL: &str = "kill";
 
 /// Why and how the node ends a pod.
 #[derive(Clone)]
@@ -126,6 +133,8 @@ pub enum Admission {
 
 /// Starts a worker. `after` is its predecessor's [`Handle::cleared`].
 pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Option<watch::Receiver<bool>>) -> Handle {
+    let seen = Instant::now();
+    metrics::CONTAINERS_PER_POD.with([]).observe(pod.spec.as_ref().map_or(0, |spec| spec.containers.len()) as f64);
     let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, end: None });
     let (events, events_rx) = mpsc::channel(EVENTS_LEN);
     let (cleared_tx, cleared) = watch::channel(false);
@@ -145,6 +154,7 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admi
             Admission::Refused(status) => worker.refuse(*status),
             Admission::ToPlace => worker.place().await,
         }
+        metrics::WORKER_START.with([]).observe_seconds(seen.elapsed());
         worker.run().await;
     });
     Handle { wish, events, dirty, view, over, cleared, task }
@@ -214,6 +224,11 @@ struct Worker {
     over: watch::Sender<bool>,
     /// What an evicted pod may take to end.
     eviction_grace: Duration,
+    /// When the agent saw the pod first; none once it ran.
+    seen: Option<Instant>,
+    startup: Startup,
+    /// What the turn is for, as metrics name it.
+    operation: &'static str,
 }
 
 impl Worker {
@@ -233,6 +248,9 @@ impl Worker {
         let refresh_at = Timestamp::now() + SignedDuration::try_from(agent.config.volume_refresh).unwrap_or(LONGEST_WAIT);
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            seen: Some(Instant::now()),
+            startup: Startup::of(&pod),
+            operation: CREATE,
             told: pod.status.clone().unwrap_or_default(),
             freed: agent.freed.subscribe(),
             agent,
@@ -289,6 +307,10 @@ impl Worker {
         self.sandbox = newest.map(view);
         self.backoffs = Backoffs::rebuild(&adopted.records);
         let is_known = !adopted.sandboxes.is_empty();
+        if is_known {
+            self.seen = None;
+            self.operation = SYNC;
+        }
         self.records = adopted.records;
         self.load_allocation();
         if is_known {
@@ -344,19 +366,30 @@ impl Worker {
     }
 
     async fn turn(&mut self) -> Turn {
+        let begun = Instant::now();
+        if self.wish.has_changed().unwrap_or(false) && self.operation != CREATE {
+            self.operation = UPDATE;
+        }
         self.take_wish();
         self.refresh().await;
-        match self.life.clone() {
+        let turn = match self.life.clone() {
             Life::Syncing => self.sync().await,
-            Life::Terminating(ending) => self.terminate(&ending).await,
-            Life::Terminated => self.clear().await,
-        }
+            Life::Terminating(ending) => {
+                self.operation = KILL;
+                self.terminate(&ending).await
+            }
+            Life::Terminated => return self.clear().await,
+        };
+        metrics::WORKER.with([self.operation]).observe_seconds(begun.elapsed());
+        self.operation = SYNC;
+        turn
     }
 
     fn take_wish(&mut self) {
         let wish = self.wish.borrow_and_update().clone();
         self.removed = wish.removed;
         self.writer.seen(&wish.pod);
+        self.note_start(&wish.pod);
         let foreign = wish.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
         if let Some(conditions) = &mut self.told.conditions {
             let owned = |kind: &str| crate::machine::conditions::OWNED.contains(&kind);
@@ -410,7 +443,26 @@ impl Worker {
         self.tell(status);
     }
 
+    /// The API shows the pod: how long its start took, once that is known.
+    fn note_start(&mut self, pod: &Pod) {
+        let Some(took) = self.startup.seen(pod, Timestamp::now()) else { return };
+        metrics::POD_START_TOTAL.with([]).observe(took.whole.as_secs_f64());
+        let Some(own) = took.own.map(|own| own.as_secs_f64()) else { return };
+        metrics::POD_START_SLI.with([]).observe(own);
+        let on_host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+        static FIRST: Once = Once::new();
+        if !on_host {
+            FIRST.call_once(|| metrics::FIRST_POD_START_SLI.with([]).set(own));
+        }
+    }
+
     fn tell(&mut self, status: PodStatus) {
+        self.startup.told(&status);
+        if status.phase.as_deref() == Some(phase::RUNNING)
+            && let Some(seen) = self.seen.take()
+        {
+            metrics::POD_START.with([]).observe_seconds(seen.elapsed());
+        }
         self.published = true;
         self.told = status.clone();
         self.writer.set(status);
@@ -496,7 +548,9 @@ impl Worker {
             return None;
         }
         self.measure_at = Timestamp::now() + MEASURE_EVERY;
-        crate::local_storage::exceeded(&self.agent, &self.pod, &self.records).await
+        let excess = crate::local_storage::exceeded(&self.agent, &self.pod, &self.records).await?;
+        metrics::EVICTIONS.with([excess.signal]).increment();
+        Some(excess.message)
     }
 
     /// The starts that no retry pause holds back.

@@ -104,7 +104,12 @@ impl Worker {
                 () = super::until_ends(self.wish.clone()) => return Err(Fault::Ends),
             }
         }
-        self.make_sandbox(new).await.map_err(Fault::Sandbox)
+        let made = self.make_sandbox(new).await;
+        if new.is_some() {
+            let has_users = self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+            crate::metrics::sandbox(has_users, made.is_ok());
+        }
+        made.map_err(Fault::Sandbox)
     }
 
     async fn make_sandbox(&self, new: Option<u32>) -> Result<SandboxView, String> {

@@ -41,6 +41,9 @@ impl Allocation {
 impl Worker {
     /// Takes a version of the pod from the API and decides about a resize it asks for.
     pub(super) fn take_pod(&mut self, pod: Arc<Pod>) {
+        for [operation, requirement, resource] in resize::operations(&self.wished, &pod) {
+            crate::metrics::RESIZES.with([operation, requirement, resource]).increment();
+        }
         let wanted = resize::wanted(&pod);
         if self.amounts.allocated.is_empty() {
             self.amounts.allocated = wanted.clone();

@@ -8,7 +8,7 @@ use crate::image_credentials::{self, Source};
 use crate::image_store::NodeImage;
 use crate::machine::StartFailure;
 use crate::machine::actions::{Role, Start};
-use crate::{env, ephemeral, hook};
+use crate::{env, ephemeral, hook, metrics};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 use keles_images::Auth;
@@ -46,6 +46,12 @@ impl Worker {
             self.backoffs.attempted(&container.name, ended, Timestamp::now());
         }
         self.retries.remove(&container.name);
+        let kind = match start.role {
+            Role::Main => "container",
+            Role::Init => "init_container",
+            Role::Ephemeral => "ephemeral_container",
+        };
+        metrics::CONTAINERS_STARTED.with([kind]).increment();
         match self.try_start(start, &container).await {
             Ok(()) => {
                 self.failures.remove(&container.name);
@@ -53,6 +59,7 @@ impl Worker {
             }
             Err(None) => {}
             Err(Some(failure)) => {
+                metrics::CONTAINERS_NOT_STARTED.with([failure.reason, kind]).increment();
                 if !matches!(failure.reason, "RunContainerError" | "PostStartHookError") {
                     self.retries.entry(container.name.clone()).or_insert(Retry { at: Timestamp::now() + CONFIG_RETRY, soften_at: None });
                 }
@@ -275,6 +282,7 @@ impl Worker {
                 () = ending => return Err(None),
             },
         };
+        self.startup.pulled(SignedDuration::try_from(begun.elapsed()).unwrap_or_default());
         let pulled = pulled.and_then(|pulled| {
             let by = pulled.accepted.and_then(|at| credentials.get(at));
             records.pulled(reference, parsed, &pulled.image.id, by).map_err(|error| crate::image_store::ImageError(format!("the pull cannot be noted: {error}")))?;
@@ -285,6 +293,7 @@ impl Worker {
                 let whole = begun.elapsed();
                 let took = whole.saturating_sub(pulled.waited);
                 let size = pulled.image.size_bytes;
+                metrics::pulled(size, whole);
                 let text = format!("Successfully pulled image \"{reference}\" in {} ({} including waiting). Image size: {size} bytes.", in_go(took), in_go(whole));
                 event(NORMAL, "Pulled", text);
                 self.image_backoffs.clear(reference);

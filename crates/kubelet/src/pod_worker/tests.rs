@@ -381,6 +381,24 @@ async fn the_api_object_goes_last_with_its_uid_and_no_grace() {
 }
 
 #[tokio::test]
+async fn a_start_is_counted_and_timed_once_the_api_shows_it() {
+    let counts = || {
+        let histograms = [&metrics::POD_START, &metrics::POD_START_TOTAL, &metrics::POD_START_SLI, &metrics::WORKER_START, &metrics::STATUS_SYNC, &metrics::CONTAINERS_PER_POD];
+        let counters = [metrics::PODS_STARTED.with([]).get(), metrics::CONTAINERS_STARTED.with(["container"]).get(), metrics::WORKER.with(["create"]).count()];
+        histograms.iter().map(|family| family.with([]).count()).chain(counters).collect::<Vec<_>>()
+    };
+    let before = counts();
+    let node = node();
+    let handle = node.run(plain("u1"), None);
+    node.diary.has("status Running").await;
+    let mut shown = plain("u1");
+    shown.metadata.creation_timestamp = Some(crate::conditions_time(Timestamp::now()));
+    shown.status = Some(handle.view().status);
+    wish(&handle, Arc::new(shown));
+    until_some(|| counts().iter().zip(&before).all(|(now, before)| now > before).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_pod_of_the_same_name_starts_after_the_old_one_gave_everything_back() {
     let node = node();
     let old = node.run(plain("old"), None);

@@ -180,6 +180,7 @@ impl Worker {
                     let is_evicted = wish.end.is_some() && self.life == Life::Syncing;
                     if wish.removed || is_evicted || matters(&self.wished, &wish.pod) { self.wish.mark_changed(); return; }
                     self.writer.seen(&wish.pod);
+                    self.note_start(&wish.pod);
                     self.take_pod(wish.pod);
                 }
                 Some(event) = self.events.recv() => if self.learn(&event.container_id).await { return },

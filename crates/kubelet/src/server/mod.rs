@@ -1,16 +1,20 @@
 //! The agent's HTTPS API: logs, exec, attach, port-forward, run, pods, figures, health, metrics, configuration.
 //!
-//! Entry points: [`bind`], [`Bound::run`]. Invariant: every request is one whose sender is known and may ([`access`]). Refused by name: the
-//! node's own logs (`/logs`) and checkpoints. Deliberately absent: profiles.
+//! Entry points: [`bind`], [`Bound::run`], [`serve_health`]. Invariant: every request is one whose sender is known and may ([`access`]), but for
+//! the plain health port. Refused by name: checkpoints. Deliberately absent: profiles, node log query.
 //! Source: kubernetes pkg/kubelet/server/server.go.
 
 mod access;
 mod cadvisor;
+mod health;
 mod reports;
 mod resource_metrics;
 mod streaming;
 mod summary;
+mod system_logs;
+mod volume_stats;
 
+pub use health::serve as serve_health;
 #[cfg(test)]
 pub(crate) use streaming::running_container;
 
@@ -25,6 +29,7 @@ use access::{Access, Caller};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use keles_auth::delegated::{Delegated, Kept};
+use keles_observe::health::Check;
 use keles_observe::metrics::{self, Format};
 use keles_observe::pages::{self, Component};
 use keles_runtime::api::{DiskUsage, RuntimeError};
@@ -35,6 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use volume_stats::VolumeStats;
 
 const LOG_PIECES: usize = 16;
 /// A command of `/run` may take this long (upstream's runtimeRequestTimeout).
@@ -191,20 +197,22 @@ async fn answer(api: Arc<Api>, request: Request<Incoming>, path: &str) -> Respon
     let accept = accept(request.headers());
     let format = Format::accepted(accept);
     match parts.as_slice() {
-        ["healthz", check @ ..] => healthz(&api, &check.join("/"), &query).await,
+        ["healthz", check @ ..] => health_answer(Some(&check.join("/")), &reports::checks(&api).await, &query),
         ["pods"] => json(&reports::pod_list(pods)),
         ["runningpods"] => json(&reports::running_pods(pods)),
         ["containerLogs", namespace, pod, container] => container_logs(&agent, pods, &query, (namespace, pod, container)),
         ["configz"] => json(&reports::configz(&agent.config, api.port)),
         ["stats", "summary"] => json(&summary::summary(&api, query.flag("only_cpu_and_memory")).await),
-        ["metrics"] => typed(metrics::render(format, &[&reports::Own(&api)]), format.media_type()),
+        ["metrics"] => typed(metrics::render(format, &[&reports::Own(&api), &VolumeStats::take(&api).await]), format.media_type()),
         ["metrics", "cadvisor"] => typed(cadvisor::metrics(&api, format).await, format.media_type()),
         ["metrics", "resource"] => typed(resource_metrics::text(&Snapshot::take(&agent, pods).await, format), format.media_type()),
         ["metrics", "probes"] => typed(probe_metrics::text(format), format.media_type()),
         ["statusz"] => page(pages::statusz(&api.pages, accept)),
         ["flagz"] => page(pages::flagz(&api.pages, accept)),
-        // Upstream's words where it is switched off.
-        ["logs", ..] => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled."),
+        ["logs", ..] => match &agent.config.system_logs {
+            Some(folder) => system_logs::answer(folder.clone(), path, request.uri().query().unwrap_or_default(), request.headers()).await,
+            None => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled."),
+        },
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }
@@ -229,11 +237,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-async fn healthz(api: &Api, check: &str, query: &Query) -> Response<Body> {
-    let checks = reports::checks(api).await;
+/// The outcome of all checks, or of the named one; `None` for a path that names none.
+fn health_answer(check: Option<&str>, checks: &[Check], query: &Query) -> Response<Body> {
     let excluded = query.all("exclude");
     let excluded: Vec<&str> = excluded.iter().map(String::as_str).collect();
-    match keles_observe::health::answer("healthz", check, &checks, &excluded, query.has("verbose")) {
+    match check.and_then(|check| keles_observe::health::answer("healthz", check, checks, &excluded, query.has("verbose"))) {
         Some((code, said)) => text(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), said),
         None => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

@@ -3,11 +3,13 @@
 use super::Api;
 use crate::config::KubeletConfig;
 use crate::dra;
+use crate::pod_worker::View;
 use crate::pods::Pods;
 use keles_observe::health::Check;
 use keles_observe::metrics::{Collect, CounterVec, Described, Exposition, GaugeVec, HistogramVec, Shape, alpha};
 use keles_runtime::api::ContainerState;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// All pods of the node with their status as the agent knows it.
@@ -63,12 +65,25 @@ const ACTIVE: Described = alpha(
     "The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
 );
 
+const MIRRORS: Described = alpha("kubelet_mirror_pods", "The number of mirror pods the kubelet will try to create (one per admitted static pod)");
+const EPHEMERAL: Described = alpha("kubelet_managed_ephemeral_containers", "Current number of ephemeral containers in pods managed by this kubelet.");
+const RESIZES_PENDING: Described = alpha("kubelet_pod_pending_resizes", "Number of pending resizes for pods.");
+const RESIZES_IN_PROGRESS: Described = alpha("kubelet_pod_in_progress_resizes", "Number of in-progress resizes for pods.");
+
+/// How many pods have a condition, by its reason.
+fn conditions(views: &[View], kind: &str) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    let of = views.iter().flat_map(|view| view.status.conditions.iter().flatten()).filter(|condition| condition.type_ == kind && condition.status == "True");
+    of.for_each(|condition| *all.entry(condition.reason.clone().unwrap_or_default().to_lowercase()).or_default() += 1);
+    all
+}
+
 impl Collect for Own<'_> {
     fn collect(&self, to: &mut Exposition) {
         self.0.agent.placement.dra.collect(to);
         let views = self.0.pods.views();
         let count = |state| views.iter().flat_map(|view| &view.records).filter(|record| record.state == state).count() as f64;
-        let terminal = |view: &&crate::pod_worker::View| view.status.phase.as_deref().is_some_and(crate::machine::phase::is_terminal);
+        let terminal = |view: &&View| view.status.phase.as_deref().is_some_and(crate::machine::phase::is_terminal);
         to.family(&NODE_NAME, Shape::Gauge, |w| w.gauge(&["node"], &[&self.0.agent.config.node_name], 1.0));
         to.family(&RUNNING_PODS, Shape::Gauge, |w| w.gauge::<&str>(&[], &[], views.iter().filter(|view| view.sandbox.is_some()).count() as f64));
         to.family(&RUNNING_CONTAINERS, Shape::Gauge, |w| {
@@ -78,6 +93,17 @@ impl Collect for Own<'_> {
                 w.gauge(&["container_state"], &[name], count(state));
             }
         });
+        let ephemeral = |view: &View| view.pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref()).map_or(0, Vec::len);
+        to.family(&EPHEMERAL, Shape::Gauge, |w| w.gauge::<&str>(&[], &[], views.iter().map(ephemeral).sum::<usize>() as f64));
+        let mirrored = views.iter().filter(|view| crate::static_pods::is_static(&view.pod) && !terminal(view));
+        to.family(&MIRRORS, Shape::Gauge, |w| w.gauge::<&str>(&[], &[], mirrored.count() as f64));
+        to.family(&RESIZES_PENDING, Shape::Gauge, |w| {
+            for (reason, count) in conditions(&views, "PodResizePending") {
+                w.gauge(&["reason"], &[reason], count as f64);
+            }
+        });
+        let in_progress: usize = conditions(&views, "PodResizeInProgress").values().sum();
+        to.family(&RESIZES_IN_PROGRESS, Shape::Gauge, |w| w.gauge::<&str>(&[], &[], in_progress as f64));
         to.family(&DESIRED, Shape::Gauge, |w| w.gauge(&["static"], &[""], views.len() as f64));
         to.family(&ACTIVE, Shape::Gauge, |w| w.gauge(&["static"], &[""], views.iter().filter(|view| !terminal(view)).count() as f64));
     }
@@ -95,6 +121,8 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "enableServer": config.tls.is_some(),
         "address": config.listen.ip().to_string(),
         "port": port,
+        "healthzPort": config.healthz.map_or(0, |at| at.port()),
+        "healthzBindAddress": config.healthz.map_or_else(String::new, |at| at.ip().to_string()),
         "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": go(kept.users)}, "anonymous": {"enabled": config.anonymous_auth}},
         "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": go(kept.allowed), "cacheUnauthorizedTTL": go(kept.denied)}},
         "clusterDomain": config.cluster_dns.domain,
@@ -121,7 +149,7 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "enableControllerAttachDetach": true,
         "enableDebuggingHandlers": true,
-        "enableSystemLogHandler": false,
+        "enableSystemLogHandler": config.system_logs.is_some(),
         "enableSystemLogQuery": false,
         "enableProfilingHandler": false,
         "serverTLSBootstrap": false,

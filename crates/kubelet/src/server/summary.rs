@@ -5,6 +5,7 @@
 use super::Api;
 use crate::figures::disk::{self, Filesystem};
 use crate::figures::{ContainerFigures, PodFigures, Snapshot};
+use crate::pod_worker::View;
 use jiff::Timestamp;
 use keles_linux::cgroup::{Figures, Pressure, Stall};
 use keles_rules::volume_binding::claim_name;
@@ -12,6 +13,7 @@ use keles_runtime::api::{DiskUsage, Interface};
 use keles_volumes::csi::VolumeData;
 use keles_volumes::csi::wire::{NodeGetVolumeStatsResponse, Unit, VolumeUsage};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Pressure is told in nanoseconds, the kernel counts microseconds.
@@ -27,6 +29,26 @@ pub async fn summary(api: &Api, only_cpu_and_memory: bool) -> Value {
     let node = s.node(&snapshot).await;
     api.rates.keep(snapshot.at);
     json!({"node": node, "pods": pods})
+}
+
+/// The volumes of claims that pods have, each once, as the summary shows them.
+pub async fn claims(api: &Api) -> BTreeMap<(String, String), Value> {
+    let s = Summary { api, at: Timestamp::now(), whole: true };
+    let mut all = BTreeMap::new();
+    for view in api.pods.views() {
+        let volumes = view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        if volumes.into_iter().all(|volume| claim_name(&view.pod, volume).is_none()) {
+            continue;
+        }
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (namespace, uid) = (text(&view.pod.metadata.namespace), text(&view.pod.metadata.uid));
+        for volume in s.volumes(&view, &namespace, &uid).await.0 {
+            if let Some(claim) = volume["pvcRef"]["name"].as_str().map(str::to_owned) {
+                all.insert((namespace.clone(), claim), volume);
+            }
+        }
+    }
+    all
 }
 
 struct Summary<'a> {
@@ -176,7 +198,7 @@ impl Summary<'_> {
         if let Some(network) = self.network(&pod.stats.interfaces, None) {
             value["network"] = network;
         }
-        let (volumes, local) = self.volumes(pod).await;
+        let (volumes, local) = self.volumes(&pod.view, &pod.namespace, &pod.uid).await;
         if !volumes.is_empty() {
             value["volume"] = volumes.into();
         }
@@ -207,25 +229,25 @@ impl Summary<'_> {
     }
 
     /// The pod's volumes that lie below its folder, and what of them is on the node's disk.
-    async fn volumes(&self, pod: &PodFigures) -> (Vec<Value>, DiskUsage) {
-        let folder = self.api.agent.config.pod_dir(&pod.uid).join("volumes");
+    async fn volumes(&self, view: &View, namespace: &str, uid: &str) -> (Vec<Value>, DiskUsage) {
+        let folder = self.api.agent.config.pod_dir(uid).join("volumes");
         let (mut all, mut local) = (Vec::new(), DiskUsage::default());
         let own = device(&self.api.agent.config.root_dir);
-        for (data, said) in self.api.agent.csi.stats(&pod.uid).await {
+        for (data, said) in self.api.agent.csi.stats(uid).await {
             if let Some(said) = said {
-                all.push(self.of_driver(&pod.namespace, &data, &said));
+                all.push(self.of_driver(namespace, &data, &said));
             }
         }
         for (name, path) in volume_folders(&folder) {
             let Some(used) = self.api.walked.usage(&path.display().to_string(), disk::folder(path.clone())).await else { continue };
             let mut value = self.disk(disk::filesystem(&path), Some(used));
             // A persistent volume's folder has its own name; the pod knows it by another.
-            let name = pod.view.volumes.get(&path).cloned().unwrap_or(name);
-            let volume = pod.view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name);
-            let claim = volume.and_then(|volume| claim_name(&pod.view.pod, volume));
+            let name = view.volumes.get(&path).cloned().unwrap_or(name);
+            let volume = view.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).find(|volume| volume.name == name);
+            let claim = volume.and_then(|volume| claim_name(&view.pod, volume));
             value["name"] = name.into();
             if let Some((claim, _)) = claim {
-                value["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
+                value["pvcRef"] = json!({"name": claim, "namespace": namespace});
             } else if volume.is_some() && device(&path) == own {
                 local.bytes += used.bytes;
                 local.inodes += used.inodes;

@@ -9,6 +9,7 @@ use crate::agent::Agent;
 use crate::events::NORMAL;
 use crate::machine::conditions::TERMINATED;
 use crate::machine::phase;
+use crate::metrics;
 use crate::pod_worker::View;
 use bus::{BusError, Logind};
 use k8s_openapi::api::core::v1::Pod;
@@ -206,6 +207,9 @@ fn hear(Delay { mut logind, held }: Delay, tell: &mpsc::Sender<Word>) {
 async fn end_all(agent: &Agent, groups: &[Group]) {
     let active: Vec<View> = agent.pods.views().into_iter().filter(|view| !view.status.phase.as_deref().is_some_and(phase::is_terminal)).collect();
     tracing::info!(pods = active.len(), "the machine goes down: pods are ended");
+    let now = || jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    metrics::SHUTDOWN_BEGAN.with([]).set(now());
+    metrics::SHUTDOWN_ENDED.with([]).set(0.0);
     for (group, pods) in by_priority(groups, active.iter().map(|view| view.pod.as_ref())) {
         let end = |pod: &Pod| agent.pods.end(pod.metadata.uid.as_deref().unwrap_or_default(), TERMINATED, MESSAGE.into(), grace_of(pod, group));
         let ends = futures::future::join_all(pods.into_iter().filter_map(end));
@@ -213,6 +217,7 @@ async fn end_all(agent: &Agent, groups: &[Group]) {
             tracing::warn!(priority = group.priority, grace = ?group.grace, "pods did not end within the time of their group");
         }
     }
+    metrics::SHUTDOWN_ENDED.with([]).set(now());
 }
 
 /// A pod's own, or its group's if that is shorter.

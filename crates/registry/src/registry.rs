@@ -1,4 +1,4 @@
-//! The table of resources, fed by one watch of the store.
+//! The table of resources, and their caches as the store feeds them.
 //!
 //! Entry points: [`Registry::start`], [`Registry::run`] (a service), [`Registry::serve`] (a request), [`Registry::read`] (a look at
 //! another object, for admission and authorization).

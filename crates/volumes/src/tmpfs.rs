@@ -1,13 +1,18 @@
 //! tmpfs mounts and the removal of whatever is mounted below a pod's folder.
 
 use crate::{Result, VolumeError};
+use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, MountFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, unmount};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// What lies there never reaches a disk, whatever the node's swap.
 const NO_SWAP: &str = "noswap";
+/// Longer than a child stays between fork and exec.
+const FORKING: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Whether the kernel keeps a tmpfs out of swap (Linux 6.4, outside user namespaces). It is asked once, of a mount that is never made.
 pub fn is_noswap_supported() -> bool {
@@ -36,16 +41,21 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
     unmount_all(dir, UnmountFlags::DETACH)
 }
 
-/// The same, but what is in use is an error. Blocks until what is not written yet is.
+/// The same, but what is in use is an error. Blocks until what is not written yet is, and for a moment over what is busy: a child that another
+/// thread has just forked holds all that this process had open until it is its program, and nothing tells when that is.
 pub(crate) fn unmount_wholly(dir: &Path) -> Result<()> {
     unmount_all(dir, UnmountFlags::empty())
 }
 
 fn unmount_all(dir: &Path, how: UnmountFlags) -> Result<()> {
+    let patience = Instant::now() + FORKING;
     for target in mounts_below(dir)?.into_iter().rev() {
-        match unmount(&target, how) {
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(VolumeError::io("unmount", &target)(error.into())),
+        loop {
+            match unmount(&target, how) {
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => break,
+                Err(Errno::BUSY) if Instant::now() < patience => std::thread::sleep(LOOK_INTERVAL),
+                Err(error) => return Err(VolumeError::io("unmount", &target)(error.into())),
+            }
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Access to devices that others use is for claims in namespaces that an administrator has labelled for it (KEP-5018).
 //!
 //! Upstream's strategies of claims and their templates ask the namespace; here kinds cannot, so this plugin does, in the same words. The spec of
-//! a claim never changes, and neither does what was allocated with such access.
+//! a claim never changes, and neither does what was allocated with such access: neither is asked for again.
 
 use super::list;
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ impl Admission for ClaimAdminAccess {
         "ClaimAdminAccess"
     }
     fn handles(&self, a: &Attributes<'_>) -> bool {
-        let written = matches!(a.operation, Operation::Create | Operation::Update) && matches!(a.request.subresource.as_str(), "" | "status");
+        let written = matches!((a.operation, a.request.subresource.as_str()), (Operation::Create, "") | (Operation::Update, "status"));
         written && a.info.served[0].group == "resource.k8s.io" && matches!(a.info.plural, "resourceclaims" | "resourceclaimtemplates")
     }
     async fn validate(&self, a: &Attributes<'_>, o: Option<&Object>, _: &mut Vec<String>) -> Result<(), Status> {

@@ -101,6 +101,7 @@ mod tests {
         ("DefaultStorageClass", "admission_classes", "claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_allows"),
         ("StorageObjectInUseProtection", "admission", "new_nodes_are_tainted_and_claims_protected"),
         ("PersistentVolumeClaimResize", "admission_classes", "claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_allows"),
+        ("ClaimAdminAccess", "admission_classes", "devices_of_others_are_for_claims_of_namespaces_that_say_so"),
         ("RuntimeClass", "admission_classes", "a_pod_takes_overhead_and_scheduling_from_its_runtime_class"),
         ("CertificateApproval", "admission_certificates", "approving_and_signing_need_a_right_on_the_signer"),
         ("CertificateSigning", "admission_certificates", "approving_and_signing_need_a_right_on_the_signer"),

@@ -6,7 +6,7 @@
 
 use crate::machine::phase;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus, Volume};
+use k8s_openapi::api::core::v1::{CSIVolumeSource, Pod, PodStatus, Volume};
 
 #[derive(Debug, Default)]
 pub struct Startup {
@@ -69,8 +69,12 @@ fn waited_for_a_node(status: &PodStatus) -> bool {
     status.conditions.iter().flatten().any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
+/// What the node makes for the pod, or what comes and goes with it.
 fn is_own(volume: &Volume) -> bool {
-    volume.secret.is_some() || volume.config_map.is_some() || volume.downward_api.is_some() || volume.empty_dir.is_some()
+    let is_inline = |csi: &CSIVolumeSource| csi.volume_attributes.as_ref().and_then(|all| all.get("csi.storage.k8s.io/ephemeral")).is_some_and(|is| is == "true");
+    let of_objects = volume.secret.is_some() || volume.config_map.is_some() || volume.downward_api.is_some() || volume.projected.is_some();
+    let of_node = volume.empty_dir.is_some() || volume.git_repo.is_some() || volume.image.is_some();
+    of_objects || of_node || volume.ephemeral.is_some() || volume.csi.as_ref().is_some_and(is_inline)
 }
 
 fn of_init_containers(status: &PodStatus) -> SignedDuration {
@@ -102,7 +106,7 @@ mod tests {
     }
 
     fn plain() -> Value {
-        json!({"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]})
+        json!({"containers": [], "volumes": [{"name": "v", "emptyDir": {}}, {"name": "token", "projected": {"sources": []}}]})
     }
 
     fn started(spec: Value) -> Startup {

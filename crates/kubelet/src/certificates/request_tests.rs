@@ -1,7 +1,7 @@
 use super::*;
 use http::{Method, Response};
-use http_body_util::{BodyExt, StreamBody};
-use kube::client::Body;
+use http_body_util::BodyExt;
+use keles_serve::{Body, body};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ impl Fake {
     fn new(there: Option<Value>, statuses: Vec<Value>) -> (Fake, kube::Client) {
         let fake = Fake { there: Arc::new(Mutex::new(there)), statuses };
         let served = fake.clone();
-        let service = tower::service_fn(move |request: http::Request<Body>| {
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let fake = served.clone();
             async move { Ok::<_, Infallible>(fake.answer(request).await) }
         });
@@ -30,16 +30,16 @@ impl Fake {
         self.there.lock().expect("not poisoned").clone().expect("a request")
     }
 
-    async fn answer(&self, request: http::Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let plain = |value: Value| Response::new(Body::from(value.to_string().into_bytes()));
+    async fn answer(&self, request: http::Request<kube::client::Body>) -> Response<Body> {
+        let (parts, sent) = request.into_parts();
+        let plain = |value: Value| Response::new(body::full(value.to_string()));
         let query = parts.uri.query().unwrap_or_default();
         if parts.method == Method::POST {
-            let mut posted: Value = serde_json::from_slice(&body.collect().await.expect("a body").to_bytes()).expect("JSON");
+            let mut posted: Value = serde_json::from_slice(&sent.collect().await.expect("a body").to_bytes()).expect("JSON");
             let mut there = self.there.lock().expect("not poisoned");
             if there.is_some() {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "message": "there", "code": 409});
-                return Response::builder().status(409).body(Body::from(status.to_string().into_bytes())).expect("an answer");
+                return Response::builder().status(409).body(body::full(status.to_string())).expect("an answer");
             }
             let name = posted["metadata"]["name"].as_str().unwrap_or("csr-made").to_owned();
             posted["metadata"] = json!({"name": name, "uid": "u1", "resourceVersion": "1"});
@@ -48,8 +48,7 @@ impl Fake {
         }
         if query.contains("watch=") {
             let lines: Vec<_> = self.statuses.iter().map(|status| self.event(status)).collect();
-            let frames = futures::stream::iter(lines).chain(futures::stream::pending());
-            return Response::new(Body::wrap_body(StreamBody::new(frames)));
+            return Response::new(body::stream(futures::stream::iter(lines).chain(futures::stream::pending())));
         }
         if parts.uri.path().ends_with("/certificatesigningrequests") {
             return plain(json!({"kind": "CertificateSigningRequestList", "apiVersion": "certificates.k8s.io/v1", "metadata": {"resourceVersion": "1"}, "items": [self.there()]}));
@@ -57,13 +56,13 @@ impl Fake {
         plain(self.there())
     }
 
-    fn event(&self, status: &Value) -> Result<http_body::Frame<bytes::Bytes>, Infallible> {
+    fn event(&self, status: &Value) -> bytes::Bytes {
         let mut object = self.there();
         object["status"] = status.clone();
         object["apiVersion"] = json!("certificates.k8s.io/v1");
         object["kind"] = json!("CertificateSigningRequest");
         object["metadata"]["resourceVersion"] = json!("2");
-        Ok(http_body::Frame::data(format!("{}\n", json!({"type": "MODIFIED", "object": object})).into_bytes().into()))
+        format!("{}\n", json!({"type": "MODIFIED", "object": object})).into()
     }
 }
 

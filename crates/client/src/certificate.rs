@@ -24,13 +24,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// Why files are no client certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("reading {}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} holds no certificate", .0.display())]
     NoCertificate(PathBuf),
     #[error("{} holds no private key", .0.display())]
     NoKey(PathBuf),
-    #[error("the key in {} is not the certificate's", path.display())]
+    #[error("the key in {} is not the certificate's: {source}", path.display())]
     Mismatch { path: PathBuf, source: rustls::Error },
 }
 
@@ -88,7 +88,7 @@ impl ClientCertificate {
                     std::mem::replace(&mut *held, new).replaced.cancel();
                 }
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the client certificate cannot be taken anew; what was there stays"),
+            Err(error) => tracing::warn!(%error, "the client certificate cannot be taken anew; what was there stays"),
         }
     }
 
@@ -116,7 +116,6 @@ impl ClientCertificate {
 
 impl ResolvesClientCert for ClientCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.reload();
         Some(self.held().pair.clone())
     }
     fn has_certs(&self) -> bool {

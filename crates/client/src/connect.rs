@@ -74,7 +74,7 @@ async fn config(path: &Path) -> Result<kube::Config, ConnectError> {
     Ok(config)
 }
 
-/// The layers of `kube::client::ClientBuilder` over connections that end with their certificate; a proxy is refused as there.
+/// The layers of `kube::client::ClientBuilder` over connections that end with their certificate; a proxy and a name that is none are refused as there.
 fn with_certificate(mut config: kube::Config, certificate: Arc<ClientCertificate>) -> kube::Result<kube::Client> {
     let auth = &mut config.auth_info;
     (auth.client_certificate, auth.client_certificate_data, auth.client_key, auth.client_key_data) = (None, None, None, None);
@@ -85,9 +85,10 @@ fn with_certificate(mut config: kube::Config, certificate: Arc<ClientCertificate
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(certificate.show(config.rustls_client_config()?)).https_or_http();
-    let tls = match config.tls_server_name.as_ref().and_then(|name| name.clone().try_into().ok()) {
-        Some(name) => tls.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name)),
+    let tls = match config.tls_server_name.clone().map(TryInto::try_into) {
         None => tls,
+        Some(Ok(name)) => tls.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name)),
+        Some(Err(_)) => return over_https(config),
     };
     let connector = Ending { inner: tls.enable_http1().wrap_connector(tcp), certificate, limit: config.connect_timeout };
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);

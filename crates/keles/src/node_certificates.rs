@@ -1,8 +1,8 @@
 //! How a node agent that runs alone proves who it is: to the API server by its client certificate, to its callers by its serving certificate. Both by
 //! flags, see [`flags::Kubelet`].
 
-use crate::parts::{authority_of, read};
 use crate::flags;
+use crate::parts::{authority_of, read};
 use jiff::Timestamp;
 use keles_client::ClientCertificate;
 use keles_kubelet::certificates::bootstrap::{self, Bootstrap, CLIENT_PREFIX};

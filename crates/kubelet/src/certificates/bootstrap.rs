@@ -71,7 +71,11 @@ pub async fn ensure(b: &Bootstrap<'_>, now: Timestamp) -> Result<(), BootstrapEr
             tracing::warn!(%error, file = %waiting.display(), "the key is in the certificate's file now, and could not be removed here");
         }
     }
-    keles_pki::write_atomically(b.kubeconfig, written.as_bytes()).map_err(|error| BootstrapError::Write { path: b.kubeconfig.into(), why: error.to_string() })
+    let fault = |why: String| BootstrapError::Write { path: b.kubeconfig.into(), why };
+    if let Some(folder) = b.kubeconfig.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| fault(error.to_string()))?;
+    }
+    keles_pki::write_atomically(b.kubeconfig, written.as_bytes()).map_err(|error| fault(error.to_string()))
 }
 
 /// Returns once the API server answers, whatever it says: node and control plane may start together.

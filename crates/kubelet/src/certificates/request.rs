@@ -25,9 +25,9 @@ pub enum RequestError {
     #[error(transparent)]
     Key(#[from] PkiError),
     #[error("cannot create certificate signing request: {0}")]
-    Create(#[source] Box<kube::Error>),
-    #[error("cannot retrieve certificate signing request {name}: {source}")]
-    Read { name: String, source: Box<kube::Error> },
+    Create(Box<kube::Error>),
+    #[error("cannot retrieve certificate signing request {name}: {error}")]
+    Read { name: String, error: Box<kube::Error> },
     #[error("certificate signing request {name} is there already and not of this key and node: {why}; delete it to have another made")]
     Foreign { name: String, why: &'static str },
     #[error("certificate signing request {name} is denied, reason: {reason}, message: {message}")]
@@ -114,7 +114,7 @@ async fn post(api: &Api<CertificateSigningRequest>, wanted: &Wanted, key: &Reque
     match (api.create(&PostParams::default(), &request).await, name) {
         (Ok(posted), _) => Ok(posted),
         (Err(kube::Error::Api(refusal)), Some(name)) if refusal.code == CONFLICT => {
-            let found = api.get(&name).await.map_err(|error| RequestError::Read { name: name.clone(), source: Box::new(error) })?;
+            let found = api.get(&name).await.map_err(|error| RequestError::Read { name: name.clone(), error: Box::new(error) })?;
             check(&found, wanted, key, Timestamp::now()).map_err(|why| RequestError::Foreign { name: name.clone(), why })?;
             tracing::info!(request = name, "the request of an earlier start is still there");
             Ok(found)

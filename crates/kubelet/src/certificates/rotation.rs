@@ -107,7 +107,7 @@ impl Rotation {
                 Err(error) => {
                     self.series.errors.with([]).increment();
                     let pause = back_off(failures);
-                    tracing::warn!(error = &error as &dyn std::error::Error, signer = self.wanted.signer, seconds = pause.as_secs(), "certificate not renewed, will be tried again");
+                    tracing::warn!(%error, signer = self.wanted.signer, seconds = pause.as_secs(), "certificate not renewed, will be tried again");
                     tokio::time::sleep(pause).await;
                 }
             }

@@ -5,11 +5,14 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// An authority, two certificates of it, and a server that answers with which of them a connection showed.
 struct World {
     dir: tempfile::TempDir,
     leaves: [(Vec<u8>, String); 2],
+    /// Rung when the server has a request that it does not answer.
+    hanging: Arc<Notify>,
 }
 
 impl World {
@@ -44,13 +47,14 @@ impl World {
         let private = PrivateKeyDer::from_pem_slice(server.1.as_bytes()).expect("a key");
         let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
         let config = config.with_client_cert_verifier(verifier).with_single_cert(vec![server.0.into()], private).expect("settings");
-        let known = leaves.clone().map(|(der, _)| der);
+        let (known, hanging) = (leaves.clone().map(|(der, _)| der), Arc::new(Notify::new()));
+        let ring = hanging.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(serve(tokio_rustls::TlsAcceptor::from(Arc::new(config.clone())), tcp, known.clone()));
+                tokio::spawn(serve(tokio_rustls::TlsAcceptor::from(Arc::new(config.clone())), tcp, known.clone(), ring.clone()));
             }
         });
-        World { dir, leaves }
+        World { dir, leaves, hanging }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -70,7 +74,7 @@ impl World {
 }
 
 /// Answers every request of the connection but those for `/hang`.
-async fn serve(acceptor: tokio_rustls::TlsAcceptor, tcp: TcpStream, known: [Vec<u8>; 2]) {
+async fn serve(acceptor: tokio_rustls::TlsAcceptor, tcp: TcpStream, known: [Vec<u8>; 2], hanging: Arc<Notify>) {
     let Ok(mut tls) = acceptor.accept(tcp).await else { return };
     let shown = tls.get_ref().1.peer_certificates().expect("a certificate")[0].to_vec();
     let which = known.iter().position(|der| *der == shown).expect("a known one");
@@ -78,7 +82,9 @@ async fn serve(acceptor: tokio_rustls::TlsAcceptor, tcp: TcpStream, known: [Vec<
     while let Ok(byte) = tls.read_u8().await {
         asked.push(byte);
         if asked.ends_with(b"\r\n\r\n") {
-            if !asked.starts_with(b"GET /hang") {
+            if asked.starts_with(b"GET /hang") {
+                hanging.notify_one();
+            } else {
                 tls.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{which}").as_bytes()).await.expect("written");
             }
             asked.clear();
@@ -95,18 +101,13 @@ async fn a_renewed_certificate_is_shown_at_once_and_what_hangs_on_the_old_one_en
     let world = World::new().await;
     let (client, certificate) = world.client().await;
     assert_eq!(get(&client, "/").await.expect("an answer"), "0");
-    let (hanging, asking) = (client.clone(), tokio::sync::Notify::new());
-    let hang = async {
-        asking.notify_one();
-        get(&hanging, "/hang").await
-    };
     let renew = async {
-        asking.notified().await;
+        world.hanging.notified().await;
         world.renew(&world.leaves[1].1);
         certificate.reload();
         get(&client, "/").await
     };
-    let (hung, answered) = tokio::join!(hang, renew);
+    let (hung, answered) = tokio::join!(get(&client, "/hang"), renew);
     hung.expect_err("its connection ended");
     assert_eq!(answered.expect("an answer"), "1");
 }

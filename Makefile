@@ -54,14 +54,14 @@ up: build hello-image ## start a one-node cluster, deploy examples/hello, print 
 down: ## stop the cluster of `make up` and its containers
 	@examples/down.sh "$(KELES)" "$(DATA)"
 
-test: deps build hello-image ## everything: unit tests, laws, store suite, e2e with real containers
-	$(CARGO) test --locked --no-fail-fast --workspace --exclude keles-e2e
-	$(CARGO) test --locked --no-fail-fast -p keles-e2e -- --test-threads=1
+test: unit e2e ## everything: unit tests, laws, store suite, e2e with real containers
 
 unit: deps ## all tests but e2e
 	$(CARGO) test --locked --no-fail-fast --workspace --exclude keles-e2e
 
-e2e: deps build hello-image ## e2e alone
+# Against the binary that shares its compilation with the unit tests and checks its arithmetic and assertions; KELES=target/release/keles tests another.
+e2e: deps hello-image ## e2e alone
+	$(CARGO) build --locked --workspace --exclude keles-e2e --bin keles
 	$(CARGO) test --locked --no-fail-fast -p keles-e2e -- --test-threads=1
 
 bench: build peers ## the figures that the README quotes

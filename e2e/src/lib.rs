@@ -66,6 +66,8 @@ enum Shape {
     Whole,
     /// A process and a kubeconfig a part.
     InParts,
+    /// `keles server` without an agent, and a node that joins it.
+    Joined,
 }
 
 /// True when the test cannot run here; says why. CI turns that into a failure.
@@ -112,10 +114,16 @@ pub fn play(mut flows: Command) {
     assert!(out.status.success(), "{flows:?}:\n{}{}", text(&out), String::from_utf8_lossy(&out.stderr));
 }
 
-/// The binary under test: `$KELES`, or the release build.
+/// The binary under test: `$KELES`, or the one of the profile and target folder that the tests themselves were built with.
 pub fn keles() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/keles");
-    std::env::var_os("KELES").map_or(built, PathBuf::from)
+    std::env::var_os("KELES").map_or_else(|| built("keles"), PathBuf::from)
+}
+
+/// A binary of this workspace beside the tests' (`target/PROFILE/deps/TEST`).
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a file");
+    let profile = test.parent().and_then(Path::parent).expect("cargo's folders");
+    profile.join(name)
 }
 
 fn free_port() -> u16 {
@@ -169,6 +177,14 @@ impl Cluster {
         c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         c.start_server();
         c.await_node();
+        c
+    }
+    /// A control plane with further flags, which [`Cluster::join`] gives a node; the images are loaded.
+    pub fn start_without_node(flags: &[&str]) -> Cluster {
+        let mut c = Self::new(Shape::Joined);
+        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        c.start_server();
+        c.load(WEB, &[("VERSION", "v1")]);
         c
     }
     fn new(shape: Shape) -> Cluster {
@@ -226,6 +242,7 @@ impl Cluster {
         let further: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(match self.shape {
             Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node, &further].concat()),
+            Shape::Joined => self.spawn_keles(&[&["server", "--disable-agent"][..], &api, &node, &further].concat()),
             Shape::InParts => self.spawn_keles(&[&["apiserver"][..], &api].concat()),
         });
         until("the server's readiness", START, || {
@@ -271,6 +288,27 @@ impl Cluster {
             other => self.spawn_keles(&[other, "--secure-port=0", "--kubeconfig", &credentials(other, &format!("system:kube-{other}"), &[])]),
         };
         self.parts.push((part, child));
+    }
+    /// Where [`Cluster::join`] has the node agent keep its certificates.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.path().join("certificates")
+    }
+    /// Starts a node agent that has nothing but a bootstrap token, and asks for its certificates; waits for its node.
+    pub fn join(&mut self, token: &str) {
+        let cluster = self.json(&["config", "view", "--raw"])["clusters"][0]["cluster"].clone();
+        let bootstrap = serde_json::json!({
+            "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x",
+        });
+        let at = |file: &str| self.dir.path().join(file).display().to_string();
+        std::fs::write(at("bootstrap"), bootstrap.to_string()).expect("written");
+        let (data, port, health) = (self.data().display().to_string(), self.kubelet_port.to_string(), format!("--healthz-port={}", self.health_port));
+        let network = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services, "--hostname-override", Self::NODE];
+        let (bootstrap, joined, certificates) = (at("bootstrap"), at("joined.kubeconfig"), self.certificates().display().to_string());
+        let files = ["--bootstrap-kubeconfig", &bootstrap, "--kubeconfig", &joined, "--cert-dir", &certificates, "--root-dir", &data, "--port", &port, &health];
+        let child = self.spawn_keles(&[&["kubelet", "--rotate-certificates", "--rotate-server-certificates"][..], &network, &files].concat());
+        self.parts.push((Self::KUBELET, child));
+        self.await_node();
     }
     /// SIGKILL to one part.
     pub fn kill_part(&mut self, part: &str) {

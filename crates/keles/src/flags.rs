@@ -214,13 +214,24 @@ pub struct Kubelet {
     /// Port of the agent's API.
     #[arg(long, visible_alias = "kubelet-port", default_value_t = keles_kubelet::DEFAULT_PORT)]
     pub port: u16,
-    /// Certificate of the agent's API [default: a self-signed one in --cert-dir].
+    /// Where --kubeconfig does not exist, or its client certificate cannot be used any more: the credentials by which this node asks for one and has
+    /// --kubeconfig written.
+    #[arg(long)]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Ask for another client certificate before the one in force ends; it is kept in --cert-dir.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_certificates: bool,
+    /// Ask for the certificate of the agent's API by a request that an administrator approves (KubeletConfiguration's serverTLSBootstrap), and again
+    /// before it ends; it is kept in --cert-dir. Until it is issued, nobody can call the API.
+    #[arg(long, conflicts_with = "tls_cert_file", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_server_certificates: bool,
+    /// Certificate of the agent's API, followed [default: a self-signed one in --cert-dir].
     #[arg(long, requires = "tls_private_key_file")]
     pub tls_cert_file: Option<PathBuf>,
     /// Key of --tls-cert-file.
     #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
-    /// Folder of the self-signed certificate [default: <data-dir>/pki].
+    /// Folder of the certificates that are asked for or self-signed [default: <data-dir>/pki].
     #[arg(long)]
     pub cert_dir: Option<PathBuf>,
     /// Authority of those who may call the agent's API [default: the kubeconfig's].

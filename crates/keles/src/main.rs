@@ -15,6 +15,7 @@ mod images;
 mod leading;
 mod lifecycle_flags;
 mod node;
+mod node_certificates;
 mod node_flags;
 mod observe_flags;
 mod oci;

@@ -2,7 +2,8 @@
 
 use crate::node_flags::NodeLimits;
 use async_trait::async_trait;
-use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, NetworkOfRuntime, ServerTls};
+use keles_kubelet::certificates::ClientRotation;
+use keles_kubelet::{ClusterDns, HostPort, Kubelet, KubeletConfig, NetworkError, NetworkOfRuntime, ServerTls, ServingCertificate};
 use keles_network::{Cidr, PodNetwork};
 use keles_pki::{Names, Pki, PkiError};
 use keles_runtime::{Engine, EngineOptions};
@@ -38,6 +39,8 @@ pub struct Options {
     pub limits: NodeLimits,
     /// Socket of another's container runtime; absent for our own.
     pub runtime_endpoint: Option<String>,
+    /// How the agent's client certificate is renewed, where it is.
+    pub client_rotation: Option<ClientRotation>,
 }
 
 /// The host's name as a node's: lower case.
@@ -75,7 +78,7 @@ fn run_dir(data_dir: &Path) -> PathBuf {
 /// The certificate of the node's API, of the cluster's own authority.
 pub fn serving(name: &str, ip: Ipv4Addr, pki: &Pki) -> Result<ServerTls, PkiError> {
     let serving = pki.kubelet_server(name, &Names { dns: vec![], ips: vec![ip.into()] })?;
-    Ok(ServerTls { certificate_pem: serving.certificate_pem, key_pem: serving.key_pem, client_ca_pem: pki.ca_pem().to_owned() })
+    Ok(ServerTls { certificate: ServingCertificate::Given(serving), client_ca_pem: pki.ca_pem().to_owned() })
 }
 
 /// The agent's root: what was asked for, else upstream's /var/lib/kubelet beside the default data folder, which is where the manifests of CSI drivers and
@@ -125,6 +128,7 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.cluster_dns = ClusterDns { servers: o.dns_addresses, domain: o.domain };
     c.listen = o.listen;
     c.tls = Some(tls);
+    c.client_rotation = o.client_rotation;
     c.max_pods = o.max_pods;
     c.labels = o.labels;
     c.allowed_unsafe_sysctls = o.allowed_unsafe_sysctls;

@@ -4,16 +4,14 @@ use crate::controller_accounts::Accounts;
 use crate::part_http;
 use crate::part_http::access::Access;
 use crate::part_http::flags::SecureFlags;
-use crate::{flags, node, observe_flags, server};
+use crate::{flags, node, node_certificates, observe_flags, server};
 use http::{Response, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
 use keles_apiserver::health::Check;
 use keles_apiserver::respond;
 use keles_client::Informers;
-use keles_kubelet::ServerTls;
 use keles_network::PodNetwork;
 use keles_observe::pages::Component;
-use keles_pki::{Authority, Names};
 use keles_reconcile::Election;
 use keles_serve::Body;
 use keles_supervise::{BoxError, Supervisor};
@@ -28,15 +26,11 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, thiserror::Error)]
-enum PartError {
+pub enum PartError {
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{component} no longer holds the lease {lease}")]
     LeadershipLost { component: &'static str, lease: String },
-    #[error("cannot make {}: {source}", path.display())]
-    Folder { path: PathBuf, source: std::io::Error },
-    #[error("kubeconfig {} names no authority, so nobody could be allowed to call this node; give one with --client-ca-file", .0.display())]
-    NoClientCa(PathBuf),
 }
 
 pub async fn apiserver(f: Box<flags::Apiserver>) -> Result<(), BoxError> {
@@ -186,7 +180,7 @@ pub async fn controller_manager(f: flags::ControllerManager) -> Result<(), BoxEr
 }
 
 /// PEM of the authority that a kubeconfig trusts; empty when it names none.
-fn authority_of(kubeconfig: &Path) -> Result<String, BoxError> {
+pub fn authority_of(kubeconfig: &Path) -> Result<String, BoxError> {
     use base64::Engine;
     let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let cluster = file.clusters.into_iter().find_map(|c| c.cluster);
@@ -198,7 +192,7 @@ fn authority_of(kubeconfig: &Path) -> Result<String, BoxError> {
     })
 }
 
-fn read(path: &Path) -> Result<String, PartError> {
+pub fn read(path: &Path) -> Result<String, PartError> {
     std::fs::read_to_string(path).map_err(|source| PartError::Read { path: path.into(), source })
 }
 
@@ -284,8 +278,9 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
     let name = f.node_name.clone().or_else(node::host_name).ok_or(server::ServerError::NoNodeName)?;
     let pods = f.ranges.pods();
     let ip = f.node_ip.or_else(node::primary_address).unwrap_or_else(|| pods.nth(1).unwrap_or(Ipv4Addr::LOCALHOST));
-    let client = keles_client::from_kubeconfig(&f.part.kubeconfig).await?;
-    let tls = serving(&f, &name, ip)?;
+    let Some(connected) = stop.run_until_cancelled(node_certificates::connect(&f, &name)).await else { return Ok(()) };
+    let node_certificates::Connected { client, rotation: client_rotation } = connected?;
+    let tls = node_certificates::serving(&f, &name, ip)?;
     let options = node::Options {
         name,
         ip,
@@ -303,6 +298,7 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         anonymous_auth: f.anonymous_auth,
         limits: f.node.limits()?,
         runtime_endpoint: f.container_runtime_endpoint.clone(),
+        client_rotation,
     };
     let opened = Arc::new(OnceLock::<PodNetwork>::new());
     let mut s = Supervisor::new();
@@ -322,23 +318,4 @@ pub async fn kubelet(f: Box<flags::Kubelet>) -> Result<(), BoxError> {
         node::run(options, tls, client, network, h).await
     });
     Ok(s.run(stop).await?)
-}
-
-/// The certificate of the node's API: the one given, or as upstream one of the node's own authority.
-fn serving(f: &flags::Kubelet, name: &str, ip: Ipv4Addr) -> Result<ServerTls, BoxError> {
-    let client_ca_pem = match &f.client_ca_file {
-        Some(path) => read(path)?,
-        None => authority_of(&f.part.kubeconfig)?,
-    };
-    if client_ca_pem.trim().is_empty() {
-        return Err(PartError::NoClientCa(f.part.kubeconfig.clone()).into());
-    }
-    if let (Some(certificate), Some(key)) = (&f.tls_cert_file, &f.tls_private_key_file) {
-        return Ok(ServerTls { certificate_pem: read(certificate)?, key_pem: read(key)?, client_ca_pem });
-    }
-    let dir = f.cert_dir.clone().unwrap_or_else(|| f.data_dir.join("pki"));
-    std::fs::create_dir_all(&dir).map_err(|source| PartError::Folder { path: dir.clone(), source })?;
-    let names = Names { dns: vec![name.to_owned(), "localhost".into()], ips: vec![ip.into(), Ipv4Addr::LOCALHOST.into()] };
-    let own = Authority::open(&dir, "kubelet-ca", &format!("{name}-ca"))?.server(&dir, "kubelet", &format!("system:node:{name}"), Some("system:nodes"), &names)?;
-    Ok(ServerTls { certificate_pem: own.certificate_pem, key_pem: own.key_pem, client_ca_pem })
 }

@@ -302,6 +302,7 @@ async fn kubelet(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
         anonymous_auth: false,
         limits: s.limits.clone(),
         runtime_endpoint: f.container_runtime_endpoint.clone(),
+        client_rotation: None,
     };
     let tls = node::serving(&s.node_name, s.node_ip, &Pki::open(&f.api.data_dir)?)?;
     node::run(options, tls, users::node(s.api(), &s.node_name), s.network().clone(), h).await

@@ -19,13 +19,23 @@ pub const DEFAULT_MAX_PODS: u32 = 110;
 /// What `kubeletVersion` says: the API version this agent speaks.
 pub const VERSION: &str = "v1.36.0";
 
-/// Certificates of the agent's own API, PEM.
+/// Certificates of the agent's own API.
 #[derive(Clone)]
 pub struct ServerTls {
-    pub certificate_pem: String,
-    pub key_pem: String,
-    /// Callers' certificates of this authority count; others show a token.
+    pub certificate: ServingCertificate,
+    /// Callers' certificates of this authority count; others show a token. PEM.
     pub client_ca_pem: String,
+}
+
+/// Where the API's certificate comes from.
+#[derive(Clone)]
+pub enum ServingCertificate {
+    /// It stays for as long as the agent runs.
+    Given(keles_pki::Certified),
+    /// Followed: somebody may renew them.
+    Files { certificate: PathBuf, key: PathBuf },
+    /// Asked of the cluster and kept in this folder (upstream's `--rotate-server-certificates`).
+    Requested { dir: PathBuf },
 }
 
 /// What is kept from pods for the host and the cluster's own parts, besides hard eviction thresholds (`--system-reserved` and `--kube-reserved`,
@@ -76,6 +86,8 @@ pub struct KubeletConfig {
     pub listen: SocketAddr,
     /// Absent: the agent has no API (logs, exec, attach and port-forward do not work).
     pub tls: Option<ServerTls>,
+    /// Absent: the client's certificate is somebody else's to renew.
+    pub client_rotation: Option<crate::certificates::ClientRotation>,
     /// Callers of the agent's API who show nothing are system:anonymous, whom RBAC may allow something; otherwise they are refused.
     pub anonymous_auth: bool,
     /// Where `/healthz` is served without TLS; absent: nowhere.
@@ -118,6 +130,7 @@ impl KubeletConfig {
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             tls: None,
+            client_rotation: None,
             anonymous_auth: false,
             healthz: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_HEALTHZ_PORT))),
             system_logs: Some(SYSTEM_LOGS.into()),

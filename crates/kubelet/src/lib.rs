@@ -4,12 +4,13 @@
 //! runtime; `node` keeps the Node object and its lease; `server` answers the API server. It talks to the Kubernetes API only through a
 //! [`kube::Client`] and to containers only through [`keles_runtime::api::PodRuntime`].
 //!
-//! `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices`, `dra`
+//! `certificates` are asked for and renewed. `plugins` are what announces itself by a socket. `eviction`, `image_gc` and `log_rotation` keep the node's own resources; `devices`, `dra`
 //! and `placement` give of them to pods. Deliberately absent: checkpoint; see docs/STATUS.md.
 
 pub mod admission;
 mod agent;
 pub mod allocated;
+pub mod certificates;
 pub mod config;
 mod container_config;
 pub mod credential_provider;
@@ -59,7 +60,7 @@ mod status_writer;
 pub mod swap;
 mod user_namespaces;
 
-pub use config::{DEFAULT_HEALTHZ_PORT, DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls};
+pub use config::{DEFAULT_HEALTHZ_PORT, DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls, ServingCertificate};
 pub use image_store::{ImageStore, NodeImage};
 pub use naming::ClusterDns;
 pub use pod_network::{HostPort, NetworkError, NetworkOfRuntime, PodNetwork};
@@ -152,9 +153,10 @@ impl Kubelet {
         });
         let pods = agent.pods.clone();
         let server = match &agent.config.tls {
-            Some(tls) => Some(server::bind(agent.config.listen, tls).await?),
+            Some(tls) => Some(server::bind(agent.config.listen, certificates::serving::first(tls)?).await?),
             None => None,
         };
+        let certificates = tokio::spawn(keep_certificates(agent.clone(), server.as_ref().map(server::Bound::shown), shutdown.clone()));
         let port = server.as_ref().map_or(agent.config.listen.port(), server::Bound::port);
         let (registered_tx, registered) = tokio::sync::watch::channel(None);
         let (registered_too, registered_csi, registered_dra) = (registered.clone(), registered.clone(), registered.clone());
@@ -181,9 +183,24 @@ impl Kubelet {
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, health, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed);
+        let _ = tokio::join!(status, lease, health, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed, certificates);
         Ok(())
     }
+}
+
+/// Renews what the agent shows the API server and what its own API shows.
+async fn keep_certificates(agent: Arc<Agent>, shown: Option<certificates::serving::Shown>, stop: CancellationToken) {
+    let client = async {
+        if let Some(rotation) = agent.config.client_rotation.clone() {
+            rotation.run(&agent.config.node_name, agent.client.clone(), stop.clone()).await;
+        }
+    };
+    let serving = async {
+        if let Some(shown) = shown {
+            certificates::serving::keep(agent.clone(), shown, stop.clone()).await;
+        }
+    };
+    tokio::join!(client, serving);
 }
 
 /// Lets device plugins register and monitors ask; statuses follow what plugins tell, and running containers what processors they may have.

@@ -179,29 +179,32 @@ impl Authority {
 /// The DNS names of a certificate in DER, in lower case; none when it does not parse.
 pub fn dns_names(der: &[u8]) -> Vec<String> {
     let Ok((_, c)) = X509Certificate::from_der(der) else { return Vec::new() };
-    let Ok(san) = c.subject_alternative_name() else { return Vec::new() };
-    let names = san.iter().flat_map(|s| &s.value.general_names);
-    names.filter_map(|n| if let GeneralName::DNSName(d) = n { Some(d.to_ascii_lowercase()) } else { None }).collect()
+    names_of(&c).dns.iter().map(|d| d.to_ascii_lowercase()).collect()
 }
 
-fn carries(c: &X509Certificate<'_>, names: &Names) -> bool {
-    let Ok(san) = c.subject_alternative_name() else { return false };
-    let (mut dns, mut ips) = (Vec::new(), Vec::new());
+/// The alternative names that servers are asked by.
+pub(crate) fn names_of(c: &X509Certificate<'_>) -> Names {
+    let mut names = Names::default();
+    let Ok(san) = c.subject_alternative_name() else { return names };
     for n in san.iter().flat_map(|s| &s.value.general_names) {
         match n {
-            GeneralName::DNSName(d) => dns.push(*d),
-            GeneralName::IPAddress(b) => ips.extend(ip_of(b)),
+            GeneralName::DNSName(d) => names.dns.push((*d).to_owned()),
+            GeneralName::IPAddress(b) => names.ips.extend(ip_of(b)),
             _ => {}
         }
     }
-    names.dns.iter().all(|n| dns.contains(&n.as_str())) && names.ips.iter().all(|ip| ips.contains(ip))
+    names
+}
+
+fn carries(c: &X509Certificate<'_>, names: &Names) -> bool {
+    names_of(c).carry(names)
 }
 
 fn ip_of(b: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(b).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(b).map(IpAddr::from)).ok()
 }
 
-fn distinguished(user: &str, group: Option<&str>) -> DistinguishedName {
+pub(crate) fn distinguished(user: &str, group: Option<&str>) -> DistinguishedName {
     let mut d = DistinguishedName::new();
     // One group at most: rcgen keeps one value a type, and no part of the cluster has two.
     if let Some(group) = group {

@@ -8,7 +8,8 @@ use std::path::Path;
 const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_FOLDER: u32 = 0o700;
 
-pub(crate) fn make_private_folder(dir: &Path) -> Result<()> {
+/// The folder and those above it, mode 0700 where they are new.
+pub fn make_private_folder(dir: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(dir).map_err(|source| PkiError::File { action: "make the folder", path: dir.into(), source })
 }
 

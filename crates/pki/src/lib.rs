@@ -1,21 +1,25 @@
 //! The CA, the certificates of every part, and the key that signs ServiceAccount tokens, kept under `<data-dir>/pki`.
 //!
 //! Entry points: [`Pki::open`], then one method a certificate (`serving`, `admin`, `scheduler`, …); [`SigningKey::open`];
-//! [`write_kubeconfig`]. Invariants: files are created once with mode 0600, written whole or not at all, used again on the next
+//! [`write_kubeconfig`]; [`RequestKey`] for who asks another to sign. Invariants: files are created once with mode 0600, written whole or not at all, used again on the next
 //! start, and leaf certificates are made anew when they near their end, no longer fit their key, or lack a wanted name.
 //! Deliberately absent: rotation of the CA itself.
 
 mod authority;
 mod files;
 mod kubeconfig;
+mod leaf;
+mod request_key;
 mod requests;
 mod self_signed;
 mod signing;
 mod token_key;
 
 pub use authority::{Authority, Certified, LEAF_DAYS, RENEW_BEFORE_DAYS, Subject, certificates, dns_names};
-pub use files::write_atomically;
+pub use files::{make_private_folder, write_atomically};
 pub use kubeconfig::{KubeconfigUser, kubeconfig, write_kubeconfig};
+pub use leaf::Leaf;
+pub use request_key::RequestKey;
 pub use requests::{CertificateRequest, not_after};
 pub use self_signed::self_signed;
 pub use signing::SigningKey;
@@ -47,6 +51,13 @@ pub type Result<T> = std::result::Result<T, PkiError>;
 pub struct Names {
     pub dns: Vec<String>,
     pub ips: Vec<IpAddr>,
+}
+
+impl Names {
+    /// Whether all of `others` are among these.
+    pub fn carry(&self, others: &Names) -> bool {
+        others.dns.iter().all(|n| self.dns.contains(n)) && others.ips.iter().all(|ip| self.ips.contains(ip))
+    }
 }
 
 /// The certificate store of one data folder.

@@ -23,6 +23,8 @@ const SERIAL_BYTES: usize = 16;
 pub struct CertificateRequest {
     der: Vec<u8>,
     pub subject: Subject,
+    /// SubjectPublicKeyInfo.
+    pub public_key_der: Vec<u8>,
     /// Number of names of each kind beside the subject.
     pub dns_names: usize,
     pub ip_addresses: usize,
@@ -52,7 +54,7 @@ impl CertificateRequest {
             common_name: texts(&x509_parser::oid_registry::OID_X509_COMMON_NAME).into_iter().last().unwrap_or_default(),
             organizations: texts(&x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME),
         };
-        let mut out = CertificateRequest { der: Vec::new(), subject, dns_names: 0, ip_addresses: 0, email_addresses: 0, uris: 0 };
+        let mut out = CertificateRequest { der: Vec::new(), subject, public_key_der: info.subject_pki.raw.to_vec(), dns_names: 0, ip_addresses: 0, email_addresses: 0, uris: 0 };
         for e in r.requested_extensions().into_iter().flatten() {
             let ParsedExtension::SubjectAlternativeName(names) = e else { continue };
             for n in &names.general_names {

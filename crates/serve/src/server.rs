@@ -13,6 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -81,7 +82,19 @@ impl Server {
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let (tls, handshake) = (self.tls, self.limits.handshake);
-        let shake = move |tcp, peer, away| shake_hands(TlsAcceptor::from(tls.current()), tcp, peer, handshake, away);
+        let shake = move |tcp, peer, away| {
+            let settings = tls.current();
+            async move {
+                match settings {
+                    Ok(settings) => shake_hands(TlsAcceptor::from(settings), tcp, peer, handshake, away).await,
+                    Err(why) => {
+                        tracing::info!(%peer, "TLS handshake error: {why}");
+                        let _ = tokio::time::timeout(handshake, refuse_handshake(tcp)).await;
+                        None
+                    }
+                }
+            }
+        };
         accept(self.listener, self.limits, shake, connect, shutdown).await;
     }
 }
@@ -187,6 +200,16 @@ async fn shake_hands(
     }
 }
 
+/// Answers a ClientHello with the alert internal_error (RFC 8446, 6), so that clients say `tls: internal error` as of a Go server.
+async fn refuse_handshake(mut tcp: TcpStream) -> std::io::Result<()> {
+    const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+    const HELLO_BYTES_MAX: usize = 16 << 10;
+    // Read first: a connection closed over unread bytes is reset, and the alert lost.
+    tcp.read(&mut [0; HELLO_BYTES_MAX]).await?;
+    tcp.write_all(&ALERT).await?;
+    tcp.shutdown().await
+}
+
 fn protocol(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut b = auto::Builder::new(TokioExecutor::new());
     b.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).max_buf_size(limits.header_bytes as usize);
@@ -205,7 +228,6 @@ fn protocol(limits: &Limits) -> auto::Builder<TokioExecutor> {
 mod tests {
     use super::*;
     use rustls::pki_types::PrivateKeyDer;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -260,5 +282,28 @@ mod tests {
         assert!(settings.contains(&(4, STREAM_WINDOW_BYTES)), "SETTINGS_INITIAL_WINDOW_SIZE in {settings:?}");
         assert!(settings.contains(&(3, STREAMS)), "SETTINGS_MAX_CONCURRENT_STREAMS in {settings:?}");
         assert_eq!(window, CONNECTION_WINDOW_BYTES - 65_535, "the window of the connection grows from RFC 9113's 65,535");
+    }
+
+    #[tokio::test]
+    async fn without_settings_a_handshake_is_refused_until_there_are_some() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a root");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (shutdown, tls) = (CancellationToken::new(), Settings::none_yet("no certificate yet"));
+        let server = Server { listener, tls: tls.clone(), limits: Limits::default() }.run(|_| |_| async { Response::new(crate::body::empty()) }, shutdown.clone());
+        let client = async {
+            let versions = rustls::ClientConfig::builder_with_provider(crate::tls::provider()).with_safe_default_protocol_versions().expect("versions");
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(versions.with_root_certificates(roots).with_no_client_auth()));
+            let connect = || async { connector.connect("localhost".try_into().expect("a name"), TcpStream::connect(address).await.expect("a connection")).await };
+            let refused = connect().await.expect_err("no certificate").to_string();
+            assert!(refused.contains("InternalError"), "{refused}");
+            tls.replace(&crate::tls::server_config(vec![made.cert.der().clone()], key, None).expect("settings"));
+            connect().await.expect("a handshake");
+            shutdown.cancel();
+        };
+        tokio::join!(server, client);
     }
 }

@@ -66,14 +66,18 @@ pub fn verify_client(verifier: &dyn ClientCertVerifier, chain: &[CertificateDer<
 
 /// What a server speaks TLS with; cheap to clone. It may be replaced while the server runs: connections that come later get the new settings.
 #[derive(Clone, Debug)]
-pub struct Settings(Arc<RwLock<Arc<ServerConfig>>>);
+pub struct Settings(Arc<RwLock<Result<Arc<ServerConfig>, &'static str>>>);
 
 impl Settings {
     fn new(config: ServerConfig) -> Settings {
-        Settings(Arc::new(RwLock::new(Arc::new(config))))
+        Settings(Arc::new(RwLock::new(Ok(Arc::new(config)))))
     }
-    /// As they are now.
-    pub fn current(&self) -> Arc<ServerConfig> {
+    /// None yet: handshakes fail with `why` in the log, as those of a Go server without a certificate do.
+    pub fn none_yet(why: &'static str) -> Settings {
+        Settings(Arc::new(RwLock::new(Err(why))))
+    }
+    /// As they are now, or why there are none.
+    pub fn current(&self) -> Result<Arc<ServerConfig>, &'static str> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
     /// Takes over what `other` holds.

@@ -57,8 +57,7 @@ impl World {
 
     pub async fn serve(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("server.log")).expect("a log");
-        let keles = std::env::var_os("KELES").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/keles"), PathBuf::from);
-        let mut command = Command::new(keles);
+        let mut command = Command::new(keles_e2e::keles());
         command.arg("cri").arg("--data-dir").arg(self.path("data")).arg("--listen").arg(self.path("cri.sock"));
         command.args(["--bridge", &self.bridge, "--cluster-cidr", "10.91.0.0/16", "--service-cidr", "10.92.0.0/16"]).arg("--registries").arg(self.path("registries.yaml"));
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone().expect("a copy")).stderr(log).spawn().expect("keles starts"));

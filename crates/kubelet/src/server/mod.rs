@@ -19,7 +19,7 @@ pub use health::serve as serve_health;
 pub(crate) use streaming::running_container;
 
 use crate::agent::Agent;
-use crate::config::ServerTls;
+use crate::certificates::serving::Shown;
 use crate::figures::disk::Walked;
 use crate::figures::{Rates, Snapshot};
 use crate::pod_worker::View;
@@ -33,7 +33,6 @@ use keles_observe::health::Check;
 use keles_observe::metrics::{self, Format};
 use keles_observe::pages::{self, Component};
 use keles_runtime::api::{DiskUsage, RuntimeError};
-use keles_serve::tls::{self, ClientVerifier};
 use keles_serve::{Body, ConnInfo, Limits, Server, body};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +54,7 @@ const PATHS: &[&str] = &[
 /// A server that listens but does not answer yet.
 pub struct Bound {
     server: Server,
-    verifier: ClientVerifier,
+    shown: Shown,
     port: u16,
 }
 
@@ -77,18 +76,10 @@ impl Api {
     }
 }
 
-pub async fn bind(address: SocketAddr, files: &ServerTls) -> Result<Bound, KubeletError> {
-    let fault = |text: String| KubeletError::Tls(text);
-    let certified = keles_pki::Certified { certificate_pem: files.certificate_pem.clone(), key_pem: files.key_pem.clone() };
-    let ca = keles_pki::Certified { certificate_pem: files.client_ca_pem.clone(), key_pem: String::new() };
-    let cas: Vec<Vec<u8>> = ca.certificate_der().ok_or_else(|| fault("no client authority".into()))?.iter().map(|der| der.to_vec()).collect();
-    let certificates = certified.certificate_der().ok_or_else(|| fault("no certificate".into()))?;
-    let key = certified.key_der().ok_or_else(|| fault("no key".into()))?;
-    let verifier = tls::client_verifier(&cas).map_err(|error| fault(error.to_string()))?;
-    let config = tls::server_config(certificates, key, Some(verifier.clone())).map_err(|error| fault(error.to_string()))?;
+pub async fn bind(address: SocketAddr, shown: Shown) -> Result<Bound, KubeletError> {
     let listener = TcpListener::bind(address).await.map_err(|source| KubeletError::Listen { address, source })?;
     let port = listener.local_addr().map_err(|source| KubeletError::Listen { address, source })?.port();
-    Ok(Bound { server: Server { listener, tls: config, limits: Limits::default() }, verifier, port })
+    Ok(Bound { server: Server { listener, tls: shown.settings.clone(), limits: Limits::default() }, shown, port })
 }
 
 impl Bound {
@@ -96,10 +87,15 @@ impl Bound {
         self.port
     }
 
+    /// What it shows, for who keeps that new.
+    pub fn shown(&self) -> Shown {
+        self.shown.clone()
+    }
+
     pub async fn run(self, agent: Arc<Agent>, pods: Pods, shutdown: CancellationToken) {
         metrics::register(reports::FAMILIES);
         let (config, reviews) = (&agent.config, Delegated::new(agent.client.clone(), Kept::OF_NODES));
-        let access = Access::new(self.verifier, reviews, config.node_name.clone(), config.anonymous_auth);
+        let access = Access::new(self.shown.verifier, reviews, config.node_name.clone(), config.anonymous_auth);
         let pages = Component { name: "kubelet", version: crate::config::VERSION.trim_start_matches('v'), paths: PATHS.iter().map(|path| (*path).to_owned()).collect(), flags: config.flags.clone() };
         let api = Arc::new(Api { access, agent: agent.clone(), pods, port: self.port, rates: Rates::default(), walked: Walked::default(), pages });
         let connect = move |info: ConnInfo| {

@@ -1,7 +1,7 @@
 //! What the agent says of itself and of its pods: `/pods`, `/runningpods`, `/metrics`, `/configz`, `/healthz`.
 
 use super::Api;
-use crate::config::KubeletConfig;
+use crate::config::{KubeletConfig, ServingCertificate};
 use crate::dra;
 use crate::pod_worker::View;
 use crate::pods::Pods;
@@ -152,7 +152,8 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "enableSystemLogHandler": config.system_logs.is_some(),
         "enableSystemLogQuery": false,
         "enableProfilingHandler": false,
-        "serverTLSBootstrap": false,
+        "serverTLSBootstrap": matches!(config.tls.as_ref().map(|tls| &tls.certificate), Some(ServingCertificate::Requested { .. })),
+        "rotateCertificates": config.client_rotation.is_some(),
         "failSwapOn": config.swap.fail_on,
         "memorySwap": {"swapBehavior": config.swap.behavior.as_str()},
         "localStorageCapacityIsolation": true,

@@ -54,15 +54,15 @@ up: build hello-image ## start a one-node cluster, deploy examples/hello, print 
 down: ## stop the cluster of `make up` and its containers
 	@examples/down.sh "$(KELES)" "$(DATA)"
 
-test: unit e2e ## everything: unit tests, laws, store suite, e2e with real containers
+test: deps ## everything: unit tests, laws, store suite, e2e with real containers
+	$(MAKE) --no-print-directory unit e2e
 
 unit: deps ## all tests but e2e
-	$(CARGO) test --locked --no-fail-fast --workspace --exclude keles-e2e
+	$(CARGO) test --locked --no-fail-fast --workspace
 
-# Against the binary that shares its compilation with the unit tests and checks its arithmetic and assertions; KELES=target/release/keles tests another.
-e2e: deps hello-image ## e2e alone
-	$(CARGO) build --locked --workspace --exclude keles-e2e --bin keles
-	$(CARGO) test --locked --no-fail-fast -p keles-e2e -- --test-threads=1
+# The whole workspace, so that nothing is compiled twice with other features; `command_line` builds the binary that e2e runs (KELES names another).
+e2e: deps ## e2e alone
+	$(CARGO) test --locked --no-fail-fast --workspace --test command_line --test e2e -- --test-threads=1
 
 bench: build peers ## the figures that the README quotes
 	$(CARGO) run --release --locked -q -p keles-bench -- $(KELES)

@@ -1,4 +1,4 @@
-//! A one-node cluster of the release binary, in one process or in parts, for tests: its own data folder, ports, bridge and cgroup; driven by
+//! A one-node cluster of the binary under test, in one process or in parts, for tests: its own data folder, ports, bridge and cgroup; driven by
 //! kubectl alone.
 //!
 //! Entry point: [`Cluster::start`]. When a cluster is dropped its pods are deleted, the server is stopped, and
@@ -210,7 +210,7 @@ impl Cluster {
     fn load(&self, name: &str, env: &[(&str, &str)]) {
         let archive = self.dir.path().join("image.tar");
         web_image(env).write(name, &archive).expect("writes");
-        let out = Command::new(keles()).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(self.data()).output().expect("the release binary (make build)");
+        let out = Command::new(keles()).args(["load", "-i"]).arg(&archive).arg("--data-dir").arg(self.data()).output().expect("the binary under test");
         assert!(out.status.success(), "keles load: {}", String::from_utf8_lossy(&out.stderr));
     }
     pub fn data(&self) -> PathBuf {
@@ -224,13 +224,13 @@ impl Cluster {
     }
     /// Runs `keles ARGS` to its end; what it printed.
     pub fn keles(&self, args: &[&str]) -> String {
-        let out = Command::new(keles()).args(args).arg("--data-dir").arg(self.data()).output().expect("the release binary (make build)");
+        let out = Command::new(keles()).args(args).arg("--data-dir").arg(self.data()).output().expect("the binary under test");
         assert!(out.status.success(), "keles {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
         text(&out)
     }
     fn spawn_keles(&self, args: &[&str]) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).expect("a log");
-        Command::new(keles()).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the release binary (make build)")
+        Command::new(keles()).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the binary under test")
     }
     /// Starts the server, or all parts, on this cluster's data and waits until the API is ready.
     pub fn start_server(&mut self) {
@@ -293,8 +293,9 @@ impl Cluster {
     pub fn certificates(&self) -> PathBuf {
         self.dir.path().join("certificates")
     }
-    /// Starts a node agent that has nothing but a bootstrap token, and asks for its certificates; waits for its node.
-    pub fn join(&mut self, token: &str) {
+    /// Starts a node agent as kubeadm does: it has nothing but a bootstrap token, asks for its certificates, and reads a KubeletConfiguration, to which
+    /// `settings` (YAML) are added; waits for its node.
+    pub fn join(&mut self, token: &str, settings: &str) {
         let cluster = self.json(&["config", "view", "--raw"])["clusters"][0]["cluster"].clone();
         let bootstrap = serde_json::json!({
             "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": token}}],
@@ -302,11 +303,16 @@ impl Cluster {
         });
         let at = |file: &str| self.dir.path().join(file).display().to_string();
         std::fs::write(at("bootstrap"), bootstrap.to_string()).expect("written");
-        let (data, port, health) = (self.data().display().to_string(), self.kubelet_port.to_string(), format!("--healthz-port={}", self.health_port));
+        let configuration = format!(
+            "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nrotateCertificates: true\nserverTLSBootstrap: true\nport: {}\nhealthzPort: {}\n{settings}",
+            self.kubelet_port, self.health_port
+        );
+        std::fs::write(at("kubelet.yaml"), configuration).expect("written");
+        let data = self.data().display().to_string();
         let network = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services, "--hostname-override", Self::NODE];
         let (bootstrap, joined, certificates) = (at("bootstrap"), at("joined.kubeconfig"), self.certificates().display().to_string());
-        let files = ["--bootstrap-kubeconfig", &bootstrap, "--kubeconfig", &joined, "--cert-dir", &certificates, "--root-dir", &data, "--port", &port, &health];
-        let child = self.spawn_keles(&[&["kubelet", "--rotate-certificates", "--rotate-server-certificates"][..], &network, &files].concat());
+        let files = ["--bootstrap-kubeconfig", &bootstrap, "--kubeconfig", &joined, "--cert-dir", &certificates, "--root-dir", &data, "--config", &at("kubelet.yaml")];
+        let child = self.spawn_keles(&[&["kubelet"][..], &network, &files].concat());
         self.parts.push((Self::KUBELET, child));
         self.await_node();
     }

@@ -1,8 +1,8 @@
-//! A node that joins with a bootstrap token alone: its client certificate is approved and issued by itself, renewed before its end, and its serving
-//! certificate waits for an administrator.
+//! A node that joins with a bootstrap token and a KubeletConfiguration alone, as kubeadm's do: its client certificate is approved and issued by itself,
+//! renewed before its end, its serving certificate waits for an administrator, and its settings hold.
 
 use keles_e2e::{Cluster, WEB, skip, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +10,12 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(60);
 /// With lives of 100 s, begun 5 minutes before they are signed, certificates are renewed a minute after they were issued at the latest.
 const RENEWED: Duration = Duration::from_secs(120);
+const SETTINGS: &str = r#"
+podPidsLimit: 60
+registerWithTaints: [{key: joined, value: by-token, effect: PreferNoSchedule}]
+systemReserved: {memory: 64Mi}
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
+"#;
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING: &str = "kubernetes.io/kubelet-serving";
 
@@ -46,12 +52,13 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}]
 "#,
     );
-    c.join("abcdef.0123456789abcdef");
+    c.join("abcdef.0123456789abcdef", SETTINGS);
     the_token_asked_and_the_node_was_given(&c);
     let joined_with = in_force(&c, "client");
     c.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {{containers: [{{name: c, image: \"{WEB}\"}}]}}\n"));
     c.wait_ready("web");
     the_agents_api_waits_for_an_administrator(&c);
+    the_configuration_holds(&c);
     until("another client certificate", RENEWED, || match in_force(&c, "client") {
         now if now != joined_with => Ok(()),
         now => Err(now.display().to_string()),
@@ -99,4 +106,22 @@ fn the_agents_api_waits_for_an_administrator(c: &Cluster) {
     for name in ["client_ttl_seconds", "server_ttl_seconds", "client_expiration_renew_errors 0"] {
         assert!(metrics.contains(&format!("\nkubelet_certificate_manager_{name}")), "{name}");
     }
+}
+
+fn the_configuration_holds(c: &Cluster) {
+    let taints = c.json(&["get", "node", Cluster::NODE])["spec"]["taints"].clone();
+    assert!(taints.as_array().is_some_and(|all| all.iter().any(|t| t["key"] == "joined" && t["value"] == "by-token" && t["effect"] == "PreferNoSchedule")), "{taints}");
+    let shown: Value = serde_json::from_str(&c.kubectl(&["get", "--raw", "/api/v1/nodes/e2e/proxy/configz"])).expect("JSON");
+    let shown = &shown["kubeletconfig"];
+    let two_seconds = json!({"maxContainerRestartPeriod": "2s"});
+    assert_eq!((&shown["podPidsLimit"], &shown["rotateCertificates"], &shown["crashLoopBackOff"]), (&60.into(), &true.into(), &two_seconds));
+    let fault = c.try_kubectl(&["exec", "web", "--", "sh", "-c", "for i in $(seq 100); do sleep 30 & done; kill $(jobs -p)"]).expect_err("more processes than a pod may have");
+    assert!(fault.contains("can't fork"), "{fault}");
+    c.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: ends}}\nspec: {{containers: [{{name: c, image: \"{WEB}\", command: [\"false\"]}}]}}\n"));
+    // With upstream's usual waits, 10, 20 and 40 s, the fourth restart comes after 70 s.
+    until("the fourth restart", SOON, || match c.json(&["get", "pod", "ends"])["status"]["containerStatuses"][0]["restartCount"].as_u64() {
+        Some(4..) => Ok(()),
+        restarts => Err(format!("{restarts:?}")),
+    });
+    c.kubectl(&["delete", "pod", "ends", "--now"]);
 }

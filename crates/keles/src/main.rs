@@ -12,6 +12,7 @@ mod datastore_flags;
 mod flags;
 mod image_flags;
 mod images;
+mod kubelet_configuration;
 mod leading;
 mod lifecycle_flags;
 mod node;

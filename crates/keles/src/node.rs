@@ -136,6 +136,10 @@ fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     c.credential_providers = o.pulls.providers;
     c.anonymous_auth = o.anonymous_auth;
     c.flags = crate::observe_flags::all();
+    c.enforced = o.limits.enforced;
+    c.max_restart_wait = o.limits.max_restart_wait;
+    c.resolver_file = o.limits.resolver_file;
+    c.taints = o.limits.taints;
     c.healthz = o.limits.healthz;
     c.system_logs = o.limits.system_logs;
     c.eviction = o.limits.eviction;

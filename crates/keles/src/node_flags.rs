@@ -2,7 +2,8 @@
 //! `keles kubelet`.
 
 use clap::{ArgAction, Args};
-use keles_kubelet::config::{Reserved, SYSTEM_LOGS};
+use k8s_openapi::api::core::v1::Taint;
+use keles_kubelet::config::{RESOLVER_FILE, Reserved, SYSTEM_LOGS};
 use keles_kubelet::eviction::{Thresholds, ThresholdsText, duration};
 use keles_kubelet::image_gc::Limits;
 use keles_kubelet::log_rotation;
@@ -12,12 +13,28 @@ use keles_kubelet::placement::{Settings, cpus, memory};
 use keles_kubelet::shutdown;
 use keles_kubelet::static_pods::Sources;
 use keles_kubelet::swap::{self, Behavior};
+use keles_kubelet::{DEFAULT_RESTART_WAIT, Enforced};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Args)]
 pub struct NodeFlags {
+    /// Most processes and threads of a pod; 0 or less: no limit but the machine's.
+    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
+    pub pod_max_pids: i64,
+    /// Hold limits of cpu by the kernel's quota.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub cpu_cfs_quota: bool,
+    /// The longest wait before a container is started again, of 1s to 5m (KubeletConfiguration's crashLoopBackOff.maxContainerRestartPeriod).
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub max_container_restart_period: Duration,
+    /// File of the resolvers that pods ask whose dnsPolicy is Default; empty: none.
+    #[arg(long, default_value = RESOLVER_FILE)]
+    pub resolv_conf: String,
+    /// The node registers with these: KEY=VALUE:EFFECT or KEY:EFFECT, ....
+    #[arg(long, value_delimiter = ',', value_parser = taint)]
+    pub register_with_taints: Vec<Taint>,
     /// Port of the agent's /healthz without TLS; 0: none. One that is taken is tried again.
     #[arg(long, default_value_t = keles_kubelet::DEFAULT_HEALTHZ_PORT)]
     pub healthz_port: u16,
@@ -137,14 +154,30 @@ fn option(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
+fn taint(text: &str) -> Result<Taint, String> {
+    let (key, effect) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not KEY=VALUE:EFFECT"))?;
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return Err(format!("{text:?}: the effect must be NoSchedule, PreferNoSchedule or NoExecute"));
+    }
+    let (key, value) = key.split_once('=').map_or((key, None), |(key, value)| (key, Some(value.to_owned())));
+    if key.is_empty() {
+        return Err(format!("{text:?} has no key"));
+    }
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:VALUE"))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// The flags understood.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct NodeLimits {
+    pub enforced: Enforced,
+    pub max_restart_wait: Duration,
+    pub resolver_file: Option<PathBuf>,
+    pub taints: Vec<Taint>,
     pub healthz: Option<SocketAddr>,
     pub system_logs: Option<PathBuf>,
     pub eviction: Thresholds,
@@ -204,7 +237,17 @@ impl NodeFlags {
         let system_logs = self.enable_system_log_handler.then(|| SYSTEM_LOGS.into());
         let swap = swap::Settings { behavior: self.memory_swap_behavior, fail_on: self.fail_swap_on };
         let eviction = Thresholds::parse(&text).map_err(NodeFlagError)?;
-        Ok(NodeLimits { healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
+        if !(Duration::from_secs(1)..=DEFAULT_RESTART_WAIT).contains(&self.max_container_restart_period) {
+            return Err(NodeFlagError("--max-container-restart-period must be of 1s to 5m".into()));
+        }
+        let enforced = Enforced { pod_pids: Some(self.pod_max_pids).filter(|most| *most > 0), cpu_quota: self.cpu_cfs_quota };
+        let (max_restart_wait, resolver_file) = (self.max_container_restart_period, self.resolver_file());
+        let taints = self.register_with_taints.clone();
+        Ok(NodeLimits { enforced, max_restart_wait, resolver_file, taints, healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
+    }
+
+    pub fn resolver_file(&self) -> Option<PathBuf> {
+        Some(&self.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

@@ -12,7 +12,7 @@ use keles_store::Store;
 use keles_store::encrypted::{self, Encrypted};
 use keles_supervise::{BoxError, Handle, Supervisor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -248,7 +248,8 @@ async fn cluster_dns(s: Arc<Shared>, h: Handle) -> Result<(), BoxError> {
     let listen = SocketAddr::from((s.network().gateway(), PORT));
     let informers = s.informers(users::named(s.api(), &format!("system:serviceaccount:kube-system:{}", addons::DNS_ACCOUNT)));
     addons::dns(&users::setup(s.api()), s.dns_address, listen).await?;
-    let upstreams = dns::node_resolvers(Path::new("/etc/resolv.conf")).into_iter().filter(|r| r.ip() != listen.ip()).collect();
+    let resolvers = s.limits.resolver_file.as_deref().map(dns::node_resolvers).unwrap_or_default();
+    let upstreams = resolvers.into_iter().filter(|r| r.ip() != listen.ip()).collect();
     let options = dns::Options { listen, domain: s.flags.cluster_domain.clone(), upstreams };
     let server = dns::Server::bind(options, Arc::new(dns::Cluster::new(&informers))).await?;
     h.ready();

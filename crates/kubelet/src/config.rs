@@ -4,6 +4,7 @@ use crate::credential_provider::Providers;
 use crate::eviction::Thresholds;
 use crate::image_gc::Limits;
 use crate::naming::ClusterDns;
+use k8s_openapi::api::core::v1::Taint;
 use keles_volumes::quantity::Quantity;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub const DEFAULT_HEALTHZ_PORT: u16 = 10248;
 /// What `/logs/` shows (upstream's nodeLogDir).
 pub const SYSTEM_LOGS: &str = "/var/log";
 pub const DEFAULT_MAX_PODS: u32 = 110;
+pub const RESOLVER_FILE: &str = "/etc/resolv.conf";
+pub const DEFAULT_RESTART_WAIT: Duration = crate::machine::backoff::MAX_WAIT;
 /// What `kubeletVersion` says: the API version this agent speaks.
 pub const VERSION: &str = "v1.36.0";
 
@@ -97,11 +100,18 @@ pub struct KubeletConfig {
     /// What `/flagz` shows: flags by name, secrets already left out.
     pub flags: std::collections::BTreeMap<String, String>,
     pub max_pods: u32,
+    pub enforced: crate::resources::Enforced,
+    /// The longest wait before a container is started again (KEP-4603).
+    pub max_restart_wait: Duration,
+    /// What pods without cluster DNS ask, in resolv.conf(5)'s form; absent: nobody.
+    pub resolver_file: Option<PathBuf>,
     /// RuntimeDefault, not Unconfined, for containers that name no seccomp profile (upstream's `--seccomp-default`; off).
     pub seccomp_default: bool,
     /// Sysctls outside the safe list that pods may set; a trailing `*` matches a prefix.
     pub allowed_unsafe_sysctls: Vec<String>,
     pub labels: std::collections::BTreeMap<String, String>,
+    /// The node registers with; later changes are the API's.
+    pub taints: Vec<Taint>,
     pub eviction: Thresholds,
     pub image_gc: Limits,
     pub logs: crate::log_rotation::Limits,
@@ -136,9 +146,13 @@ impl KubeletConfig {
             system_logs: Some(SYSTEM_LOGS.into()),
             flags: Default::default(),
             max_pods: DEFAULT_MAX_PODS,
+            enforced: Default::default(),
+            max_restart_wait: DEFAULT_RESTART_WAIT,
+            resolver_file: Some(RESOLVER_FILE.into()),
             seccomp_default: false,
             allowed_unsafe_sysctls: Vec::new(),
             labels: Default::default(),
+            taints: Vec::new(),
             eviction: Thresholds::default(),
             image_gc: Limits::default(),
             logs: Default::default(),
@@ -150,6 +164,11 @@ impl KubeletConfig {
             volume_refresh: Duration::from_secs(60),
             credential_providers: Arc::default(),
         }
+    }
+
+    /// The node's own resolvers as they are now.
+    pub fn node_resolver(&self) -> String {
+        self.resolver_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     pub fn pods_dir(&self) -> PathBuf {

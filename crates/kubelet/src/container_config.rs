@@ -103,7 +103,7 @@ pub fn build(input: &Input<'_>) -> Result<ContainerConfig, ConfigError> {
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-        resources: resources::of_container(spec, container, input.node_memory_bytes),
+        resources: resources::of_container(spec, container, input.node_memory_bytes, &input.config.enforced),
         security,
         labels: labels(pod, &container.name),
         annotations,
@@ -268,7 +268,7 @@ fn network_files(input: &Input<'_>) -> Result<Vec<Mount>, ConfigError> {
     };
     let files = [
         ("etc-hosts", "/etc/hosts", naming::hosts_file(pod, input.pod_ips, &dns.domain, &if on_host { read("/etc/hosts") } else { String::new() })),
-        ("resolv.conf", "/etc/resolv.conf", naming::resolv_conf(pod, dns, &read("/etc/resolv.conf"))),
+        ("resolv.conf", "/etc/resolv.conf", naming::resolv_conf(pod, dns, &input.config.node_resolver())),
         ("hostname", "/etc/hostname", format!("{hostname}\n")),
     ];
     let dir = input.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());

@@ -133,7 +133,7 @@ async fn register(api: &Api<Node>, agent: &Agent, port: u16) -> Result<Node, kub
         "labels": labels(agent),
         "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
     });
-    let whole = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {}, "status": status(agent, port, &fresh).await});
+    let whole = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": agent.config.taints}, "status": status(agent, port, &fresh).await});
     let node: Node = serde_json::from_value(whole).map_err(kube::Error::SerdeError)?;
     match api.create(&PostParams::default(), &node).await {
         Err(kube::Error::Api(refusal)) if refusal.code == 409 => {

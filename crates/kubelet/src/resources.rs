@@ -13,6 +13,21 @@ const MAX_SHARES: i64 = 262_144;
 const PERIOD_US: i64 = 100_000;
 const MIN_QUOTA_US: i64 = 1000;
 
+/// What the node holds cgroups to besides what pods ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// Most processes and threads of a pod (KubeletConfiguration's podPidsLimit).
+    pub pod_pids: Option<i64>,
+    /// Whether limits of cpu are held by the kernel's quota (cpuCFSQuota); shares hold either way.
+    pub cpu_quota: bool,
+}
+
+impl Default for Enforced {
+    fn default() -> Self {
+        Self { pod_pids: None, cpu_quota: true }
+    }
+}
+
 fn value(resources: Option<&ResourceRequirements>, limit: bool, name: &str) -> Option<Quantity> {
     let resources = resources?;
     let map = if limit { resources.limits.as_ref() } else { resources.requests.as_ref() };
@@ -28,15 +43,16 @@ fn quota(milli: i64) -> i64 {
 }
 
 /// Figures of one container; where it has no limit of its own, the pod's holds (KEP-2837).
-pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i64) -> Resources {
+pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i64, enforced: &Enforced) -> Resources {
     let (own, whole) = (container.resources.clone().unwrap_or_default(), spec.resources.clone().unwrap_or_default());
     let resources = Some(&resize::effective(&own, &whole));
     let limit = value(resources, true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
     let request = value(resources, false, "cpu").map(Quantity::milli).or(limit).unwrap_or(0);
+    let held = limit.filter(|_| enforced.cpu_quota);
     Resources {
         cpu_shares: Some(shares(request)),
-        cpu_quota_us: limit.map(quota),
-        cpu_period_us: limit.map(|_| PERIOD_US as u64),
+        cpu_quota_us: held.map(quota),
+        cpu_period_us: held.map(|_| PERIOD_US as u64),
         memory_limit_bytes: value(resources, true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0),
         oom_score_adj: Some(qos::oom_score_adj(spec, container, node_memory_bytes)),
         ..Resources::default()
@@ -44,7 +60,7 @@ pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i6
 }
 
 /// What a pod's cgroup is held to: the sum of its containers, where every one of them has a limit.
-pub fn of_pod(spec: &PodSpec) -> Resources {
+pub fn of_pod(spec: &PodSpec, enforced: &Enforced) -> Resources {
     let sum = |limit: bool, name: &str| -> Option<Quantity> {
         if let Some(whole) = value(spec.resources.as_ref(), limit, name) {
             return Some(whole);
@@ -59,7 +75,7 @@ pub fn of_pod(spec: &PodSpec) -> Resources {
         let largest_init = spec.init_containers.iter().flatten().filter_map(|init| value(init.resources.as_ref(), limit, name)).max();
         Some(largest_init.map_or(total, |largest| largest.max(total)))
     };
-    let cpu_limit = sum(true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
+    let cpu_limit = sum(true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0 && enforced.cpu_quota);
     let of_pod = |name: &str| value(spec.resources.as_ref(), true, name).is_some();
     let all_inits_limited = |name: &str| of_pod(name) || spec.init_containers.iter().flatten().all(|init| value(init.resources.as_ref(), true, name).is_some());
     Resources {
@@ -67,6 +83,7 @@ pub fn of_pod(spec: &PodSpec) -> Resources {
         cpu_quota_us: cpu_limit.filter(|_| all_inits_limited("cpu")).map(quota),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US as u64),
         memory_limit_bytes: sum(true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0 && all_inits_limited("memory")),
+        pids_limit: enforced.pod_pids,
         ..Resources::default()
     }
 }
@@ -83,16 +100,26 @@ mod tests {
     #[test]
     fn cpu_becomes_shares_and_quota_and_memory_a_limit() {
         let spec = spec(json!([{"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
-        let figures = of_container(&spec, &spec.containers[0], 1 << 30);
+        let figures = of_container(&spec, &spec.containers[0], 1 << 30, &Enforced::default());
         assert_eq!((figures.cpu_shares, figures.cpu_quota_us, figures.cpu_period_us, figures.memory_limit_bytes), (Some(256), Some(150_000), Some(100_000), Some(64 << 20)));
+    }
+
+    #[test]
+    fn the_node_may_hold_processes_and_leave_quotas() {
+        let spec = spec(json!([{"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
+        let enforced = Enforced { pod_pids: Some(100), cpu_quota: false };
+        let (pod, container) = (of_pod(&spec, &enforced), of_container(&spec, &spec.containers[0], 1 << 30, &enforced));
+        assert_eq!((pod.pids_limit, pod.cpu_quota_us, pod.cpu_period_us, pod.cpu_shares), (Some(100), None, None, Some(1536)));
+        assert_eq!((container.pids_limit, container.cpu_quota_us, container.cpu_period_us, container.cpu_shares), (None, None, None, Some(1536)));
+        assert_eq!((pod.memory_limit_bytes, container.memory_limit_bytes), (Some(64 << 20), Some(64 << 20)));
     }
 
     #[test]
     fn a_pod_is_limited_only_when_all_its_containers_are() {
         let open = spec(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}, {"name": "b"}]));
-        assert_eq!(of_pod(&open).memory_limit_bytes, None);
+        assert_eq!(of_pod(&open, &Enforced::default()).memory_limit_bytes, None);
         let closed = spec(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}, {"name": "b", "resources": {"limits": {"memory": "2Mi"}}}]));
-        assert_eq!(of_pod(&closed).memory_limit_bytes, Some(3 << 20));
+        assert_eq!(of_pod(&closed, &Enforced::default()).memory_limit_bytes, Some(3 << 20));
     }
 
     #[test]
@@ -100,9 +127,9 @@ mod tests {
         let mut spec = spec(json!([{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "2Mi"}}}]));
         spec.resources = serde_json::from_value(json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "8Mi"}})).expect("resources");
         spec.init_containers = serde_json::from_value(json!([{"name": "i"}])).expect("containers");
-        let whole = of_pod(&spec);
+        let whole = of_pod(&spec, &Enforced::default());
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes), (Some(512), Some(100_000), Some(8 << 20)));
-        let figures = |index: usize| of_container(&spec, &spec.containers[index], 1 << 30);
+        let figures = |index: usize| of_container(&spec, &spec.containers[index], 1 << 30, &Enforced::default());
         assert_eq!((figures(0).cpu_quota_us, figures(0).memory_limit_bytes), (Some(100_000), Some(8 << 20)));
         assert_eq!((figures(1).cpu_quota_us, figures(1).memory_limit_bytes), (Some(100_000), Some(2 << 20)));
     }

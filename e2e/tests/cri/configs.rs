@@ -1,6 +1,6 @@
 //! Containers and sandboxes as their configs say.
 
-use crate::world::*;
+use super::world::*;
 use futures::SinkExt;
 use keles_cri as cri;
 use keles_e2e::skip;

@@ -1,6 +1,6 @@
 //! kill -9 of the server at any moment.
 
-use crate::world::*;
+use super::world::*;
 use keles_cri as cri;
 use keles_e2e::skip;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! A pod from its image to its end.
 
-use crate::world::*;
+use super::world::*;
 use futures::SinkExt;
 use keles_cri as cri;
 use keles_e2e::skip;

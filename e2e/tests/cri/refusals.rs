@@ -1,6 +1,6 @@
 //! What cannot be is told in words that help.
 
-use crate::world::*;
+use super::world::*;
 use keles_cri as cri;
 use keles_e2e::skip;
 use keles_grpc::Code;

@@ -28,9 +28,10 @@ pub fn outside(test: &str) -> bool {
         return false;
     }
     let me = std::env::current_exe().expect("a running test has a path");
-    let script = format!("ip link set lo up && exec {} --exact {test} --nocapture", me.display());
-    let status = Command::new("unshare").args(["--net", "--", "sh", "-c", &script]).env(INSIDE, "1").status().expect("util-linux's unshare");
-    assert!(status.success(), "{test} failed inside its namespace");
+    let script = format!("ip link set lo up && exec {} --exact cri::{test} --nocapture", me.display());
+    let out = Command::new("unshare").args(["--net", "--", "sh", "-c", &script]).env(INSIDE, "1").output().expect("util-linux's unshare");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("test result: ok. 1 passed"), "{test} failed inside its namespace:\n{said}{}", String::from_utf8_lossy(&out.stderr));
     true
 }
 

@@ -1,6 +1,6 @@
 //! Liveness and readiness.
 
-use crate::grpc_health::GrpcHealth;
+use super::grpc_health::GrpcHealth;
 use keles_e2e::api::{World, condition, eventually, shell, with};
 use keles_e2e::conformance::{Case, case};
 use serde_json::{Value, json};

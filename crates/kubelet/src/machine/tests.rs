@@ -1,9 +1,10 @@
 use super::actions::{Actions, Role, Start, decide};
 use super::*;
-use crate::machine::backoff::Backoffs;
+use crate::machine::backoff::{Backoffs, MAX_WAIT};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const SANDBOX: &str = "s0";
 
@@ -308,6 +309,23 @@ fn the_first_restart_is_immediate_then_waits_double_up_to_five_minutes() {
 }
 
 #[test]
+fn a_node_may_allow_shorter_waits_only() {
+    let now = start_time();
+    let waits = |seconds| {
+        let mut backoffs = Backoffs::new(Duration::from_secs(seconds));
+        let attempts = (0..3).map(|_| {
+            backoffs.attempted("c", now, now);
+            backoffs.waiting("c", now, now).map_or(0, |wait| wait.delay_seconds)
+        });
+        attempts.collect::<Vec<i64>>()
+    };
+    assert_eq!((waits(1), waits(15)), (vec![1, 1, 1], vec![10, 15, 15]));
+    let world = pod(containers("Always", &["c"])).record("c", 9, ContainerState::Exited, 1);
+    let rebuilt = Backoffs::rebuild(&world.records, Duration::from_secs(30));
+    assert_eq!(rebuilt.waiting("c", world.now, world.now).expect("waits").delay_seconds, 30);
+}
+
+#[test]
 fn a_held_restart_shows_its_end_first_and_crash_loop_back_off_from_the_next_sync() {
     let mut world = pod(containers("Always", &["c"])).exited("c", 0).record("c", 1, ContainerState::Exited, 0);
     world.backoffs.attempted("c", world.now, world.now);
@@ -325,10 +343,10 @@ fn a_held_restart_shows_its_end_first_and_crash_loop_back_off_from_the_next_sync
 #[test]
 fn back_off_survives_a_restart_of_the_agent() {
     let world = pod(containers("Always", &["c"])).record("c", 3, ContainerState::Exited, 1);
-    let rebuilt = Backoffs::rebuild(&world.records);
+    let rebuilt = Backoffs::rebuild(&world.records, MAX_WAIT);
     assert_eq!(rebuilt.waiting("c", world.now, world.now).expect("waits").delay_seconds, 40);
     let fresh = pod(containers("Always", &["c"])).exited("c", 1);
-    assert_eq!(Backoffs::rebuild(&fresh.records).waiting("c", fresh.now, fresh.now), None, "the first restart is still immediate");
+    assert_eq!(Backoffs::rebuild(&fresh.records, MAX_WAIT).waiting("c", fresh.now, fresh.now), None, "the first restart is still immediate");
 }
 
 #[test]

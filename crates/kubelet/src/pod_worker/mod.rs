@@ -246,6 +246,8 @@ impl Worker {
     ) -> Self {
         let (reports_tx, reports) = mpsc::channel(REPORTS_LEN);
         let refresh_at = Timestamp::now() + SignedDuration::try_from(agent.config.volume_refresh).unwrap_or(LONGEST_WAIT);
+        let pod_figures = pod.spec.as_ref().map(|spec| crate::resources::of_pod(spec, &agent.config.enforced)).unwrap_or_default();
+        let backoffs = Backoffs::new(agent.config.max_restart_wait);
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             seen: Some(Instant::now()),
@@ -258,7 +260,7 @@ impl Worker {
             amounts: resizing::Allocation { allocated: resize::wanted(&pod), ..Default::default() },
             resize: resize::State::default(),
             resize_restarts: BTreeSet::new(),
-            pod_figures: pod.spec.as_ref().map(crate::resources::of_pod).unwrap_or_default(),
+            pod_figures,
             pod,
             removed: false,
             life: Life::Syncing,
@@ -271,7 +273,7 @@ impl Worker {
             verdicts: BTreeMap::new(),
             failures: BTreeMap::new(),
             retries: BTreeMap::new(),
-            backoffs: Backoffs::default(),
+            backoffs,
             image_backoffs: Backoffs::default(),
             messages: BTreeMap::new(),
             probes: watching::Probes::default(),
@@ -305,7 +307,7 @@ impl Worker {
             handler: sandbox.config.handler.clone(),
         };
         self.sandbox = newest.map(view);
-        self.backoffs = Backoffs::rebuild(&adopted.records);
+        self.backoffs = Backoffs::rebuild(&adopted.records, self.agent.config.max_restart_wait);
         let is_known = !adopted.sandboxes.is_empty();
         if is_known {
             self.seen = None;

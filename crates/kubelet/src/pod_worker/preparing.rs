@@ -43,7 +43,7 @@ impl Worker {
                 let ips = if volumes.is_ok() || had { view.ips.clone() } else { Vec::new() };
                 self.sandbox = Some(SandboxView { ips, ..view });
                 if new_sandbox.is_some() {
-                    self.pod_figures = self.pod.spec.as_ref().map(resources::of_pod).unwrap_or_default();
+                    self.pod_figures = self.pod.spec.as_ref().map(|spec| resources::of_pod(spec, &self.agent.config.enforced)).unwrap_or_default();
                 }
                 None
             }
@@ -215,7 +215,7 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
     let network = node_or(spec.host_network, NamespaceMode::Pod);
     let security = spec.security_context.clone().unwrap_or_default();
     let sysctls = security.sysctls.unwrap_or_default();
-    let resolver = naming::resolver(pod, &config.cluster_dns, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let resolver = naming::resolver(pod, &config.cluster_dns, &config.node_resolver());
     let is_privileged = |container: &Container| container.security_context.as_ref().and_then(|security| security.privileged) == Some(true);
     let on_host = network == NamespaceMode::Node;
     Ok(SandboxConfig {
@@ -227,7 +227,7 @@ fn sandbox_config(config: &crate::config::KubeletConfig, pod: &Pod, attempt: u32
         ipc: node_or(spec.host_ipc, NamespaceMode::Pod),
         pid: node_or(spec.host_pid, pid),
         cgroup: qos::cgroup(spec, &uid),
-        resources: resources::of_pod(spec),
+        resources: resources::of_pod(spec, &config.enforced),
         sysctls: sysctls.into_iter().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value)).collect(),
         users: None,
         dns: Dns { servers: resolver.servers, searches: resolver.searches, options: resolver.options },

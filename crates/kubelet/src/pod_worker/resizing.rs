@@ -124,7 +124,7 @@ impl Worker {
         let is_known = |id: &str| records.iter().any(|record| record.id == id);
         self.amounts.running_with.retain(|id, _| id == resize::POD || is_known(id));
         self.amounts.inherited.retain(|id, _| is_known(id));
-        let figures = resources::of_pod(spec);
+        let figures = resources::of_pod(spec, &self.agent.config.enforced);
         if changed.is_empty() && self.pod_figures == figures {
             self.whole_pod_has(whole);
             self.finish_resize(None);
@@ -156,7 +156,7 @@ impl Worker {
 
     async fn resize_container(&mut self, id: &str, container: &Container) -> Result<(), String> {
         let spec = self.pod.spec.as_ref().expect("the API server admits no pod without a spec");
-        let figures = resources::of_container(spec, container, self.agent.facts.memory_bytes);
+        let figures = resources::of_container(spec, container, self.agent.facts.memory_bytes, &self.agent.config.enforced);
         // A limit below what is used would have the kernel kill; upstream refuses it too.
         if let Some(limit) = figures.memory_limit_bytes
             && let Ok(stats) = self.agent.runtime.stats(id).await
@@ -229,7 +229,7 @@ impl Worker {
         // Whether more can be given is for the first turn: here the pods may not be looked at yet.
         self.pod = Arc::new(resize::given(&self.wished, &self.amounts.allocated));
         // Those of a resize that was cut off are not known: no pod's figures are these, so the first turn tells the cgroup again.
-        self.pod_figures = self.pod.spec.as_ref().filter(|_| !was_resized).map(resources::of_pod).unwrap_or_default();
+        self.pod_figures = self.pod.spec.as_ref().filter(|_| !was_resized).map(|spec| resources::of_pod(spec, &self.agent.config.enforced)).unwrap_or_default();
         self.note_what_runs();
     }
 

@@ -431,6 +431,10 @@ impl Cluster {
         assert!(killed > 0, "no process {program} of pod {pod} ({uid}) runs");
     }
 
+    /// The folder of its pods below each tree of control groups.
+    pub fn cgroup(&self) -> String {
+        format!("keles-{}", self.network.bridge)
+    }
     /// What of this cluster is still on the machine besides its files: processes, mounts, cgroups, interfaces.
     pub fn leftovers(&self) -> Vec<Leftover> {
         let data = self.data().display().to_string();

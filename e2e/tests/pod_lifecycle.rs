@@ -25,12 +25,68 @@ fn the_node_keeps_pods_apart_and_itself_alive() {
         return;
     }
     let mut c = Cluster::start();
+    a_pod_that_the_node_needs_pushes_another_out(&c);
     a_pod_has_a_user_namespace_of_its_own(&mut c);
     a_debugger_sees_its_targets_processes(&c);
     an_old_end_is_forgotten_but_the_last(&c);
     a_node_without_room_ends_pods_and_says_why(&mut c);
     a_manifest_of_the_node_runs_and_is_shown(&mut c);
     a_log_is_rotated_and_its_past_compressed(&mut c);
+}
+
+/// The kernel's weight of a class's pods: v1's shares, or v2's.
+fn weight(c: &Cluster, class: &str) -> u64 {
+    let group = format!("*/{}/{class}", c.cgroup());
+    let args = ["/sys/fs/cgroup", "-path", &format!("{group}/cpu.shares"), "-o", "-path", &format!("{group}/cpu.weight")];
+    let found = std::process::Command::new("find").args(args).output().expect("find");
+    let file = String::from_utf8_lossy(&found.stdout).lines().next().expect("a group of the class").to_owned();
+    std::fs::read_to_string(file).expect("a weight").trim().parse().expect("a number")
+}
+
+/// A pod that the scheduler was not asked for, with a priority for which others go (upstream's preemption by the node); classes weigh what they ask for.
+fn a_pod_that_the_node_needs_pushes_another_out(c: &Cluster) {
+    let cores: u64 = c.json(&["get", "node", Cluster::NODE])["status"]["allocatable"]["cpu"].as_str().and_then(|cores| cores.parse().ok()).expect("whole cores");
+    let most = cores * 1000 * 3 / 4;
+    let pod = |name: &str, class: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: default}}
+spec:
+  nodeName: {}
+  priorityClassName: {class}
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: c, image: "{WEB}", resources: {{requests: {{cpu: {most}m}}}}}}]
+"#,
+            Cluster::NODE
+        )
+    };
+    c.apply("apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: usual}\nvalue: 10\n");
+    let (least, before) = (weight(c, "besteffort"), weight(c, "burstable"));
+    assert!(before <= 2 * least, "{before} {least}");
+    c.apply(&pod("usual", "usual"));
+    c.wait_ready("usual");
+    until("the weight of a class", SOON, || match weight(c, "burstable") {
+        now if now > 8 * before => Ok(()),
+        now => Err(now.to_string()),
+    });
+    c.apply(&pod("refused", "usual"));
+    until("a refusal", SOON, || match status(c, "refused")["reason"].as_str() {
+        Some("OutOfcpu") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    c.apply(&pod("needed", "system-node-critical"));
+    c.wait_ready("needed");
+    let gone = status(c, "usual");
+    assert_eq!((gone["phase"].as_str(), gone["reason"].as_str(), gone["message"].as_str()), (Some("Failed"), Some("Preempting"), Some("Preempted in order to admit critical pod")));
+    let disrupted = gone["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == "DisruptionTarget")).expect("a condition");
+    assert_eq!(disrupted["reason"], "TerminationByKubelet");
+    c.kubectl(&["delete", "pod", "usual", "refused", "needed", "--now"]);
+    until("the weight of a class without pods", SOON, || match weight(c, "burstable") {
+        now if now == before => Ok(()),
+        now => Err(now.to_string()),
+    });
 }
 
 /// `--container-log-max-size`, `--container-log-max-files`: the log that is written, the one before, and compressed ones before that.

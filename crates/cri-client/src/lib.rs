@@ -252,6 +252,10 @@ impl PodRuntime for Remote {
     async fn update_sandbox_resources(&self, sandbox_id: &str, resources: Resources) -> Result<()> {
         self.inner.update_sandbox_resources(sandbox_id, resources).await
     }
+    async fn limit_group(&self, group: &str, resources: Resources) -> Result<()> {
+        let groups = &self.inner.groups;
+        groups.make(&groups.path(group), &resources).await
+    }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.inner.events.subscribe()
     }

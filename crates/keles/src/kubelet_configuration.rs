@@ -82,7 +82,7 @@ const FIELDS: &[(&str, Is)] = &[
     ("enableServer", One(&["true"])),
     ("enableSystemLogHandler", Flag("enable-system-log-handler", Text)),
     ("enableSystemLogQuery", One(&["false"])),
-    ("enforceNodeAllocatable", One(&["none"])),
+    ("enforceNodeAllocatable", Flag("enforce-node-allocatable", List)),
     ("eventBurst", Nothing),
     ("eventRecordQPS", Nothing),
     ("evictionHard", Flag("eviction-hard", Map('<'))),
@@ -225,8 +225,6 @@ pub fn flags(configuration: &Mapping, folder: &Path) -> Result<Understood, Refus
         match is {
             Flag(name, form) => all.flags.extend(written(&field, *form, value, folder)?.into_iter().map(|text| (*name, text))),
             One(values) if scalar(value).is_some_and(|text| values.contains(&text.as_str())) => {}
-            // As upstream's list of one.
-            One(values) if value.as_sequence().is_some_and(|all| all.iter().all(|one| scalar(one).is_some_and(|text| values.contains(&text.as_str())))) => {}
             One(values) => return Err(Refusal::Only { field, value: shown(value), only: values.join(" or ") }),
             Nothing if scalar(value).is_some_and(|text| is_zero(&text)) => {}
             Nothing => all.without_effect.push(field),

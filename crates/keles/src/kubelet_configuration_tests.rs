@@ -92,7 +92,7 @@ fn each_form_becomes_the_flags_own() {
         ("reservedMemory: [{numaNode: 0, limits: {memory: 1Gi, hugepages-2Mi: 2Mi}}]", &["--reserved-memory=0:memory=1Gi,hugepages-2Mi=2Mi"]),
         ("maxPods: 0\npodPidsLimit: -1\ncpuCFSQuota: false\nresolvConf: \"\"", &["--pod-max-pids=-1", "--cpu-cfs-quota=false"]),
         ("crashLoopBackOff: {maxContainerRestartPeriod: 30s}", &["--max-container-restart-period=30s"]),
-        ("enforceNodeAllocatable: [none]\ntlsCipherSuites: []", &[]),
+        ("enforceNodeAllocatable: [pods]\ntlsCipherSuites: []", &["--enforce-node-allocatable=pods"]),
     ];
     for (yaml, flags) in cases {
         let written = written_as(yaml);
@@ -117,7 +117,6 @@ fn what_is_unknown_or_not_built_is_refused_by_name() {
     assert_eq!(refused("memorySwap: 3"), "memorySwap: 3 is not an object");
     assert_eq!(refused("tlsCipherSuites: [TLS_AES_128_GCM_SHA256]"), "tlsCipherSuites is not built, leave it out (docs/STATUS.md)");
     assert_eq!(refused("readOnlyPort: 10255"), "readOnlyPort: 10255 is not built, only 0 is (docs/STATUS.md)");
-    assert_eq!(refused("enforceNodeAllocatable: [pods]"), "enforceNodeAllocatable: [\"pods\"] is not built, only none is (docs/STATUS.md)");
     assert_eq!(refused("evictionHard: [a]"), "evictionHard: [\"a\"] is not a map of texts");
     let other: Mapping = serde_yaml_ng::from_str("kind: KubeletConfiguration\napiVersion: v2").expect("YAML");
     assert_eq!(flags(&other, Path::new("/")), Err(Refusal::Version("v2".into())));

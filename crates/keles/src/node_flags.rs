@@ -26,6 +26,9 @@ pub struct NodeFlags {
     /// Hold limits of cpu by the kernel's quota.
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub cpu_cfs_quota: bool,
+    /// What is held to what the node has besides what is reserved: pods (all together), or none.
+    #[arg(long, value_delimiter = ',', default_value = "pods")]
+    pub enforce_node_allocatable: Vec<String>,
     /// The longest wait before a container is started again, of 1s to 5m (KubeletConfiguration's crashLoopBackOff.maxContainerRestartPeriod).
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub max_container_restart_period: Duration,
@@ -240,10 +243,19 @@ impl NodeFlags {
         if !(Duration::from_secs(1)..=DEFAULT_RESTART_WAIT).contains(&self.max_container_restart_period) {
             return Err(NodeFlagError("--max-container-restart-period must be of 1s to 5m".into()));
         }
-        let enforced = Enforced { pod_pids: Some(self.pod_max_pids).filter(|most| *most > 0), cpu_quota: self.cpu_cfs_quota };
+        let enforced = Enforced { pod_pids: Some(self.pod_max_pids).filter(|most| *most > 0), cpu_quota: self.cpu_cfs_quota, allocatable: self.allocatable()? };
         let (max_restart_wait, resolver_file) = (self.max_container_restart_period, self.resolver_file());
         let taints = self.register_with_taints.clone();
         Ok(NodeLimits { enforced, max_restart_wait, resolver_file, taints, healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
+    }
+
+    fn allocatable(&self) -> Result<bool, NodeFlagError> {
+        let all: Vec<&str> = self.enforce_node_allocatable.iter().map(String::as_str).filter(|one| !one.is_empty()).collect();
+        match all[..] {
+            ["pods"] => Ok(true),
+            [] | ["none"] => Ok(false),
+            _ => Err(NodeFlagError(format!("--enforce-node-allocatable: {}: only pods, or none, is built", all.join(",")))),
+        }
     }
 
     pub fn resolver_file(&self) -> Option<PathBuf> {

@@ -49,14 +49,24 @@ pub struct Node {
 
 /// `others` are the pods that hold resources and ports here already.
 pub fn admit(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+    suits(pod, node)?;
+    fits(pod, node, others)?;
+    ports(pod, others)
+}
+
+/// The same of a node that has room for everybody.
+pub fn admit_given_room(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+    suits(pod, node)?;
+    ports(pod, others)
+}
+
+fn suits(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     pressure(pod, node)?;
     sysctls(pod, node)?;
     app_armor(pod, node)?;
     groups(pod, node)?;
     operating_system(pod)?;
-    selects(pod, node)?;
-    fits(pod, node, others)?;
-    ports(pod, others)
+    selects(pod, node)
 }
 
 fn refuse(reason: &str, message: String) -> Result<(), Refusal> {
@@ -214,27 +224,56 @@ pub fn requests(pod: &Pod) -> BTreeMap<String, Quantity> {
     running
 }
 
-/// Whether the requests of `pod` fit beside those of `others`.
-pub(crate) fn fits(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
-    let limit = node.allocatable.get("pods").map_or(i64::MAX, |quantity| quantity.whole());
-    let count = others.len() as i64;
-    if count + 1 > limit {
-        return refuse("OutOfpods", format!("Node didn't have enough resource: pods, requested: 1, used: {count}, capacity: {limit}"));
+/// A resource of which a pod asks for more than is left: in milli-cores of cpu, else in units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub resource: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Shortage {
+    /// How much more there would have to be.
+    pub fn missing(&self) -> i64 {
+        self.requested - (self.capacity - self.used)
     }
+}
+
+/// What a pod asks for of a resource, in a shortage's unit; of `pods` itself.
+pub fn requested(pod: &Pod, resource: &str) -> i64 {
+    match resource {
+        "pods" => 1,
+        name => requests(pod).get(name).map_or(0, |quantity| figure(name, *quantity)),
+    }
+}
+
+fn figure(resource: &str, quantity: Quantity) -> i64 {
+    if resource == "cpu" { quantity.milli() } else { quantity.whole() }
+}
+
+/// Of what there is too little for `pod` beside `others`; `pods` first.
+pub fn shortages(pod: &Pod, node: &Node, others: &[&Pod]) -> Vec<Shortage> {
+    let capacity = node.allocatable.get("pods").map_or(i64::MAX, |quantity| quantity.whole());
+    let count = others.len() as i64;
+    let of_pods = (count + 1 > capacity).then(|| Shortage { resource: "pods".into(), requested: 1, used: count, capacity });
     let mut used = BTreeMap::new();
     for other in others {
         add(&mut used, &requests(other));
     }
-    for (name, wanted) in requests(pod) {
-        let Some(capacity) = node.allocatable.get(&name).copied() else { continue };
+    let others = requests(pod).into_iter().filter_map(|(name, wanted)| {
+        let capacity = node.allocatable.get(&name).copied()?;
         let taken = used.get(&name).copied().unwrap_or_default();
-        let figure = |quantity: Quantity| if name == "cpu" { quantity.milli() } else { quantity.whole() };
-        if !wanted.is_zero() && taken + wanted > capacity {
-            let (wanted, taken, capacity) = (figure(wanted), figure(taken), figure(capacity));
-            return refuse(&format!("OutOf{name}"), format!("Node didn't have enough resource: {name}, requested: {wanted}, used: {taken}, capacity: {capacity}"));
-        }
-    }
-    Ok(())
+        (!wanted.is_zero() && taken + wanted > capacity)
+            .then(|| Shortage { requested: figure(&name, wanted), used: figure(&name, taken), capacity: figure(&name, capacity), resource: name })
+    });
+    of_pods.into_iter().chain(others).collect()
+}
+
+/// Whether the requests of `pod` fit beside those of `others`.
+pub(crate) fn fits(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+    let Some(Shortage { resource, requested, used, capacity }) = shortages(pod, node, others).into_iter().next() else { return Ok(()) };
+    refuse(&format!("OutOf{resource}"), format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"))
 }
 
 /// Host ports a pod asks for: address, protocol, port.

@@ -50,6 +50,8 @@ pub struct Agent {
     /// The machine goes down.
     pub shutting_down: tokio::sync::watch::Sender<bool>,
     pub image_history: std::sync::Mutex<crate::image_gc::Images>,
+    /// Rung when a pod takes, or comes to ask for, something else than it did.
+    pub taken: tokio::sync::watch::Sender<()>,
     /// Rung when a pod gives back what it held.
     pub freed: tokio::sync::watch::Sender<()>,
 }

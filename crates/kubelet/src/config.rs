@@ -42,12 +42,13 @@ pub enum ServingCertificate {
 }
 
 /// What is kept from pods for the host and the cluster's own parts, besides hard eviction thresholds (`--system-reserved` and `--kube-reserved`,
-/// added up). It lowers the node's allocatable; no cgroup is held to it.
+/// added up). It lowers the node's allocatable, and all pods together are held to what is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
     pub cpu_milli: i64,
     pub memory_bytes: i64,
     pub disk_bytes: i64,
+    pub processes: i64,
 }
 
 impl Reserved {
@@ -61,8 +62,8 @@ impl Reserved {
                 "cpu" => reserved.cpu_milli = quantity.milli(),
                 "memory" => reserved.memory_bytes = quantity.whole(),
                 "ephemeral-storage" => reserved.disk_bytes = quantity.whole(),
-                // The node's status shows no process ids, and no cgroup is held to them.
-                "pid" => {}
+                // The node's status shows no process ids.
+                "pid" => reserved.processes = quantity.whole(),
                 other => return Err(format!("cannot reserve {other:?} resource")),
             }
         }
@@ -70,7 +71,7 @@ impl Reserved {
     }
 
     pub fn plus(self, other: Self) -> Self {
-        Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory_bytes: self.memory_bytes + other.memory_bytes, disk_bytes: self.disk_bytes + other.disk_bytes }
+        Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory_bytes: self.memory_bytes + other.memory_bytes, disk_bytes: self.disk_bytes + other.disk_bytes, processes: self.processes + other.processes }
     }
 }
 
@@ -212,7 +213,7 @@ mod tests {
     fn reservations_are_read_and_added_up() {
         let system = Reserved::parse("cpu=200m,memory=1Gi,pid=100").expect("valid");
         let kube = Reserved::parse("cpu=1, ephemeral-storage=1Ki").expect("valid");
-        assert_eq!(system.plus(kube), Reserved { cpu_milli: 1200, memory_bytes: 1 << 30, disk_bytes: 1024 });
+        assert_eq!(system.plus(kube), Reserved { cpu_milli: 1200, memory_bytes: 1 << 30, disk_bytes: 1024, processes: 100 });
         assert!(Reserved::parse("gpu=1").expect_err("unknown").contains("cannot reserve \"gpu\" resource"));
         Reserved::parse("cpu").expect_err("no amount");
         Reserved::parse("cpu=-1").expect_err("negative");

@@ -106,6 +106,9 @@ impl PodRuntime for Instrumented<Arc<dyn PodRuntime>> {
     async fn update_sandbox_resources(&self, sandbox_id: &str, resources: Resources) -> Result<()> {
         counted("update_podsandbox_resources", self.0.update_sandbox_resources(sandbox_id, resources)).await
     }
+    async fn limit_group(&self, group: &str, resources: Resources) -> Result<()> {
+        self.0.limit_group(group, resources).await
+    }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.0.events()
     }

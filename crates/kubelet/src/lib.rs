@@ -42,10 +42,12 @@ mod node_facts;
 mod objects;
 pub mod placement;
 mod plugins;
+mod pod_groups;
 pub mod pod_network;
 mod pod_resources;
 mod pod_worker;
 mod pods;
+mod preemption;
 mod probe;
 mod probe_metrics;
 mod qos;
@@ -151,7 +153,9 @@ impl Kubelet {
             shutting_down: tokio::sync::watch::channel(false).0,
             image_history: Default::default(),
             freed: tokio::sync::watch::channel(()).0,
+            taken: tokio::sync::watch::channel(()).0,
         });
+        let is_held = pod_groups::hold_all(&agent).await;
         let pods = agent.pods.clone();
         let server = match &agent.config.tls {
             Some(tls) => Some(server::bind(agent.config.listen, certificates::serving::first(tls)?).await?),
@@ -171,6 +175,7 @@ impl Kubelet {
         let health = tokio::spawn(server::serve_health(agent.config.healthz, shutdown.clone()));
         let rotation = tokio::spawn(log_rotation::run(agent.clone(), shutdown.clone()));
         let eviction = tokio::spawn(eviction::run(agent.clone(), shutdown.clone()));
+        let groups = tokio::spawn(pod_groups::run(agent.clone(), is_held, shutdown.clone()));
         let images = tokio::spawn(image_gc::run(agent.clone(), shutdown.clone()));
         let lease = tokio::spawn(node::run_lease(agent.clone(), registered, shutdown.clone()));
         let plugins = tokio::spawn(plugins::run(agent.clone(), shutdown.clone()));
@@ -184,7 +189,7 @@ impl Kubelet {
             async move { stop.run_until_cancelled(static_pods::keep(agent, registered_too)).await.unwrap_or_default() }
         });
         tokio::join!(pods.run(agent.clone(), shutdown.clone()), serve);
-        let _ = tokio::join!(status, lease, health, rotation, eviction, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed, certificates);
+        let _ = tokio::join!(status, lease, health, rotation, eviction, groups, images, mirrors, plugins, csi_node, dra, sweep, devices, delayed, certificates);
         Ok(())
     }
 }

@@ -124,6 +124,7 @@ pub static STATUS_SYNC: HistogramVec<0> = HistogramVec::new(
     STATUS_SECONDS,
 );
 pub static REFUSED: CounterVec<1> = CounterVec::new(alpha("kubelet_admission_rejections_total", "Cumulative number pod admission rejections by the Kubelet."), ["reason"]);
+pub static PREEMPTIONS: CounterVec<1> = CounterVec::new(alpha("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource"), ["preemption_signal"]);
 pub static EVICTIONS: CounterVec<1> = CounterVec::new(alpha("kubelet_evictions", "Cumulative number of pod evictions by eviction signal"), ["eviction_signal"]);
 pub static RESIZES: CounterVec<3> = CounterVec::new(
     alpha(
@@ -219,6 +220,7 @@ static FAMILIES: &[&dyn Collect] = &[
     &STATUS_SYNC,
     &REFUSED,
     &EVICTIONS,
+    &PREEMPTIONS,
     &RESIZES,
     &IMAGE_PULL,
     &IMAGES_COLLECTED,

@@ -31,6 +31,7 @@ impl NodeFacts {
             cpu_milli: 0,
             memory_bytes: config.eviction.reserved(Signal::MemoryAvailable, memory_bytes),
             disk_bytes: config.eviction.reserved(Signal::NodeFsAvailable, disk),
+            processes: 0,
         };
         Self {
             cpus: cpus(),

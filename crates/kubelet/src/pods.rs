@@ -6,8 +6,10 @@
 use crate::admission::{self, Node, Refusal};
 use crate::agent::Agent;
 use crate::events::WARNING;
+use crate::eviction::is_critical;
 use crate::machine::phase;
 use crate::pod_worker::{self, Admission, Adopted, End, Handle, View};
+use crate::preemption;
 use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
@@ -252,25 +254,41 @@ impl Pods {
         }
         let adopted = self.start().left.take(&uid);
         let known = !adopted.sandboxes.is_empty() || pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(phase::is_terminal);
+        let mut after = Vec::new();
         let admission = match known || pod.metadata.deletion_timestamp.is_some() {
             true => Admission::Taken,
-            false => self.admit(agent, &agent.allocated.applied(&pod), &handles).map_or(Admission::ToPlace, |status| Admission::Refused(Box::new(status))),
+            false => match self.admit(agent, &agent.allocated.applied(&pod), &handles) {
+                Ok(preempted) => {
+                    after = preempted;
+                    Admission::ToPlace
+                }
+                Err(status) => Admission::Refused(status),
+            },
         };
         let full_name = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let same_name = handles.values().find(|handle| full_name(&handle.wish.borrow().pod) == full_name(&pod));
-        let after = same_name.map(|handle| handle.cleared.clone());
+        after.extend(same_name.map(|handle| handle.cleared.clone()));
         handles.insert(uid, pod_worker::spawn(agent.clone(), pod, adopted, admission, after));
     }
 
-    /// The status of a pod that this node cannot take.
-    fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Option<PodStatus> {
+    /// The ends that a pod which is taken has to wait for; the status of one that this node cannot take.
+    fn admit(&self, agent: &Agent, pod: &Pod, handles: &HashMap<String, Handle>) -> Result<Vec<watch::Receiver<bool>>, Box<PodStatus>> {
         let views: Vec<View> = handles.values().map(Handle::view).collect();
         let others: Vec<&Pod> = views.iter().filter(|view| holds(view)).map(|view| view.pod.as_ref()).collect();
+        let refuse = |refusal| Err(Box::new(refused(agent, pod, refusal)));
         if *agent.shutting_down.borrow() {
             let message = "Pod was rejected as the node is shutting down.".into();
-            return Some(refused(agent, pod, Refusal { reason: "NodeShutdown".into(), message }));
+            return refuse(Refusal { reason: "NodeShutdown".into(), message });
         }
-        admission::admit(pod, &node_of(agent), &others).err().map(|refusal| refused(agent, pod, refusal))
+        let node = node_of(agent);
+        match admission::admit(pod, &node, &others) {
+            Ok(()) => Ok(Vec::new()),
+            Err(refusal) if !is_critical(pod) => refuse(refusal),
+            Err(_) => match preemption::victims(pod, &node, &others) {
+                Ok(plan) => Ok(preempt(agent, &plan, handles)),
+                Err(refusal) => refuse(refusal),
+            },
+        }
     }
 
     /// Things that these pods show have changed.
@@ -305,6 +323,19 @@ impl Pods {
             }
         }
     }
+}
+
+/// Ends pods for one that the node cannot do without; tells when each has given back what it had.
+fn preempt(agent: &Agent, plan: &preemption::Plan<'_>, handles: &HashMap<String, Handle>) -> Vec<watch::Receiver<bool>> {
+    let ends = plan.victims.iter().filter_map(|victim| {
+        let handle = handles.get(victim.metadata.uid.as_deref()?)?;
+        agent.events.pod(victim, WARNING, preemption::PREEMPTING, preemption::MESSAGE.to_owned());
+        crate::metrics::PREEMPTIONS.with([&plan.resource]).increment();
+        let grace = pod_worker::grace_of(victim);
+        handle.wish.send_modify(|wish| wish.end = Some(End { reason: preemption::PREEMPTING, message: preemption::MESSAGE.into(), grace }));
+        Some(handle.over.clone())
+    });
+    ends.collect()
 }
 
 /// Says that a pod is not taken; the status it then has.

@@ -21,12 +21,16 @@ pub fn class(spec: &PodSpec) -> &'static str {
     keles_rules::qos::class_of(spec).as_str()
 }
 
+/// The classes' groups below the runtime's root.
+pub const BURSTABLE_GROUP: &str = "burstable";
+pub const BEST_EFFORT_GROUP: &str = "besteffort";
+
 /// `pod<uid>`, `burstable/pod<uid>` or `besteffort/pod<uid>`, below the runtime's root.
 pub fn cgroup(spec: &PodSpec, uid: &str) -> String {
     match class(spec) {
         GUARANTEED => format!("pod{uid}"),
-        BURSTABLE => format!("burstable/pod{uid}"),
-        _ => format!("besteffort/pod{uid}"),
+        BURSTABLE => format!("{BURSTABLE_GROUP}/pod{uid}"),
+        _ => format!("{BEST_EFFORT_GROUP}/pod{uid}"),
     }
 }
 

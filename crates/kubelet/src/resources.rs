@@ -3,6 +3,7 @@
 use crate::machine::resize;
 use crate::qos;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use keles_rules::requests;
 use keles_runtime::api::Resources;
 use keles_volumes::quantity::Quantity;
 
@@ -20,11 +21,13 @@ pub struct Enforced {
     pub pod_pids: Option<i64>,
     /// Whether limits of cpu are held by the kernel's quota (cpuCFSQuota); shares hold either way.
     pub cpu_quota: bool,
+    /// Whether all pods together are held to what is not reserved (enforceNodeAllocatable: pods).
+    pub allocatable: bool,
 }
 
 impl Default for Enforced {
     fn default() -> Self {
-        Self { pod_pids: None, cpu_quota: true }
+        Self { pod_pids: None, cpu_quota: true, allocatable: true }
     }
 }
 
@@ -34,7 +37,8 @@ fn value(resources: Option<&ResourceRequirements>, limit: bool, name: &str) -> O
     map?.get(name).and_then(|quantity| Quantity::parse(&quantity.0))
 }
 
-fn shares(milli: i64) -> u64 {
+/// The kernel's weight of processor time that was asked for.
+pub fn shares(milli: i64) -> u64 {
     (milli * SHARES_PER_CPU / 1000).clamp(MIN_SHARES, MAX_SHARES) as u64
 }
 
@@ -59,30 +63,26 @@ pub fn of_container(spec: &PodSpec, container: &Container, node_memory_bytes: i6
     }
 }
 
-/// What a pod's cgroup is held to: the sum of its containers, where every one of them has a limit.
+/// Processor time that a pod asks for, its overhead included.
+pub fn cpu_request_milli(spec: &PodSpec) -> i64 {
+    requests::of_pod(spec).get("cpu").map_or(0, |quantity| quantity.milli())
+}
+
+/// What a pod's cgroup is held to: what its containers ask for and its overhead (KEP-688). It has a limit where every container or the pod as a whole
+/// has one. Source: kubernetes pkg/kubelet/cm/helpers_linux.go, ResourceConfigForPod.
 pub fn of_pod(spec: &PodSpec, enforced: &Enforced) -> Resources {
-    let sum = |limit: bool, name: &str| -> Option<Quantity> {
-        if let Some(whole) = value(spec.resources.as_ref(), limit, name) {
-            return Some(whole);
-        }
-        let running = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|init| crate::machine::is_sidecar(init)));
-        let mut total = Quantity::default();
-        for container in running {
-            let own = value(container.resources.as_ref(), limit, name);
-            // One container without a limit may use what it finds.
-            total = total + if limit { own? } else { own.or_else(|| value(container.resources.as_ref(), true, name)).unwrap_or_default() };
-        }
-        let largest_init = spec.init_containers.iter().flatten().filter_map(|init| value(init.resources.as_ref(), limit, name)).max();
-        Some(largest_init.map_or(total, |largest| largest.max(total)))
+    let limits = requests::limits_of_pod(spec);
+    let is_declared = |name: &str| {
+        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        value(spec.resources.as_ref(), true, name).is_some() || all.all(|one| value(one.resources.as_ref(), true, name).is_some_and(|limit| !limit.is_zero()))
     };
-    let cpu_limit = sum(true, "cpu").map(Quantity::milli).filter(|milli| *milli > 0 && enforced.cpu_quota);
-    let of_pod = |name: &str| value(spec.resources.as_ref(), true, name).is_some();
-    let all_inits_limited = |name: &str| of_pod(name) || spec.init_containers.iter().flatten().all(|init| value(init.resources.as_ref(), true, name).is_some());
+    let limit = |name: &str| limits.get(name).filter(|_| is_declared(name));
+    let cpu_limit = limit("cpu").map(|quantity| quantity.milli()).filter(|milli| *milli > 0 && enforced.cpu_quota);
     Resources {
-        cpu_shares: Some(shares(sum(false, "cpu").unwrap_or_default().milli())),
-        cpu_quota_us: cpu_limit.filter(|_| all_inits_limited("cpu")).map(quota),
+        cpu_shares: Some(shares(cpu_request_milli(spec))),
+        cpu_quota_us: cpu_limit.map(quota),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US as u64),
-        memory_limit_bytes: sum(true, "memory").map(Quantity::whole).filter(|bytes| *bytes > 0 && all_inits_limited("memory")),
+        memory_limit_bytes: limit("memory").map(|quantity| quantity.units()).filter(|bytes| *bytes > 0),
         pids_limit: enforced.pod_pids,
         ..Resources::default()
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn the_node_may_hold_processes_and_leave_quotas() {
         let spec = spec(json!([{"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
-        let enforced = Enforced { pod_pids: Some(100), cpu_quota: false };
+        let enforced = Enforced { pod_pids: Some(100), cpu_quota: false, allocatable: true };
         let (pod, container) = (of_pod(&spec, &enforced), of_container(&spec, &spec.containers[0], 1 << 30, &enforced));
         assert_eq!((pod.pids_limit, pod.cpu_quota_us, pod.cpu_period_us, pod.cpu_shares), (Some(100), None, None, Some(1536)));
         assert_eq!((container.pids_limit, container.cpu_quota_us, container.cpu_period_us, container.cpu_shares), (None, None, None, Some(1536)));
@@ -132,6 +132,19 @@ mod tests {
         let figures = |index: usize| of_container(&spec, &spec.containers[index], 1 << 30, &Enforced::default());
         assert_eq!((figures(0).cpu_quota_us, figures(0).memory_limit_bytes), (Some(100_000), Some(8 << 20)));
         assert_eq!((figures(1).cpu_quota_us, figures(1).memory_limit_bytes), (Some(100_000), Some(2 << 20)));
+    }
+
+    #[test]
+    fn overhead_is_the_pods_and_what_inits_ask_for_counts_where_it_is_more() {
+        let mut spec = spec(json!([{"name": "c", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m", "memory": "10Mi"}}}]));
+        spec.overhead = serde_json::from_value(json!({"cpu": "50m", "memory": "6Mi"})).expect("overhead");
+        let alone = of_pod(&spec, &Enforced::default());
+        assert_eq!((alone.cpu_shares, alone.cpu_quota_us, alone.memory_limit_bytes), (Some(153), Some(25_000), Some(16 << 20)));
+        let init = json!([{"name": "i", "resources": {"requests": {"cpu": "300m"}, "limits": {"cpu": "1", "memory": "64Mi"}}}]);
+        spec.init_containers = serde_json::from_value(init).expect("containers");
+        let with = of_pod(&spec, &Enforced::default());
+        assert_eq!((with.cpu_shares, with.cpu_quota_us, with.memory_limit_bytes), (Some(358), Some(105_000), Some(70 << 20)));
+        assert_eq!(cpu_request_milli(&spec), 350);
     }
 
     #[test]

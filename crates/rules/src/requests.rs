@@ -25,6 +25,19 @@ pub fn of_pod(spec: &PodSpec) -> Amounts {
     sum
 }
 
+/// Limits of a typed pod; overhead raises those that are set.
+pub fn limits_of_pod(spec: &PodSpec) -> Amounts {
+    let of = |c: &Container| c.resources.as_ref().and_then(|r| r.limits.as_ref()).map(wire).unwrap_or_default();
+    let init = spec.init_containers.iter().flatten().map(|c| (of(c), c.restart_policy.as_deref() == Some("Always")));
+    let mut sum = total(spec.containers.iter().map(of), init);
+    if let Some(whole) = spec.resources.as_ref().and_then(|r| r.limits.as_ref()) {
+        sum.extend(wire(whole));
+    }
+    let overhead: Amounts = spec.overhead.as_ref().map(wire).unwrap_or_default().into_iter().filter(|(name, _)| sum.contains_key(name)).collect();
+    add(&mut sum, &overhead);
+    sum
+}
+
 /// What a pod takes of its node while a resize in place is under way (KEP-1287, KEP-5419): of what it asks for, was given and runs with the most;
 /// what the node can never give does not count. Overhead included.
 pub fn held_by(pod: &Pod) -> Amounts {

@@ -495,6 +495,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     async fn update_sandbox_resources(&self, sandbox_id: &str, _resources: Resources) -> Result<()> {
         Err(RuntimeError::Step { step: "update resources", message: format!("sandbox {sandbox_id}: this runtime cannot change limits") })
     }
+    /// Holds a group above the pods', below the runtime's root (empty: the root itself); it is made where it is not there. Absent figures stay.
+    async fn limit_group(&self, group: &str, _resources: Resources) -> Result<()> {
+        Err(RuntimeError::Step { step: "limit group", message: format!("group {group:?}: this runtime cannot change limits") })
+    }
     /// State changes from now on. A subscriber that lags gets `Lagged` and must list anew.
     fn events(&self) -> tokio::sync::broadcast::Receiver<ContainerEvent>;
 }

@@ -29,6 +29,12 @@ pub struct Machine {
     pub sockets: u64,
 }
 
+/// The most processes and threads that a machine can have at once.
+pub fn pid_max(proc: &Path) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(proc.join(name)).ok()?.trim().parse().ok();
+    [number("sys/kernel/pid_max"), number("sys/kernel/threads-max")].into_iter().flatten().min()
+}
+
 impl Machine {
     /// Of this machine. Reads files: not for an async thread.
     pub fn read() -> Self {
@@ -41,7 +47,6 @@ impl Machine {
         let meminfo = read("meminfo");
         let kib = |key: &str| meminfo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024;
         let stat = read("stat");
-        let number = |name: &str| read(name).trim().parse::<u64>().ok();
         let mut figures = top;
         figures.cpu = figures.cpu.filter(|cpu| cpu.usage_ns > 0).or_else(|| cpu_of(&stat));
         figures.memory = figures.memory.or_else(|| {
@@ -72,7 +77,7 @@ impl Machine {
                 let words: Vec<&str> = l.split_whitespace().collect();
                 (words.get(1) == Some(&"00000000")).then(|| words[0].to_owned())
             }),
-            pid_max: [number("sys/kernel/pid_max"), number("sys/kernel/threads-max")].into_iter().flatten().min(),
+            pid_max: pid_max(proc),
             // Running over all, as the kernel counts scheduling entities.
             processes: read("loadavg").split_whitespace().nth(3).and_then(|w| w.split_once('/')?.1.parse().ok()),
             cores,

@@ -1,5 +1,6 @@
 //! Pod conditions the node owns: PodReadyToStartContainers, Initialized, Ready, ContainersReady. Others pass through untouched.
 
+use crate::preemption::PREEMPTING;
 use super::{Ending, Life, Observed, actions, is_sidecar, phase};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
@@ -51,10 +52,10 @@ pub fn generate(observed: &Observed<'_>, inits: &[ContainerStatus], mains: &[Con
 
 /// KEP-3329: the node ends the pod for the sake of others. Not [`OWNED`]: others disrupt pods too.
 fn disruption(observed: &Observed<'_>) -> Option<Verdict> {
+    let disrupted = |message: &str| Some(Verdict { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.into()) });
     match observed.life {
-        Life::Terminating(Ending::Failed { reason: EVICTED | TERMINATED, message }) => {
-            Some(Verdict { holds: true, reason: Some("TerminationByKubelet"), message: Some(message.clone()) })
-        }
+        Life::Terminating(Ending::Failed { reason: PREEMPTING, .. }) => disrupted("Pod was preempted by Kubelet to accommodate a critical pod."),
+        Life::Terminating(Ending::Failed { reason: EVICTED | TERMINATED, message }) => disrupted(message),
         _ => None,
     }
 }

@@ -478,7 +478,7 @@ fn an_ended_pod_accounts_for_every_container_it_had_come_to() {
 
 #[test]
 fn an_evicted_pod_says_that_the_node_ended_it() {
-    for reason in [conditions::EVICTED, conditions::TERMINATED] {
+    for reason in [conditions::EVICTED, conditions::TERMINATED, crate::preemption::PREEMPTING] {
         let ending = Ending::Failed { reason, message: "too much".into() };
         let world = pod(containers("Never", &["c"])).exited("c", 137).ending(ending).given_back();
         assert_eq!((world.phase().as_str(), world.status().reason.as_deref()), ("Failed", Some(reason)));

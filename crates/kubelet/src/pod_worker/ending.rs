@@ -237,7 +237,7 @@ async fn remove_sandboxes(agent: &crate::agent::Agent, uid: &str, known: Option<
 }
 
 /// The grace period of a deletion: the request's, else the pod's; at least a second.
-fn grace_of(pod: &Pod) -> Duration {
+pub fn grace_of(pod: &Pod) -> Duration {
     let asked = pod.metadata.deletion_grace_period_seconds;
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     seconds(asked.or(own).unwrap_or(DEFAULT_GRACE_SECONDS).max(1))

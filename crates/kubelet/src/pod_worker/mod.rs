@@ -9,6 +9,8 @@ mod resizing;
 mod starting;
 mod watching;
 
+pub use ending::grace_of;
+
 use crate::agent::Agent;
 use crate::followed::Following;
 use crate::machine::actions::{Actions, decide};
@@ -131,8 +133,8 @@ pub enum Admission {
     ToPlace,
 }
 
-/// Starts a worker. `after` is its predecessor's [`Handle::cleared`].
-pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Option<watch::Receiver<bool>>) -> Handle {
+/// Starts a worker once all of `after` say so: its predecessor's [`Handle::cleared`], [`Handle::over`] of those that have to go for it.
+pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admission, after: Vec<watch::Receiver<bool>>) -> Handle {
     let seen = Instant::now();
     metrics::CONTAINERS_PER_POD.with([]).observe(pod.spec.as_ref().map_or(0, |spec| spec.containers.len()) as f64);
     let (wish, wish_rx) = watch::channel(Wish { pod: pod.clone(), removed: false, end: None });
@@ -146,7 +148,7 @@ pub fn spawn(agent: Arc<Agent>, pod: Arc<Pod>, adopted: Adopted, admission: Admi
     let mut worker = Worker::new(agent, pod, wish_rx, events_rx, dirty.clone(), view.clone(), writer, cleared_tx, over_tx);
     worker.adopt(adopted);
     let task = tokio::spawn(async move {
-        if let Some(mut after) = after {
+        for mut after in after {
             let _ = after.wait_for(|cleared| *cleared).await;
         }
         match admission {

@@ -104,6 +104,9 @@ impl Worker {
                 () = super::until_ends(self.wish.clone()) => return Err(Fault::Ends),
             }
         }
+        if new.is_some() {
+            let _ = self.agent.taken.send(());
+        }
         let made = self.make_sandbox(new).await;
         if new.is_some() {
             let has_users = self.pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);

@@ -180,6 +180,7 @@ impl Worker {
         let Some(sandbox) = self.sandbox.as_ref().map(|sandbox| sandbox.id.clone()) else { return Ok(()) };
         self.agent.runtime.update_sandbox_resources(&sandbox, figures.clone()).await.map_err(|error| error.to_string())?;
         self.pod_figures = figures;
+        let _ = self.agent.taken.send(());
         Ok(())
     }
 

@@ -190,6 +190,10 @@ impl PodRuntime for FakeRuntime {
         self.diary.write(format!("update {id} {:?}", resources.cpu_shares.unwrap_or(0)));
         Ok(())
     }
+    async fn limit_group(&self, group: &str, resources: Resources) -> Result<()> {
+        self.diary.write(format!("limit {group} {:?}", resources.cpu_shares));
+        Ok(())
+    }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.events.subscribe()
     }
@@ -338,6 +342,7 @@ fn node_at(dir: tempfile::TempDir, network_refuses: bool) -> Node {
         shutting_down: watch::channel(false).0,
         image_history: Default::default(),
         freed: watch::channel(()).0,
+        taken: watch::channel(()).0,
     });
     Node { diary, runtime, agent, _dir: dir, stop }
 }
@@ -359,7 +364,7 @@ fn deleted(mut pod: Pod) -> Arc<Pod> {
 
 impl Node {
     fn run(&self, pod: Pod, after: Option<watch::Receiver<bool>>) -> Handle {
-        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), Admission::ToPlace, after)
+        spawn(self.agent.clone(), Arc::new(pod), Adopted::default(), Admission::ToPlace, after.into_iter().collect())
     }
 }
 
@@ -447,7 +452,7 @@ async fn a_running_container_of_an_earlier_run_is_taken_over() {
     let sandbox = SandboxStatus { id: "sandbox-u1".into(), config, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
     let adopted = Adopted { sandboxes: vec![sandbox], records: node.runtime.list_containers().await.expect("listed") };
     let before = node.diary.lines().len();
-    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, Admission::Taken, None);
+    let again = spawn(node.agent.clone(), Arc::new(plain("u1")), adopted, Admission::Taken, Vec::new());
     node.diary.has("status Running").await;
     wish(&again, deleted(plain("u1")));
     node.diary.has("delete").await;
@@ -517,7 +522,7 @@ async fn until_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 async fn a_refused_pod_tells_why_and_runs_nothing() {
     let node = node();
     let refusal = PodStatus { phase: Some("Failed".into()), reason: Some("OutOfcpu".into()), ..Default::default() };
-    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Admission::Refused(Box::new(refusal)), None);
+    let handle = spawn(node.agent.clone(), Arc::new(plain("u1")), Adopted::default(), Admission::Refused(Box::new(refusal)), Vec::new());
     node.diary.has("status Failed").await;
     wish(&handle, deleted(plain("u1")));
     node.diary.has("delete").await;
@@ -613,7 +618,7 @@ async fn a_resize_that_was_asked_for_while_no_agent_ran_is_seen_by_the_next() {
     let sandbox = SandboxConfig { uid: "u1".into(), ..Default::default() };
     let sandbox = SandboxStatus { id: "sandbox-u1".into(), config: sandbox, ready: true, created_at_unix_ns: 0, netns: None, ips: vec!["10.42.0.9".into()] };
     let adopted = Adopted { sandboxes: vec![sandbox], records };
-    let handle = spawn(next.agent.clone(), Arc::new(asking("200m", "NotRequired", 2)), adopted, Admission::Taken, None);
+    let handle = spawn(next.agent.clone(), Arc::new(asking("200m", "NotRequired", 2)), adopted, Admission::Taken, Vec::new());
     next.diary.has("event ResizeCompleted").await;
     let order = ["event ResizeStarted", "update sandbox-u1 204", "update c-0 204"];
     assert!(order.iter().all(|line| next.diary.position(line).is_some()), "{:#?}", next.diary.lines());

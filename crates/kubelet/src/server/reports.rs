@@ -141,7 +141,7 @@ pub fn configz(config: &KubeletConfig, port: u16) -> Value {
         "registerWithTaints": config.taints,
         "cgroupsPerQOS": true,
         "cgroupDriver": "cgroupfs",
-        "enforceNodeAllocatable": [],
+        "enforceNodeAllocatable": if config.enforced.allocatable { json!(["pods"]) } else { json!([]) },
         "containerLogMaxSize": config.logs.shown,
         "containerLogMaxFiles": config.logs.max_files,
         "containerLogMonitorInterval": "10s",

@@ -178,6 +178,12 @@ impl Inner {
         let group = self.layout.group(&self.sandbox(id)?.file.cgroup).map_err(step("pod cgroup"))?;
         blocking(move || group.limit(&resources.limits(false)).map_err(step("pod cgroup"))).await
     }
+
+    pub(super) async fn limit_group(&self, group: &str, resources: Resources) -> Result<()> {
+        let group = self.layout.group(&self.options.group_path(group)).map_err(step("cgroup of pods"))?;
+        let made = move || group.create().and_then(|()| group.inherit_cpuset()).and_then(|()| group.limit(&resources.limits(false)));
+        blocking(move || made().map_err(step("cgroup of pods"))).await
+    }
 }
 
 /// None where the sandbox's network is gone.

@@ -67,6 +67,11 @@ impl EngineOptions {
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }
+
+    /// Below the trees' tops.
+    fn group_path(&self, below_root: &str) -> String {
+        format!("{}/{}", self.cgroup_root, below_root.trim_matches('/')).trim_matches('/').to_owned()
+    }
 }
 
 /// Cheap to clone. Dropping the last one leaves all pods running.
@@ -375,6 +380,9 @@ impl PodRuntime for Engine {
     }
     async fn update_sandbox_resources(&self, sandbox_id: &str, resources: Resources) -> Result<()> {
         self.inner.update_sandbox_resources(sandbox_id, resources).await
+    }
+    async fn limit_group(&self, group: &str, resources: Resources) -> Result<()> {
+        self.inner.limit_group(group, resources).await
     }
     fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.inner.events.subscribe()

@@ -44,7 +44,7 @@ impl Inner {
         SandboxFile {
             id: id.to_owned(),
             created_at_unix_ns: now_unix_ns(),
-            cgroup: format!("{}/{}", self.options.cgroup_root, config.cgroup.trim_matches('/')).trim_matches('/').to_owned(),
+            cgroup: self.options.group_path(&config.cgroup),
             layout: self.layout.clone(),
             netns: pinned.then(|| self.options.run_dir.join("netns").join(short)),
             socket: self.options.run_dir.join("shim").join(short),

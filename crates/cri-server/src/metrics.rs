@@ -6,7 +6,7 @@ use keles_cri::{
     MetricType, PodSandboxMetrics, UInt64Value,
 };
 use keles_grpc::Status;
-use keles_runtime::api::{ContainerState, ContainerStatus, PodRuntime, SandboxStatus, Stats};
+use keles_runtime::api::{ContainerState, ContainerStatus, PodRuntime, ProcessUsage, SandboxStatus, Stats};
 use keles_runtime::cadvisor::{self, About};
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
@@ -26,6 +26,8 @@ fn metric((name, _): About, is_counter: bool, labels: &[String], more: &[&str], 
 
 fn descriptors() -> Vec<MetricDescriptor> {
     let mut all: Vec<MetricDescriptor> = cadvisor::ROWS.iter().map(|row| described((row.name, row.help), &[])).collect();
+    all.extend(cadvisor::PROCESSES.iter().map(|(about, _)| described(*about, &[])));
+    all.push(described(cadvisor::ULIMIT, &["ulimit"]));
     all.push(described(cadvisor::STARTED, &[]));
     all.push(described(cadvisor::CPU, &["cpu"]));
     all.push(described(cadvisor::FAULTS, &["failure_type", "scope"]));
@@ -56,6 +58,11 @@ fn of_stats(stats: &Stats, labels: &[String], started_unix_ns: i64) -> Vec<Metri
         all.extend(figures.io.iter().map(|io| metric(*about, true, labels, &[&cadvisor::block_device(io)], value(io))));
     }
     all
+}
+
+fn of_processes(held: &ProcessUsage, labels: &[String]) -> Vec<Metric> {
+    let limit = held.file_descriptors_limit.map(|limit| metric(cadvisor::ULIMIT, false, labels, &[cadvisor::OPEN_FILES], limit));
+    cadvisor::PROCESSES.iter().map(|(about, value)| metric(*about, false, labels, &[], value(held))).chain(limit).collect()
 }
 
 impl Cri {
@@ -94,7 +101,9 @@ impl Cri {
             let Some(stats) = faults::unless_absent(self.engine.stats(&container.id).await.map_err(faults::of_runtime))? else { continue };
             let image = record::of_container(container).image.unwrap_or_default().image;
             let labels = labels(&container.name, &image, &container.id, &stats.cgroup);
-            found.container_metrics.push(ContainerMetrics { container_id: container.id.clone(), metrics: of_stats(&stats, &labels, container.started_at_unix_ns) });
+            let mut metrics = of_stats(&stats, &labels, container.started_at_unix_ns);
+            metrics.extend(self.engine.processes(&container.id).await.ok().iter().flat_map(|held| of_processes(held, &labels)));
+            found.container_metrics.push(ContainerMetrics { container_id: container.id.clone(), metrics });
         }
         Ok(found)
     }
@@ -117,13 +126,16 @@ mod tests {
         };
         let stats = Stats::new("g".into(), figures, vec![Interface { name: "eth0".into(), rx_bytes: 9, ..Interface::default() }]);
         let labels = ["c", "/g", "i", "n", "ns", "p"].map(str::to_owned);
-        let (described, all) = (descriptors(), of_stats(&stats, &labels, 7 * NS_PER_SECOND));
+        let (described, mut all) = (descriptors(), of_stats(&stats, &labels, 7 * NS_PER_SECOND));
+        let held = ProcessUsage { processes: 2, file_descriptors: 8, sockets: 1, file_descriptors_limit: Some(1024) };
+        all.extend(of_processes(&held, &labels));
         for metric in &all {
             let about = described.iter().find(|d| d.name == metric.name).unwrap_or_else(|| panic!("{} is not described", metric.name));
             assert_eq!(about.label_keys.len(), metric.label_values.len(), "{}", metric.name);
         }
         let value = |name: &str| all.iter().find(|metric| metric.name == name).and_then(|metric| metric.value.as_ref()).map(|value| value.value);
         assert_eq!((value("container_cpu_usage_seconds_total"), value("container_start_time_seconds")), (Some(3), Some(7)));
+        assert_eq!((value("container_processes"), value("container_sockets"), value("container_ulimits_soft")), (Some(2), Some(1), Some(1024)));
         assert_eq!((value("container_network_receive_bytes_total"), value("container_memory_usage_bytes")), (Some(9), Some(5)));
     }
 }

@@ -8,7 +8,7 @@ use crate::metrics;
 use async_trait::async_trait;
 use keles_images::Auth;
 use keles_runtime::api::{
-    ContainerConfig, ContainerEvent, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, PodRuntime, PortConnection, Resources, Result, SandboxConfig,
+    ContainerConfig, ContainerEvent, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, PodRuntime, PortConnection, ProcessUsage, Resources, Result, SandboxConfig,
     SandboxStatus, Stats,
 };
 use std::path::PathBuf;
@@ -96,6 +96,9 @@ impl PodRuntime for Instrumented<Arc<dyn PodRuntime>> {
     }
     async fn written(&self, id: &str) -> Result<DiskUsage> {
         self.0.written(id).await
+    }
+    async fn processes(&self, id: &str) -> Result<ProcessUsage> {
+        self.0.processes(id).await
     }
     async fn reopen_log(&self, id: &str) -> Result<()> {
         counted("reopen_container_log", self.0.reopen_log(id)).await

@@ -443,6 +443,17 @@ pub struct DiskUsage {
     pub inodes: u64,
 }
 
+/// What a container's processes are and hold open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUsage {
+    pub processes: u64,
+    /// Sockets among them.
+    pub file_descriptors: u64,
+    pub sockets: u64,
+    /// How many its first process may have open (the soft limit). Absent: it ended meanwhile, or there is none.
+    pub file_descriptors_limit: Option<u64>,
+}
+
 /// The runtime. All methods are idempotent where the CRI demands it: stopping the stopped and removing the removed is fine.
 #[async_trait]
 pub trait PodRuntime: Send + Sync + 'static {
@@ -482,6 +493,10 @@ pub trait PodRuntime: Send + Sync + 'static {
     /// What a container wrote into its root. Reads the whole tree.
     async fn written(&self, id: &str) -> Result<DiskUsage> {
         Err(RuntimeError::Step { step: "count disk usage", message: format!("container {id}: this runtime does not count what is written") })
+    }
+    /// Of a container. Looks at each of its processes.
+    async fn processes(&self, id: &str) -> Result<ProcessUsage> {
+        Err(RuntimeError::Step { step: "count processes", message: format!("container {id}: this runtime does not count open files") })
     }
     /// After the agent has renamed the log file: later lines go to a new one.
     async fn reopen_log(&self, id: &str) -> Result<()> {

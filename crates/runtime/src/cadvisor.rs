@@ -2,7 +2,7 @@
 //!
 //! Source: cadvisor docs/storage/prometheus.md. Absent figures are those that this host does not tell.
 
-use crate::api::Interface;
+use crate::api::{Interface, ProcessUsage};
 use keles_linux::cgroup::{Figures, Io, Pressure, Stall};
 
 const NS_PER_SECOND: f64 = 1e9;
@@ -41,6 +41,16 @@ fn waited(pressure: &Option<Pressure>, all: bool) -> Option<f64> {
     Some(stall.total_us as f64 / US_PER_SECOND)
 }
 
+/// Of a container's processes.
+pub const PROCESSES: &[(About, fn(&ProcessUsage) -> u64)] = &[
+    (("container_processes", "Number of processes running inside the container."), |p| p.processes),
+    (("container_file_descriptors", "Number of open file descriptors for the container."), |p| p.file_descriptors),
+    (("container_sockets", "Number of open sockets for the container."), |p| p.sockets),
+];
+/// With the label `ulimit`.
+pub const ULIMIT: About = ("container_ulimits_soft", "Soft ulimit values for the container root process. Unlimited if -1, except priority and nice");
+pub const OPEN_FILES: &str = "max_open_files";
+
 pub const ROWS: &[Row] = &[
     counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", of!(cpu.user_ns / NS_PER_SECOND)),
     counter("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", of!(cpu.system_ns / NS_PER_SECOND)),
@@ -63,7 +73,7 @@ pub const ROWS: &[Row] = &[
     gauge("container_memory_total_inactive_file_bytes", "Current total inactive file in bytes.", of!(memory.inactive_file_bytes)),
     counter("container_memory_failcnt", "Number of memory usage hits limits", of!(memory.limit_hits)),
     counter("container_oom_events_total", "Count of out of memory events observed for the container", of!(memory.oom_kills)),
-    gauge("container_processes", "Number of processes running inside the container.", |f| f.processes.map(|n| n as f64)),
+    gauge("container_threads", "Number of threads running inside the container", |f| f.processes.map(|n| n as f64)),
     gauge("container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero", |f| {
         f.processes.map(|_| f.processes_limit.unwrap_or(0) as f64)
     }),

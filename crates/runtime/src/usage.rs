@@ -1,8 +1,8 @@
-//! Counters of network interfaces, and disk usage of folders, as the kernel tells them when asked.
+//! Counters of network interfaces, disk usage of folders, and what processes hold open, as the kernel tells them when asked.
 //!
-//! Entry points: [`interfaces`], [`disk`].
+//! Entry points: [`interfaces`], [`disk`], [`processes`].
 
-use crate::api::{DiskUsage, Interface};
+use crate::api::{DiskUsage, Interface, ProcessUsage};
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -42,6 +42,21 @@ pub fn disk(path: &Path) -> DiskUsage {
     total
 }
 
+/// Of these processes, the first of them first; those that ended meanwhile count as processes only.
+pub fn processes(proc: &Path, pids: &[i32]) -> ProcessUsage {
+    let mut total = ProcessUsage { processes: pids.len() as u64, ..ProcessUsage::default() };
+    for pid in pids {
+        for descriptor in std::fs::read_dir(proc.join(pid.to_string()).join("fd")).into_iter().flatten().flatten() {
+            total.file_descriptors += 1;
+            total.sockets += u64::from(std::fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:")));
+        }
+    }
+    let limits = pids.first().and_then(|first| std::fs::read_to_string(proc.join(first.to_string()).join("limits")).ok());
+    let soft = limits.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok());
+    total.file_descriptors_limit = soft;
+    total
+}
+
 fn add(path: &Path, device: u64, seen: &mut HashSet<u64>, total: &mut DiskUsage, depth: usize) {
     let Ok(info) = path.symlink_metadata() else { return };
     if info.dev() != device || (info.nlink() > 1 && !info.is_dir() && !seen.insert(info.ino())) {
@@ -57,6 +72,23 @@ fn add(path: &Path, device: u64, seen: &mut HashSet<u64>, total: &mut DiskUsage,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_files_and_sockets_of_processes_are_counted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (pid, targets) in [(7, &["/dev/null", "socket:[1]", "socket:[2]"][..]), (9, &["pipe:[3]"])] {
+            let fds = dir.path().join(pid.to_string()).join("fd");
+            std::fs::create_dir_all(&fds).expect("made");
+            for (number, target) in targets.iter().enumerate() {
+                std::os::unix::fs::symlink(target, fds.join(number.to_string())).expect("linked");
+            }
+        }
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\nMax open files            1024                 4096                 files\n";
+        std::fs::write(dir.path().join("7/limits"), limits).expect("written");
+        let expected = ProcessUsage { processes: 3, file_descriptors: 4, sockets: 2, file_descriptors_limit: Some(1024) };
+        assert_eq!(processes(dir.path(), &[7, 9, 11]), expected, "11 has ended");
+        assert_eq!(processes(dir.path(), &[]), ProcessUsage::default());
+    }
 
     #[test]
     fn interfaces_are_read_without_the_loopback() {

@@ -9,7 +9,7 @@ use crate::figures::Snapshot;
 use crate::figures::disk::{self, Filesystem};
 use keles_linux::cgroup::Figures;
 use keles_observe::metrics::{Described, Exposition, Format, Lines, Shape, unmarked};
-use keles_runtime::api::{DiskUsage, Interface};
+use keles_runtime::api::{DiskUsage, Interface, ProcessUsage};
 use keles_runtime::cadvisor;
 
 const NS_PER_SECOND: f64 = 1e9;
@@ -24,6 +24,8 @@ struct Shown<'a> {
     started_unix_ns: Option<i64>,
     /// What it wrote to the node's disk, where that is counted.
     written: Option<DiskUsage>,
+    /// Of a container alone.
+    processes: Option<ProcessUsage>,
 }
 
 const CPU: Described = about(cadvisor::CPU);
@@ -67,9 +69,9 @@ async fn shown<'a>(api: &Api, s: &'a Snapshot) -> Vec<Shown<'a>> {
         [container.to_owned(), id, image.to_owned(), name.to_owned(), namespace.to_owned(), pod.to_owned()]
     };
     let booted = Some(s.machine.booted_unix_seconds.saturating_mul(1_000_000_000));
-    let mut all = vec![Shown { labels: labels("", "/", "", "", "", ""), figures: &s.machine.figures, interfaces: &s.machine.interfaces, started_unix_ns: booted, written: None }];
+    let mut all = vec![Shown { labels: labels("", "/", "", "", "", ""), figures: &s.machine.figures, interfaces: &s.machine.interfaces, started_unix_ns: booted, written: None, processes: None }];
     if let Some(pods) = &s.all_pods {
-        all.push(Shown { labels: labels("", &pods.cgroup, "", "", "", ""), figures: &pods.figures, interfaces: &[], started_unix_ns: None, written: None });
+        all.push(Shown { labels: labels("", &pods.cgroup, "", "", "", ""), figures: &pods.figures, interfaces: &[], started_unix_ns: None, written: None, processes: None });
     }
     for pod in &s.pods {
         let started = pod.view.status.start_time.as_ref().and_then(|time| i64::try_from(time.0.as_nanosecond()).ok());
@@ -79,6 +81,7 @@ async fn shown<'a>(api: &Api, s: &'a Snapshot) -> Vec<Shown<'a>> {
             interfaces: &pod.stats.interfaces,
             started_unix_ns: started,
             written: None,
+            processes: None,
         });
         for c in &pod.containers {
             all.push(Shown {
@@ -87,6 +90,7 @@ async fn shown<'a>(api: &Api, s: &'a Snapshot) -> Vec<Shown<'a>> {
                 interfaces: &[],
                 started_unix_ns: Some(c.started_at_unix_ns()),
                 written: api.written(&c.record.id).await,
+                processes: api.agent.runtime.processes(&c.record.id).await.ok(),
             });
         }
     }
@@ -116,6 +120,15 @@ fn text(s: &Snapshot, all: &[Shown<'_>], disk: Option<(Filesystem, String)>, inf
     }
     each(&mut out, &STARTED, Shape::Gauge, &|g| g.started_unix_ns.map(|ns| (ns as f64 / NS_PER_SECOND).floor()));
     each(&mut out, &SEEN, Shape::Gauge, &|_| Some(s.at.as_second() as f64));
+    for (family, value) in cadvisor::PROCESSES {
+        each(&mut out, &about(*family), Shape::Gauge, &|g| g.processes.as_ref().map(|held| value(held) as f64));
+    }
+    out.family(&about(cadvisor::ULIMIT), Shape::Gauge, |w| {
+        for g in all {
+            let soft = g.processes.and_then(|held| held.file_descriptors_limit).map(|limit| limit as f64);
+            put(w, Shape::Gauge, at, &with(6, "ulimit"), &with_value(&g.labels, 6, cadvisor::OPEN_FILES), soft);
+        }
+    });
     out.family(&CPU, Shape::Counter, |w| {
         for g in all {
             let value = g.figures.cpu.as_ref().map(|cpu| cpu.usage_ns as f64 / NS_PER_SECOND);
@@ -208,8 +221,10 @@ mod tests {
         };
         let labels = ["c", "/keles/pod1/x", "img", "x", "ns", "p"].map(str::to_owned);
         let interfaces = [Interface { name: "eth0".into(), rx_bytes: 9, ..Interface::default() }];
+        let held = ProcessUsage { processes: 2, file_descriptors: 8, sockets: 1, file_descriptors_limit: Some(1024) };
+        let written = Some(DiskUsage { bytes: 4096, inodes: 1 });
         let shown =
-            [Shown { labels, figures: &figures, interfaces: &interfaces, started_unix_ns: Some(1_700_000_000_900_000_000), written: Some(DiskUsage { bytes: 4096, inodes: 1 }) }];
+            [Shown { labels, figures: &figures, interfaces: &interfaces, started_unix_ns: Some(1_700_000_000_900_000_000), written, processes: Some(held) }];
         let at = jiff::Timestamp::from_second(1_700_000_100).expect("a time");
         let snapshot = Snapshot { at, machine: Machine { memory_bytes: 1024, cores: 2, ..Machine::default() }, all_pods: None, pods: Vec::new() };
         let disk = Some((Filesystem { capacity_bytes: 1 << 20, ..Filesystem::default() }, "/dev/vda".to_owned()));
@@ -225,6 +240,8 @@ mod tests {
             format!("container_fs_usage_bytes{{container=\"c\",device=\"/dev/vda\",{rest} 4096 1700000100000"),
             "container_network_receive_bytes_total{container=\"c\",id=\"/keles/pod1/x\",image=\"img\",interface=\"eth0\",name=\"x\",namespace=\"ns\",pod=\"p\"} 9 1700000100000".to_owned(),
             "container_memory_failures_total{container=\"c\",failure_type=\"pgfault\",id=\"/keles/pod1/x\",image=\"img\",name=\"x\",namespace=\"ns\",pod=\"p\",scope=\"hierarchy\"} 2 1700000100000".to_owned(),
+            format!("container_sockets{{container=\"c\",{rest} 1 1700000100000"),
+            "container_ulimits_soft{container=\"c\",id=\"/keles/pod1/x\",image=\"img\",name=\"x\",namespace=\"ns\",pod=\"p\",ulimit=\"max_open_files\"} 1024 1700000100000".to_owned(),
             "machine_memory_bytes{boot_id=\"\",machine_id=\"\",system_uuid=\"\"} 1024".to_owned(),
             "# TYPE container_cpu_usage_seconds_total counter".to_owned(),
         ] {

@@ -1,7 +1,7 @@
 //! Containers: create, start, stop, remove, figures.
 
 use super::{Container, Inner, RequestError, blocking, io_error, new_id, refused, step};
-use crate::api::{AppArmor, ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, Resources, Result, RuntimeError, Stats};
+use crate::api::{AppArmor, ContainerConfig, ContainerState, ContainerStatus, DiskUsage, Interface, ProcessUsage, Resources, Result, RuntimeError, Stats};
 use crate::apparmor;
 use crate::steps::devices;
 use crate::usage;
@@ -162,6 +162,11 @@ impl Inner {
     pub(super) async fn written(&self, id: &str) -> Result<DiskUsage> {
         let folder = self.container_folder(&self.container(id)?.bundle.id).join("upper");
         Ok(blocking(move || usage::disk(&folder)).await)
+    }
+
+    pub(super) async fn processes(&self, id: &str) -> Result<ProcessUsage> {
+        let group = self.container(id)?.group.clone();
+        Ok(blocking(move || usage::processes(Path::new("/proc"), &group.members())).await)
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<()> {

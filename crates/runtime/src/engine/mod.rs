@@ -11,7 +11,7 @@ mod sandbox;
 mod streams;
 
 use crate::api::{
-    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, Handler, PodRuntime, PortConnection, Resources,
+    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, Handler, PodRuntime, PortConnection, ProcessUsage, Resources,
     Result, RuntimeError, SandboxConfig, SandboxStatus, Stats,
 };
 use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
@@ -371,6 +371,9 @@ impl PodRuntime for Engine {
     }
     async fn written(&self, id: &str) -> Result<DiskUsage> {
         self.inner.written(id).await
+    }
+    async fn processes(&self, id: &str) -> Result<ProcessUsage> {
+        self.inner.processes(id).await
     }
     async fn reopen_log(&self, id: &str) -> Result<()> {
         self.inner.reopen_log(id).await

@@ -115,7 +115,14 @@ spec:
     let checked = std::process::Command::new("gzip").arg("-t").arg(folder.join(&compressed)).status().expect("gzip runs");
     assert!(checked.success() || !folder.join(&compressed).exists(), "{compressed} is whole, or gone by now");
     logged(c, "talks", "c", "999");
+    let links = || {
+        let all = std::fs::read_dir(c.data().join("container-logs")).expect("a folder").flatten();
+        all.map(|link| link.path()).filter(|link| link.file_name().is_some_and(|name| name.to_string_lossy().starts_with("talks_default_c-"))).collect::<Vec<_>>()
+    };
+    let [link] = &links()[..] else { panic!("one link to the log") };
+    assert!(std::fs::read_to_string(link).expect("it leads to the log").contains(" stdout F "));
     c.kubectl(&["delete", "pod", "talks", "--timeout=60s"]);
+    until("the end of the link", SOON, || if links().is_empty() { Ok(()) } else { Err("still there") });
     c.kill_server();
     c.flags.clear();
     c.start_server();

@@ -17,6 +17,9 @@ use std::sync::Arc;
 pub const POD_PREFIX: u8 = 24;
 /// Where manifests of plugins look for the agent.
 const UPSTREAM_ROOT: &str = "/var/lib/kubelet";
+/// Where log collectors look; a cluster of its own data folder keeps its logs there, so that two on one machine do not meet.
+const UPSTREAM_POD_LOGS: &str = "/var/log/pods";
+const UPSTREAM_LOG_LINKS: &str = "/var/log/containers";
 
 pub struct Options {
     pub name: String,
@@ -125,6 +128,12 @@ pub async fn run(o: Options, tls: ServerTls, client: kube::Client, network: PodN
 fn kubelet_config(o: Options, tls: ServerTls) -> KubeletConfig {
     let mut c = KubeletConfig::new(o.name, o.ip.into(), o.data_dir);
     c.root_dir = o.root_dir;
+    if c.data_dir == Path::new(crate::flags::DEFAULT_DATA_DIR) {
+        (c.pod_logs_dir, c.log_links_dir) = (UPSTREAM_POD_LOGS.into(), UPSTREAM_LOG_LINKS.into());
+    }
+    if let Some(asked) = o.limits.pod_logs_dir {
+        c.pod_logs_dir = asked;
+    }
     c.cluster_dns = ClusterDns { servers: o.dns_addresses, domain: o.domain };
     c.listen = o.listen;
     c.tls = Some(tls);

@@ -32,6 +32,10 @@ pub struct NodeFlags {
     /// The longest wait before a container is started again, of 1s to 5m (KubeletConfiguration's crashLoopBackOff.maxContainerRestartPeriod).
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub max_container_restart_period: Duration,
+    /// Holds a folder of logs a pod (KubeletConfiguration's podLogsDir) [default: /var/log/pods with the default data folder, else pods-logs in the data
+    /// folder].
+    #[arg(long)]
+    pub pod_logs_dir: Option<PathBuf>,
     /// File of the resolvers that pods ask whose dnsPolicy is Default; empty: none.
     #[arg(long, default_value = RESOLVER_FILE)]
     pub resolv_conf: String,
@@ -180,6 +184,7 @@ pub struct NodeLimits {
     pub enforced: Enforced,
     pub max_restart_wait: Duration,
     pub resolver_file: Option<PathBuf>,
+    pub pod_logs_dir: Option<PathBuf>,
     pub taints: Vec<Taint>,
     pub healthz: Option<SocketAddr>,
     pub system_logs: Option<PathBuf>,
@@ -246,7 +251,8 @@ impl NodeFlags {
         let enforced = Enforced { pod_pids: Some(self.pod_max_pids).filter(|most| *most > 0), cpu_quota: self.cpu_cfs_quota, allocatable: self.allocatable()? };
         let (max_restart_wait, resolver_file) = (self.max_container_restart_period, self.resolver_file());
         let taints = self.register_with_taints.clone();
-        Ok(NodeLimits { enforced, max_restart_wait, resolver_file, taints, healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
+        let pod_logs_dir = self.pod_logs_dir.as_ref().map(std::path::absolute).transpose().map_err(|fault| NodeFlagError(format!("--pod-logs-dir: {fault}")))?;
+        Ok(NodeLimits { enforced, max_restart_wait, resolver_file, pod_logs_dir, taints, healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
     }
 
     fn allocatable(&self) -> Result<bool, NodeFlagError> {

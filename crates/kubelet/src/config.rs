@@ -17,6 +17,9 @@ pub const DEFAULT_HEALTHZ_PORT: u16 = 10248;
 /// What `/logs/` shows (upstream's nodeLogDir).
 pub const SYSTEM_LOGS: &str = "/var/log";
 pub const DEFAULT_MAX_PODS: u32 = 110;
+/// Logs of pods and links to those of containers, in a data folder of a cluster's own.
+pub const POD_LOGS: &str = "pods-logs";
+pub const LOG_LINKS: &str = "container-logs";
 pub const RESOLVER_FILE: &str = "/etc/resolv.conf";
 pub const DEFAULT_RESTART_WAIT: Duration = crate::machine::backoff::MAX_WAIT;
 /// What `kubeletVersion` says: the API version this agent speaks.
@@ -80,11 +83,15 @@ pub struct KubeletConfig {
     pub node_name: String,
     /// First the address that the node is known by.
     pub node_ips: Vec<IpAddr>,
-    /// Holds `pods-logs/`, `seccomp/` and what other parts of the process keep.
+    /// Holds `seccomp/` and what other parts of the process keep.
     pub data_dir: PathBuf,
     /// What upstream calls `--root-dir`: holds `pods/`, `plugins/` and `plugins_registry/`. Plugins find these by its path, so it is told to them as it
     /// stands here.
     pub root_dir: PathBuf,
+    /// Holds a folder of logs a pod (upstream's podLogsDir).
+    pub pod_logs_dir: PathBuf,
+    /// Holds a link a container to its log, by which log collectors find it.
+    pub log_links_dir: PathBuf,
     pub cluster_dns: ClusterDns,
     /// Where the agent's API listens; port 0 takes a free one, which the Node object then tells.
     pub listen: SocketAddr,
@@ -137,6 +144,8 @@ impl KubeletConfig {
             node_name: node_name.into(),
             node_ips: vec![node_ip],
             root_dir: data_dir.clone(),
+            pod_logs_dir: data_dir.join(POD_LOGS),
+            log_links_dir: data_dir.join(LOG_LINKS),
             data_dir,
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
@@ -185,9 +194,9 @@ impl KubeletConfig {
         self.root_dir.join("plugins_registry")
     }
 
-    /// `pods-logs/<ns>_<name>_<uid>`, upstream's /var/log/pods layout.
+    /// `<ns>_<name>_<uid>` below the folder of logs, upstream's layout.
     pub fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.data_dir.join("pods-logs").join(format!("{namespace}_{name}_{uid}"))
+        self.pod_logs_dir.join(format!("{namespace}_{name}_{uid}"))
     }
 
     /// Where monitors ask who has which devices.

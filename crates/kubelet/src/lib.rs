@@ -32,6 +32,7 @@ pub mod image_gc;
 pub mod image_store;
 mod instrumented;
 mod local_storage;
+mod log_links;
 pub mod log_rotation;
 mod logs;
 mod machine;
@@ -110,9 +111,10 @@ impl Kubelet {
         swap::check(&config.swap)?;
         metrics::register();
         let (runtime, images): (Arc<dyn PodRuntime>, _) = (Arc::new(Instrumented(runtime)), Instrumented(images));
-        for dir in [config.pods_dir(), config.root_dir.join("plugins"), config.data_dir.join("pods-logs")] {
+        for dir in [config.pods_dir(), config.root_dir.join("plugins"), config.pod_logs_dir.clone()] {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Folder { path: dir.display().to_string(), source })?;
         }
+        log_links::sweep(&config.log_links_dir).map_err(|source| KubeletError::Folder { path: config.log_links_dir.display().to_string(), source })?;
         let ids = user_namespaces::Ids::of_host(config.max_pods).map_err(KubeletError::UserNamespaces)?;
         let users = user_namespaces::Ranges::open(ids, config.pods_dir());
         let groups = config.shutdown.clone();

@@ -7,13 +7,14 @@ use crate::admission::{self, Node, Refusal};
 use crate::agent::Agent;
 use crate::events::WARNING;
 use crate::eviction::is_critical;
+use crate::log_links::{self, Whose};
 use crate::machine::phase;
 use crate::pod_worker::{self, Admission, Adopted, End, Handle, View};
 use crate::preemption;
 use crate::static_pods::{self, Mirrors};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keles_client::{Change, Scope};
-use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, RuntimeError, SandboxStatus};
+use keles_runtime::api::{ContainerEvent, ContainerState, ContainerStatus, RuntimeError, SandboxConfig, SandboxStatus};
 use keles_volumes::quantity::Quantity;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -451,6 +452,10 @@ async fn remove_orphan(agent: &Agent, uid: &str, adopted: Adopted) {
     }
     for record in &adopted.records {
         let _ = agent.runtime.remove_container(&record.id).await;
+        let sandbox = adopted.sandboxes.iter().find(|sandbox| sandbox.id == record.sandbox_id);
+        if let Some(SandboxConfig { namespace, name: pod, .. }) = sandbox.map(|sandbox| &sandbox.config) {
+            log_links::remove(&agent.config.log_links_dir, Whose { namespace, pod, container: &record.name, id: &record.id });
+        }
     }
     for sandbox in &adopted.sandboxes {
         let _ = agent.runtime.remove_sandbox(&sandbox.id).await;

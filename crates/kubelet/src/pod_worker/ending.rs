@@ -1,6 +1,7 @@
 //! The end of containers and pods: hooks and signals within the grace period, then everything is given back, and the API object goes last.
 
 use super::{RETRY, Turn, Wish, Worker};
+use crate::log_links::{self, Whose};
 use crate::events::{NORMAL, WARNING};
 use crate::hook;
 use crate::machine::actions::Kill;
@@ -204,6 +205,7 @@ impl Worker {
             if let Err(error) = self.agent.runtime.remove_container(&record.id).await {
                 tracing::warn!(%error, container = record.id, "container not removed");
             }
+            log_links::remove(&self.agent.config.log_links_dir, Whose::of(&self.pod, &record));
         }
         remove_sandboxes(&self.agent, &self.uid, self.sandbox.take().map(|view| view.id)).await;
         let _ = std::fs::remove_dir_all(self.log_dir());

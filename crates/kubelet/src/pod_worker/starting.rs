@@ -6,6 +6,7 @@ use crate::events::{NORMAL, WARNING};
 use crate::image_access::Records;
 use crate::image_credentials::{self, Source};
 use crate::image_store::NodeImage;
+use crate::log_links::{self, Whose};
 use crate::machine::StartFailure;
 use crate::machine::actions::{Role, Start};
 use crate::{env, ephemeral, hook, metrics};
@@ -78,6 +79,7 @@ impl Worker {
             match self.agent.runtime.remove_container(&record.id).await {
                 Ok(()) => {
                     self.records.retain(|other| other.id != record.id);
+                    log_links::remove(&self.agent.config.log_links_dir, Whose::of(&self.pod, &record));
                     crate::log_rotation::remove(&record.log_path);
                 }
                 Err(error) => tracing::warn!(%error, container = record.id, "an old container was not removed"),
@@ -119,6 +121,9 @@ impl Worker {
             return Err(Some(self.failed(&field, "RunContainerError", message)));
         }
         self.agent.events.container(&self.pod, &field, NORMAL, "Started", "Container started");
+        if let Some(record) = self.records.iter().find(|record| record.id == id) {
+            log_links::add(&self.agent.config.log_links_dir, Whose::of(&self.pod, record), &self.log_dir().join(&record.log_path));
+        }
         self.run_post_start(container, &field, &id).await
     }
 

@@ -269,11 +269,14 @@ impl Cluster {
             path
         };
         let certificates = self.dir.path().join("node-certificates").display().to_string();
-        let (network, name) = (["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services], ["--hostname-override", Self::NODE]);
+        let (network, name) =
+            (["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services], ["--hostname-override", Self::NODE]);
         let child = match part {
             Self::PROXY => {
                 let (own, node) = (credentials("proxy", "system:kube-proxy", &[]), credentials("node", &node, &["--org", "system:nodes"]));
-                self.spawn_keles(&[&["proxy", "--metrics-bind-address=", "--healthz-bind-address=", "--kubeconfig", &own, "--node-kubeconfig", &node][..], &network, &name].concat())
+                self.spawn_keles(
+                    &[&["proxy", "--metrics-bind-address=", "--healthz-bind-address=", "--kubeconfig", &own, "--node-kubeconfig", &node][..], &network, &name].concat(),
+                )
             }
             Self::KUBELET => {
                 let own = credentials("node", &node, &["--org", "system:nodes"]);
@@ -452,7 +455,8 @@ impl Cluster {
                 found.push(Leftover::Process(p.file_name().display().to_string(), read("cmdline")));
             }
         }
-        let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", self.network.bridge)]).output().expect("find");
+        let find =
+            Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", self.network.bridge)]).output().expect("find");
         found.extend(text(&find).lines().map(|l| Leftover::Cgroup(l.into())));
         let links = Command::new("ip").args(["-o", "link", "show", "master", &self.network.bridge]).output().expect("iproute2");
         found.extend(text(&links).lines().map(|l| Leftover::Interface(l.to_owned())));

@@ -52,7 +52,13 @@ mod tests {
     fn types_know_whether_defaults_are_below_them() {
         let of = |name: &str| crate::schema::builtin().get(name).unwrap();
         let pod = of("io.k8s.api.core.v1.Pod");
-        for (path, has) in [(&["spec", "containers", "ports", "protocol"][..], false), (&["spec", "containers", "ports"], true), (&["spec"], true), (&["metadata"], false), (&["status", "phase"], false)] {
+        for (path, has) in [
+            (&["spec", "containers", "ports", "protocol"][..], false),
+            (&["spec", "containers", "ports"], true),
+            (&["spec"], true),
+            (&["metadata"], false),
+            (&["status", "phase"], false),
+        ] {
             assert_eq!(pod.walk(path).unwrap().has_defaults(), has, "{path:?}");
         }
         // A type that holds itself, and none.

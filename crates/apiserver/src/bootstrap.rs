@@ -106,7 +106,9 @@ fn metrics_reader() -> Wanted {
     let to = |role: &str| (format!("{RBAC}/aggregate-to-{role}"), Value::from("true"));
     let labels: serde_json::Map<String, Value> = ["admin", "edit", "view"].map(to).into_iter().chain([("k8s-app".to_owned(), "metrics-server".into())]).collect();
     let rules = json!([{"apiGroups": [crate::resource_metrics::GROUP], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]}]);
-    policy_row(Object(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": {"name": "system:aggregated-metrics-reader", "labels": labels}, "rules": rules})))
+    policy_row(Object(
+        json!({"apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": {"name": "system:aggregated-metrics-reader", "labels": labels}, "rules": rules}),
+    ))
 }
 
 /// Makes the endpoints of `default/kubernetes` these, where they are not.

@@ -17,9 +17,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use keles_api::Status;
 use keles_api::decode::Format;
 use keles_api::status::Details;
-use keles_observe::{current, trace};
 use keles_auth::{Attributes, Selectors, User};
-use keles_registry::{AnyKind, annotations, Call, Form, Query, Request as About, Verb};
+use keles_observe::{current, trace};
+use keles_registry::{AnyKind, Call, Form, Query, Request as About, Verb, annotations};
 use keles_serve::body::{self, ReadError};
 use keles_serve::{Body, BoxError};
 use rand::Rng;
@@ -154,8 +154,7 @@ impl Inner {
             user = other.user;
         }
         current::begin(trace::request(|| span_name(&info, request.method()), request.headers().get("traceparent").and_then(|v| v.to_str().ok()), is_trusted(&user)));
-        let question =
-            Question { info: &info, query: &query, user: &user, path: &path, came: way.came, deadline: way.deadline, is_long_running: way.is_long_running };
+        let question = Question { info: &info, query: &query, user: &user, path: &path, came: way.came, deadline: way.deadline, is_long_running: way.is_long_running };
         let entered = Instant::now();
         let pass = self.gate.enter(&self.registry, question, under).await;
         current::waited(entered.elapsed());

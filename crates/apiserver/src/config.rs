@@ -2,8 +2,8 @@
 
 use crate::addresses::range::{ServiceCidr, ServiceCidrs};
 use crate::audit::Options as Audit;
-use crate::lifecycle::Options as Lifecycle;
 use crate::features::Features;
+use crate::lifecycle::Options as Lifecycle;
 use keles_auth::authenticators::config::Options as Authentication;
 use keles_auth::authorizers::config::Options as Authorization;
 use std::collections::BTreeMap;

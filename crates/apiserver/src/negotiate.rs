@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use keles_api::Status;
-use keles_api::openapi::gnostic;
 use keles_api::cbor;
 use keles_api::decode::Format;
+use keles_api::openapi::gnostic;
 use keles_api::protobuf;
 use keles_registry::{Form, MetaVersion, PatchType, Wire};
 
@@ -21,8 +21,7 @@ pub const YAML: &str = "application/yaml";
 const MEDIA_TYPES: &[&str] = &[JSON, YAML, protobuf::MEDIA_TYPE, cbor::MEDIA_TYPE];
 const STREAM_TYPES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE, cbor::WATCH_MEDIA_TYPE];
 const APPLY_CBOR: &str = "application/apply-patch+cbor";
-const PATCH_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml", APPLY_CBOR];
+const PATCH_TYPES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml", APPLY_CBOR];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {

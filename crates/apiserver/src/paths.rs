@@ -88,11 +88,24 @@ fn negotiated(server: &Inner, asked: &Asked, json: Bytes) -> Result<Response<Bod
 
 /// The paths that `/` lists, sorted.
 pub fn roots(server: &Inner) -> Vec<String> {
-    let mut paths: Vec<String> =
-        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-            .iter()
-            .map(|p| (*p).to_owned())
-            .collect();
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/metrics/slis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .iter()
+    .map(|p| (*p).to_owned())
+    .collect();
     paths.extend(server.discovery.get(&server.registry).group_paths().cloned());
     paths.extend(checks(server, "readyz", None).iter().flat_map(|c| ["healthz", "livez", "readyz"].map(|e| format!("/{e}/{}", c.name))));
     let features = &server.config.features;

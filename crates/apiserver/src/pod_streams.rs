@@ -3,8 +3,8 @@
 //! Texts and rules: kubernetes pkg/registry/core/pod/strategy.go. Upgrades (WebSocket, SPDY) pass unchanged: the node speaks them.
 
 use crate::chain::{Asked, method_not_allowed};
-use crate::path::RequestInfo;
 use crate::kubelet::NodeAddress;
+use crate::path::RequestInfo;
 use crate::respond;
 use crate::server::Inner;
 use crate::upgrade;

@@ -68,7 +68,8 @@ async fn claims_and_ingresses_get_the_default_class_and_claims_grow_where_it_all
 
     let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "front", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}, "spec": {"controller": "example.com/c"}});
     assert_eq!(admin.post("/apis/networking.k8s.io/v1/ingressclasses", &class).await.status, StatusCode::CREATED);
-    let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "i"}, "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
+    let ingress =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "i"}, "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
     assert_eq!(admin.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", &ingress).await.json()["spec"]["ingressClassName"], "front");
 }
 
@@ -81,7 +82,11 @@ async fn pods_must_meet_the_standard_of_their_namespace() {
     let labels = |level: &str| json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
     let raised = merge(&admin, "/api/v1/namespaces/default", labels("baseline")).await;
     assert_eq!(raised.status, StatusCode::OK);
-    assert!(raised.header("warning").contains("existing pods in namespace \\\"default\\\" violate the new PodSecurity enforce level \\\"baseline:latest\\\""), "{}", raised.header("warning"));
+    assert!(
+        raised.header("warning").contains("existing pods in namespace \\\"default\\\" violate the new PodSecurity enforce level \\\"baseline:latest\\\""),
+        "{}",
+        raised.header("warning")
+    );
     let refused = admin.post(PODS, &pod("a", json!({"hostNetwork": true}))).await;
     assert_eq!(
         (refused.status, refused.json()["message"].as_str()),
@@ -144,7 +149,8 @@ async fn devices_of_others_are_for_claims_of_namespaces_that_say_so() {
     let template = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": "a"}, "spec": {"spec": spec}});
     for (path, o) in [(claims.to_owned(), &claim), (claims.replace("claims", "claimtemplates"), &template)] {
         let refused = admin.post(&path, o).await;
-        let why = "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+        let why =
+            "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace";
         assert_eq!(refused.status.as_u16(), 422, "{}", refused.text());
         assert!(refused.json()["message"].as_str().unwrap().ends_with(why), "{}", refused.text());
     }

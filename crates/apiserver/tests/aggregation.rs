@@ -157,7 +157,9 @@ async fn answer(mut r: Request<Incoming>, proxy: Option<String>, all: &Mutex<Vec
             r.headers_mut().insert("upgrade", "talk".parse().unwrap());
             r
         }
-        ("GET", "/openapi/v3") => json_answer(&json!({"paths": {"apis/ext.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/ext.example.com/v1?hash=EXT"}, "version": {"serverRelativeURL": "/openapi/v3/version?hash=V"}}})),
+        ("GET", "/openapi/v3") => json_answer(
+            &json!({"paths": {"apis/ext.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/ext.example.com/v1?hash=EXT"}, "version": {"serverRelativeURL": "/openapi/v3/version?hash=V"}}}),
+        ),
         ("GET", "/openapi/v3/apis/ext.example.com/v1") => json_answer(&json!({"openapi": "3.0.0", "info": {"title": "ext", "version": "1"}, "paths": {}})),
         ("GET", "/openapi/v2") => json_answer(&json!({"swagger": "2.0", "info": {"title": "ext", "version": "1"},
             "paths": {WIDGETS: {"get": {"responses": {"200": {"description": "OK", "schema": {"$ref": "#/definitions/com.example.ext.v1.Widget"}}}}}},
@@ -269,7 +271,9 @@ async fn availability_names_what_is_missing_step_by_step() {
     other["spec"]["ports"][0]["port"] = 80.into();
     admin.post("/api/v1/namespaces/default/services", &other).await;
     assert_eq!(available(&w, "ServicePortError").await["message"], "service/ext in \"default\" is not listening on port 443");
-    admin.send(Method::PATCH, "/api/v1/namespaces/default/services/ext", "application/json-patch+json", br#"[{"op":"replace","path":"/spec/ports/0/port","value":443}]"#.to_vec()).await;
+    admin
+        .send(Method::PATCH, "/api/v1/namespaces/default/services/ext", "application/json-patch+json", br#"[{"op":"replace","path":"/spec/ports/0/port","value":443}]"#.to_vec())
+        .await;
     assert_eq!(available(&w, "EndpointsNotFound").await["message"], "cannot find endpointslices for service/ext in \"default\"");
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     admin.post(slices, &ext.slice(json!([]))).await;
@@ -279,7 +283,10 @@ async fn availability_names_what_is_missing_step_by_step() {
     let c = available(&w, "Passed").await;
     assert_eq!((&c["status"], &c["message"]), (&json!("True"), &json!("all checks passed")));
     let probe = &ext.seen("GET /apis/ext.example.com/v1")[0];
-    assert_eq!((probe.proxy.as_deref(), probe.all("x-remote-user"), probe.all("x-remote-group")), (Some("front-proxy-client"), vec!["system:kube-aggregator"], vec!["system:masters"]));
+    assert_eq!(
+        (probe.proxy.as_deref(), probe.all("x-remote-user"), probe.all("x-remote-group")),
+        (Some("front-proxy-client"), vec!["system:kube-aggregator"], vec!["system:masters"])
+    );
 }
 
 #[tokio::test]
@@ -308,11 +315,15 @@ async fn requests_reach_the_other_server_as_their_user_and_after_rbac() {
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
-    let (admin, jane) = (w.admin(), w.admin().with_header("impersonate-user", "jane").with_header("impersonate-group", "dev").with_header("impersonate-extra-example.com%2fscope", "a"));
+    let (admin, jane) =
+        (w.admin(), w.admin().with_header("impersonate-user", "jane").with_header("impersonate-group", "dev").with_header("impersonate-extra-example.com%2fscope", "a"));
     let refused = jane.get(WIDGETS).await;
     assert_eq!(
         (refused.status, refused.json()["message"].as_str()),
-        (StatusCode::FORBIDDEN, Some("widgets.ext.example.com is forbidden: User \"jane\" cannot list resource \"widgets\" in API group \"ext.example.com\" in the namespace \"default\""))
+        (
+            StatusCode::FORBIDDEN,
+            Some("widgets.ext.example.com is forbidden: User \"jane\" cannot list resource \"widgets\" in API group \"ext.example.com\" in the namespace \"default\"")
+        )
     );
     assert!(ext.seen(&format!("GET {WIDGETS}")).is_empty());
     let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";

@@ -110,7 +110,9 @@ async fn events_tell_what_webhooks_did_at_the_level_that_may_know() {
         json!({"name": name, "clientConfig": {"url": url, "caBundle": ca}, "failurePolicy": failure, "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps", "secrets"]}]})
     };
-    for (kind, plural, path) in [("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "/mutate"), ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "/validate")] {
+    for (kind, plural, path) in
+        [("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "/mutate"), ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "/validate")]
+    {
         let webhooks = json!([entry("good.example.com", format!("{}{path}", hook.url), "Fail"), entry("gone.example.com", "https://127.0.0.1:1/".into(), "Ignore")]);
         let o = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hooks"}, "webhooks": webhooks});
         let made = admin.post(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), &o).await;
@@ -135,7 +137,10 @@ async fn events_tell_what_webhooks_did_at_the_level_that_may_know() {
     assert_eq!(at("failed-open.validating.webhook.admission.k8s.io/round_0_index_1"), "gone.example.com");
     assert_eq!(at("good.example.com/seen"), "yes");
     let of = notes("secrets");
-    assert!(of["mutation.webhook.admission.k8s.io/round_0_index_0"].is_string() && of.get("patch.webhook.admission.k8s.io/round_0_index_0").is_none(), "Metadata has no bodies: {of}");
+    assert!(
+        of["mutation.webhook.admission.k8s.io/round_0_index_0"].is_string() && of.get("patch.webhook.admission.k8s.io/round_0_index_0").is_none(),
+        "Metadata has no bodies: {of}"
+    );
 }
 
 #[tokio::test]
@@ -177,7 +182,10 @@ async fn a_blocking_webhook_has_the_event_before_the_answer_and_legacy_is_a_line
     let heard = hook.heard();
     assert_eq!((heard.len(), &heard[0]["items"][0]["auditID"]), (1, &json!(a.header("audit-id"))));
     let text = std::fs::read_to_string(&log).unwrap();
-    let want = format!("AUDIT: id=\"{}\" stage=\"ResponseComplete\" ip=\"127.0.0.1\" method=\"get\" user=\"kubernetes-admin\" groups=\"system:masters\",\"system:authenticated\"", a.header("audit-id"));
+    let want = format!(
+        "AUDIT: id=\"{}\" stage=\"ResponseComplete\" ip=\"127.0.0.1\" method=\"get\" user=\"kubernetes-admin\" groups=\"system:masters\",\"system:authenticated\"",
+        a.header("audit-id")
+    );
     assert!(text.contains(&want) && text.ends_with("namespace=\"default\" uri=\"/api/v1/namespaces/default/secrets/none\" response=\"404\"\n"), "{text}");
 }
 

@@ -266,8 +266,12 @@ async fn tokens_of_elliptic_curve_keys_count_and_are_published() {
 /// A private key in PKCS#8.
 fn private_key(curve: &str) -> &'static str {
     match curve {
-        "P-256" => "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQglKQkfFTkHCLeB+3M\nFCUFNEZqeIe9EeYXt0OMPnmdq+GhRANCAATs9ePfbhTNZwwM35kSleXRMknOzfm+\nN5p6LsWKU2Hd7CBzDhUOlLggvO7lhZf50SB95v6HPpg/rfKoyrk6uPIa\n-----END PRIVATE KEY-----\n",
-        _ => "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAtpWj4/HgJgkrXrxTv\n6qEV/4z6aqmrq0uE/LFLMeXSOjTo8adY31Dk+V22CAlc/zChZANiAARxIEIyoo3L\nFkRv8DJkJBHLJHoAKbYjJPQuBsl6jdUqOotvEWAjh816QDnGAIxxzRHwUTqTft77\n3XsJ0ilt18DFiJdWFEYzvCpITGDaxt2/65K4BCaW56dK/19l+aItQ5s=\n-----END PRIVATE KEY-----\n",
+        "P-256" => {
+            "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQglKQkfFTkHCLeB+3M\nFCUFNEZqeIe9EeYXt0OMPnmdq+GhRANCAATs9ePfbhTNZwwM35kSleXRMknOzfm+\nN5p6LsWKU2Hd7CBzDhUOlLggvO7lhZf50SB95v6HPpg/rfKoyrk6uPIa\n-----END PRIVATE KEY-----\n"
+        }
+        _ => {
+            "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAtpWj4/HgJgkrXrxTv\n6qEV/4z6aqmrq0uE/LFLMeXSOjTo8adY31Dk+V22CAlc/zChZANiAARxIEIyoo3L\nFkRv8DJkJBHLJHoAKbYjJPQuBsl6jdUqOotvEWAjh816QDnGAIxxzRHwUTqTft77\n3XsJ0ilt18DFiJdWFEYzvCpITGDaxt2/65K4BCaW56dK/19l+aItQ5s=\n-----END PRIVATE KEY-----\n"
+        }
     }
 }
 

@@ -114,7 +114,9 @@ async fn refusals_name_what_would_be_accepted() {
     let a = w.admin().with_header("accept", "application/yaml").get("/api/v1/namespaces?watch=1").await;
     assert_eq!(a.status, StatusCode::NOT_ACCEPTABLE);
     assert!(a.text().contains("application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"), "{}", a.text());
-    for (media, path, method) in [("application/cbor", MAPS, Method::POST), ("application/xml", MAPS, Method::POST), ("application/apply-patch+cbor", "/api/v1/namespaces/default", Method::PATCH)] {
+    for (media, path, method) in
+        [("application/cbor", MAPS, Method::POST), ("application/xml", MAPS, Method::POST), ("application/apply-patch+cbor", "/api/v1/namespaces/default", Method::PATCH)]
+    {
         let a = w.admin().send(method, path, media, b"x".to_vec()).await;
         assert_eq!((a.status.as_u16(), a.json()["reason"].as_str()), (415, Some("UnsupportedMediaType")), "{media}");
     }

@@ -95,10 +95,7 @@ async fn a_node_touches_the_pods_bound_to_it_alone() {
     let eviction = |pod: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "default"}});
     assert_eq!(why(&node.post(&format!("{PODS}/on-n2/eviction"), &eviction("on-n2")).await), "node n1 can only evict pods with spec.nodeName set to itself");
     assert_eq!(node.post(&format!("{PODS}/on-n1/eviction"), &eviction("on-n1")).await.status, StatusCode::CREATED);
-    assert_eq!(
-        why(&node.send(Method::DELETE, &format!("{PODS}/on-n2"), "application/json", vec![]).await),
-        "node \"n1\" can only delete pods with spec.nodeName set to itself"
-    );
+    assert_eq!(why(&node.send(Method::DELETE, &format!("{PODS}/on-n2"), "application/json", vec![]).await), "node \"n1\" can only delete pods with spec.nodeName set to itself");
 }
 
 #[tokio::test]

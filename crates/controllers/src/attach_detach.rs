@@ -129,7 +129,9 @@ impl AttachDetachController {
             }
             // Of a volume whose object is gone the node may still tell.
             let told = || {
-                let named = |unique: &str| unique.strip_prefix("kubernetes.io/csi/").and_then(|rest| rest.split_once('^')).is_some_and(|(driver, handle)| attachment_name(handle, driver, node) == name);
+                let named = |unique: &str| {
+                    unique.strip_prefix("kubernetes.io/csi/").and_then(|rest| rest.split_once('^')).is_some_and(|(driver, handle)| attachment_name(handle, driver, node) == name)
+                };
                 in_use.iter().find(|unique| named(unique.as_str())).cloned()
             };
             let state = Attachment {

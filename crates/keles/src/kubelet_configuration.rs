@@ -41,7 +41,7 @@ enum Form {
     NumaNodes,
 }
 
-use Form::{Duration, Headers, List, Map, Number, NumaNodes, Priorities, Taints, Text};
+use Form::{Duration, Headers, List, Map, NumaNodes, Number, Priorities, Taints, Text};
 use Is::{Flag, Nothing, One};
 
 /// By field, with `.` between levels.
@@ -308,7 +308,8 @@ fn written(field: &str, form: Form, value: &Value, folder: &Path) -> Result<Vec<
         Map(between) => vec![map(value, between).ok_or_else(|| fault("a map of texts"))?.join(",")],
         Headers => {
             let headers = value.as_mapping().ok_or_else(|| fault("a map of lists"))?;
-            let pairs = headers.iter().flat_map(|(name, values)| values.as_sequence().into_iter().flatten().map(move |value| Some(format!("{}:{}", scalar(name)?, scalar(value)?))));
+            let pairs =
+                headers.iter().flat_map(|(name, values)| values.as_sequence().into_iter().flatten().map(move |value| Some(format!("{}:{}", scalar(name)?, scalar(value)?))));
             pairs.collect::<Option<Vec<String>>>().ok_or_else(|| fault("a map of lists"))?
         }
         Taints => {
@@ -320,7 +321,9 @@ fn written(field: &str, form: Form, value: &Value, folder: &Path) -> Result<Vec<
             list()?.iter().map(one).collect()
         }
         Priorities => {
-            let one = |entry: &Value| Some(format!("{}={}", entry.get("priority").map_or(Some("0".into()), scalar)?, entry.get("shutdownGracePeriodSeconds").map_or(Some("0".into()), scalar)?));
+            let one = |entry: &Value| {
+                Some(format!("{}={}", entry.get("priority").map_or(Some("0".into()), scalar)?, entry.get("shutdownGracePeriodSeconds").map_or(Some("0".into()), scalar)?))
+            };
             list()?.iter().map(one).collect::<Option<Vec<_>>>().ok_or_else(|| fault("a list of priorities with their seconds"))?
         }
         NumaNodes => {

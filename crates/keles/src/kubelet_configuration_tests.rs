@@ -84,7 +84,10 @@ fn each_form_becomes_the_flags_own() {
         ("systemReserved: {cpu: 200m, memory: 1Gi}", &["--system-reserved=cpu=200m,memory=1Gi"]),
         ("allowedUnsafeSysctls: [net.core.*, kernel.msg*]", &["--allowed-unsafe-sysctls=net.core.*", "--allowed-unsafe-sysctls=kernel.msg*"]),
         ("staticPodURLHeader: {A: [x, y]}", &["--manifest-url-header=A:x", "--manifest-url-header=A:y"]),
-        ("registerWithTaints: [{key: a, value: b, effect: NoSchedule}, {key: c, effect: NoExecute}]", &["--register-with-taints=a=b:NoSchedule", "--register-with-taints=c:NoExecute"]),
+        (
+            "registerWithTaints: [{key: a, value: b, effect: NoSchedule}, {key: c, effect: NoExecute}]",
+            &["--register-with-taints=a=b:NoSchedule", "--register-with-taints=c:NoExecute"],
+        ),
         (
             "shutdownGracePeriodByPodPriority: [{priority: 100, shutdownGracePeriodSeconds: 20}, {shutdownGracePeriodSeconds: 5}]",
             &["--shutdown-grace-period-by-pod-priority=100=20", "--shutdown-grace-period-by-pod-priority=0=5"],

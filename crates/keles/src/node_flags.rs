@@ -252,7 +252,23 @@ impl NodeFlags {
         let (max_restart_wait, resolver_file) = (self.max_container_restart_period, self.resolver_file());
         let taints = self.register_with_taints.clone();
         let pod_logs_dir = self.pod_logs_dir.as_ref().map(std::path::absolute).transpose().map_err(|fault| NodeFlagError(format!("--pod-logs-dir: {fault}")))?;
-        Ok(NodeLimits { enforced, max_restart_wait, resolver_file, pod_logs_dir, taints, healthz, system_logs, static_pods, placement, swap, shutdown, eviction, image_gc, logs, reserved })
+        Ok(NodeLimits {
+            enforced,
+            max_restart_wait,
+            resolver_file,
+            pod_logs_dir,
+            taints,
+            healthz,
+            system_logs,
+            static_pods,
+            placement,
+            swap,
+            shutdown,
+            eviction,
+            image_gc,
+            logs,
+            reserved,
+        })
     }
 
     fn allocatable(&self) -> Result<bool, NodeFlagError> {

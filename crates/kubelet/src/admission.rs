@@ -264,8 +264,12 @@ pub fn shortages(pod: &Pod, node: &Node, others: &[&Pod]) -> Vec<Shortage> {
     let others = requests(pod).into_iter().filter_map(|(name, wanted)| {
         let capacity = node.allocatable.get(&name).copied()?;
         let taken = used.get(&name).copied().unwrap_or_default();
-        (!wanted.is_zero() && taken + wanted > capacity)
-            .then(|| Shortage { requested: figure(&name, wanted), used: figure(&name, taken), capacity: figure(&name, capacity), resource: name })
+        (!wanted.is_zero() && taken + wanted > capacity).then(|| Shortage {
+            requested: figure(&name, wanted),
+            used: figure(&name, taken),
+            capacity: figure(&name, capacity),
+            resource: name,
+        })
     });
     of_pods.into_iter().chain(others).collect()
 }

@@ -74,7 +74,12 @@ impl Reserved {
     }
 
     pub fn plus(self, other: Self) -> Self {
-        Self { cpu_milli: self.cpu_milli + other.cpu_milli, memory_bytes: self.memory_bytes + other.memory_bytes, disk_bytes: self.disk_bytes + other.disk_bytes, processes: self.processes + other.processes }
+        Self {
+            cpu_milli: self.cpu_milli + other.cpu_milli,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
+            processes: self.processes + other.processes,
+        }
     }
 }
 

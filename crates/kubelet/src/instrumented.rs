@@ -8,8 +8,8 @@ use crate::metrics;
 use async_trait::async_trait;
 use keles_images::Auth;
 use keles_runtime::api::{
-    ContainerConfig, ContainerEvent, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, PodRuntime, PortConnection, ProcessUsage, Resources, Result, SandboxConfig,
-    SandboxStatus, Stats,
+    ContainerConfig, ContainerEvent, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, PodRuntime, PortConnection, ProcessUsage, Resources, Result,
+    SandboxConfig, SandboxStatus, Stats,
 };
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -63,7 +63,7 @@ mod status_writer;
 pub mod swap;
 mod user_namespaces;
 
-pub use config::{DEFAULT_RESTART_WAIT, DEFAULT_HEALTHZ_PORT, DEFAULT_MAX_PODS, DEFAULT_PORT, KubeletConfig, ServerTls, ServingCertificate};
+pub use config::{DEFAULT_HEALTHZ_PORT, DEFAULT_MAX_PODS, DEFAULT_PORT, DEFAULT_RESTART_WAIT, KubeletConfig, ServerTls, ServingCertificate};
 pub use image_store::{ImageStore, NodeImage};
 pub use naming::ClusterDns;
 pub use pod_network::{HostPort, NetworkError, NetworkOfRuntime, PodNetwork};

@@ -4,8 +4,8 @@
 //! failure) changes nothing.
 
 use crate::events::{Recorder, WARNING};
-use crate::probe_metrics;
 use crate::http_get::{self, HealthError, Target};
+use crate::probe_metrics;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -7,9 +7,9 @@ use crate::proto::Message;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::HashMap;
+use std::future::Future;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::future::Future;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Go's rate.

@@ -230,7 +230,8 @@ fn trimmed(bits: u16) -> Vec<u8> {
 /// UTCTime until 2049, GeneralizedTime after (RFC 5280, 4.1.2.5).
 fn time(unix_seconds: i64) -> Vec<u8> {
     let t = jiff::Timestamp::from_second(unix_seconds).unwrap_or(jiff::Timestamp::MAX);
-    let (tag, text) = if t.strftime("%Y").to_string().as_str() < "2050" { (0x17, t.strftime("%y%m%d%H%M%SZ").to_string()) } else { (0x18, t.strftime("%Y%m%d%H%M%SZ").to_string()) };
+    let (tag, text) =
+        if t.strftime("%Y").to_string().as_str() < "2050" { (0x17, t.strftime("%y%m%d%H%M%SZ").to_string()) } else { (0x18, t.strftime("%Y%m%d%H%M%SZ").to_string()) };
     [&[tag, text.len() as u8], text.as_bytes()].concat()
 }
 

@@ -146,7 +146,21 @@ impl Cached {
         let meta_end = meta_start + metas.byte_offset() - start;
         let labels = meta.as_ref().and_then(|m| m.labels.as_ref()).map(|l| l.0.iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect()).unwrap_or_default();
         let deleting = meta.is_some_and(|m| m.deletion.is_some());
-        Cached { key: key.into(), start, type_len: head.type_len, meta_end, revision, labels, deleting, faithful: true, fields: OnceLock::new(), message: OnceLock::new(), version, turned: OnceLock::new(), line }
+        Cached {
+            key: key.into(),
+            start,
+            type_len: head.type_len,
+            meta_end,
+            revision,
+            labels,
+            deleting,
+            faithful: true,
+            fields: OnceLock::new(),
+            message: OnceLock::new(),
+            version,
+            turned: OnceLock::new(),
+            line,
+        }
     }
 
     /// The last state of a deleted object, at the revision of the delete; its line is `DELETED`.

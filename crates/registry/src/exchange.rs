@@ -2,8 +2,8 @@
 
 use crate::admission::{Admission, Attributes, Ending, Operation, Taken};
 use crate::call::{Answer, Call, Verb};
-use crate::metrics;
 use crate::kind::{NameRule, Request, Scope, Served};
+use crate::metrics;
 use crate::registry::Registry;
 use crate::represent::View;
 use crate::resource::{Resource, api_version};

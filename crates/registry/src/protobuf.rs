@@ -30,8 +30,13 @@ impl View {
 
     fn encoder(&self) -> Result<Encoder, Status> {
         let (api_version, kind) = self.shown();
-        protobuf::encoder(&api_version, kind)
-            .ok_or_else(|| Status::failure(406, "NotAcceptable", format!("{kind} of {api_version} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message")))
+        protobuf::encoder(&api_version, kind).ok_or_else(|| {
+            Status::failure(
+                406,
+                "NotAcceptable",
+                format!("{kind} of {api_version} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message"),
+            )
+        })
     }
 
     fn message(&self, encoder: &mut Encoder, o: &Cached) -> Result<Bytes, Status> {

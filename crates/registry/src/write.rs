@@ -7,8 +7,8 @@ use crate::exchange::Exchange;
 use crate::metrics;
 use bytes::Bytes;
 use keles_api::{Object, Status, depth};
-use keles_store::{Entry, Expect, StoreError, Write};
 use keles_observe::trace;
+use keles_store::{Entry, Expect, StoreError, Write};
 use std::sync::Arc;
 use std::time::Instant;
 

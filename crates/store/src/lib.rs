@@ -110,9 +110,7 @@ pub enum StoreError {
     #[error("{store} does not answer: {why}")]
     Unavailable { store: String, why: String },
     /// Reads and compaction go on; deletes too where its version lets them (before 3.4.20 and 3.5.7 it does not, etcd issue 13429).
-    #[error(
-        "{store} is full (alarm NOSPACE): let history be forgotten and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`"
-    )]
+    #[error("{store} is full (alarm NOSPACE): let history be forgotten and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`")]
     NoSpace { store: String },
     /// Nothing that another try would change: rights, above all.
     #[error("{store} refused: {why}")]

@@ -194,7 +194,13 @@ impl Etcd {
     /// Debian's client of it, against all members.
     pub fn ctl(&self, args: &[&str]) -> io::Result<String> {
         // Its own limits are 2 and 5 s.
-        let out = Command::new(CLIENT).env("ETCDCTL_API", "3").args(["--dial-timeout=120s", "--command-timeout=120s", "--endpoints"]).arg(self.endpoints()).args(args).stdin(Stdio::null()).output()?;
+        let out = Command::new(CLIENT)
+            .env("ETCDCTL_API", "3")
+            .args(["--dial-timeout=120s", "--command-timeout=120s", "--endpoints"])
+            .arg(self.endpoints())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()?;
         let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         if out.status.success() { Ok(said) } else { Err(io::Error::other(said)) }
     }

@@ -142,7 +142,11 @@ fn null_is_an_object_with_nothing_in_it_and_other_roots_are_refused() {
     }
     for body in ["[]", "[{}]", "\"x\"", "1", "true", "1e400", ""] {
         let s = decode(body.as_bytes(), Format::Json, ty, "ConfigMap", FieldValidation::Ignore).unwrap_err();
-        assert!(s.code == 400 && s.message.starts_with("the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: "), "{body}: {}", s.message);
+        assert!(
+            s.code == 400 && s.message.starts_with("the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: "),
+            "{body}: {}",
+            s.message
+        );
     }
 }
 

@@ -3,10 +3,10 @@
 //! Of several defaults the newest counts, and of equally old ones the first by name, as upstream decides.
 
 use super::is;
-use std::sync::Arc;
 use async_trait::async_trait;
 use keles_api::{Object, Status};
 use keles_registry::{Admission, Attributes, Operation};
+use std::sync::Arc;
 
 /// Where a class is named, and which annotations make one the default.
 pub struct DefaultClass {

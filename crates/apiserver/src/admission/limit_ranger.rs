@@ -1,11 +1,11 @@
 //! LimitRanger: defaults and bounds of containers, pods and claims in namespaces that have LimitRanges.
 
 use super::{is, list};
-use std::sync::Arc;
 use async_trait::async_trait;
 use keles_api::{Object, Quantity, Status};
 use keles_registry::{Admission, Attributes, Operation};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 pub struct LimitRanger;
 

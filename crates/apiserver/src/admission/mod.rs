@@ -28,10 +28,10 @@ mod webhooks;
 
 use crate::config::Config;
 pub use escalation::Later;
-pub use webhooks::Client;
 use keles_registry::{Admission, Attributes};
 use serde_json::Value;
 use std::sync::Arc;
+pub use webhooks::Client;
 
 /// The plugins that are on, in the order they run.
 pub fn rows(config: &Config, server: Later) -> Vec<Arc<dyn Admission>> {

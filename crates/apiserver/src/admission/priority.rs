@@ -1,10 +1,10 @@
 //! Priority: a pod's priority is what its PriorityClass says; one class at most is the default.
 
-use std::sync::Arc;
 use super::is;
 use async_trait::async_trait;
 use keles_api::{Object, Status};
 use keles_registry::{Admission, Attributes, Operation};
+use std::sync::Arc;
 
 pub struct Priority;
 

@@ -1,11 +1,11 @@
 //! RuntimeClass: a pod takes overhead, node selector and tolerations from its class, which must exist.
 
-use std::sync::Arc;
 use super::{is, list, list_mut};
 use async_trait::async_trait;
 use keles_api::{Object, Quantity, Status};
 use keles_registry::{Admission, Attributes, Operation};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 pub struct RuntimeClass;
 

@@ -1,12 +1,12 @@
 //! ServiceAccount: every pod runs as one, and gets its token, the cluster's CA and its namespace mounted.
 
-use std::sync::Arc;
 use super::{is, list, list_mut};
 use async_trait::async_trait;
 use keles_api::{Object, Status};
 use keles_registry::{Admission, Attributes, Follow, Operation};
 use rand::Rng;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub struct ServiceAccount;

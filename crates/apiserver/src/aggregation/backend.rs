@@ -259,7 +259,8 @@ mod tests {
         h.insert("x-remote-user", "admin".parse().unwrap());
         h.append("x-remote-extra-scope", "all".parse().unwrap());
         h.insert("accept", "a/b".parse().unwrap());
-        let user = User { name: "jane".into(), groups: vec!["dev".into(), "ops".into()], extra: [("example.com/Scope%".to_owned(), vec!["x".to_owned()])].into(), ..User::default() };
+        let user =
+            User { name: "jane".into(), groups: vec!["dev".into(), "ops".into()], extra: [("example.com/Scope%".to_owned(), vec!["x".to_owned()])].into(), ..User::default() };
         identify(&mut h, &user);
         let mut all: Vec<String> = h.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())).collect();
         all.sort();

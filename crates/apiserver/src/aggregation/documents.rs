@@ -24,7 +24,8 @@ pub struct Documents {
     pub v2_etag: String,
 }
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
 const JSON: &str = "application/json";
 
 /// The documents as they are now, or the last known.
@@ -194,7 +195,6 @@ pub fn local_of_v3(state: &State, path: &str) -> Option<&'static super::local::L
 pub fn owner_of_v3(state: &State, path: &str) -> Option<Arc<Remote>> {
     state.remotes.values().find(|r| r.documents().v3.contains_key(path)).cloned()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -263,7 +263,9 @@ fn check_email(at: &str, e: &JwtEntry) -> Result<(), String> {
     if looked {
         return Ok(());
     }
-    Err(format!("{at}.username.expression: Invalid value: {username:?}: claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression"))
+    Err(format!(
+        "{at}.username.expression: Invalid value: {username:?}: claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression"
+    ))
 }
 
 fn rule(at: &str, r: &RuleEntry) -> Result<ClaimRule, String> {

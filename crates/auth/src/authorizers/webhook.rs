@@ -47,7 +47,8 @@ const CACHED_QUESTION_BYTES_MAX: usize = 10_000;
 
 impl Webhook {
     pub fn open(o: &WebhookOptions) -> Result<Webhook, WebhookError> {
-        let endpoint = o.kubeconfig.as_deref().map_or_else(Endpoint::in_cluster, Endpoint::from_kubeconfig).map_err(|source| WebhookError::Endpoint { name: o.name.clone(), source })?;
+        let endpoint =
+            o.kubeconfig.as_deref().map_or_else(Endpoint::in_cluster, Endpoint::from_kubeconfig).map_err(|source| WebhookError::Endpoint { name: o.name.clone(), source })?;
         let conditions = o.match_conditions.iter().enumerate().map(|(i, text)| Expression::compile_condition(&format!("matchConditions[{i}].expression"), text, Over::Request));
         let conditions = conditions.collect::<Result<_, _>>().map_err(|source| WebhookError::Condition { name: o.name.clone(), source })?;
         Ok(Webhook {
@@ -135,10 +136,9 @@ fn whole(spec: &Value) -> Value {
     for (k, v) in spec.as_object().into_iter().flatten() {
         s[k] = v.clone();
     }
-    for (part, fields) in [
-        ("resourceAttributes", ["namespace", "verb", "group", "version", "resource", "subresource", "name"].as_slice()),
-        ("nonResourceAttributes", &["path", "verb"]),
-    ] {
+    for (part, fields) in
+        [("resourceAttributes", ["namespace", "verb", "group", "version", "resource", "subresource", "name"].as_slice()), ("nonResourceAttributes", &["path", "verb"])]
+    {
         for f in fields {
             if s[part].is_object() && s[part].get(f).is_none() {
                 s[part][f] = "".into();

@@ -160,11 +160,11 @@ mod tests {
     use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
     use keles_apiserver::{ApiServer, Config};
     use keles_pki::Pki;
+    use keles_store::embedded::{Embedded, Options};
     use kube::Api;
     use kube::api::PostParams;
-    use std::time::Duration;
-    use keles_store::embedded::{Embedded, Options};
     use serde_json::json;
+    use std::time::Duration;
 
     #[derive(Parser)]
     struct Cli {

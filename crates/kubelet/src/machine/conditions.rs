@@ -1,7 +1,7 @@
 //! Pod conditions the node owns: PodReadyToStartContainers, Initialized, Ready, ContainersReady. Others pass through untouched.
 
-use crate::preemption::PREEMPTING;
 use super::{Ending, Life, Observed, actions, is_sidecar, phase};
+use crate::preemption::PREEMPTING;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,9 +1,9 @@
 //! The end of containers and pods: hooks and signals within the grace period, then everything is given back, and the API object goes last.
 
 use super::{RETRY, Turn, Wish, Worker};
-use crate::log_links::{self, Whose};
 use crate::events::{NORMAL, WARNING};
 use crate::hook;
+use crate::log_links::{self, Whose};
 use crate::machine::actions::Kill;
 use crate::machine::conditions::{EVICTED, TERMINATED};
 use crate::machine::{Ending, Life, is_sidecar};

@@ -69,7 +69,14 @@ async fn shown<'a>(api: &Api, s: &'a Snapshot) -> Vec<Shown<'a>> {
         [container.to_owned(), id, image.to_owned(), name.to_owned(), namespace.to_owned(), pod.to_owned()]
     };
     let booted = Some(s.machine.booted_unix_seconds.saturating_mul(1_000_000_000));
-    let mut all = vec![Shown { labels: labels("", "/", "", "", "", ""), figures: &s.machine.figures, interfaces: &s.machine.interfaces, started_unix_ns: booted, written: None, processes: None }];
+    let mut all = vec![Shown {
+        labels: labels("", "/", "", "", "", ""),
+        figures: &s.machine.figures,
+        interfaces: &s.machine.interfaces,
+        started_unix_ns: booted,
+        written: None,
+        processes: None,
+    }];
     if let Some(pods) = &s.all_pods {
         all.push(Shown { labels: labels("", &pods.cgroup, "", "", "", ""), figures: &pods.figures, interfaces: &[], started_unix_ns: None, written: None, processes: None });
     }
@@ -223,8 +230,7 @@ mod tests {
         let interfaces = [Interface { name: "eth0".into(), rx_bytes: 9, ..Interface::default() }];
         let held = ProcessUsage { processes: 2, file_descriptors: 8, sockets: 1, file_descriptors_limit: Some(1024) };
         let written = Some(DiskUsage { bytes: 4096, inodes: 1 });
-        let shown =
-            [Shown { labels, figures: &figures, interfaces: &interfaces, started_unix_ns: Some(1_700_000_000_900_000_000), written, processes: Some(held) }];
+        let shown = [Shown { labels, figures: &figures, interfaces: &interfaces, started_unix_ns: Some(1_700_000_000_900_000_000), written, processes: Some(held) }];
         let at = jiff::Timestamp::from_second(1_700_000_100).expect("a time");
         let snapshot = Snapshot { at, machine: Machine { memory_bytes: 1024, cores: 2, ..Machine::default() }, all_pods: None, pods: Vec::new() };
         let disk = Some((Filesystem { capacity_bytes: 1 << 20, ..Filesystem::default() }, "/dev/vda".to_owned()));

@@ -48,7 +48,21 @@ const RUN_LIMIT: Duration = Duration::from_secs(120);
 const FORM_BYTES_MAX: usize = 64 << 10;
 /// Roots of what is served, for `/statusz`.
 const PATHS: &[&str] = &[
-    "/attach", "/checkpoint", "/configz", "/containerLogs", "/exec", "/flagz", "/healthz", "/logs", "/metrics", "/pods", "/portForward", "/run", "/runningpods", "/stats", "/statusz",
+    "/attach",
+    "/checkpoint",
+    "/configz",
+    "/containerLogs",
+    "/exec",
+    "/flagz",
+    "/healthz",
+    "/logs",
+    "/metrics",
+    "/pods",
+    "/portForward",
+    "/run",
+    "/runningpods",
+    "/stats",
+    "/statusz",
 ];
 
 /// A server that listens but does not answer yet.
@@ -96,7 +110,12 @@ impl Bound {
         metrics::register(reports::FAMILIES);
         let (config, reviews) = (&agent.config, Delegated::new(agent.client.clone(), Kept::OF_NODES));
         let access = Access::new(self.shown.verifier, reviews, config.node_name.clone(), config.anonymous_auth);
-        let pages = Component { name: "kubelet", version: crate::config::VERSION.trim_start_matches('v'), paths: PATHS.iter().map(|path| (*path).to_owned()).collect(), flags: config.flags.clone() };
+        let pages = Component {
+            name: "kubelet",
+            version: crate::config::VERSION.trim_start_matches('v'),
+            paths: PATHS.iter().map(|path| (*path).to_owned()).collect(),
+            flags: config.flags.clone(),
+        };
         let api = Arc::new(Api { access, agent: agent.clone(), pods, port: self.port, rates: Rates::default(), walked: Walked::default(), pages });
         let connect = move |info: ConnInfo| {
             let (api, caller) = (api.clone(), api.access.caller(&info.certificates));
@@ -180,8 +199,12 @@ async fn answer(api: Arc<Api>, request: Request<Incoming>, path: &str) -> Respon
     let (agent, pods) = (api.agent.clone(), &api.pods);
     // An optional uid stands between the pod and the container.
     match parts.as_slice() {
-        ["exec", namespace, pod, rest @ .., container] if rest.len() < 2 => return streaming::exec(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await,
-        ["attach", namespace, pod, rest @ .., container] if rest.len() < 2 => return streaming::attach(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await,
+        ["exec", namespace, pod, rest @ .., container] if rest.len() < 2 => {
+            return streaming::exec(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await;
+        }
+        ["attach", namespace, pod, rest @ .., container] if rest.len() < 2 => {
+            return streaming::attach(agent, pods, &query, Asked::new(namespace, pod, rest, container), request).await;
+        }
         ["portForward", namespace, pod, rest @ ..] if rest.len() < 2 => return streaming::port_forward(agent, pods, &query, Asked::new(namespace, pod, rest, ""), request).await,
         ["run", namespace, pod, rest @ .., container] if rest.len() < 2 => return run(&api, query, Asked::new(namespace, pod, rest, container), request).await,
         ["checkpoint", namespace, pod, container] => return checkpoint(pods, request.method(), namespace, pod, container),

@@ -11,8 +11,8 @@ mod sandbox;
 mod streams;
 
 use crate::api::{
-    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, Handler, PodRuntime, PortConnection, ProcessUsage, Resources,
-    Result, RuntimeError, SandboxConfig, SandboxStatus, Stats,
+    ContainerConfig, ContainerEvent, ContainerState, ContainerStatus, DiskUsage, ExecOutput, ExecRequest, ExecStream, Features, Handler, PodRuntime, PortConnection, ProcessUsage,
+    Resources, Result, RuntimeError, SandboxConfig, SandboxStatus, Stats,
 };
 use crate::wire::{Bundle, Event, Exit, SandboxFile, SandboxState, Started, UNKNOWN_CODE, now_unix_ns};
 use async_trait::async_trait;

@@ -22,8 +22,13 @@ impl Inner {
         let file = self.sandbox_file(&id, config);
         match self.build_sandbox(&file).await {
             Ok(client) => {
-                let sandbox =
-                    Arc::new(Sandbox { file, state: Mutex::default(), client: Mutex::new(Some(client.clone())), lifecycle: tokio::sync::Mutex::default(), ready: AtomicBool::new(true) });
+                let sandbox = Arc::new(Sandbox {
+                    file,
+                    state: Mutex::default(),
+                    client: Mutex::new(Some(client.clone())),
+                    lifecycle: tokio::sync::Mutex::default(),
+                    ready: AtomicBool::new(true),
+                });
                 self.sandboxes.lock().expect("no panic while held").insert(id.clone(), sandbox.clone());
                 if client.is_gone() {
                     self.shim_gone(&id);

@@ -156,7 +156,12 @@ async fn a_shared_process_namespace_has_an_init_and_both_containers() {
     let one = w.start(&sandbox, w.command(&["/bin/sleep", "1111"])).await;
     let two = w.start(&sandbox, ContainerConfig { log_path: "two/0.log".into(), ..w.shell("(sleep 2222 &) ; sleep 3333") }).await;
     // The shell of the second container starts its children some time after it runs itself.
-    let seen = w.exec(&one, "n=0; until ps -o args | grep -q '^sleep 2222' && ps -o args | grep -q '^sleep 3333'; do n=$((n+1)); [ $n -lt 6000 ] || break; usleep 10000; done; ps -o pid,args").await;
+    let seen = w
+        .exec(
+            &one,
+            "n=0; until ps -o args | grep -q '^sleep 2222' && ps -o args | grep -q '^sleep 3333'; do n=$((n+1)); [ $n -lt 6000 ] || break; usleep 10000; done; ps -o pid,args",
+        )
+        .await;
     let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
     for word in ["sleep 1111", "sleep 2222", "sleep 3333"] {
         assert!(seen.contains(word), "{seen}");

@@ -3,9 +3,9 @@
 use super::{STREAM_BUFFER_BYTES, StreamError};
 use base64::Engine;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use http_body::Body;
 use http_body_util::BodyExt;
-use futures::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;

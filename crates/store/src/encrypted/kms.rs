@@ -147,13 +147,8 @@ impl Transform for Kms {
         let (info, nonce): ([u8; INFO_BYTES], [u8; NONCE_BYTES]) = (random(), random());
         let sealed =
             cipher(&c.seed, &info).and_then(|a| a.encrypt((&nonce).into(), Payload { msg: value, aad: key }).ok()).ok_or_else(|| self.error("the value cannot be encrypted"))?;
-        let stored = EncryptedObject {
-            data: [info.as_slice(), &nonce, &sealed].concat().into(),
-            key_id: c.key_id,
-            source: c.sealed,
-            annotations: c.annotations,
-            source_type: SEED_TYPE,
-        };
+        let stored =
+            EncryptedObject { data: [info.as_slice(), &nonce, &sealed].concat().into(), key_id: c.key_id, source: c.sealed, annotations: c.annotations, source_type: SEED_TYPE };
         Ok([self.prefix.as_slice(), &stored.encode_to_vec()].concat().into())
     }
     async fn open(&self, key: &[u8], value: &Bytes) -> Result<(Bytes, bool), TransformError> {

@@ -38,6 +38,7 @@ pub struct Cluster {
     /// Further flags of `keles server`, for its next start.
     pub flags: Vec<String>,
     network: Network,
+    has_own_disk: bool,
     server: Option<Child>,
     /// Of a cluster in parts: everything but the API server, by role.
     parts: Vec<(&'static str, Child)>,
@@ -179,6 +180,19 @@ impl Cluster {
         c.await_node();
         c
     }
+    /// Of a whole server with further flags, whose data lies on a disk of its own (a tmpfs) of so many MiB; image [`WEB`] is loaded.
+    pub fn start_on_small_disk(mib: u32, flags: &[&str]) -> Cluster {
+        let mut c = Self::new(Shape::Whole);
+        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        std::fs::create_dir(c.data()).expect("a folder");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "keles-e2e"]).arg(c.data()).status().expect("mount");
+        assert!(mounted.success(), "no tmpfs");
+        c.has_own_disk = true;
+        c.start_server();
+        c.load(WEB, &[("VERSION", "v1")]);
+        c.await_node();
+        c
+    }
     /// A control plane with further flags, which [`Cluster::join`] gives a node; the images are loaded.
     pub fn start_without_node(flags: &[&str]) -> Cluster {
         let mut c = Self::new(Shape::Joined);
@@ -190,7 +204,7 @@ impl Cluster {
     fn new(shape: Shape) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
         let (port, kubelet_port, health_port) = (free_port(), free_port(), free_port());
-        Cluster { dir, port, kubelet_port, health_port, shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new() }
+        Cluster { dir, port, kubelet_port, health_port, shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new(), has_own_disk: false }
     }
     fn start_as(shape: Shape) -> Cluster {
         let mut c = Self::new(shape);
@@ -443,7 +457,8 @@ impl Cluster {
         let data = self.data().display().to_string();
         let mut found = Vec::new();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's list");
-        found.extend(mounts.lines().filter(|l| l.contains(&data)).map(|l| Leftover::Mount(l.to_owned())));
+        let is_disk = |l: &&str| self.has_own_disk && l.split(' ').nth(4) == Some(&data);
+        found.extend(mounts.lines().filter(|l| l.contains(&data) && !is_disk(l)).map(|l| Leftover::Mount(l.to_owned())));
         for p in std::fs::read_dir("/proc").expect("the kernel's list").flatten() {
             let read = |f: &str| std::fs::read(p.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
             let ours = self.server.iter().chain(self.parts.iter().map(|(_, child)| child));
@@ -461,6 +476,32 @@ impl Cluster {
         let links = Command::new("ip").args(["-o", "link", "show", "master", &self.network.bridge]).output().expect("iproute2");
         found.extend(text(&links).lines().map(|l| Leftover::Interface(l.to_owned())));
         found
+    }
+    /// What a machine loses that loses its power: all of this cluster but what lies on the disk.
+    pub fn cut_power(&mut self) {
+        self.kill_server();
+        let end = Instant::now() + START;
+        while !self.leftovers().is_empty() {
+            let left = self.leftovers();
+            assert!(Instant::now() < end, "still there: {left:?}");
+            self.sweep(&left);
+        }
+        self.unmake_network();
+        let Some(run) = self.run_dir() else { return };
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's list");
+        for pin in mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|at| Path::new(at).starts_with(&run)) {
+            assert!(Command::new("umount").arg(pin).status().expect("umount").success(), "{pin}");
+        }
+        std::fs::remove_dir_all(run).expect("removed");
+    }
+    /// Where sockets and pins of its sandboxes lie, as their records tell.
+    fn run_dir(&self) -> Option<PathBuf> {
+        let find = Command::new("grep").args(["-rhoE", "/run/keles/[0-9a-f]{16}"]).arg(self.data().join("runtime/sandboxes")).output().expect("grep");
+        text(&find).lines().next().map(PathBuf::from)
+    }
+    fn unmake_network(&self) {
+        let _ = Command::new("ip").args(["link", "del", &self.network.bridge]).output();
+        let _ = Command::new("nft").args(["delete", "table", "ip", &self.network.bridge]).output();
     }
     /// Ends what is left, so that one test's failure is not the next one's too.
     fn sweep(&self, left: &[Leftover]) {
@@ -522,8 +563,10 @@ impl Drop for Cluster {
         let (left, log) = (self.leftovers(), self.log());
         self.stop_server();
         self.sweep(&left);
-        let _ = Command::new("ip").args(["link", "del", &self.network.bridge]).output();
-        let _ = Command::new("nft").args(["delete", "table", "ip", &self.network.bridge]).output();
+        self.unmake_network();
+        if self.has_own_disk {
+            let _ = Command::new("umount").arg("-l").arg(self.data()).output();
+        }
         if std::thread::panicking() {
             let tail: Vec<&str> = log.lines().rev().take(30).collect();
             eprintln!("the server's last lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));

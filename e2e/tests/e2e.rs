@@ -17,6 +17,7 @@ mod javascript;
 mod kube_rs;
 mod kubectl;
 mod kubelet_api;
+mod misfortunes;
 mod node;
 mod parts;
 mod pod_cases;

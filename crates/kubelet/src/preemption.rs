@@ -126,7 +126,7 @@ mod tests {
         let others = [guaranteed("g", "1"), burstable("small", "500m"), burstable("large", "2"), pod("none", 0, json!({}))];
         assert_eq!(names(&critical, &node(4, 10), &others), Ok((vec!["small".into()], "cpu".into())), "500m are missing");
         assert_eq!(names(&critical, &node(3, 10), &others), Ok((vec!["large".into()], "cpu".into())), "1500m");
-        assert_eq!(names(&critical, &node(1, 10), &others).expect("enough").0, ["small", "large", "g"].map(str::to_owned), "all of it");
+        assert_eq!(names(&critical, &node(1, 10), &others).expect("enough").0, ["large", "small", "g"].map(str::to_owned), "all of it");
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_node_may_hold_processes_and_leave_quotas() {
-        let spec = spec(json!([{"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
+        let spec = spec(json!([{"name": "c", "resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": "1500m", "memory": "64Mi"}}}]));
         let enforced = Enforced { pod_pids: Some(100), cpu_quota: false, allocatable: true };
         let (pod, container) = (of_pod(&spec, &enforced), of_container(&spec, &spec.containers[0], 1 << 30, &enforced));
         assert_eq!((pod.pids_limit, pod.cpu_quota_us, pod.cpu_period_us, pod.cpu_shares), (Some(100), None, None, Some(1536)));

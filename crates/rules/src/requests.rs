@@ -158,6 +158,16 @@ mod tests {
         assert_eq!(amounts[resource].to_string(), expected, "{spec}");
         let pod: PodSpec = serde_json::from_value(spec.clone()).expect("a pod spec");
         assert_eq!(of_pod(&pod), amounts, "typed and tree agree: {spec}");
+        assert_eq!(limits_of_pod(&pod), limits_of_spec(&spec), "of limits too: {spec}");
+    }
+
+    #[test]
+    fn overhead_raises_only_limits_that_are_there() {
+        let limited = json!({"name": "c", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}});
+        let spec = json!({"containers": [limited], "resources": {"limits": {"memory": "2Mi"}}, "overhead": {"cpu": "500m", "memory": "1Mi", "a/b": "1"}});
+        check(spec.clone(), "cpu", "1500m");
+        let limits: Vec<(String, String)> = limits_of_spec(&spec).iter().map(|(name, quantity)| (name.clone(), quantity.to_string())).collect();
+        assert_eq!(limits, [("cpu", "1500m"), ("memory", "3Mi")].map(|(name, quantity)| (name.to_owned(), quantity.to_owned())));
     }
 
     #[test]

@@ -122,7 +122,7 @@ spec:
     let [link] = &links()[..] else { panic!("one link to the log") };
     assert!(std::fs::read_to_string(link).expect("it leads to the log").contains(" stdout F "));
     c.kubectl(&["delete", "pod", "talks", "--timeout=60s"]);
-    until("the end of the link", SOON, || if links().is_empty() { Ok(()) } else { Err("still there") });
+    until("the end of the link", SOON, || if links().is_empty() { Ok(()) } else { Err("still there".to_owned()) });
     c.kill_server();
     c.flags.clear();
     c.start_server();

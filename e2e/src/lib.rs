@@ -174,16 +174,14 @@ impl Cluster {
     }
     /// Of a whole server with further flags and no images: another's runtime has those.
     pub fn start_with(flags: &[&str]) -> Cluster {
-        let mut c = Self::new(Shape::Whole);
-        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut c = Self::with_flags(Shape::Whole, flags);
         c.start_server();
         c.await_node();
         c
     }
     /// Of a whole server with further flags, whose data lies on a disk of its own (a tmpfs) of so many MiB; image [`WEB`] is loaded.
     pub fn start_on_small_disk(mib: u32, flags: &[&str]) -> Cluster {
-        let mut c = Self::new(Shape::Whole);
-        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut c = Self::with_flags(Shape::Whole, flags);
         std::fs::create_dir(c.data()).expect("a folder");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "keles-e2e"]).arg(c.data()).status().expect("mount");
         assert!(mounted.success(), "no tmpfs");
@@ -195,8 +193,7 @@ impl Cluster {
     }
     /// A control plane with further flags, which [`Cluster::join`] gives a node; the images are loaded.
     pub fn start_without_node(flags: &[&str]) -> Cluster {
-        let mut c = Self::new(Shape::Joined);
-        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut c = Self::with_flags(Shape::Joined, flags);
         c.start_server();
         c.load(WEB, &[("VERSION", "v1")]);
         c
@@ -205,6 +202,11 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("keles-e2e-").tempdir().expect("a folder");
         let (port, kubelet_port, health_port) = (free_port(), free_port(), free_port());
         Cluster { dir, port, kubelet_port, health_port, shape, network: Network::of_environment(), flags: Vec::new(), server: None, parts: Vec::new(), has_own_disk: false }
+    }
+    fn with_flags(shape: Shape, flags: &[&str]) -> Cluster {
+        let mut c = Self::new(shape);
+        c.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        c
     }
     fn start_as(shape: Shape) -> Cluster {
         let mut c = Self::new(shape);
@@ -466,12 +468,11 @@ impl Cluster {
                 continue;
             }
             let cgroup = read("cgroup");
-            if read("cmdline").contains(&data) || cgroup.contains(&format!("/keles-{}/", self.network.bridge)) {
+            if read("cmdline").contains(&data) || cgroup.contains(&format!("/{}/", self.cgroup())) {
                 found.push(Leftover::Process(p.file_name().display().to_string(), read("cmdline")));
             }
         }
-        let find =
-            Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/keles-{}/*pod*", self.network.bridge)]).output().expect("find");
+        let find = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "6", "-type", "d", "-path", &format!("*/{}/*pod*", self.cgroup())]).output().expect("find");
         found.extend(text(&find).lines().map(|l| Leftover::Cgroup(l.into())));
         let links = Command::new("ip").args(["-o", "link", "show", "master", &self.network.bridge]).output().expect("iproute2");
         found.extend(text(&links).lines().map(|l| Leftover::Interface(l.to_owned())));
@@ -481,8 +482,11 @@ impl Cluster {
     pub fn cut_power(&mut self) {
         self.kill_server();
         let end = Instant::now() + START;
-        while !self.leftovers().is_empty() {
+        loop {
             let left = self.leftovers();
+            if left.is_empty() {
+                break;
+            }
             assert!(Instant::now() < end, "still there: {left:?}");
             self.sweep(&left);
         }

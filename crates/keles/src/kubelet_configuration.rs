@@ -299,12 +299,15 @@ fn written(field: &str, form: Form, value: &Value, folder: &Path) -> Result<Vec<
         let pairs = value.as_mapping()?.iter().map(|(name, value)| Some(format!("{}{between}{}", scalar(name)?, scalar(value)?)));
         pairs.collect::<Option<Vec<String>>>()
     };
+    let each = |one: &dyn Fn(&Value) -> Option<String>, wanted| list()?.iter().map(one).collect::<Option<Vec<String>>>().ok_or_else(|| fault(wanted));
+    // Go's zero value where it is left out.
+    let number = |entry: &Value, name: &str| entry.get(name).map_or(Some("0".to_owned()), scalar);
     Ok(match form {
         Text => vec![text()?],
         Number | Duration => Some(text()?).filter(|text| !is_zero(text)).into_iter().collect(),
         // An absolute one stays as it is.
         Form::Path => vec![folder.join(text()?).display().to_string()],
-        List => list()?.iter().map(scalar).collect::<Option<Vec<_>>>().ok_or_else(|| fault("a list of texts"))?,
+        List => each(&scalar, "a list of texts")?,
         Map(between) => vec![map(value, between).ok_or_else(|| fault("a map of texts"))?.join(",")],
         Headers => {
             let headers = value.as_mapping().ok_or_else(|| fault("a map of lists"))?;
@@ -320,16 +323,8 @@ fn written(field: &str, form: Form, value: &Value, folder: &Path) -> Result<Vec<
             };
             list()?.iter().map(one).collect()
         }
-        Priorities => {
-            let one = |entry: &Value| {
-                Some(format!("{}={}", entry.get("priority").map_or(Some("0".into()), scalar)?, entry.get("shutdownGracePeriodSeconds").map_or(Some("0".into()), scalar)?))
-            };
-            list()?.iter().map(one).collect::<Option<Vec<_>>>().ok_or_else(|| fault("a list of priorities with their seconds"))?
-        }
-        NumaNodes => {
-            let one = |entry: &Value| Some(format!("{}:{}", entry.get("numaNode").map_or(Some("0".into()), scalar)?, map(entry.get("limits")?, '=')?.join(",")));
-            list()?.iter().map(one).collect::<Option<Vec<_>>>().ok_or_else(|| fault("a list of NUMA nodes with their limits"))?
-        }
+        Priorities => each(&|entry| Some(format!("{}={}", number(entry, "priority")?, number(entry, "shutdownGracePeriodSeconds")?)), "a list of priorities with their seconds")?,
+        NumaNodes => each(&|entry| Some(format!("{}:{}", number(entry, "numaNode")?, map(entry.get("limits")?, '=')?.join(","))), "a list of NUMA nodes with their limits")?,
     })
 }
 

@@ -249,12 +249,12 @@ impl NodeFlags {
             return Err(NodeFlagError("--max-container-restart-period must be of 1s to 5m".into()));
         }
         let enforced = Enforced { pod_pids: Some(self.pod_max_pids).filter(|most| *most > 0), cpu_quota: self.cpu_cfs_quota, allocatable: self.allocatable()? };
-        let (max_restart_wait, resolver_file) = (self.max_container_restart_period, self.resolver_file());
+        let resolver_file = Some(&self.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from);
         let taints = self.register_with_taints.clone();
         let pod_logs_dir = self.pod_logs_dir.as_ref().map(std::path::absolute).transpose().map_err(|fault| NodeFlagError(format!("--pod-logs-dir: {fault}")))?;
         Ok(NodeLimits {
             enforced,
-            max_restart_wait,
+            max_restart_wait: self.max_container_restart_period,
             resolver_file,
             pod_logs_dir,
             taints,
@@ -278,10 +278,6 @@ impl NodeFlags {
             [] | ["none"] => Ok(false),
             _ => Err(NodeFlagError(format!("--enforce-node-allocatable: {}: only pods, or none, is built", all.join(",")))),
         }
-    }
-
-    pub fn resolver_file(&self) -> Option<PathBuf> {
-        Some(&self.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     fn placement(&self) -> Result<Settings, NodeFlagError> {

@@ -68,8 +68,7 @@ pub async fn exceeded(agent: &Agent, pod: &Pod, records: &[ContainerStatus]) -> 
 
 /// The same of containers: what each has written, and the volumes, against the limits together and then each by itself.
 fn containers_exceeded(pod: &Pod, uses: &[(String, u64)], volumes: u64) -> Option<Excess> {
-    let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
-    let limit = keles_rules::requests::limits_of_spec(&spec).get(RESOURCE).map_or(0, |limit| limit.units().max(0) as u64);
+    let limit = keles_rules::requests::limits_of_pod(pod.spec.as_ref()?).get(RESOURCE).map_or(0, |limit| limit.units().max(0) as u64);
     if uses.iter().map(|(_, bytes)| bytes).sum::<u64>() + volumes > limit {
         let limit = crate::eviction::machine::bytes(limit as i64);
         return Some(Excess { signal: POD, message: format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ") });

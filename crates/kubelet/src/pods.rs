@@ -99,10 +99,7 @@ impl Pods {
 
     /// Ends a pod for the sake of others; the future is over once it has given back all it had.
     pub fn end(&self, uid: &str, reason: &'static str, message: String, grace: Duration) -> Option<impl Future<Output = ()> + use<>> {
-        let handles = self.handles();
-        let handle = handles.get(uid)?;
-        handle.wish.send_modify(|wish| wish.end = Some(End { reason, message, grace }));
-        let mut over = handle.over.clone();
+        let mut over = self.handles().get(uid)?.end(End { reason, message, grace });
         Some(async move { drop(over.wait_for(|over| *over).await) })
     }
 
@@ -332,9 +329,7 @@ fn preempt(agent: &Agent, plan: &preemption::Plan<'_>, handles: &HashMap<String,
         let handle = handles.get(victim.metadata.uid.as_deref()?)?;
         agent.events.pod(victim, WARNING, preemption::PREEMPTING, preemption::MESSAGE.to_owned());
         crate::metrics::PREEMPTIONS.with([&plan.resource]).increment();
-        let grace = pod_worker::grace_of(victim);
-        handle.wish.send_modify(|wish| wish.end = Some(End { reason: preemption::PREEMPTING, message: preemption::MESSAGE.into(), grace }));
-        Some(handle.over.clone())
+        Some(handle.end(End { reason: preemption::PREEMPTING, message: preemption::MESSAGE.into(), grace: pod_worker::grace_of(victim) }))
     });
     ends.collect()
 }

@@ -111,6 +111,12 @@ impl Handle {
         self.dirty.notify_one();
     }
 
+    /// The node ends the pod for the sake of others; tells once it has given back all it had.
+    pub fn end(&self, end: End) -> watch::Receiver<bool> {
+        self.wish.send_modify(|wish| wish.end = Some(end));
+        self.over.clone()
+    }
+
     pub fn view(&self) -> View {
         self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }

@@ -34,7 +34,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     let s = Server::start(&keles, "apiserver").await?;
     namespace_with_account(&s).await?;
     let pods: Api<Pod> = Api::default_namespaced(s.client.clone());
-    let mut cpu = Meter::new(&s);
+    let mut cpu = Meter::settled(&s).await;
     all(PODS, |i| {
         let pods = pods.clone();
         async move { pods.create(&PostParams::default(), &pod(&format!("p{i}"))).await.map(|_| ()) }

@@ -59,7 +59,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     let s = Server::start(&keles, "apiserver").await?;
     namespace_with_account(&s).await?;
     let deployments: Api<Deployment> = Api::default_namespaced(s.client.clone());
-    let mut cpu = Meter::new(&s);
+    let mut cpu = Meter::settled(&s).await;
     let apply = PatchParams::apply("bench").force();
     for round in 0..APPLIES {
         deployments.patch("web", &apply, &Patch::Apply(deployment(round))).await?;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const PODS: usize = 500;
-const IDLE: Duration = Duration::from_secs(30);
+/// Whole minutes: the agent looks at the volumes of each pod once a minute.
+const IDLE: Duration = Duration::from_secs(120);
 const EXECS: usize = 50;
 
 pub async fn run(keles: PathBuf) -> Result<String, Error> {
@@ -23,13 +24,7 @@ async fn measured(n: &mut Node) -> Result<String, Error> {
     let burst = at_once(n, PODS).await?;
     let (shims, private_kib) = shims(&n.server.data());
     // What the burst left to do is done first: statuses, events, endpoints.
-    let mut cpu = Meter::new(&n.server);
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if cpu.lap() < 0.1 {
-            break;
-        }
-    }
+    let mut cpu = Meter::settled(&n.server).await;
     tokio::time::sleep(IDLE).await;
     let idle = cpu.lap() / IDLE.as_secs_f64();
     let mut samples = Vec::new();

@@ -6,7 +6,7 @@
 use crate::Error;
 use crate::api::{namespace_with_account, pod};
 use crate::content::deployment;
-use crate::process::Server;
+use crate::process::{Meter, Server};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -54,6 +54,7 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
     under.arg(&keles);
     let s = Server::under(under, dir).await.map_err(|e| format!("valgrind: {e}; make deps installs it"))?;
     namespace_with_account(&s).await?;
+    Meter::settled(&s).await;
     let pods: Api<Pod> = Api::default_namespaced(s.client.clone());
     let deployments: Api<Deployment> = Api::default_namespaced(s.client.clone());
     let create = |i| {

@@ -10,6 +10,9 @@ const BRIDGE: &str = "kbench";
 /// Under callgrind it takes some twenty times as long as by itself.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
+/// A server that takes less than this part of a core, over this time, has settled.
+const SETTLED: f64 = 0.05;
+const SETTLING: Duration = Duration::from_secs(1);
 
 pub struct Server {
     child: Child,
@@ -127,8 +130,16 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub fn new(server: &'a Server) -> Self {
-        Meter { server, last: server.cpu_seconds() }
+    /// From when the server has no more to do for what was before: its start (a first one makes an RSA key, as long as some hundred
+    /// writes take), a burst of pods.
+    pub async fn settled(server: &'a Server) -> Self {
+        let mut meter = Meter { server, last: server.cpu_seconds() };
+        loop {
+            tokio::time::sleep(SETTLING).await;
+            if meter.lap() <= SETTLING.as_secs_f64() * SETTLED {
+                return meter;
+            }
+        }
     }
     /// Server CPU seconds since the last lap.
     pub fn lap(&mut self) -> f64 {

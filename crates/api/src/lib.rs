@@ -9,6 +9,7 @@ pub mod decode;
 pub mod defaults;
 pub mod depth;
 pub mod int_or_string;
+pub mod json;
 pub mod meta;
 pub mod names;
 pub mod object;

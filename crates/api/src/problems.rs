@@ -4,58 +4,89 @@
 //! `k8s.io/apimachinery/pkg/util/validation/field.Error` prints, because kubectl users and clients read it.
 
 use serde_json::Value;
-use smallvec::SmallVec;
 use std::collections::HashSet;
 use std::fmt;
 
 /// Bytes of a path that need no allocation: rules make a path for every field that they look at, and complain of few.
-const PATH_INLINE: usize = 64;
+const PATH_INLINE: usize = 79;
 
 /// A field path such as `spec.containers[0].ports[1].name` or `metadata.labels[a/b]`.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Path(SmallVec<[u8; PATH_INLINE]>);
+#[derive(Clone, Debug)]
+pub struct Path(Text);
+
+/// Copied as a whole, which is a few moves of a register; a longer one is a text of its own.
+#[derive(Clone, Debug)]
+enum Text {
+    Short { len: u8, bytes: [u8; PATH_INLINE] },
+    Long(String),
+}
 
 impl Path {
     /// The empty path, the object itself.
     pub fn root() -> Self {
-        Path::default()
+        Path(Text::Short { len: 0, bytes: [0; PATH_INLINE] })
     }
     /// A path starting at `field`, e.g. `Path::new("spec")`.
     pub fn new(field: &str) -> Self {
-        Path(SmallVec::from_slice(field.as_bytes()))
+        Path::root().child(field)
     }
     /// `self.field`; `field` may itself hold dots (`"rollingUpdate.maxSurge"`).
+    #[inline]
     pub fn child(&self, field: &str) -> Self {
-        self.with(if self.0.is_empty() { "" } else { "." }, field, "")
+        self.with(if self.as_bytes().is_empty() { "" } else { "." }, field, "")
     }
     /// `self[i]`
     pub fn index(&self, i: usize) -> Self {
-        self.key(&i.to_string())
+        self.key(itoa::Buffer::new().format(i))
     }
     /// `self[key]`
     pub fn key(&self, key: &str) -> Self {
         self.with("[", key, "]")
     }
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("made of texts")
+    fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Text::Long(text) => text.as_bytes(),
+        }
     }
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("made of texts")
+    }
+    #[inline]
     fn with(&self, before: &str, step: &str, after: &str) -> Self {
         let mut path = self.clone();
-        [before, step, after].iter().for_each(|text| path.0.extend_from_slice(text.as_bytes()));
-        path
+        if let Text::Short { len, bytes } = &mut path.0
+            && usize::from(*len) + before.len() + step.len() + after.len() <= PATH_INLINE
+        {
+            let mut at = usize::from(*len);
+            for text in [before, step, after] {
+                bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
+                at += text.len();
+            }
+            *len = at as u8;
+            return path;
+        }
+        Path(Text::Long([self.as_str(), before, step, after].concat()))
     }
 }
 
-impl Clone for Path {
-    /// The derived one would go byte by byte.
-    fn clone(&self) -> Self {
-        Path(SmallVec::from_slice(&self.0))
+impl Default for Path {
+    fn default() -> Self {
+        Path::root()
     }
 }
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Path {}
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<nil>" } else { self.as_str() })
+        f.write_str(if self.as_bytes().is_empty() { "<nil>" } else { self.as_str() })
     }
 }
 

@@ -4,7 +4,7 @@
 //! So putting the resourceVersion in, taking the type out (items of a list) and finding the metadata need no parsing.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use keles_api::Object;
+use keles_api::{Object, json};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -65,9 +65,9 @@ fn field(out: &mut Vec<u8>, name: &str, v: &Value) {
     if !matches!(out.last(), Some(b'{')) {
         out.push(b',');
     }
-    serde_json::to_writer(&mut *out, name).expect("writing to memory cannot fail");
+    json::write_text(out, name);
     out.push(b':');
-    serde_json::to_writer(&mut *out, v).expect("writing to memory cannot fail");
+    json::write(out, v);
 }
 
 /// The object as it is stored: head, metadata in a fixed order without resourceVersion, then the rest.

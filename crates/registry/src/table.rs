@@ -6,7 +6,7 @@
 
 use crate::kind::Served;
 use crate::resource::Resource;
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
 

@@ -15,6 +15,7 @@ pub use table::builtin;
 
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// A leaf type, by its wire form.
@@ -257,6 +258,11 @@ pub struct ObjectRef<'a> {
     node: &'a ObjectNode,
 }
 
+/// The order of two names. Most differ in their first letter, which spares them a call.
+fn order(a: &str, b: &str) -> Ordering {
+    a.as_bytes().first().cmp(&b.as_bytes().first()).then_with(|| a.cmp(b))
+}
+
 impl<'a> ObjectRef<'a> {
     pub fn name(self) -> &'a str {
         &self.node.name
@@ -276,10 +282,16 @@ impl<'a> ObjectRef<'a> {
     /// Each field of the type beside its value in an object, sorted by name; what else the object holds is passed over. Both are in order, so
     /// nothing is searched: most types have far more fields than objects use.
     pub fn fields_beside<'v>(self, object: &'v mut Map<String, Value>) -> impl Iterator<Item = (FieldRef<'a>, Option<&'v mut Value>)> {
-        let mut values = object.iter_mut().peekable();
+        let mut values = object.iter_mut();
+        let mut next = values.next();
         self.fields().map(move |f| {
-            while values.next_if(|(name, _)| name.as_str() < f.name()).is_some() {}
-            (f, values.next_if(|(name, _)| name.as_str() == f.name()).map(|(_, v)| v))
+            loop {
+                match next.as_ref().map(|(name, _)| order(name, f.name())) {
+                    Some(Ordering::Less) => next = values.next(),
+                    Some(Ordering::Equal) => return (f, std::mem::replace(&mut next, values.next()).map(|(_, value)| value)),
+                    Some(Ordering::Greater) | None => return (f, None),
+                }
+            }
         })
     }
     pub fn atomic(self) -> bool {

@@ -28,7 +28,7 @@ pub fn default_webhooks(o: &mut Value, reinvoked: bool) {
         if reinvoked {
             default_pointer(hook, "reinvocationPolicy", "Never");
         }
-        if let Some(service) = hook.pointer_mut("/clientConfig/service").filter(|s| s.is_object()) {
+        if let Some(service) = crate::field::below_mut(hook, &["clientConfig", "service"]).filter(|s| s.is_object()) {
             default_pointer(service, "port", HTTPS_PORT);
         }
         items_mut(hook, "rules").for_each(|rule| default_pointer(rule, "scope", "*"));

@@ -59,7 +59,7 @@ impl Kind for CustomResourceDefinition {
             }
         }
         default_pointer(spec, "conversion", json!({"strategy": "None"}));
-        if let Some(service) = spec.pointer_mut("/conversion/webhook/clientConfig/service").filter(|s| s.is_object()) {
+        if let Some(service) = crate::field::below_mut(spec, &["conversion", "webhook", "clientConfig", "service"]).filter(|s| s.is_object()) {
             default_pointer(service, "port", 443);
         }
     }

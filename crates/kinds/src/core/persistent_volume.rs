@@ -212,7 +212,7 @@ fn clean_is_root(path: &str) -> bool {
 fn with_old_expansion_secret(new: &Object, old: &Object) -> Object {
     let mut new = new.clone();
     if old.at(&["spec", "csi", "controllerExpandSecretRef"]).is_null()
-        && let Some(csi) = new.0.pointer_mut("/spec/csi")
+        && let Some(csi) = crate::field::below_mut(&mut new.0, &["spec", "csi"])
     {
         crate::field::remove(csi, "controllerExpandSecretRef");
     }

@@ -304,7 +304,7 @@ fn update(new: &Field, old: &Field, p: &mut Problems) {
         }
     }
     if bound {
-        if let Some(requests) = now.pointer_mut("/resources/requests") {
+        if let Some(requests) = crate::field::below_mut(&mut now, &["resources", "requests"]) {
             put(requests, before.get("resources").get("requests").value(), "storage");
         }
         if spec.has("volumeAttributesClassName") {

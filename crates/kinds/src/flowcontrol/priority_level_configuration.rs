@@ -90,7 +90,7 @@ impl Kind for PriorityLevelConfiguration {
         let Some(limited) = spec.get_mut("limited").filter(|l| l.is_object()) else { return };
         default_pointer(limited, "nominalConcurrencyShares", 30);
         default_pointer(limited, "lendablePercent", 0);
-        if let Some(queuing) = limited.pointer_mut("/limitResponse/queuing").filter(|q| q.is_object()) {
+        if let Some(queuing) = crate::field::below_mut(limited, &["limitResponse", "queuing"]).filter(|q| q.is_object()) {
             default_nonzero(queuing, "handSize", 8);
             default_nonzero(queuing, "queues", 64);
             default_nonzero(queuing, "queueLengthLimit", 50);

@@ -1,8 +1,9 @@
 //! [`Interned`]: a table from label values to what is counted under them.
 
 use super::SERIES_MAX;
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 type Row<T, const N: usize> = ([Box<str>; N], &'static T);
@@ -22,7 +23,7 @@ impl<T: Sync, const N: usize> Interned<T, N> {
 
     /// The row of these values, made by `make` when it is not there yet.
     pub fn get(&self, values: [&str; N], make: impl FnOnce([&str; N]) -> T) -> &'static T {
-        let hash = self.hasher.get_or_init(RandomState::new).hash_one(values);
+        let hash = self.hasher.get_or_init(RandomState::default).hash_one(values);
         let find = |rows: &Option<HashMap<u64, Vec<Row<T, N>>>>| {
             let same = |k: &[Box<str>; N]| k.iter().zip(values).all(|(a, b)| **a == *b);
             rows.as_ref()?.get(&hash)?.iter().find(|(k, _)| same(k)).map(|(_, row)| *row)
@@ -46,7 +47,7 @@ impl<T: Sync, const N: usize> Interned<T, N> {
 
     /// Takes a row off, so that it is shown no more.
     pub fn remove(&self, values: [&str; N]) {
-        let hash = self.hasher.get_or_init(RandomState::new).hash_one(values);
+        let hash = self.hasher.get_or_init(RandomState::default).hash_one(values);
         if let Some(rows) = self.rows.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
             rows.remove(&hash);
         }

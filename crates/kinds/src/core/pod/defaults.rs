@@ -3,7 +3,7 @@
 //! A template gets [`spec`]; a pod gets more ([`pod`]): requests from limits, host ports of the host network, service links.
 
 use super::resources;
-use crate::field::{child_mut, default, default_nonzero, items_mut, remove, set};
+use crate::field::{below_mut, child_mut, default, default_nonzero, items_mut, remove, set};
 use keles_api::Object;
 use keles_oci::reference::Reference;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ const INIT_CONTAINER_ANNOTATIONS: &[&str] = &[
 
 /// What the metadata of a pod or of a template loses.
 pub fn metadata(owner: &mut Value) {
-    if let Some(annotations) = owner.pointer_mut("/metadata/annotations") {
+    if let Some(annotations) = below_mut(owner, &["metadata", "annotations"]) {
         INIT_CONTAINER_ANNOTATIONS.iter().for_each(|name| remove(annotations, name));
     }
 }
@@ -119,10 +119,10 @@ fn container(c: &mut Value) {
         default(port, "protocol", "TCP");
     }
     for e in items_mut(c, "env") {
-        if let Some(field_ref) = e.pointer_mut("/valueFrom/fieldRef") {
+        if let Some(field_ref) = below_mut(e, &["valueFrom", "fieldRef"]) {
             default(field_ref, "apiVersion", "v1");
         }
-        if let Some(resource) = e.pointer_mut("/valueFrom/resourceFieldRef") {
+        if let Some(resource) = below_mut(e, &["valueFrom", "resourceFieldRef"]) {
             default(resource, "divisor", "0");
         }
     }
@@ -131,8 +131,8 @@ fn container(c: &mut Value) {
             probe(p);
         }
     }
-    for hook in ["/lifecycle/postStart", "/lifecycle/preStop"] {
-        if let Some(h) = c.pointer_mut(hook) {
+    for hook in ["postStart", "preStop"] {
+        if let Some(h) = below_mut(c, &["lifecycle", hook]) {
             http_get(h);
         }
     }
@@ -200,7 +200,7 @@ fn volume(v: &mut Value) {
             downward_items(api);
         }
     }
-    if let Some(template) = v.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
+    if let Some(template) = below_mut(v, &["ephemeral", "volumeClaimTemplate", "spec"]) {
         crate::core::persistent_volume_claim::default_claim_spec(template);
     }
     if let Some(image) = v.get_mut("image").filter(|i| i.is_object()) {

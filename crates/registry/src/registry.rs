@@ -308,7 +308,8 @@ impl Registry {
             return Err(Status::no_such_path());
         }
         let x = self.exchange(resource, served, &call)?;
-        x.serve(verb).await
+        // Its state is some KiB, which each future around it would hold and move.
+        Box::pin(x.serve(verb)).await
     }
 
     fn exchange<'a>(&'a self, resource: Arc<Resource>, served: Served, call: &'a Call) -> Result<Exchange<'a>, Status> {

@@ -1,6 +1,6 @@
 //! Trees as JSON text, byte for byte what `serde_json` writes.
 //!
-//! Entry points: [`write`], [`write_text`]. Every stored object goes through here, and serde's data model between tree and text costs more
+//! Entry points: [`write`], [`write_entry`]. Every stored object goes through here, and serde's data model between tree and text costs more
 //! than the text: texts are searched for what must be escaped eight bytes at a time, and copied whole where nothing is.
 
 use serde_json::Value;
@@ -36,17 +36,22 @@ pub fn write(out: &mut Vec<u8>, v: &Value) {
                 if i > 0 {
                     out.push(b',');
                 }
-                write_text(out, name);
-                out.push(b':');
-                write(out, value);
+                write_entry(out, name, value);
             }
             out.push(b'}');
         }
     }
 }
 
+/// Appends an entry of an object: its name and value.
+pub fn write_entry(out: &mut Vec<u8>, name: &str, value: &Value) {
+    write_text(out, name);
+    out.push(b':');
+    write(out, value);
+}
+
 /// Appends a text in quotes.
-pub fn write_text(out: &mut Vec<u8>, text: &str) {
+fn write_text(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     out.reserve(rest.len() + 2);
     out.push(b'"');

@@ -78,6 +78,10 @@ impl Object {
     pub fn at(&self, path: &[&str]) -> &Value {
         path.iter().try_fold(&self.0, |v, k| v.get(k)).unwrap_or(&NULL)
     }
+    /// The value at a path of field names, where there is one.
+    pub fn at_mut(&mut self, path: &[&str]) -> Option<&mut Value> {
+        below_mut(&mut self.0, path)
+    }
     pub fn str_at(&self, path: &[&str]) -> &str {
         self.at(path).as_str().unwrap_or("")
     }
@@ -160,4 +164,8 @@ impl Object {
 
 fn str_map(v: &Value) -> impl Iterator<Item = (&str, &str)> {
     v.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
+}
+/// What lies at the end of a path of field names. (`Value::pointer_mut` reads its path as a text at every call.)
+pub fn below_mut<'v>(v: &'v mut Value, path: &[&str]) -> Option<&'v mut Value> {
+    path.iter().try_fold(v, |v, name| v.get_mut(*name))
 }

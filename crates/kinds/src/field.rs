@@ -141,10 +141,7 @@ pub fn child_mut<'v>(v: &'v mut Value, name: &str) -> Option<&'v mut Value> {
     Some(child)
 }
 
-/// What lies at the end of a path of fields. (`Value::pointer_mut` reads its path as a text at every call.)
-pub fn below_mut<'v>(v: &'v mut Value, path: &[&str]) -> Option<&'v mut Value> {
-    path.iter().try_fold(v, |v, name| v.get_mut(*name))
-}
+pub use keles_api::object::below_mut;
 
 /// The entries of a list of maps in a field; a null entry is an empty map, as Go decodes it.
 pub fn items_mut<'v>(v: &'v mut Value, name: &str) -> impl Iterator<Item = &'v mut Value> {

@@ -9,7 +9,7 @@ use crypto_bigint::U1024;
 use crypto_primes::hazmat::{SetBits, SmallFactorsSieveFactory};
 use crypto_primes::{Flavor, is_prime, sieve_and_find};
 use getrandom::SysRng;
-use rand_core::UnwrapErr;
+use getrandom::rand_core::UnwrapErr;
 use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};

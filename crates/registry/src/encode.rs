@@ -65,9 +65,7 @@ fn field(out: &mut Vec<u8>, name: &str, v: &Value) {
     if !matches!(out.last(), Some(b'{')) {
         out.push(b',');
     }
-    json::write_text(out, name);
-    out.push(b':');
-    json::write(out, v);
+    json::write_entry(out, name, v);
 }
 
 /// The object as it is stored: head, metadata in a fixed order without resourceVersion, then the rest.

@@ -24,22 +24,14 @@ pub type GatedAt = (&'static [&'static str], &'static [Gated]);
 /// Takes away what is switched off and was not in use before.
 pub fn take_away(new: &mut Object, old: Option<&Object>, all: &[GatedAt]) {
     for (place, rows) in all {
-        let Some(new) = below_mut(&mut new.0, place) else { continue };
-        let before = old.and_then(|o| below(&o.0, place));
+        let Some(new) = new.at_mut(place) else { continue };
+        let before = old.map(|o| o.at(place));
         for row in rows.iter().filter(|row| !before.is_some_and(|b| in_use(b, row))) {
             for path in row.paths {
                 remove(new, path, row.empties);
             }
         }
     }
-}
-
-fn below<'v>(v: &'v Value, place: &[&str]) -> Option<&'v Value> {
-    place.iter().try_fold(v, |v, name| v.get(name))
-}
-
-fn below_mut<'v>(v: &'v mut Value, place: &[&str]) -> Option<&'v mut Value> {
-    place.iter().try_fold(v, |v, name| v.get_mut(*name))
 }
 
 fn in_use(v: &Value, row: &Gated) -> bool {

@@ -54,7 +54,7 @@ impl Kind for APIService {
     }
 
     fn set_defaults(o: &mut Object) {
-        if let Some(service) = crate::field::below_mut(&mut o.0, &["spec", "service"]).filter(|s| s.is_object()) {
+        if let Some(service) = o.at_mut(&["spec", "service"]).filter(|s| s.is_object()) {
             default_pointer(service, "port", 443);
         }
     }

@@ -26,7 +26,7 @@ fn count(o: &Object, kind: &str) -> usize {
 /// The times of new conditions that say none: a condition that was there keeps its transition.
 pub fn date(new: &mut Object, old: &Object, now: &str) {
     let had = of(old).to_vec();
-    let Some(list) = crate::field::below_mut(&mut new.0, &["status", "conditions"]).and_then(Value::as_array_mut) else { return };
+    let Some(list) = new.at_mut(&["status", "conditions"]).and_then(Value::as_array_mut) else { return };
     for c in list {
         if c["lastUpdateTime"].is_null() {
             set(c, "lastUpdateTime", now);

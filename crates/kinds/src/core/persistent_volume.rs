@@ -212,7 +212,7 @@ fn clean_is_root(path: &str) -> bool {
 fn with_old_expansion_secret(new: &Object, old: &Object) -> Object {
     let mut new = new.clone();
     if old.at(&["spec", "csi", "controllerExpandSecretRef"]).is_null()
-        && let Some(csi) = crate::field::below_mut(&mut new.0, &["spec", "csi"])
+        && let Some(csi) = new.at_mut(&["spec", "csi"])
     {
         crate::field::remove(csi, "controllerExpandSecretRef");
     }

@@ -38,7 +38,7 @@ impl Kind for IngressClass {
     }
 
     fn set_defaults(o: &mut Object) {
-        if let Some(parameters) = crate::field::below_mut(&mut o.0, &["spec", "parameters"]).filter(|p| p.is_object()) {
+        if let Some(parameters) = o.at_mut(&["spec", "parameters"]).filter(|p| p.is_object()) {
             default_pointer(parameters, "scope", "Cluster");
         }
     }

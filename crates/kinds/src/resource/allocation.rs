@@ -33,7 +33,7 @@ fn device_id(d: &Field) -> String {
 pub fn drop_deallocated(new: &mut Object, old: &Object) {
     let results = |o: &Object| -> HashSet<String> { Field::root(o).get("status").get("allocation").get("devices").items("results").iter().map(device_id).collect() };
     let (had, has) = (results(old), results(new));
-    let Some(Value::Array(devices)) = crate::field::below_mut(&mut new.0, &["status", "devices"]) else { return };
+    let Some(Value::Array(devices)) = new.at_mut(&["status", "devices"]) else { return };
     devices.retain(|d| {
         let id = device_id(&Field::new(d, Path::root()));
         !had.contains(&id) || has.contains(&id)

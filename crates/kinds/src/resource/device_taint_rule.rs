@@ -75,7 +75,7 @@ const CONDITIONS_MAX: usize = 8;
 
 /// A taint says since when it is there.
 fn stamp(o: &mut Object, r: &Request) {
-    if let Some(taint) = crate::field::below_mut(&mut o.0, &["spec", "taint"]) {
+    if let Some(taint) = o.at_mut(&["spec", "taint"]) {
         crate::field::default(taint, "timeAdded", r.now.as_str());
     }
 }

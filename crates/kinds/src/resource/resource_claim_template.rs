@@ -40,7 +40,7 @@ impl Kind for ResourceClaimTemplate {
     }
 
     fn set_defaults(o: &mut Object) {
-        if let Some(spec) = crate::field::below_mut(&mut o.0, &["spec", "spec"]) {
+        if let Some(spec) = o.at_mut(&["spec", "spec"]) {
             claim_spec::default_requests(spec);
         }
     }
@@ -56,7 +56,7 @@ impl Kind for ResourceClaimTemplate {
     }
 
     fn convert(o: &mut Object, from: &str, to: &str) {
-        v1beta1::convert_requests(crate::field::below_mut(&mut o.0, &["spec", "spec"]), from, to);
+        v1beta1::convert_requests(o.at_mut(&["spec", "spec"]), from, to);
     }
 }
 

@@ -1,8 +1,8 @@
 //! [`Interned`]: a table from label values to what is counted under them.
 
 use super::SERIES_MAX;
+use foldhash::HashMap;
 use foldhash::fast::RandomState;
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{OnceLock, PoisonError, RwLock};
 

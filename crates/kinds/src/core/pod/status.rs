@@ -28,7 +28,7 @@ fn match_label_keys(o: &mut Object) {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
     for kind in ["podAffinity", "podAntiAffinity"] {
-        let Some(affinity) = crate::field::below_mut(&mut o.0, &["spec", "affinity", kind]) else { continue };
+        let Some(affinity) = o.at_mut(&["spec", "affinity", kind]) else { continue };
         for term in crate::field::items_mut(affinity, required) {
             add_requirements(term, &labels);
         }

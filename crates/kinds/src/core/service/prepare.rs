@@ -44,7 +44,7 @@ pub fn defaults(o: &mut Object) {
     if is_type(spec, &["LoadBalancer"]) {
         default_pointer(spec, "allocateLoadBalancerNodePorts", true);
     }
-    if let Some(balancer) = crate::field::below_mut(&mut o.0, &["status", "loadBalancer"]) {
+    if let Some(balancer) = o.at_mut(&["status", "loadBalancer"]) {
         for ingress in items_mut(balancer, "ingress").filter(|i| i["ip"].as_str().is_some_and(|ip| !ip.is_empty())) {
             default_pointer(ingress, "ipMode", "VIP");
         }

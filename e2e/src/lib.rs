@@ -223,6 +223,12 @@ impl Cluster {
         c.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
         until("the default service account", START, || c.try_kubectl(&["get", "serviceaccount", "default"]));
     }
+    /// How full the disk below all clusters is must not decide a test. Where the test says itself when a node is short, it is as the test says.
+    fn disk_flags(&self) -> &'static [&'static str] {
+        const UNTIL_IT_IS_FULL: &[&str] = &["--eviction-hard=imagefs.available<64Mi,memory.available<100Mi,nodefs.available<64Mi", "--image-gc-high-threshold=100"];
+        let is_told = self.has_own_disk || self.flags.iter().any(|flag| flag.starts_with("--eviction-hard="));
+        if is_told { &[] } else { UNTIL_IT_IS_FULL }
+    }
     fn load(&self, name: &str, env: &[(&str, &str)]) {
         let archive = self.dir.path().join("image.tar");
         web_image(env).write(name, &archive).expect("writes");
@@ -255,7 +261,7 @@ impl Cluster {
         let api = ["--https-listen-port", &port, "--service-cidr", &self.network.services, "--data-dir", &data, "--write-kubeconfig", &kubeconfig];
         let health = format!("--healthz-port={}", self.health_port);
         let node = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--node-name", Self::NODE, "--kubelet-port", &kubelet_port, &health];
-        let further: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        let further: Vec<&str> = self.disk_flags().iter().copied().chain(self.flags.iter().map(String::as_str)).collect();
         self.server = Some(match self.shape {
             Shape::Whole => self.spawn_keles(&[&["server"][..], &api, &node, &further].concat()),
             Shape::Joined => self.spawn_keles(&[&["server", "--disable-agent"][..], &api, &node, &further].concat()),
@@ -301,7 +307,7 @@ impl Cluster {
                 let (data, port) = (self.data().display().to_string(), self.kubelet_port.to_string());
                 let health = format!("--healthz-port={}", self.health_port);
                 let files = ["--tls-cert-file", &certificate, "--tls-private-key-file", &key, "--root-dir", &data, "--port", &port, &health];
-                self.spawn_keles(&[&["kubelet", "--kubeconfig", &own][..], &network, &name, &files].concat())
+                self.spawn_keles(&[&["kubelet", "--kubeconfig", &own][..], &network, &name, &files, self.disk_flags()].concat())
             }
             // Several clusters run at once: nothing listens on upstream's fixed ports.
             other => self.spawn_keles(&[other, "--secure-port=0", "--kubeconfig", &credentials(other, &format!("system:kube-{other}"), &[])]),
@@ -331,7 +337,7 @@ impl Cluster {
         let network = ["--bridge", &self.network.bridge, "--cluster-cidr", &self.network.pods, "--service-cidr", &self.network.services, "--hostname-override", Self::NODE];
         let (bootstrap, joined, certificates) = (at("bootstrap"), at("joined.kubeconfig"), self.certificates().display().to_string());
         let files = ["--bootstrap-kubeconfig", &bootstrap, "--kubeconfig", &joined, "--cert-dir", &certificates, "--root-dir", &data, "--config", &at("kubelet.yaml")];
-        let child = self.spawn_keles(&[&["kubelet"][..], &network, &files].concat());
+        let child = self.spawn_keles(&[&["kubelet"][..], &network, &files, self.disk_flags()].concat());
         self.parts.push((Self::KUBELET, child));
         self.await_node();
     }

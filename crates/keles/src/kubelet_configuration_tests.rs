@@ -109,7 +109,7 @@ fn each_form_becomes_the_flags_own() {
 #[test]
 fn thresholds_may_stand_beside_the_defaults() {
     let merged = written_as("mergeDefaultEvictionSettings: true\nevictionHard: {memory.available: 1Gi}");
-    assert_eq!(merged, ["--eviction-hard=memory.available<1Gi,imagefs.available<15%,imagefs.inodesFree<5%,nodefs.available<10%,nodefs.inodesFree<5%"]);
+    assert_eq!(merged, ["--eviction-hard=memory.available<1Gi,imagefs.available<5%,imagefs.inodesFree<5%,nodefs.available<5%,nodefs.inodesFree<5%"]);
 }
 
 #[test]

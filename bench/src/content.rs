@@ -17,9 +17,9 @@ const GETS: usize = 5_000;
 const LISTS: usize = 20;
 /// What brings the Deployment to 5 KB.
 const NOTE_BYTES: usize = 3_800;
-const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
-const JSON: &str = "application/json";
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+pub const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
+pub const JSON: &str = "application/json";
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Every round changes an annotation and an image, as a deploying pipeline does.
 pub fn deployment(round: usize) -> serde_json::Value {
@@ -31,7 +31,7 @@ pub fn deployment(round: usize) -> serde_json::Value {
 }
 
 /// One request in a media type; its answer, which must be a success.
-async fn ask(s: &Server, method: Method, path: &str, media: &str, body: Vec<u8>) -> Result<Vec<u8>, kube::Error> {
+pub async fn ask(s: &Server, method: Method, path: &str, media: &str, body: Vec<u8>) -> Result<Vec<u8>, kube::Error> {
     let request = Request::builder().method(method).uri(path).header("Accept", media).header("Content-Type", media).body(Body::from(body)).expect("a literal request");
     let answer = s.client.send(request).await?;
     let status = answer.status();
@@ -41,14 +41,15 @@ async fn ask(s: &Server, method: Method, path: &str, media: &str, body: Vec<u8>)
 }
 
 /// A pod in a media type, whose name is this long, so that others are made by writing another name over it.
-async fn sample(s: &Server, media: &str, name: &str) -> Result<Vec<u8>, Error> {
+pub async fn sample(s: &Server, media: &str, name: &str) -> Result<Vec<u8>, Error> {
     let json = serde_json::to_vec(&pod(name))?;
     // What a dry run would have made: the same object in both, with all that defaults add.
     let request = Request::post(format!("{PODS_PATH}?dryRun=All")).header("Accept", media).header("Content-Type", JSON).body(Body::from(json))?;
     Ok(s.client.send(request).await?.into_body().collect_bytes().await?.to_vec())
 }
 
-fn named(sample: &[u8], old: &str, new: &str) -> Vec<u8> {
+/// The sample under another name of the same length.
+pub fn named(sample: &[u8], old: &str, new: &str) -> Vec<u8> {
     let mut out = sample.to_vec();
     let at = out.windows(old.len()).position(|w| w == old.as_bytes()).expect("the sample holds its name");
     out[at..at + old.len()].copy_from_slice(new.as_bytes());

@@ -1,12 +1,13 @@
-//! Instructions that the API server executes for one create and one apply of 5 KB, counted by callgrind.
+//! Instructions that the API server executes for one create and one apply of 5 KB, and for a create with all defaults given in JSON and protobuf, counted by callgrind.
 //!
 //! Seconds move with the neighbours of a machine, these do not: two builds can be compared days apart. User space alone is counted, so
 //! fsync and the waking of threads are not in it. Needs Debian's valgrind (`make deps`).
 
 use crate::Error;
 use crate::api::{namespace_with_account, pod};
-use crate::content::deployment;
+use crate::content::{JSON, PODS_PATH, PROTOBUF, ask, deployment, named, sample};
 use crate::process::{Meter, Server};
+use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -66,5 +67,16 @@ pub async fn run(keles: PathBuf) -> Result<String, Error> {
         async move { deployments.patch("web", &PatchParams::apply("bench").force(), &Patch::Apply(deployment(i))).await.map(drop) }
     };
     let (create, apply) = (count(&s, 1, create).await?, count(&s, 2, apply).await?);
-    Ok(format!("create {:.3}, server-side apply {:.3} million instructions of the API server in user space (callgrind, {ROUNDS} of each)", create / 1e6, apply / 1e6))
+    let mut out = format!("create {:.3}, server-side apply {:.3}", create / 1e6, apply / 1e6);
+    for (n, word, media) in [(3, "JSON", JSON), (4, "protobuf", PROTOBUF)] {
+        let name = |i: usize| format!("{n}-{i:03}");
+        let first = name(999);
+        let sample = sample(&s, media, &first).await?;
+        let create = |i| {
+            let (s, body) = (&s, named(&sample, &first, &name(i)));
+            async move { ask(s, Method::POST, PODS_PATH, media, body).await.map(drop) }
+        };
+        out += &format!(", create of all fields in {word} {:.3}", count(&s, n, create).await? / 1e6);
+    }
+    Ok(format!("{out} million instructions of the API server in user space (callgrind, {ROUNDS} of each)"))
 }

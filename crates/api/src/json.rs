@@ -1,7 +1,7 @@
-//! Trees as JSON text, byte for byte what `serde_json` writes.
+//! Trees as JSON text, byte for byte what `serde_json` writes; and parts of such a text found without reading the rest.
 //!
-//! Entry points: [`write`], [`write_entry`]. Every stored object goes through here, and serde's data model between tree and text costs more
-//! than the text: texts are searched for what must be escaped eight bytes at a time, and copied whole where nothing is.
+//! Entry points: [`write`], [`write_entry`]; [`Entries`]. Every stored object goes through here, and serde's data model between tree and text costs
+//! more than the text: texts are searched for what must be escaped eight bytes at a time, and copied whole where nothing is.
 
 use serde_json::Value;
 
@@ -64,19 +64,117 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Where the first byte is that may not stand in a JSON text.
-fn escaped(text: &[u8]) -> Option<usize> {
-    let (words, rest) = text.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        // The highest bit of a byte that is below the other one's; bytes above the first such one may be wrong, which is why the lowest is taken.
-        let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word;
-        let found = (below(word, b' ') | below(word ^ (ONES * u64::from(b'"')), 1) | below(word ^ (ONES * u64::from(b'\\')), 1)) & HIGH;
-        if found != 0 {
-            return Some(i * 8 + found.trailing_zeros() as usize / 8);
+/// The entries of an object's text as [`write`] lays it out (no blanks): each name as it stands between its quotes, and its value's text. What is
+/// cut short or no object ends early; nothing panics.
+pub struct Entries<'a> {
+    text: &'a [u8],
+    at: usize,
+    is_over: bool,
+}
+
+impl<'a> Entries<'a> {
+    /// The text may go on after the object.
+    pub fn of(text: &'a [u8]) -> Self {
+        Self { text, at: 0, is_over: false }
+    }
+
+    /// Behind the object, once all entries were taken.
+    pub fn end(&self) -> usize {
+        self.at
+    }
+
+    fn entry(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let (text, is_first) = (self.text, self.at == 0);
+        let before = *text.get(self.at)?;
+        let is_empty = is_first && text.get(1) == Some(&b'}');
+        if is_empty || before == b'}' {
+            self.at += if is_empty { 2 } else { 1 };
+            return None;
+        }
+        let name = self.at + 1;
+        if before != (if is_first { b'{' } else { b',' }) || *text.get(name)? != b'"' {
+            return None;
+        }
+        let name_end = text_end(text, name);
+        let value = name_end + 1;
+        self.at = value_end(text, value);
+        Some((text.get(name + 1..name_end - 1)?, text.get(value..self.at)?))
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = if self.is_over { None } else { self.entry() };
+        self.is_over = entry.is_none();
+        entry
+    }
+}
+
+/// Behind the quotes of the text that begins here.
+fn text_end(text: &[u8], at: usize) -> usize {
+    let mut at = at + 1;
+    while let Some(found) = text.get(at..).and_then(escaped) {
+        at += found;
+        match text[at] {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
         }
     }
-    rest.iter().position(|b| *b < b' ' || matches!(b, b'"' | b'\\')).map(|at| words.len() * 8 + at)
+    text.len()
+}
+
+/// Behind the value that begins here.
+fn value_end(text: &[u8], mut at: usize) -> usize {
+    let mut depth = 0_usize;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => at = text_end(text, at),
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' if depth > 0 => {
+                depth -= 1;
+                at += 1;
+            }
+            // A number, a word, or between the parts of what is open.
+            _ => at += 1,
+        }
+        if depth == 0 && matches!(text.get(at), Some(b',' | b'}' | b']')) {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// Where the first byte is that may not stand in a JSON text.
+pub(crate) fn escaped(text: &[u8]) -> Option<usize> {
+    let (words, rest) = text.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        if let Some(at) = escaped_in(u64::from_le_bytes(*word)) {
+            return Some(i * 8 + at);
+        }
+    }
+    // What is left together with bytes before it, which are known to be good.
+    if let (Some(word), false) = (text.last_chunk(), rest.is_empty()) {
+        return escaped_in(u64::from_le_bytes(*word)).map(|at| text.len() - 8 + at);
+    }
+    if let (Some(first), Some(last)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        let word = u64::from(u32::from_le_bytes(*last)) << 32 | u64::from(u32::from_le_bytes(*first));
+        return escaped_in(word).map(|at| if at < 4 { at } else { rest.len() + at - 8 });
+    }
+    rest.iter().position(|b| *b < b' ' || matches!(b, b'"' | b'\\'))
+}
+
+/// The same of eight bytes, the lowest first.
+fn escaped_in(word: u64) -> Option<usize> {
+    // The highest bit of a byte that is below the other one's; bytes above the first such one may be wrong, which is why the lowest is taken.
+    let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word;
+    let found = (below(word, b' ') | below(word ^ (ONES * u64::from(b'"')), 1) | below(word ^ (ONES * u64::from(b'\\')), 1)) & HIGH;
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 fn escape(out: &mut Vec<u8>, byte: u8) {
@@ -125,7 +223,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_cut_short_or_no_object_has_no_further_entries() {
+        let whole = br#"{"a":"x\\\"","b":{"c":[1,"}"]},"d":null},"e":1"#;
+        let found: Vec<_> = Entries::of(whole).collect();
+        assert_eq!(found, [(&b"a"[..], &br#""x\\\"""#[..]), (b"b", br#"{"c":[1,"}"]}"#), (b"d", b"null")]);
+        let mut entries = Entries::of(whole);
+        assert_eq!((entries.by_ref().count(), &whole[entries.end()..]), (3, &br#","e":1"#[..]));
+        for cut in 0..whole.len() {
+            assert!(Entries::of(&whole[..cut]).count() <= 3);
+        }
+        let mut none = Entries::of(b"{}x");
+        assert_eq!((none.next(), none.next(), none.end()), (None, None, 2));
+        for odd in ["", "[1]", "1", "{1:2}", "{\"", "{\"a\"", "{\"a\":", "}", "null"] {
+            assert_eq!(Entries::of(odd.as_bytes()).next().filter(|(_, value)| !value.is_empty()), None, "{odd}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn entries_are_those_of_the_object(object in proptest::collection::btree_map("\\PC{0,9}|[a\"\\\\]{0,4}", ("\\PC{0,20}", -9..9_i32, proptest::collection::vec("[}\\]\"\\\\,]{0,5}", 0..4)), 0..6)) {
+            let v = json!(object.into_iter().collect::<std::collections::BTreeMap<_, _>>());
+            let text = written(&v) + ",\"more\":1}";
+            let mut entries = Entries::of(text.as_bytes());
+            let read = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("a value");
+            let found: serde_json::Map<String, Value> = entries
+                .by_ref()
+                .map(|(name, value)| (read(&[b"\"", name, b"\""].concat()).as_str().expect("a name").to_owned(), read(value)))
+                .collect();
+            prop_assert_eq!((Value::Object(found), &text[entries.end()..]), (v, ",\"more\":1}"));
+        }
+
         #[test]
         fn texts_are_written_as_serde_json_does(text in "\\PC{0,40}", odd in proptest::collection::vec(any::<char>(), 0..40)) {
             let v = json!({text.clone(): odd.iter().collect::<String>(), "both": [text]});

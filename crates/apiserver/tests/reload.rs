@@ -6,24 +6,12 @@ use http::StatusCode;
 use keles_apiserver::{Config, NamedFiles};
 use keles_pki::{Names, Pki};
 use serde_json::{Value, json};
-use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
 use world::peer::Peer;
-use world::{Client, World};
+use world::{Client, World, until};
 
 async fn world(configure: impl FnOnce(&mut Config)) -> World {
     World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
-
-/// A change is seen by an event, not at once: asks again until it holds, at most a minute.
-async fn becomes<F: Future<Output = bool>>(what: &str, ask: impl Fn() -> F) {
-    let asking = async {
-        while !ask().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap_or_else(|_| panic!("{what} does not come true"));
 }
 
 /// The value of a series on /metrics; none is 0.
@@ -72,17 +60,17 @@ async fn issuers_come_and_go_with_the_file_once_they_answer() {
             issuer.url
         ),
     );
-    becomes("the new issuer", async || why().await.contains("failed to verify signature")).await;
+    until("the new issuer", async || why().await.contains("failed to verify signature")).await;
     assert!(issuer.heard().len() >= 2, "its keys were fetched before it counted");
-    becomes("the count", async || metric(&w, reloads, success).await > before).await;
+    until("the count", async || metric(&w, reloads, success).await > before).await;
     assert!(metric(&w, "apiserver_authentication_config_controller_automatic_reload_last_timestamp_seconds", success).await > 0.0);
     assert!(metric(&w, "apiserver_authentication_config_controller_last_config_info", "hash=\"sha256:").await >= 1.0);
     let failures = metric(&w, reloads, "status=\"failure\"").await;
     put(&file, "kind: Nothing\n");
-    becomes("the failure", async || metric(&w, reloads, "status=\"failure\"").await > failures).await;
+    until("the failure", async || metric(&w, reloads, "status=\"failure\"").await > failures).await;
     assert!(why().await.contains("failed to verify signature"), "what was there stays");
     put(&file, HEAD);
-    becomes("no issuer again", async || why().await == "invalid bearer token").await;
+    until("no issuer again", async || why().await == "invalid bearer token").await;
 }
 
 #[tokio::test]
@@ -108,14 +96,14 @@ async fn webhooks_of_the_authorization_configuration_come_and_go_and_other_types
     };
     assert!(!allowed().await);
     put(&file, &format!("{HEAD}{webhook}"));
-    becomes("the webhook", async || allowed().await).await;
+    until("the webhook", async || allowed().await).await;
     let name = "apiserver_authorization_config_controller_automatic_reloads_total";
     let failures = metric(&w, name, "status=\"failure\"").await;
     put(&file, &format!("{HEAD}- {{type: Node, name: node}}\n"));
-    becomes("the refusal", async || metric(&w, name, "status=\"failure\"").await > failures).await;
+    until("the refusal", async || metric(&w, name, "status=\"failure\"").await > failures).await;
     assert!(allowed().await, "what was there stays");
     put(&file, HEAD);
-    becomes("the end of the webhook", async || !allowed().await).await;
+    until("the end of the webhook", async || !allowed().await).await;
 }
 
 async fn who(c: &Client) -> Option<String> {
@@ -151,7 +139,7 @@ async fn authorities_of_clients_and_proxies_are_taken_anew_on_open_connections_t
 
     put(&clients, second.ca_pem());
     put(&proxies, second.front_proxy_ca_pem());
-    becomes("the new authorities", async || who(&client(&second)).await.as_deref() == Some("jane") && who(&proxy(&second)).await.as_deref() == Some("bob")).await;
+    until("the new authorities", async || who(&client(&second)).await.as_deref() == Some("jane") && who(&proxy(&second)).await.as_deref() == Some("bob")).await;
     assert_eq!((who(&client(&first)).await, who(&proxy(&first)).await), (None, None));
     assert_eq!(version().await, StatusCode::UNAUTHORIZED, "the open connection is judged anew");
     assert_eq!(who(&w.admin()).await.as_deref(), Some("kubernetes-admin"), "the cluster's own authority counts always");
@@ -160,7 +148,7 @@ async fn authorities_of_clients_and_proxies_are_taken_anew_on_open_connections_t
         let has = |key: &str, pem: &str| map["data"][key].as_str().is_some_and(|t| t.contains(pem.trim()));
         has("client-ca-file", second.ca_pem()) && has("requestheader-client-ca-file", second.front_proxy_ca_pem())
     };
-    becomes("what aggregated servers are told", told).await;
+    until("what aggregated servers are told", told).await;
 }
 
 #[tokio::test]
@@ -188,6 +176,6 @@ async fn serving_certificates_are_chosen_by_name_and_taken_anew() {
     assert!(trusts(&second, "www.shop.example").await && !trusts(&first, "www.shop.example").await);
     assert!(who(&w.admin()).await.is_some(), "by the cluster's names ours is shown");
     write(&second, "default", "api.example");
-    becomes("the new certificate", async || trusts(&second, "api.example").await).await;
+    until("the new certificate", async || trusts(&second, "api.example").await).await;
     assert!(!trusts(&first, "api.example").await);
 }

@@ -372,7 +372,6 @@ impl AnyKind for Custom {
         if self.0.terminating.load(Ordering::Acquire) {
             return Err(Status::failure(405, "MethodNotAllowed", "create not allowed while custom resource definition is terminating").with_details(Default::default()));
         }
-        self.set_defaults(o)?;
         self.prepare_create(o, r)?;
         self.validate_in(self.version(&r.version), o, None, p);
         self.warnings(o, None, w)

@@ -27,6 +27,7 @@ fn created(k: &dyn AnyKind) -> (Object, Problems) {
         o.set_meta(field, value);
     }
     let mut p = Problems::new();
+    k.set_defaults(&mut o).expect("a tree");
     k.create(&mut o, &request(k), &mut p, &mut Vec::new()).expect("an example is of its own kind");
     (o, p)
 }
@@ -105,6 +106,7 @@ fn what_a_gate_that_is_off_guards_is_taken_away_and_stays_where_it_is_in_use() {
                 let whole: Vec<&str> = place.iter().chain(path.iter()).copied().collect();
                 let mut new = k.example();
                 put(&mut new.0, &whole);
+                k.set_defaults(&mut new).expect("a tree");
                 k.create(&mut new, &request(k), &mut Problems::new(), &mut Vec::new()).expect("a tree");
                 assert!(!holds(&new.0, &whole), "{} of {}: {whole:?}", row.gate, k.info().kind);
                 let (mut old, _) = created(k);
@@ -127,6 +129,7 @@ fn what_a_gate_that_is_off_guards_is_taken_away_and_stays_where_it_is_in_use() {
 fn every_kind_survives_an_object_with_nothing_in_it() {
     for k in kinds() {
         let mut o = Object::new(k.example().api_version(), k.info().kind);
+        k.set_defaults(&mut o).expect("a tree");
         k.create(&mut o, &request(k), &mut Problems::new(), &mut Vec::new()).expect("a tree is never of the wrong type");
         let bare = Object::new(k.example().api_version(), k.info().kind);
         k.update(&mut bare.clone(), &bare, &request(k), &mut Problems::new(), &mut Vec::new()).expect("a tree is never of the wrong type");
@@ -226,6 +229,7 @@ fn a_status_that_a_client_sends_is_not_stored() {
         }
         let mut o = k.example();
         o.root_mut().insert("status".into(), serde_json::json!({"observedGeneration": 7, "message": "mine"}));
+        k.set_defaults(&mut o).expect("a tree");
         k.create(&mut o, &request(k), &mut Problems::new(), &mut Vec::new()).expect("an example is of its own kind");
         assert!(o.at(&["status", "message"]).is_null(), "{}", k.info().kind);
     }

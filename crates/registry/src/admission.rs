@@ -72,8 +72,12 @@ pub trait Admission: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Cheap; false skips both phases.
     fn handles(&self, a: &Attributes<'_>) -> bool;
-    /// Whether `mutate` does anything; false spares the second defaulting.
+    /// Whether `mutate` does anything.
     fn mutates(&self) -> bool {
+        false
+    }
+    /// Whether what `mutate` writes may lack defaults, which are then settled again: what outsiders say. Plugins of our own write all that there is.
+    fn leaves_defaults(&self) -> bool {
         false
     }
     async fn mutate(&self, _a: &Attributes<'_>, _object: &mut Object, _warnings: &mut Vec<String>) -> Result<(), Status> {

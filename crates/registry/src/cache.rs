@@ -12,8 +12,8 @@ use crate::unreadable::Unreadable;
 use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
 use keles_api::Object;
+use keles_api::json::Entries;
 use serde::Deserialize;
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
@@ -59,39 +59,28 @@ pub struct Cached {
 /// Versions that were asked for, by their place.
 type Turned = Mutex<Vec<(u8, Arc<Cached>)>>;
 
-#[derive(Deserialize)]
-struct LightMeta<'a> {
-    #[serde(borrow, default)]
-    labels: Option<Vec2<'a>>,
-    #[serde(rename = "deletionTimestamp", default, borrow)]
-    deletion: Option<Cow<'a, str>>,
-}
+/// A JSON object of texts as pairs, in the order written.
+struct Labels(Vec<(Box<str>, Box<str>)>);
 
-/// A JSON object of strings as pairs.
-struct Vec2<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Vec2<'a> {
+impl<'de> Deserialize<'de> for Labels {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> serde::de::Visitor<'de> for V {
-            type Value = Vec2<'de>;
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = Labels;
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
                 f.write_str("labels")
             }
             fn visit_map<M: serde::de::MapAccess<'de>>(self, mut m: M) -> Result<Self::Value, M::Error> {
                 let mut out = Vec::new();
-                while let Some((k, v)) = m.next_entry::<Text<'de>, Text<'de>>()? {
-                    out.push((k.0, v.0));
+                while let Some(pair) = m.next_entry()? {
+                    out.push(pair);
                 }
-                Ok(Vec2(out))
+                Ok(Labels(out))
             }
         }
-        d.deserialize_map(V)
+        d.deserialize_map(Pairs)
     }
 }
-
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Cached {
     /// From stored bytes. `event` is the type of the line to make: `ADDED`, `MODIFIED`.
@@ -141,11 +130,16 @@ impl Cached {
 
     pub fn of_line(key: &str, line: Bytes, start: usize, head: &Head, version: u8, revision: u64) -> Self {
         let meta_start = start + head.bytes.len() - 1;
-        let mut metas = serde_json::Deserializer::from_slice(&line[meta_start..]).into_iter::<LightMeta>();
-        let meta = metas.next().and_then(Result::ok);
-        let meta_end = meta_start + metas.byte_offset() - start;
-        let labels = meta.as_ref().and_then(|m| m.labels.as_ref()).map(|l| l.0.iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect()).unwrap_or_default();
-        let deleting = meta.is_some_and(|m| m.deletion.is_some());
+        let mut metadata = Entries::of(&line[meta_start..]);
+        let (mut labels, mut deleting) = (Box::default(), false);
+        for (name, value) in metadata.by_ref() {
+            match name {
+                b"labels" => labels = serde_json::from_slice::<Labels>(value).map(|read| read.0.into()).unwrap_or_default(),
+                b"deletionTimestamp" => deleting = value != b"null",
+                _ => {}
+            }
+        }
+        let meta_end = meta_start + metadata.end() - start;
         Cached {
             key: key.into(),
             start,

@@ -215,10 +215,10 @@ impl Exchange<'_> {
         self.registry.admission().iter().filter(|p| p.handles(a))
     }
 
-    /// Runs the mutating phase on an object that has its defaults. They are settled again after it when something may have changed.
+    /// Runs the mutating phase on an object that has its defaults; it has them after it too.
     pub async fn mutate(&self, operation: Operation, o: &mut Object, old: Option<&Object>, w: &mut Vec<String>) -> Result<(), Status> {
         let a = self.attributes(operation, old);
-        let mutates = self.plugins(&a).any(|p| p.mutates());
+        let leaves_defaults = self.plugins(&a).any(|p| p.leaves_defaults());
         let step = Instant::now();
         for p in self.plugins(&a) {
             let started = Instant::now();
@@ -233,8 +233,9 @@ impl Exchange<'_> {
             done?;
         }
         metrics::STEP_SECONDS.with([metrics::operation(operation), "false", "admit"]).observe_seconds(step.elapsed());
-        if mutates {
+        if leaves_defaults {
             self.resource.kind.readmit(&self.working, o);
+            self.resource.kind.set_defaults(o)?;
         }
         Ok(())
     }

@@ -384,7 +384,7 @@ pub trait AnyKind: Send + Sync + 'static {
             defaults::apply_static(&mut o.0, ty);
         }
     }
-    /// After a mutating plugin changed the object: defaults again; a custom resource is pruned too.
+    /// After an outsider changed the object: defaults again; a custom resource is pruned too.
     fn readmit(&self, served: &Served, o: &mut Object) {
         self.static_defaults(served, o);
     }
@@ -441,9 +441,8 @@ pub trait AnyKind: Send + Sync + 'static {
     fn items_carry_type(&self) -> bool {
         false
     }
-    /// Defaults, prepare, validate and warnings of a create; one typed pass for built-in kinds.
+    /// Prepares, validates and warns of a create of an object that has its defaults.
     fn create(&self, o: &mut Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
-        self.set_defaults(o)?;
         gates::take_away(o, None, self.gated());
         self.prepare_create(o, r)?;
         self.validate(o, p)?;

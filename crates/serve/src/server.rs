@@ -151,7 +151,8 @@ where
                 let Some((io, info)) = shaken.await else { return };
                 let handler = connect(info);
                 let service = service_fn(move |r| {
-                    let answer = handler(r);
+                    // On the heap: hyper moves it several times, and what answers a request is large.
+                    let answer = Box::pin(handler(r));
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
                 let mut connection = std::pin::pin!(http.serve_connection_with_upgrades(io, service));

@@ -7,7 +7,7 @@ use crate::schema::{Scalar, Shape};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::fmt::{self, Write};
+use std::fmt;
 
 /// What a walk has found so far.
 #[derive(Default)]
@@ -42,7 +42,9 @@ impl Context {
     }
     fn push_index(&mut self, i: usize) -> usize {
         let mark = self.path.len();
-        let _ = write!(self.path, "[{i}]");
+        self.path.push('[');
+        self.path.push_str(itoa::Buffer::new().format(i));
+        self.path.push(']');
         mark
     }
     fn note(&mut self, what: &str, field: &str) {

@@ -253,15 +253,24 @@ fn leaf_message(bytes: &[u8], kind: &'static Kind, at: At<'_>) -> Result<Value> 
         Kind::IntOrString if first == 1 => utf8(text)?.into(),
         Kind::IntOrString => (second as i32).into(),
         _ => {
-            at.unsettled.set(true);
-            match text {
+            let value = match text {
                 None => Value::Null,
                 // A RawExtension may hold an object in protobuf again.
                 Some(raw) if raw.starts_with(super::MAGIC) => super::nested(raw, at.objects + 1)?.0,
                 Some(raw) => serde_json::from_slice(raw).map_err(|_| ProtobufError::Malformed)?,
+            };
+            // FieldsV1, which most writes bring.
+            if !is_of_objects(&value) {
+                at.unsettled.set(true);
             }
+            value
         }
     })
+}
+
+/// Whether there is nothing but objects in an object: then there is one form of it.
+fn is_of_objects(v: &Value) -> bool {
+    v.as_object().is_some_and(|all| all.values().all(is_of_objects))
 }
 
 /// Seconds of the years 0 to 9999, which JSON can say.

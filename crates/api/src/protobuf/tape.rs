@@ -3,6 +3,7 @@
 //! Every entry knows where its value lies in the text and which entry follows its whole subtree. Objects hold keys and values in turn.
 
 use super::{ProtobufError, Result};
+use crate::json::escaped;
 use std::borrow::Cow;
 
 /// Deeper than any body that was accepted; upstream's own decoders end near this too.
@@ -166,14 +167,14 @@ impl Scanner<'_, '_> {
         let mut tag = Tag::Text;
         let mut i = start;
         loop {
-            match self.json.get(i) {
-                None => return Err(malformed()),
-                Some(b'"') => break,
-                Some(b'\\') => {
+            i += self.json.get(i..).and_then(escaped).ok_or_else(malformed)?;
+            match self.json[i] {
+                b'"' => break,
+                b'\\' => {
                     tag = Tag::Escaped;
                     i += 2;
                 }
-                Some(_) => i += 1,
+                _ => i += 1,
             }
         }
         self.at = i + 1;

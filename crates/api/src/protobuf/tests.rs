@@ -15,6 +15,18 @@ fn a_config_map_of_kubectl_reads_as_its_json() {
 }
 
 #[test]
+fn what_most_writes_bring_is_settled_and_what_json_may_say_in_other_words_is_not() {
+    let settled = |o: Value| decode_settled(&encode(&serde_json::to_vec(&o).unwrap()).unwrap()).unwrap().1.is_some();
+    let owners = json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {".": {}, "f:x": {}}}}]);
+    assert!(settled(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "managedFields": owners}, "data": {"x": "y"}})));
+    let revision = |data: Value| json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "a"}, "revision": 1, "data": data});
+    assert!(settled(revision(json!({"spec": {}}))));
+    for data in [json!({"spec": null}), json!({"n": 1.0}), json!([{}])] {
+        assert!(!settled(revision(data.clone())), "{data}");
+    }
+}
+
+#[test]
 fn cut_bodies_are_errors_at_every_byte() {
     let body = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x05\x0a\x03\x0a\x01a";
     assert!(decode(body).is_ok());

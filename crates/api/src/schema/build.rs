@@ -1,6 +1,6 @@
 //! Building a schema at run time, from the committed table or from a CustomResourceDefinition.
 
-use super::{FieldNode, ListType, MapType, Node, ObjectNode, Presence, Scalar, Schema, Strategies};
+use super::{FieldNode, ListType, MapType, Node, ObjectNode, Presence, Scalar, Schema, Strategies, first_bytes};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -63,6 +63,7 @@ impl Builder {
         let nodes = fields
             .into_iter()
             .map(|f| FieldNode {
+                first_bytes: first_bytes(&f.name),
                 name: f.name,
                 ty: f.ty,
                 required: f.required,

@@ -35,6 +35,9 @@ impl Admission for MutatingPolicies {
     fn mutates(&self) -> bool {
         true
     }
+    fn leaves_defaults(&self) -> bool {
+        true
+    }
     async fn mutate(&self, a: &Attributes<'_>, o: &mut Object, _: &mut Vec<String>) -> Result<(), Status> {
         let policies = self.configs.all(a.registry);
         let mut last_change = None;

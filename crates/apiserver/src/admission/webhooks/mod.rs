@@ -174,6 +174,9 @@ impl Admission for MutatingWebhooks {
     fn mutates(&self) -> bool {
         true
     }
+    fn leaves_defaults(&self) -> bool {
+        true
+    }
     async fn mutate(&self, a: &Attributes<'_>, o: &mut Object, warnings: &mut Vec<String>) -> Result<(), Status> {
         let hooks = self.configs.all(a.registry);
         // Where the last change was made, as an index into the hooks: those before it that ask for it are called once more.

@@ -46,6 +46,7 @@ fn decoded(v: &Value) -> Option<Object> {
     let mut o = kind.decode(&served, v.to_string().as_bytes(), Format::Json, FieldValidation::Ignore).ok()?.object;
     kind.static_defaults(&served, &mut o);
     let mut p = Problems::new();
+    kind.set_defaults(&mut o).expect("a tree");
     kind.create(&mut o, &Request::default(), &mut p, &mut Vec::new()).expect("it was decoded");
     p.aggregate();
     kind.canonicalise(&served, &mut o);
@@ -106,6 +107,7 @@ pub fn custom_objects(data: &[u8]) {
     kind.static_defaults(&served, &mut twice);
     assert_eq!(twice, made, "defaults are idempotent");
     let mut p = Problems::new();
+    kind.set_defaults(&mut made).expect("a tree");
     kind.create(&mut made, &request, &mut p, &mut Vec::new()).expect("it was decoded");
     kind.cells(&made, &Cells { now_unix_seconds: 0 }).expect("it was decoded");
     for f in kind.info().selectable {

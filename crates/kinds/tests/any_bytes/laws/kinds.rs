@@ -29,6 +29,7 @@ pub fn any_object(data: &[u8]) {
 
     let mut p = Problems::new();
     meta::validate_create(&o, false, names::dns_subdomain, &Path::new("metadata"), &mut p);
+    k.set_defaults(&mut o).expect("a tree");
     k.create(&mut o, &request, &mut p, &mut Vec::new()).expect("it was decoded");
     p.aggregate();
     k.cells(&o, &Cells { now_unix_seconds: 1_767_225_600 }).expect("it was decoded");
@@ -47,6 +48,7 @@ pub fn any_object(data: &[u8]) {
 
     // A sound object, or this one, changed.
     let mut old = if s.below(2) == 0 { k.example() } else { o };
+    k.set_defaults(&mut old).expect("a tree");
     k.create(&mut old, &request, &mut Problems::new(), &mut Vec::new()).expect("it was decoded");
     canonical::canonicalise(&mut old.0, ty);
     let mut changed = old.clone();

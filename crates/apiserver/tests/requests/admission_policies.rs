@@ -1,10 +1,8 @@
 //! Admission policies through the whole chain: what they refuse and say, with which parameters, and what they change.
 
-mod world;
-
+use crate::world::{Client, World};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, World};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";

@@ -1,12 +1,10 @@
 //! Addresses of Services: IPAddress objects, several ServiceCIDRs, both families, and the repair.
 
-mod world;
-
+use crate::world::{Client, Reply, World};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use world::{Client, Reply, World};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";

@@ -1,13 +1,11 @@
 //! Definitions become kinds that are served: over HTTP, and through kubectl where there is one.
 
-mod world;
-
+use crate::world::{Client, World};
 use http::Method;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use world::{Client, World};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const BACKUPS: &str = "/apis/data.example.com/v1/namespaces/default/backups";
@@ -52,7 +50,7 @@ fn backup(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "data.example.com/v1", "kind": "Backup", "metadata": {"name": name}, "spec": spec})
 }
 
-async fn patch(c: &Client, path: &str, body: Value) -> world::Reply {
+async fn patch(c: &Client, path: &str, body: Value) -> crate::world::Reply {
     c.send(Method::PATCH, path, "application/merge-patch+json", body.to_string().into_bytes()).await
 }
 

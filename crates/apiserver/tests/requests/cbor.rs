@@ -1,11 +1,9 @@
 //! CBOR over sockets, where the feature gate turns it on (KEP-4222).
 
-mod world;
-
+use crate::world::World;
 use http::{Method, StatusCode};
 use keles_api::cbor;
 use serde_json::{Value, json};
-use world::World;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

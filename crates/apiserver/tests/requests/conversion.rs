@@ -1,8 +1,7 @@
 //! Custom resources of several versions whose conversion a webhook makes, over real TLS: every verb in every version, another storage
 //! version, and webhooks that lie, fail or are not there.
 
-mod world;
-
+use crate::world::{Client, World};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Response, StatusCode};
@@ -13,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use world::{Client, World};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const OWN: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/doors.example.org";
@@ -147,7 +145,7 @@ async fn world(client: Value) -> (World, Client) {
     (w, c)
 }
 
-async fn patch(c: &Client, path: &str, media: &str, body: Value) -> world::Reply {
+async fn patch(c: &Client, path: &str, media: &str, body: Value) -> crate::world::Reply {
     c.send(Method::PATCH, path, media, body.to_string().into_bytes()).await
 }
 

@@ -1,11 +1,9 @@
 //! What goes over the wire in which form: protobuf, OpenAPI v2, refusals, by content type and by Accept.
 
-mod world;
-
+use crate::world::World;
 use http::{Method, StatusCode};
 use keles_api::protobuf;
 use serde_json::{Value, json};
-use world::World;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

@@ -1,11 +1,9 @@
 //! Impersonation over sockets: the general right, and the narrower ones that KEP-5284 splits it into.
 
-mod world;
-
+use crate::world::{Client, World};
 use http::StatusCode;
 use keles_apiserver::audit;
 use serde_json::{Value, json};
-use world::{Client, World};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
@@ -50,7 +48,7 @@ async fn a_constrained_right_is_to_be_somebody_and_to_do_one_thing() {
     let (w, helper, _tokens) = helper(|_| {}).await;
     let (admin, as_jane) = (w.admin(), helper.clone().with_header("impersonate-user", "jane"));
     const PODS: &str = "/api/v1/namespaces/default/pods";
-    let refusal = |a: &world::Reply| (a.status.as_u16(), a.json()["message"].as_str().unwrap_or_default().to_owned());
+    let refusal = |a: &crate::world::Reply| (a.status.as_u16(), a.json()["message"].as_str().unwrap_or_default().to_owned());
     let none = as_jane.get(PODS).await;
     assert_eq!(
         refusal(&none),
@@ -111,7 +109,7 @@ async fn an_agent_may_be_the_node_its_pod_is_on_and_no_other() {
         admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}})).await;
     }
     admin.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
-    let made = admin.post("/api/v1/namespaces/default/pods", &world::pod("a", json!({"nodeName": "n1", "serviceAccountName": "agent"}))).await;
+    let made = admin.post("/api/v1/namespaces/default/pods", &crate::world::pod("a", json!({"nodeName": "n1", "serviceAccountName": "agent"}))).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
     let bound = json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": made.json()["metadata"]["uid"]}}});
     let token = admin.post("/api/v1/namespaces/default/serviceaccounts/agent/token", &bound).await.json()["status"]["token"].as_str().unwrap().to_owned();

@@ -1,11 +1,9 @@
 //! Every verb of every kind over real sockets, in every version it is served in.
 
-mod world;
-
+use crate::world::{Client, Reply, World};
 use http::{Method, StatusCode};
 use keles_registry::kind::Scope;
 use serde_json::{Value, json};
-use world::{Client, Reply, World};
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";

@@ -1,10 +1,8 @@
 //! Admission that looks at classes, quotas and security standards, through the whole chain.
 
-mod world;
-
+use crate::world::{Client, Reply, World, pod, with_account};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, Reply, World, pod, with_account};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 

@@ -1,7 +1,6 @@
 //! APIServices: those of this server itself, and requests to another API server over real TLS that checks who comes.
 
-mod world;
-
+use crate::world::{Reply, World};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Request, Response, StatusCode};
@@ -15,7 +14,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
-use world::{Reply, World};
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1.ext.example.com";
@@ -258,7 +256,7 @@ async fn custom_group_versions_have_api_services_while_they_are_served() {
 
 #[tokio::test]
 async fn availability_names_what_is_missing_step_by_step() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     let admin = w.admin();
@@ -291,7 +289,7 @@ async fn availability_names_what_is_missing_step_by_step() {
 
 #[tokio::test]
 async fn a_server_of_another_authority_or_none_fails_the_check() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let (ext, other) = (Extension::start(&w, ip).await, Extension::start(&w, ip).await);
     let admin = w.admin();
@@ -311,7 +309,7 @@ async fn a_server_of_another_authority_or_none_fails_the_check() {
 
 #[tokio::test]
 async fn requests_reach_the_other_server_as_their_user_and_after_rbac() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -353,7 +351,7 @@ async fn requests_reach_the_other_server_as_their_user_and_after_rbac() {
 
 #[tokio::test]
 async fn an_upgrade_passes_both_ways() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -367,7 +365,7 @@ async fn an_upgrade_passes_both_ways() {
 
 #[tokio::test]
 async fn discovery_and_openapi_have_the_other_server_and_outlive_it() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;
     ext.register(&w).await;
@@ -402,7 +400,7 @@ async fn discovery_and_openapi_have_the_other_server_and_outlive_it() {
 
 #[tokio::test]
 async fn kubectl_reads_what_another_server_serves() {
-    let (Some(ip), Ok(kubectl)) = (world::own_address(), tokio::process::Command::new("kubectl").arg("version").arg("--client").output().await) else { return };
+    let (Some(ip), Ok(kubectl)) = (crate::world::own_address(), tokio::process::Command::new("kubectl").arg("version").arg("--client").output().await) else { return };
     assert!(kubectl.status.success());
     let w = World::start().await;
     let ext = Extension::start(&w, ip).await;

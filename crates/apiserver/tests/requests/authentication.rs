@@ -1,7 +1,7 @@
 //! Every authenticator over real sockets: tokens of files, Secrets, issuers and webhooks, front proxies, the anonymous.
 
-mod world;
-
+use crate::world::peer::Peer;
+use crate::world::{Client, World};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::StatusCode;
@@ -12,8 +12,6 @@ use keles_auth::authenticators::webhook;
 use keles_pki::SigningKey;
 use serde_json::{Value, json};
 use std::time::Duration;
-use world::peer::Peer;
-use world::{Client, World};
 
 async fn world(configure: impl FnOnce(&mut Config)) -> World {
     World::configured(tempfile::tempdir().expect("a folder"), configure, None).await

@@ -1,10 +1,8 @@
 //! What a node may write: NodeRestriction over the wire.
 
-mod world;
-
+use crate::world::{Client, Reply, World};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, Reply, World};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 

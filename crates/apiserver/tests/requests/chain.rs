@@ -1,10 +1,8 @@
 //! The whole chain over real sockets: TLS, authentication, authorization, negotiation, discovery, watch, service addresses, tokens.
 
-mod world;
-
+use crate::world::{Client, World};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, World};
 
 const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
 
@@ -257,7 +255,7 @@ async fn service_addresses_survive_a_restart() {
     assert_eq!(w.admin().get("/api/v1/namespaces/default/services/kubernetes").await.json()["spec"]["clusterIP"], "10.43.0.1");
 }
 
-async fn token(admin: &Client, account: &str, spec: Value) -> world::Reply {
+async fn token(admin: &Client, account: &str, spec: Value) -> crate::world::Reply {
     admin
         .post(&format!("/api/v1/namespaces/default/serviceaccounts/{account}/token"), &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}))
         .await

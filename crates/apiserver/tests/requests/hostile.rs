@@ -2,15 +2,13 @@
 //!
 //! What documents do to the codecs, the patches and the kinds is in `keles-patch`'s `hostile` and `keles-kinds`' `any_bytes`.
 
-mod world;
-
+use crate::world::peer::Peer;
+use crate::world::{Client, Reply, World};
 use futures::StreamExt;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
-use world::peer::Peer;
-use world::{Client, Reply, World};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: &str = "application/json";

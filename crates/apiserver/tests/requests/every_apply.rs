@@ -1,11 +1,9 @@
 //! Laws of server-side apply and managedFields over every kind, over real sockets, in every version it is served in.
 
-mod world;
-
+use crate::world::{Client, Reply, World};
 use http::Method;
 use keles_registry::kind::{AnyKind, STATUS, Scope, Served};
 use serde_json::{Value, json};
-use world::{Client, Reply, World};
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";

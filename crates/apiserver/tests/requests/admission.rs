@@ -1,10 +1,8 @@
 //! What admission makes of objects, and what it refuses, through the whole chain.
 
-mod world;
-
+use crate::world::{World, pod, with_account};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{World, pod, with_account};
 
 #[tokio::test]
 async fn limit_ranges_set_defaults_and_bounds() {

@@ -1,7 +1,6 @@
 //! Several API servers on one etcd: each sees what the others write, and nothing is given out twice.
 
-mod world;
-
+use crate::world::{Client, Reply, World, until};
 use futures::future::join_all;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
@@ -15,7 +14,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use world::{Client, Reply, World};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -53,16 +51,6 @@ fn map(name: &str, value: &str) -> Value {
 
 async fn patch(c: &Client, path: &str, body: &Value) -> Reply {
     c.send(Method::PATCH, path, "application/merge-patch+json", body.to_string().into_bytes()).await
-}
-
-/// Again until it is so.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let tries = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, tries).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

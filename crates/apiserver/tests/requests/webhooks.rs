@@ -1,7 +1,6 @@
 //! Admission webhooks over real TLS: what they are shown, what their answers do, and what becomes of a request when they do not answer.
 
-mod world;
-
+use crate::world::World;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Response, StatusCode};
@@ -11,7 +10,6 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
-use world::World;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -138,7 +136,7 @@ async fn what_a_hook_adds_gets_its_defaults() {
 
 #[tokio::test]
 async fn a_hook_behind_a_service_is_reached_at_its_endpoints_under_its_service_name() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let hooks = Hooks::at(ip, |_, _| Some(json!({"allowed": false, "status": {"message": "seen"}}))).await;
     let mut hook = hooks.hook("behind", json!({}));

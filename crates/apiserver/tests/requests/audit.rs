@@ -1,13 +1,11 @@
 //! Audit events of real requests: in a file, and at a webhook.
 
-mod world;
-
+use crate::world::World;
+use crate::world::peer::Peer;
 use http::StatusCode;
 use keles_apiserver::{Config, audit};
 use serde_json::{Value, json};
 use std::time::Duration;
-use world::World;
-use world::peer::Peer;
 
 const POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nomitManagedFields: true\nrules:\n\
     - {level: None, resources: [{group: coordination.k8s.io}]}\n- {level: RequestResponse, resources: [{group: '', resources: [configmaps]}]}\n\

@@ -1,14 +1,12 @@
 //! Encryption at rest under the API: nothing readable on disk, rotation by writing anew; what has no key fails who asks for it, and nothing else.
 
-mod world;
-
+use crate::world::World;
 use http::{Method, StatusCode};
 use keles_store::Store;
 use keles_store::embedded::{Embedded, Options};
 use keles_store::encrypted::{Rules, config};
 use serde_json::json;
 use std::path::Path;
-use world::World;
 
 const K1: &str = "{name: key1, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
 const K2: &str = "{name: key2, secret: YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODk=}";

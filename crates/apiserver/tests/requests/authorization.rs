@@ -1,12 +1,10 @@
 //! The authorizers in the operator's order, and what the reviews say of them.
 
-mod world;
-
+use crate::world::World;
+use crate::world::peer::Peer;
 use http::StatusCode;
 use keles_apiserver::Config;
 use serde_json::{Value, json};
-use world::World;
-use world::peer::Peer;
 
 async fn world(configure: impl FnOnce(&mut Config)) -> World {
     World::configured(tempfile::tempdir().expect("a folder"), configure, None).await

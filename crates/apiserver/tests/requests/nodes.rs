@@ -1,7 +1,6 @@
 //! Logs, streams and proxies against a node's API and a backend of the test's own.
 
-mod world;
-
+use crate::world::World;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -13,7 +12,6 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use world::World;
 
 /// A node `n1` whose API echoes; returns when it listens and is registered, with a pod `p` bound to it.
 async fn world_with_node() -> (World, CancellationToken) {
@@ -145,7 +143,7 @@ async fn websocket_exec_needs_the_permission_to_create() {
 
 #[tokio::test]
 async fn services_and_pods_are_reached_through_the_proxy() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -189,7 +187,7 @@ async fn services_and_pods_are_reached_through_the_proxy() {
 
 #[tokio::test]
 async fn a_backend_that_speaks_tls_is_reached_with_the_https_prefix() {
-    let Some(ip) = world::own_address() else { return };
+    let Some(ip) = crate::world::own_address() else { return };
     let w = World::start().await;
     let dir = tempfile::tempdir().unwrap();
     // An authority that nobody knows: what a pod shows of itself is not checked, as upstream.

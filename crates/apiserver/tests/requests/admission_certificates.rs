@@ -1,12 +1,10 @@
 //! Admission of certificate requests, and of writes that create by another verb: rights besides the one on the object.
 
-mod world;
-
+use crate::world::{Client, Reply, World};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use world::{Client, Reply, World};
 
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";

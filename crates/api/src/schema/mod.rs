@@ -262,16 +262,23 @@ pub struct ObjectRef<'a> {
 
 /// The first eight bytes of a name as a number, which orders as they do: most names differ in them, and numbers compare without a call.
 pub(crate) fn first_bytes(name: &str) -> u64 {
-    match name.as_bytes().first_chunk() {
-        Some(bytes) => u64::from_be_bytes(*bytes),
-        None => name.bytes().enumerate().fold(0, |number, (i, byte)| number | u64::from(byte) << (56 - 8 * i)),
+    let bytes = name.as_bytes();
+    if let Some(first) = bytes.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
+    let missing_bits = 64 - 8 * bytes.len() as u32;
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        // Both halves hold the bytes in the middle, which shifting takes out of the second.
+        (Some(first), Some(last)) => u64::from(u32::from_be_bytes(*first)) << 32 | u64::from(u32::from_be_bytes(*last).unbounded_shl(missing_bits)),
+        _ => bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)).unbounded_shl(missing_bits),
     }
 }
 
 impl FieldNode {
     /// How it stands to a name whose first bytes are given.
     fn order(&self, name: &str, first_bytes: u64) -> Ordering {
-        self.first_bytes.cmp(&first_bytes).then_with(|| self.name.as_ref().cmp(name))
+        let is_told = self.name.len() == name.len() && name.len() <= 8;
+        self.first_bytes.cmp(&first_bytes).then_with(|| if is_told { Ordering::Equal } else { self.name.as_ref().cmp(name) })
     }
 }
 
@@ -379,4 +386,19 @@ impl<'a> FieldRef<'a> {
 /// The descriptions of types and fields, decompressed on each call (about a millisecond, one megabyte): take it, use it, drop it.
 pub fn descriptions() -> Descriptions {
     Descriptions::load()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_first_bytes_of_names_order_as_names_do(a in "[ab\0é]{0,10}", b in "[ab\0é]{0,10}") {
+            let of_both = first_bytes(&a).cmp(&first_bytes(&b));
+            prop_assert!(of_both == a.cmp(&b) || of_both == Ordering::Equal, "{a:?} {b:?}");
+            prop_assert!(of_both != Ordering::Equal || a == b || a.len() != b.len() || a.len() > 8, "{a:?} {b:?}");
+        }
+    }
 }

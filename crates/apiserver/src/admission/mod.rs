@@ -124,7 +124,7 @@ mod tests {
         let names: Vec<&str> = rows(&Config::new("/nowhere"), Later::default()).iter().map(|r| r.name()).collect();
         assert_eq!(names, TESTED.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
         for (name, file, test) in TESTED {
-            let path = format!("{}/tests/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("{}/tests/requests/{file}.rs", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
             assert!(text.contains(&format!("#[tokio::test]\nasync fn {test}()")), "{name}: {path} has no test {test}");
         }

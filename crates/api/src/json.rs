@@ -112,18 +112,25 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Behind the quotes of the text that begins here.
-fn text_end(text: &[u8], at: usize) -> usize {
-    let mut at = at + 1;
-    while let Some(found) = text.get(at..).and_then(escaped) {
-        at += found;
+/// Where the text ends whose opening quote stands before `at`, which is its closing quote, and whether something is escaped in it; none: it is cut short.
+pub(crate) fn closing_quote(text: &[u8], mut at: usize) -> Option<(usize, bool)> {
+    let mut has_escapes = false;
+    loop {
+        at += text.get(at..).and_then(escaped)?;
         match text[at] {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
+            b'"' => return Some((at, has_escapes)),
+            b'\\' => {
+                has_escapes = true;
+                at += 2;
+            }
             _ => at += 1,
         }
     }
-    text.len()
+}
+
+/// Behind the quotes of the text that begins here, or of all where it is cut short.
+fn text_end(text: &[u8], at: usize) -> usize {
+    closing_quote(text, at + 1).map_or(text.len(), |(quote, _)| quote + 1)
 }
 
 /// Behind the value that begins here.
@@ -151,7 +158,7 @@ fn value_end(text: &[u8], mut at: usize) -> usize {
 }
 
 /// Where the first byte is that may not stand in a JSON text.
-pub(crate) fn escaped(text: &[u8]) -> Option<usize> {
+fn escaped(text: &[u8]) -> Option<usize> {
     let (words, rest) = text.as_chunks::<8>();
     for (i, word) in words.iter().enumerate() {
         if let Some(at) = escaped_in(u64::from_le_bytes(*word)) {

@@ -13,10 +13,6 @@ use world::{Client, World};
 const FLOW: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 const NAMESPACE: &str = "/api/v1/namespaces/default";
 
-async fn configured(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
-
 /// A user `name` that may do everything, with a token of its own.
 async fn with_users(names: &[&str], more: impl FnOnce(&mut Config)) -> World {
     let folder = tempfile::tempdir().expect("a folder");
@@ -252,7 +248,7 @@ async fn a_request_ends_after_the_time_it_asked_for() {
 #[tokio::test]
 async fn a_client_is_sent_away_by_chance_after_its_answer() {
     for (chance, leaves) in [(1.0, true), (0.0, false)] {
-        let w = configured(|c| c.lifecycle.goaway_chance = chance).await;
+        let w = World::with(|c| c.lifecycle.goaway_chance = chance).await;
         let (mut sender, connection) = w.admin().http2().await;
         let request = http::Request::get("https://localhost/version").body(Full::new(bytes::Bytes::new())).expect("a request");
         let answer = within(sender.send_request(request)).await.expect("an answer");
@@ -271,7 +267,7 @@ async fn a_client_is_sent_away_by_chance_after_its_answer() {
 
 #[tokio::test]
 async fn a_server_that_stops_says_so_goes_on_and_answers_what_is_open() {
-    let w = configured(|c| c.lifecycle.shutdown_delay = Duration::from_millis(500)).await;
+    let w = World::with(|c| c.lifecycle.shutdown_delay = Duration::from_millis(500)).await;
     let watch = w.admin().open(&format!("{NAMESPACE}/configmaps?watch=1")).await;
     let slow = SlowCreate::start(w.admin(), "slow");
     let admin = w.admin();

@@ -6,15 +6,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keles_apiserver::Config;
 use serde_json::json;
 use std::convert::Infallible;
 use tokio::sync::mpsc;
 use world::World;
-
-async fn with(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().unwrap(), configure, None).await
-}
 
 /// The value of a series, named as the exposition names it.
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -89,7 +84,7 @@ async fn health_is_an_indicator_and_watches_are_counted_while_they_are_open() {
 
 #[tokio::test]
 async fn pages_say_what_runs_and_only_to_who_may() {
-    let w = with(|c| drop(c.flags.insert("v".into(), "4".into()))).await;
+    let w = World::with(|c| drop(c.flags.insert("v".into(), "4".into()))).await;
     let text = w.admin().get("/statusz").await.text();
     assert!(text.starts_with("\nkube-apiserver statusz\nWarning: ") && text.contains("\nEmulation version: 1.36\n"), "{text}");
     assert!(text.contains("Paths: ") && text.contains(" /metrics ") && text.contains(" /statusz"), "{text}");
@@ -99,7 +94,7 @@ async fn pages_say_what_runs_and_only_to_who_may() {
     assert_eq!(w.admin().with_header("accept", "application/json").get("/statusz").await.status, StatusCode::NOT_ACCEPTABLE);
     assert_eq!(w.stranger().get("/flagz").await.status, StatusCode::FORBIDDEN);
     assert_eq!(w.stranger().get("/debug/pprof/profile").await.status, StatusCode::FORBIDDEN);
-    let off = with(|c| c.features = "ComponentStatusz=false".parse().unwrap()).await;
+    let off = World::with(|c| c.features = "ComponentStatusz=false".parse().unwrap()).await;
     assert_eq!((off.admin().get("/statusz").await.status, off.admin().get("/flagz").await.status), (StatusCode::NOT_FOUND, StatusCode::OK));
 }
 
@@ -111,7 +106,7 @@ async fn the_processor_is_profiled_unless_that_is_switched_off() {
     assert!(a.body.starts_with(&[0x1f, 0x8b]), "gzip, as go tool pprof reads it");
     assert_eq!(w.admin().get("/debug/pprof/profile?seconds=0").await.status, StatusCode::BAD_REQUEST);
     assert_eq!(w.admin().get("/debug/pprof/heap").await.status, StatusCode::NOT_FOUND);
-    let off = with(|c| c.profiling = false).await;
+    let off = World::with(|c| c.profiling = false).await;
     for path in ["/debug/pprof/profile?seconds=1", "/debug/pprof", "/debug/flags/v"] {
         assert_eq!(off.admin().get(path).await.status, StatusCode::NOT_FOUND, "{path}");
     }

@@ -3,16 +3,12 @@
 mod world;
 
 use http::StatusCode;
-use keles_apiserver::{Config, NamedFiles};
+use keles_apiserver::NamedFiles;
 use keles_pki::{Names, Pki};
 use serde_json::{Value, json};
 use std::path::Path;
 use world::peer::Peer;
 use world::{Client, World, until};
-
-async fn world(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
 
 /// The value of a series on /metrics; none is 0.
 async fn metric(w: &World, name: &str, label: &str) -> f64 {
@@ -44,7 +40,7 @@ async fn issuers_come_and_go_with_the_file_once_they_answer() {
     const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
     let file = issuer.file("authn.yaml", HEAD);
     let path = file.clone();
-    let w = world(|c| c.authentication.config_file = Some(path)).await;
+    let w = World::with(|c| c.authentication.config_file = Some(path)).await;
     let why = async || {
         let review = json!({"spec": {"token": token(&issuer.url)}});
         w.admin().post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.json()["status"]["error"].as_str().unwrap_or_default().to_owned()
@@ -85,7 +81,7 @@ async fn webhooks_of_the_authorization_configuration_come_and_go_and_other_types
     );
     let file = hook.file("authz.yaml", HEAD);
     let path = file.clone();
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.authorization.modes = Vec::new();
         c.authorization.config_file = Some(path);
     })
@@ -120,7 +116,7 @@ async fn authorities_of_clients_and_proxies_are_taken_anew_on_open_connections_t
     put(&clients, first.ca_pem());
     put(&proxies, first.front_proxy_ca_pem());
     let (client_ca, proxy_ca) = (clients.clone(), proxies.clone());
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.authentication.client_ca_file = Some(client_ca);
         c.authentication.request_header.ca_file = Some(proxy_ca);
     })
@@ -166,7 +162,7 @@ async fn serving_certificates_are_chosen_by_name_and_taken_anew() {
     };
     let default = write(&first, "default", "api.example");
     let by_name = NamedFiles { names: vec!["*.shop.example".into()], ..write(&second, "shop", "www.shop.example") };
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.serving = Some(default);
         c.serving_by_name = vec![by_name];
     })

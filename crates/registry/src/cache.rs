@@ -13,8 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
 use keles_api::Object;
 use keles_api::json::Entries;
-use serde::Deserialize;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use tokio::sync::watch;
@@ -58,29 +57,6 @@ pub struct Cached {
 
 /// Versions that were asked for, by their place.
 type Turned = Mutex<Vec<(u8, Arc<Cached>)>>;
-
-/// A JSON object of texts as pairs, in the order written.
-struct Labels(Vec<(Box<str>, Box<str>)>);
-
-impl<'de> Deserialize<'de> for Labels {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> serde::de::Visitor<'de> for Pairs {
-            type Value = Labels;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("labels")
-            }
-            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut m: M) -> Result<Self::Value, M::Error> {
-                let mut out = Vec::new();
-                while let Some(pair) = m.next_entry()? {
-                    out.push(pair);
-                }
-                Ok(Labels(out))
-            }
-        }
-        d.deserialize_map(Pairs)
-    }
-}
 
 impl Cached {
     /// From stored bytes. `event` is the type of the line to make: `ADDED`, `MODIFIED`.
@@ -134,7 +110,7 @@ impl Cached {
         let (mut labels, mut deleting) = (Box::default(), false);
         for (name, value) in metadata.by_ref() {
             match name {
-                b"labels" => labels = serde_json::from_slice::<Labels>(value).map(|read| read.0.into()).unwrap_or_default(),
+                b"labels" => labels = serde_json::from_slice::<BTreeMap<_, _>>(value).unwrap_or_default().into_iter().collect(),
                 b"deletionTimestamp" => deleting = value != b"null",
                 _ => {}
             }

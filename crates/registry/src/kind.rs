@@ -449,7 +449,7 @@ pub trait AnyKind: Send + Sync + 'static {
         self.validate_request(o, None, r, p)?;
         self.warnings(o, None, w)
     }
-    /// The same for an update of the main resource.
+    /// The same for an update of the main resource. What it keeps of the stored state may be older than a default, so these are set here.
     fn update(&self, new: &mut Object, old: &Object, r: &Request, p: &mut Problems, w: &mut Vec<String>) -> Result<(), Status> {
         self.set_defaults(new)?;
         gates::take_away(new, Some(old), self.gated());

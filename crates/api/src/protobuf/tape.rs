@@ -3,7 +3,7 @@
 //! Every entry knows where its value lies in the text and which entry follows its whole subtree. Objects hold keys and values in turn.
 
 use super::{ProtobufError, Result};
-use crate::json::escaped;
+use crate::json::closing_quote;
 use std::borrow::Cow;
 
 /// Deeper than any body that was accepted; upstream's own decoders end near this too.
@@ -164,21 +164,9 @@ impl Scanner<'_, '_> {
     }
     fn string(&mut self) -> Result<()> {
         let start = self.at + 1;
-        let mut tag = Tag::Text;
-        let mut i = start;
-        loop {
-            i += self.json.get(i..).and_then(escaped).ok_or_else(malformed)?;
-            match self.json[i] {
-                b'"' => break,
-                b'\\' => {
-                    tag = Tag::Escaped;
-                    i += 2;
-                }
-                _ => i += 1,
-            }
-        }
-        self.at = i + 1;
-        self.push(tag, start, i);
+        let (end, has_escapes) = closing_quote(self.json, start).ok_or_else(malformed)?;
+        self.at = end + 1;
+        self.push(if has_escapes { Tag::Escaped } else { Tag::Text }, start, end);
         Ok(())
     }
     fn word(&mut self, word: &[u8], tag: Tag) -> Result<()> {

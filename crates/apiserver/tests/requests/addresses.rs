@@ -20,7 +20,7 @@ fn service(name: &str, spec: Value) -> Value {
 
 async fn with_range(cidrs: &str) -> World {
     let cidrs = cidrs.parse().unwrap();
-    World::configured(tempfile::tempdir().unwrap(), |c| c.service_cidrs = cidrs, None).await
+    World::with(|c| c.service_cidrs = cidrs).await
 }
 
 async fn make(admin: &Client, path: &str, o: &Value) -> Value {
@@ -262,7 +262,7 @@ async fn a_port_for_health_checks_that_cannot_be_had_is_the_servers_failure() {
 #[tokio::test]
 async fn node_ports_are_one_for_all_protocols_and_never_twice_in_a_service() {
     let brief = |c: &mut keles_apiserver::Config| c.node_ports = 30000..=30003;
-    let w = World::configured(tempfile::tempdir().unwrap(), brief, None).await;
+    let w = World::with(brief).await;
     let admin = w.admin();
     let ports = |all: &[(&str, u16)]| Value::from(all.iter().map(|(p, n)| json!({"name": format!("{}{n}", p.to_lowercase()), "protocol": p, "port": n})).collect::<Vec<_>>());
     let mut s = service("dns", json!({"type": "NodePort"}));

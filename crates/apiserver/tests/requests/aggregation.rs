@@ -1,19 +1,20 @@
 //! APIServices: those of this server itself, and requests to another API server over real TLS that checks who comes.
 
+use crate::world::peer::Stand;
 use crate::world::{Reply, World};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use keles_pki::{Names, Pki, Subject};
-use keles_serve::{ConnInfo, Limits, Server, body, tls};
+use keles_pki::{Pki, Subject};
+use keles_serve::{ConnInfo, body, tls};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1.ext.example.com";
@@ -43,28 +44,16 @@ struct Extension {
     address: SocketAddr,
     ca_pem: String,
     seen: Arc<Mutex<Vec<Seen>>>,
-    stop: CancellationToken,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Extension {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    _serving: DropGuard,
 }
 
 impl Extension {
     async fn start(w: &World, ip: IpAddr) -> Extension {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path()).unwrap();
-        let certified = pki.kubelet_server("ext", &Names { dns: vec!["ext.default.svc".into()], ips: vec![] }).unwrap();
         let front_proxy = Pki::open(w.folder()).unwrap().front_proxy_ca_pem().to_owned();
         let ders: Vec<Vec<u8>> = rustls_pemfile::certs(&mut front_proxy.as_bytes()).map(|c| c.unwrap().to_vec()).collect();
         let verifier = tls::client_verifier(&ders).unwrap();
-        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server_tls = tls::server_config(certified.certificate_der().unwrap(), certified.key_der().unwrap(), Some(verifier.clone())).unwrap();
-        let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+        let stand = Stand::open(ip, "ext", &["ext.default.svc"], Some(verifier.clone())).await;
+        let (address, ca_pem, seen) = (stand.address, stand.ca_pem.clone(), Arc::new(Mutex::new(Vec::new())));
         let all: Arc<Mutex<Vec<Seen>>> = seen.clone();
         let connect = move |info: ConnInfo| {
             let known = tls::verify_client(verifier.as_ref(), &info.certificates).is_ok();
@@ -75,8 +64,7 @@ impl Extension {
                 async move { answer(r, proxy, &all).await }
             }
         };
-        tokio::spawn(Server { listener, tls: server_tls, limits: Limits::default() }.run(connect, stop.clone()));
-        Extension { address, ca_pem: pki.ca_pem().to_owned(), seen, stop, _dir: dir }
+        Extension { address, ca_pem, seen, _serving: stand.serve(connect) }
     }
     fn seen(&self, line: &str) -> Vec<Seen> {
         self.seen.lock().unwrap().iter().filter(|s| s.line == line).cloned().collect()

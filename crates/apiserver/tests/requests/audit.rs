@@ -3,17 +3,13 @@
 use crate::world::World;
 use crate::world::peer::Peer;
 use http::StatusCode;
-use keles_apiserver::{Config, audit};
+use keles_apiserver::audit;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nomitManagedFields: true\nrules:\n\
     - {level: None, resources: [{group: coordination.k8s.io}]}\n- {level: RequestResponse, resources: [{group: '', resources: [configmaps]}]}\n\
     - {level: Metadata, resources: [{group: '', resources: [secrets, pods]}]}\n- {level: Metadata, nonResourceURLs: [/version]}\n";
-
-async fn world(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
 
 fn events(path: &std::path::Path) -> Vec<Value> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect()
@@ -24,7 +20,7 @@ async fn the_log_tells_who_asked_what_and_what_came_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
     std::fs::write(&policy, POLICY).unwrap();
-    let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
+    let w = World::with(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
     let admin = w.admin().with_header("user-agent", "tester").with_header("x-forwarded-for", "192.0.2.9");
     let made = admin.post("/api/v1/namespaces/default/configmaps", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}})).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
@@ -67,7 +63,7 @@ async fn the_log_tells_who_asked_what_and_what_came_of_it() {
 async fn a_watch_is_told_when_it_starts_and_when_it_ends() {
     let hook = Peer::start(|_, _, _| json!({})).await;
     let policy = hook.file("policy.yaml", POLICY);
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.audit = audit::Options {
             policy_file: Some(policy),
             webhook_kubeconfig: Some(hook.kubeconfig("/events")),
@@ -101,7 +97,7 @@ async fn events_tell_what_webhooks_did_at_the_level_that_may_know() {
     let dir = tempfile::tempdir().unwrap();
     let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
     std::fs::write(&policy, POLICY).unwrap();
-    let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
+    let w = World::with(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
     let admin = w.admin();
     let ca = base64::engine::general_purpose::STANDARD.encode(hook.ca_pem());
     let entry = |name: &str, url: String, failure: &str| {
@@ -150,7 +146,7 @@ async fn a_strict_sink_that_fails_fails_requests_before_they_are_worked_on_and_n
         let policy = dir.path().join("policy.yaml");
         std::fs::write(&policy, EVERYTHING).unwrap();
         // Takes no byte, ever.
-        let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some("/dev/full".into()), log_mode: mode, ..audit::Options::default() }).await;
+        let w = World::with(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some("/dev/full".into()), log_mode: mode, ..audit::Options::default() }).await;
         let a = w.admin().post("/api/v1/namespaces/default/configmaps", &map).await;
         assert_eq!(a.status.as_u16(), code, "{mode}: {}", a.text());
         if code == 500 {
@@ -165,7 +161,7 @@ async fn a_blocking_webhook_has_the_event_before_the_answer_and_legacy_is_a_line
     let hook = Peer::start(|_, _, _| json!({})).await;
     let (policy, dir) = (hook.file("policy.yaml", POLICY), tempfile::tempdir().unwrap());
     let log = dir.path().join("audit.log");
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.audit = audit::Options {
             policy_file: Some(policy),
             log_path: Some(log.clone()),
@@ -192,7 +188,7 @@ async fn events_carry_what_admission_notes() {
     let dir = tempfile::tempdir().unwrap();
     let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
     std::fs::write(&policy, POLICY).unwrap();
-    let w = world(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
+    let w = World::with(|c| c.audit = audit::Options { policy_file: Some(policy), log_path: Some(log.clone()), ..audit::Options::default() }).await;
     let admin = w.admin();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "watched", "labels": {
         "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted"}}});

@@ -5,17 +5,12 @@ use crate::world::{Client, World};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::StatusCode;
-use keles_apiserver::Config;
 use keles_auth::authenticators::config::Oidc;
 use keles_auth::authenticators::legacy_service_account::LegacyClaims;
 use keles_auth::authenticators::webhook;
 use keles_pki::SigningKey;
 use serde_json::{Value, json};
 use std::time::Duration;
-
-async fn world(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
 
 async fn who(c: &Client) -> Value {
     c.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.json()["status"]["userInfo"].clone()
@@ -29,7 +24,7 @@ async fn review(w: &World, token: &str) -> Value {
 async fn a_static_token_is_its_user_and_reviews_know_it_too() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "s3cret,jane,7,\"dev,ops\"\n").unwrap();
-    let w = world(|c| c.authentication.token_file = Some(file.path().into())).await;
+    let w = World::with(|c| c.authentication.token_file = Some(file.path().into())).await;
     let me = who(&w.bearer("s3cret")).await;
     assert_eq!(me, json!({"username": "jane", "uid": "7", "groups": ["dev", "ops", "system:authenticated"]}));
     let r = review(&w, "s3cret").await;
@@ -41,7 +36,7 @@ async fn a_static_token_is_its_user_and_reviews_know_it_too() {
 
 #[tokio::test]
 async fn a_bootstrap_token_lives_as_long_as_its_secret() {
-    let w = world(|c| c.authentication.bootstrap_tokens = true).await;
+    let w = World::with(|c| c.authentication.bootstrap_tokens = true).await;
     const TOKEN: &str = "abcdef.0123456789abcdef";
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"}, "type": "bootstrap.kubernetes.io/token",
         "stringData": {"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true", "auth-extra-groups": "system:bootstrappers:workers"}});
@@ -94,10 +89,10 @@ async fn the_anonymous_reach_what_the_configuration_opens() {
     let config = tempfile::NamedTempFile::new().unwrap();
     let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n";
     std::fs::write(config.path(), text).unwrap();
-    let w = world(|c| c.authentication.config_file = Some(config.path().into())).await;
+    let w = World::with(|c| c.authentication.config_file = Some(config.path().into())).await;
     assert_eq!(w.stranger().get("/livez").await.status, StatusCode::OK);
     assert_eq!(w.stranger().get("/readyz").await.status, StatusCode::UNAUTHORIZED);
-    let w = world(|c| c.authentication.anonymous = false).await;
+    let w = World::with(|c| c.authentication.anonymous = false).await;
     assert_eq!(w.stranger().get("/livez").await.status, StatusCode::UNAUTHORIZED);
 }
 
@@ -110,7 +105,7 @@ async fn a_webhook_reviews_tokens_and_its_answers_are_kept() {
     })
     .await;
     let kubeconfig = hook.kubeconfig("/review");
-    let w = world(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::from_secs(60) })).await;
+    let w = World::with(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::from_secs(60) })).await;
     let jane = w.bearer("good");
     assert_eq!(who(&jane).await, json!({"username": "jane", "groups": ["dev", "system:authenticated"], "extra": {"k": ["v"]}}));
     assert_eq!(who(&jane).await["username"], "jane");
@@ -171,7 +166,7 @@ async fn openid_connect_tokens_of_the_issuer_count_by_flags() {
         required_claims: vec!["hd=example.com".into()],
         ..Oidc::default()
     };
-    let w = world(|c| c.authentication.oidc = Some(oidc)).await;
+    let w = World::with(|c| c.authentication.oidc = Some(oidc)).await;
     let me = who(&w.bearer(&issuer.token(json!({"jti": "x"})))).await;
     assert_eq!(me["username"], format!("{}#jane", issuer.peer.url));
     assert_eq!(me["groups"], json!(["oidc:dev", "system:authenticated"]));
@@ -202,7 +197,7 @@ async fn structured_configuration_maps_claims_by_expressions() {
         issuer.peer.url
     );
     let config = issuer.peer.file("authn.yaml", &text);
-    let w = world(|c| c.authentication.config_file = Some(config)).await;
+    let w = World::with(|c| c.authentication.config_file = Some(config)).await;
     let me = who(&w.bearer(&issuer.token(json!({})))).await;
     assert_eq!(me, json!({"username": "jane@example.com", "uid": "jane", "groups": ["g:dev", "system:authenticated"], "extra": {"example.com/hd": ["example.com"]}}));
     assert_eq!(w.bearer(&issuer.token(json!({"hd": "evil.example"}))).get("/version").await.status, StatusCode::UNAUTHORIZED);
@@ -228,7 +223,7 @@ async fn tokens_of_elliptic_curve_keys_count_and_are_published() {
         path
     };
     let (old, new) = (make("P-384", "old.key"), make("P-256", "new.key"));
-    let w = world(|c| c.service_accounts.signing_key_file = Some(old.clone())).await;
+    let w = World::with(|c| c.service_accounts.signing_key_file = Some(old.clone())).await;
     w.admin().post("/api/v1/namespaces/default/serviceaccounts", &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}})).await;
     let token = async |w: &World| {
         let a = w.admin().post("/api/v1/namespaces/default/serviceaccounts/bot/token", &json!({"spec": {}})).await;
@@ -320,7 +315,7 @@ async fn a_webhook_is_reached_as_its_kubeconfig_says() {
     ] {
         let text = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}], "clusters": [{"name": "k", "cluster": cluster}], "users": [{"name": "u", "user": user}]});
         let kubeconfig = hook.file("webhook.kubeconfig", &text.to_string());
-        let w = world(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::ZERO })).await;
+        let w = World::with(|c| c.authentication.webhook = Some(webhook::Options { kubeconfig, version: "v1".into(), cache_ttl: Duration::ZERO })).await;
         let status = w.bearer("good").get("/version").await.status;
         assert_eq!(status, if good { StatusCode::OK } else { StatusCode::UNAUTHORIZED }, "{name}");
     }
@@ -346,7 +341,7 @@ async fn groups_that_a_token_points_to_are_fetched_and_checked() {
         signing_algs: vec!["RS256".into()],
         ..Oidc::default()
     };
-    let w = world(|c| c.authentication.oidc = Some(oidc)).await;
+    let w = World::with(|c| c.authentication.oidc = Some(oidc)).await;
     let pointing = |sources: Value| {
         let mut claims = json!({"iss": issuer.peer.url, "aud": "app", "exp": jiff::Timestamp::now().as_second() + 600, "sub": "jane", "_claim_names": {"groups": "s"}, "_claim_sources": sources});
         if claims["_claim_sources"].is_null() {

@@ -3,12 +3,7 @@
 use crate::world::World;
 use crate::world::peer::Peer;
 use http::StatusCode;
-use keles_apiserver::Config;
 use serde_json::{Value, json};
-
-async fn world(configure: impl FnOnce(&mut Config)) -> World {
-    World::configured(tempfile::tempdir().expect("a folder"), configure, None).await
-}
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
@@ -18,7 +13,7 @@ async fn abac_allows_what_a_line_says_and_the_next_mode_the_rest() {
     let line =
         r#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","kind":"Policy","spec":{"user":"bob","namespace":"*","resource":"secrets","apiGroup":"*","readonly":true}}"#;
     std::fs::write(policy.path(), line).unwrap();
-    let w = world(|c| {
+    let w = World::with(|c| {
         c.authorization.modes = vec!["ABAC".into(), "RBAC".into()];
         c.authorization.policy_file = Some(policy.path().into());
     })
@@ -35,9 +30,9 @@ async fn abac_allows_what_a_line_says_and_the_next_mode_the_rest() {
 
 #[tokio::test]
 async fn everybody_may_or_nobody_but_the_masters() {
-    let w = world(|c| c.authorization.modes = vec!["AlwaysAllow".into()]).await;
+    let w = World::with(|c| c.authorization.modes = vec!["AlwaysAllow".into()]).await;
     assert_eq!(w.stranger().get("/api/v1/secrets").await.status, StatusCode::OK);
-    let w = world(|c| c.authorization.modes = vec!["AlwaysDeny".into()]).await;
+    let w = World::with(|c| c.authorization.modes = vec!["AlwaysDeny".into()]).await;
     assert_eq!(w.stranger().get("/version").await.status, StatusCode::FORBIDDEN);
     assert_eq!(w.admin().get("/version").await.status, StatusCode::OK);
 }
@@ -59,7 +54,7 @@ async fn a_webhook_decides_and_sees_selectors_and_conditions_keep_it_out() {
             hook.kubeconfig("/z").display()
         ),
     );
-    let w = world(|c| c.authorization.config_file = Some(config)).await;
+    let w = World::with(|c| c.authorization.config_file = Some(config)).await;
     let as_user = |u: &str| w.admin().with_header("impersonate-user", u);
     assert_eq!(as_user("jane").get("/api/v1/namespaces/shop/pods?fieldSelector=spec.nodeName%3Dn1&labelSelector=a+in+(b,c)").await.status, StatusCode::OK);
     let said = hook.heard();

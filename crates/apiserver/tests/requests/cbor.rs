@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 async fn on() -> World {
-    World::configured(tempfile::tempdir().unwrap(), |c| c.features = "CBORServingAndStorage=true".parse().unwrap(), None).await
+    World::with(|c| c.features = "CBORServingAndStorage=true".parse().unwrap()).await
 }
 
 #[tokio::test]

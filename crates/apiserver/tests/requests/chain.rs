@@ -450,7 +450,7 @@ async fn noise_on_the_port_harms_nobody() {
 #[tokio::test]
 async fn history_is_forgotten_while_the_server_runs() {
     let brief = |c: &mut keles_apiserver::Config| c.compaction_interval = std::time::Duration::from_millis(20);
-    let w = World::configured(tempfile::tempdir().unwrap(), brief, None).await;
+    let w = World::with(brief).await;
     let store = w.store();
     let first = store.revision().await.unwrap();
     let forgotten = async {

@@ -1,17 +1,17 @@
 //! Custom resources of several versions whose conversion a webhook makes, over real TLS: every verb in every version, another storage
 //! version, and webhooks that lie, fail or are not there.
 
+use crate::world::peer::Stand;
 use crate::world::{Client, World};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Response, StatusCode};
-use keles_pki::{Names, Pki};
-use keles_serve::{Limits, Server, body, tls};
+use keles_serve::body;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const OWN: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/doors.example.org";
@@ -29,14 +29,7 @@ struct Converter {
     /// How many objects each review held.
     seen: Arc<Mutex<Vec<usize>>>,
     twist: Arc<Mutex<Option<Twist>>>,
-    stop: CancellationToken,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Converter {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    _serving: DropGuard,
 }
 
 fn converted(o: &Value, to: &str) -> Value {
@@ -59,13 +52,9 @@ fn converted(o: &Value, to: &str) -> Value {
 
 impl Converter {
     async fn start() -> Converter {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path()).unwrap();
-        let certified = pki.kubelet_server("hooks", &Names { dns: vec!["hooks".into()], ips: vec!["127.0.0.1".parse().unwrap()] }).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tls = tls::server_config(certified.certificate_der().unwrap(), certified.key_der().unwrap(), None).unwrap();
-        let (seen, twist, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Twist>)), CancellationToken::new());
+        let stand = Stand::open(Ipv4Addr::LOCALHOST.into(), "hooks", &[], None).await;
+        let (address, ca_pem) = (stand.address, stand.ca_pem.clone());
+        let (seen, twist) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Twist>)));
         let (all, how) = (seen.clone(), twist.clone());
         let connect = move |_| {
             let (all, how) = (all.clone(), how.clone());
@@ -88,8 +77,7 @@ impl Converter {
                 }
             }
         };
-        tokio::spawn(Server { listener, tls, limits: Limits::default() }.run(connect, stop.clone()));
-        Converter { address, ca_pem: pki.ca_pem().to_owned(), seen, twist, stop, _dir: dir }
+        Converter { address, ca_pem, seen, twist, _serving: stand.serve(connect) }
     }
     fn calls(&self) -> Vec<usize> {
         std::mem::take(&mut self.seen.lock().unwrap())

@@ -30,14 +30,10 @@ async fn helper(configure: impl FnOnce(&mut keles_apiserver::Config)) -> (World,
     let tokens = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(tokens.path(), "t,helper,1,helpers\n").unwrap();
     let path = tokens.path().to_owned();
-    let w = World::configured(
-        tempfile::tempdir().unwrap(),
-        |c| {
-            c.authentication.token_file = Some(path);
-            configure(c);
-        },
-        None,
-    )
+    let w = World::with(|c| {
+        c.authentication.token_file = Some(path);
+        configure(c);
+    })
     .await;
     let client = w.bearer("t");
     (w, client, tokens)

@@ -1,15 +1,15 @@
 //! Admission webhooks over real TLS: what they are shown, what their answers do, and what becomes of a request when they do not answer.
 
 use crate::world::World;
+use crate::world::peer::Stand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{Method, Response, StatusCode};
-use keles_pki::{Names, Pki};
-use keles_serve::{Limits, Server, body, tls};
+use keles_serve::body;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -19,14 +19,7 @@ struct Hooks {
     address: SocketAddr,
     ca_pem: String,
     seen: Arc<Mutex<Vec<Value>>>,
-    stop: CancellationToken,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Hooks {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    _serving: DropGuard,
 }
 
 impl Hooks {
@@ -35,13 +28,8 @@ impl Hooks {
     }
     /// With a certificate for `hooks` and, as behind a Service, `hooks.default.svc`, but for no address other than loopback.
     async fn at(ip: IpAddr, answer: impl Fn(&str, &Value) -> Option<Value> + Clone + Send + Sync + 'static) -> Hooks {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path()).unwrap();
-        let certified = pki.kubelet_server("hooks", &Names { dns: vec!["hooks".into(), "hooks.default.svc".into()], ips: vec!["127.0.0.1".parse().unwrap()] }).unwrap();
-        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tls = tls::server_config(certified.certificate_der().unwrap(), certified.key_der().unwrap(), None).unwrap();
-        let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+        let stand = Stand::open(ip, "hooks", &["hooks.default.svc"], None).await;
+        let (address, ca_pem, seen) = (stand.address, stand.ca_pem.clone(), Arc::new(Mutex::new(Vec::new())));
         let all = seen.clone();
         let connect = move |_| {
             let (answer, all) = (answer.clone(), all.clone());
@@ -59,8 +47,7 @@ impl Hooks {
                 }
             }
         };
-        tokio::spawn(Server { listener, tls, limits: Limits::default() }.run(connect, stop.clone()));
-        Hooks { address, ca_pem: pki.ca_pem().to_owned(), seen, stop, _dir: dir }
+        Hooks { address, ca_pem, seen, _serving: stand.serve(connect) }
     }
 
     /// A hook for ConfigMaps at `path`, with more fields or other ones.

@@ -43,12 +43,16 @@ pub struct World {
 
 impl World {
     pub async fn start() -> World {
-        Self::open(tempfile::tempdir().expect("a temporary folder")).await
+        Self::with(|_| {}).await
     }
     async fn open(folder: tempfile::TempDir) -> World {
         Self::configured(folder, |_| {}, None).await
     }
-    /// With settings of the test's own, and the store encrypted by rules.
+    /// With settings of the test's own.
+    pub async fn with(configure: impl FnOnce(&mut Config)) -> World {
+        Self::configured(tempfile::tempdir().expect("a temporary folder"), configure, None).await
+    }
+    /// The same in a folder of the test's own, and the store encrypted by rules.
     pub async fn configured(folder: tempfile::TempDir, configure: impl FnOnce(&mut Config), rules: Option<Rules>) -> World {
         let plain: Arc<dyn Store> = Embedded::open(&folder.path().join("store"), Options::default()).expect("a store of our own");
         Self::over(folder, plain, configure, rules).await

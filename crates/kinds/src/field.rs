@@ -5,6 +5,7 @@
 
 use keles_api::{Object, Path, Problems, names};
 use serde_json::{Map, Value};
+use std::cell::Cell;
 
 pub static NULL: Value = Value::Null;
 
@@ -12,18 +13,54 @@ pub static NULL: Value = Value::Null;
 pub struct Field<'a> {
     value: &'a Value,
     path: Path,
+    names: Cell<Names>,
+}
+
+/// Which names the fields of a value may have, a bit for each name. Rules ask mostly for fields that are not there, which a bit says sooner
+/// than a map does; from the second question on, as the bits cost more than one look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Names(u64);
+
+impl Names {
+    const UNASKED: Names = Names(0);
+    const ASKED: Names = Names(1);
+    const ANY: Names = Names(u64::MAX);
+    /// Of more fields most bits would be there.
+    const FIELDS_MAX: usize = 32;
+
+    fn of(map: &Map<String, Value>) -> Names {
+        if map.len() > Self::FIELDS_MAX { Self::ANY } else { Names(map.keys().fold(Self::ASKED.0, |all, name| all | Self::bit(name))) }
+    }
+    /// Known when compiled for a name in the code. The lowest bit is none's.
+    #[inline(always)]
+    fn bit(name: &str) -> u64 {
+        let letter = |b: Option<&u8>| b.copied().map_or(0, usize::from);
+        let (first, last) = (letter(name.as_bytes().first()), letter(name.as_bytes().last()));
+        2 << ((name.len() * 5 + first * 3 + last) % 63)
+    }
 }
 
 impl<'a> Field<'a> {
     pub fn root(o: &'a Object) -> Self {
-        Field { value: &o.0, path: Path::root() }
+        Field::new(&o.0, Path::root())
     }
     /// A value whose place is called `path`, e.g. a template checked by itself.
     pub fn new(value: &'a Value, path: Path) -> Self {
-        Field { value, path }
+        Field { value, path, names: Cell::new(Names::UNASKED) }
     }
     pub fn get(&self, name: &str) -> Field<'a> {
-        Field { value: self.value.get(name).unwrap_or(&NULL), path: self.path.child(name) }
+        Field::new(self.find(name).unwrap_or(&NULL), self.path.child(name))
+    }
+    #[inline(always)]
+    fn find(&self, name: &str) -> Option<&'a Value> {
+        let map = self.value.as_object()?;
+        match self.names.get() {
+            Names(0) => self.names.set(Names::ASKED),
+            Names(1) => self.names.set(Names::of(map)),
+            _ => {}
+        }
+        let Names(known) = self.names.get();
+        if known != Names::ASKED.0 && known & Names::bit(name) == 0 { None } else { map.get(name) }
     }
     pub fn value(&self) -> &'a Value {
         self.value
@@ -39,7 +76,7 @@ impl<'a> Field<'a> {
         !self.value.is_null()
     }
     pub fn has(&self, name: &str) -> bool {
-        self.value.get(name).is_some_and(|v| !v.is_null())
+        self.find(name).is_some_and(|v| !v.is_null())
     }
     /// The string itself.
     pub fn text(&self) -> &'a str {
@@ -47,22 +84,22 @@ impl<'a> Field<'a> {
     }
     /// The string in a field below.
     pub fn str(&self, name: &str) -> &'a str {
-        self.value.get(name).and_then(Value::as_str).unwrap_or("")
+        self.find(name).and_then(Value::as_str).unwrap_or("")
     }
     pub fn opt_str(&self, name: &str) -> Option<&'a str> {
-        self.value.get(name).and_then(Value::as_str)
+        self.find(name).and_then(Value::as_str)
     }
     pub fn int(&self, name: &str) -> i64 {
         self.opt_int(name).unwrap_or(0)
     }
     pub fn opt_int(&self, name: &str) -> Option<i64> {
-        self.value.get(name).and_then(Value::as_i64)
+        self.find(name).and_then(Value::as_i64)
     }
     pub fn bool(&self, name: &str) -> bool {
         self.opt_bool(name).unwrap_or(false)
     }
     pub fn opt_bool(&self, name: &str) -> Option<bool> {
-        self.value.get(name).and_then(Value::as_bool)
+        self.find(name).and_then(Value::as_bool)
     }
     /// The entries of a list in a field below, each with its index in the path.
     pub fn items(&self, name: &str) -> Vec<Field<'a>> {
@@ -71,11 +108,11 @@ impl<'a> Field<'a> {
             return Vec::new();
         }
         let at = self.path.child(name);
-        list.iter().enumerate().map(|(i, value)| Field { value, path: at.index(i) }).collect()
+        list.iter().enumerate().map(|(i, value)| Field::new(value, at.index(i))).collect()
     }
     /// The bare entries of a list in a field below.
     pub fn list(&self, name: &str) -> &'a [Value] {
-        self.value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
+        self.find(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
     }
     /// The strings of a list in a field below.
     pub fn strings(&self, name: &str) -> Vec<&'a str> {
@@ -83,10 +120,10 @@ impl<'a> Field<'a> {
     }
     /// The entries of a map in a field below.
     pub fn map(&self, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
-        self.value.get(name).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
+        self.find(name).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
     }
     pub fn map_len(&self, name: &str) -> usize {
-        self.value.get(name).and_then(Value::as_object).map(Map::len).unwrap_or(0)
+        self.find(name).and_then(Value::as_object).map(Map::len).unwrap_or(0)
     }
 }
 
@@ -238,6 +275,21 @@ mod tests {
         assert!(same(&json!({"a": [], "b": ""}), &json!({})));
         assert!(!same(&json!({"a": false}), &json!({})));
         assert!(!same(&json!({"a": [1]}), &json!({"a": [2]})));
+    }
+
+    #[test]
+    fn a_field_is_found_however_often_and_among_however_many_it_is_asked_for() {
+        for count in [0, 1, 2, Names::FIELDS_MAX, Names::FIELDS_MAX + 1, 500] {
+            let name = |i: usize| format!("{}{i}", "field".repeat(i % 7));
+            let v = Value::Object((0..count).map(|i| (name(i), Value::from(i))).collect());
+            let f = Field::new(&v, Path::root());
+            for _ in 0..3 {
+                for i in 0..count + 100 {
+                    assert_eq!(f.opt_int(&name(i)), (i < count).then_some(i as i64), "{i} of {count}");
+                }
+                assert!(!f.has("") && !f.has("other") && f.get("none").get("below").opt_str("x").is_none());
+            }
+        }
     }
 
     #[test]

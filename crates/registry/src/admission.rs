@@ -72,7 +72,7 @@ pub trait Admission: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Cheap; false skips both phases.
     fn handles(&self, a: &Attributes<'_>) -> bool;
-    /// Whether `mutate` does anything.
+    /// Whether `mutate` does anything: then it is measured as a phase of its own.
     fn mutates(&self) -> bool {
         false
     }

@@ -51,6 +51,10 @@ impl Admission for NodeRestriction {
     fn handles(&self, a: &Attributes<'_>) -> bool {
         a.operation != Operation::Connect && a.request.user.groups.iter().any(|g| g == NODES) && a.request.user.name.starts_with(NODE_PREFIX) && known(a)
     }
+    /// It refuses there, as upstream's does.
+    fn mutates(&self) -> bool {
+        true
+    }
     async fn mutate(&self, a: &Attributes<'_>, o: &mut Object, _: &mut Vec<String>) -> Result<(), Status> {
         self.check(a, Some(o)).await
     }

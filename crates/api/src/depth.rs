@@ -19,23 +19,24 @@ pub fn fits(v: &Value, above: usize) -> bool {
 }
 
 fn below(v: &Value, above: usize) -> usize {
-    let deepest = |items: &mut dyn Iterator<Item = &Value>| {
-        let mut most = above + 1;
-        for v in items {
-            if most > DEPTH_MAX {
-                break;
-            }
-            if matches!(v, Value::Array(_) | Value::Object(_)) {
-                most = most.max(below(v, above + 1));
-            }
-        }
-        most
-    };
     match v {
-        Value::Array(a) => deepest(&mut a.iter()),
-        Value::Object(o) => deepest(&mut o.values()),
+        Value::Array(a) => deepest(a.iter(), above + 1),
+        Value::Object(o) => deepest(o.values(), above + 1),
         _ => above,
     }
+}
+
+fn deepest<'v>(items: impl Iterator<Item = &'v Value>, above: usize) -> usize {
+    let mut most = above;
+    for v in items {
+        if most > DEPTH_MAX {
+            break;
+        }
+        if matches!(v, Value::Array(_) | Value::Object(_)) {
+            most = most.max(below(v, above));
+        }
+    }
+    most
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Deliberately absent: types without a protobuf form upstream (Table, custom resources).
 
 mod decode;
+mod document;
 mod encode;
 mod plan;
 mod tape;

@@ -408,6 +408,11 @@ impl WatchCache {
         }
     }
 
+    /// The object as a tree where that is made already.
+    pub fn tree_at_hand(&self, o: &Cached) -> Option<Arc<Object>> {
+        self.place(o).as_ref().filter(|(of, _)| std::ptr::eq(&**of, o)).map(|(_, tree)| tree.clone())
+    }
+
     /// The trees of all objects that are wanted. Those of a few are kept for those who ask again.
     pub fn trees(&self, wanted: impl Fn(&Cached) -> bool) -> Vec<Arc<Object>> {
         let all = self.present();

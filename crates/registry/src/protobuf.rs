@@ -40,8 +40,18 @@ impl View {
     }
 
     fn message(&self, encoder: &mut Encoder, o: &Cached) -> Result<Bytes, Status> {
-        let json = self.shown_json(o);
-        if self.form == Form::Object && self.is_storage() { o.message(|| encoder.message(&json)) } else { encoder.message(&json).map(Bytes::from) }.map_err(refused)
+        if self.form != Form::Object || !self.is_storage() {
+            return encoder.message(&self.shown_json(o)).map(Bytes::from).map_err(refused);
+        }
+        let make = || match self.resource.cache.tree_at_hand(o) {
+            Some(tree) => {
+                let message = encoder.message_of(&tree.0);
+                debug_assert_eq!(message, encoder.message(&self.shown_json(o)), "of the tree and of its bytes");
+                message
+            }
+            None => encoder.message(&self.shown_json(o)),
+        };
+        o.message(make).map_err(refused)
     }
 
     pub(crate) fn protobuf_list(&self, items: &[Arc<Cached>], meta: &ListMeta) -> Result<Body, Status> {

@@ -1,13 +1,14 @@
-//! JSON texts into protobuf messages, as gogo writes them: fields in ascending order, what Go holds by value always, maps by sorted key.
+//! JSON texts and trees into protobuf messages, as gogo writes them: fields in ascending order, what Go holds by value always, maps by sorted key.
 //!
 //! A message is written from its end to its start, so that every length is known when it is due and nothing is measured or copied twice.
 
+use super::document::{Document, Form, Text, Tree};
 use super::plan::{self, Field, Kind, Message, Other};
-use super::tape::{Tag, Tape};
+use super::tape::Tape;
 use super::{ProtobufError, Result};
 use base64::Engine;
+use serde_json::Value;
 
-const NONE: u32 = u32::MAX;
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
@@ -15,38 +16,52 @@ const BYTES: u32 = 2;
 /// Encodes objects of one type. Cheap to make, keeps its buffers between objects.
 pub struct Encoder {
     message: &'static Message,
-    w: Writer,
+    tape: Tape,
+    out: Back,
 }
 
 impl Encoder {
     pub(super) fn of(message: &'static Message) -> Encoder {
-        Encoder { message, w: Writer::default() }
+        Encoder { message, tape: Tape::default(), out: Back::default() }
     }
     /// The message of a JSON object, without envelope.
     pub fn message(&mut self, json: &[u8]) -> Result<Vec<u8>> {
-        let w = &mut self.w;
-        w.tape.read(json)?;
-        w.slots.clear();
-        w.out.start(json.len());
-        w.object(json, self.message, 0)?;
-        Ok(w.out.written().to_vec())
+        self.tape.read(json)?;
+        self.out.start(json.len());
+        write(Text::new(&self.tape, json), self.message, &mut self.out)
+    }
+    /// The same of a tree, which no text has to be read for. It has to be within [`crate::depth`].
+    pub fn message_of(&mut self, tree: &Value) -> Result<Vec<u8>> {
+        self.out.start(TREE_BYTES);
+        write(Tree(tree), self.message, &mut self.out)
     }
 }
 
+/// Room to begin with for what is not known to be long.
+const TREE_BYTES: usize = 8 << 10;
+
+fn write<'a, D: Document<'a>>(doc: D, message: &'static Message, out: &mut Back) -> Result<Vec<u8>> {
+    Writer { doc, out, slots: Vec::with_capacity(SLOTS) }.object(message, doc.root())?;
+    Ok(out.written().to_vec())
+}
+
+/// Room for the leaves of most messages that are open at once.
+const SLOTS: usize = 128;
+
 /// The apiVersion, kind and message of a whole document.
 pub(super) fn document(json: &[u8]) -> Result<(String, String, Vec<u8>)> {
-    let mut w = Writer::default();
-    w.tape.read(json)?;
+    let (mut tape, mut out) = (Tape::default(), Back::default());
+    tape.read(json)?;
+    let doc = Text::new(&tape, json);
     let root = |field: &[u8]| {
-        let all: Vec<usize> = w.tape.children(0).collect();
-        let found = all.chunks_exact(2).find(|p| w.tape.bytes(json, p[0]) == field);
-        found.and_then(|p| w.tape.text(json, p[1]).ok()).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+        let found = doc.fields(doc.root()).flatten().find(|(name, _)| **name == *field);
+        found.and_then(|(_, at)| doc.text(at).ok()).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
     };
     let (api_version, kind) = (root(b"apiVersion"), root(b"kind"));
     let message = plan::builtin().of_kind(&api_version, &kind)?;
-    w.out.start(json.len());
-    w.object(json, message, 0)?;
-    Ok((api_version, kind, w.out.written().to_vec()))
+    out.start(json.len());
+    let written = write(doc, message, &mut out)?;
+    Ok((api_version, kind, written))
 }
 
 /// A buffer that grows towards its start.
@@ -116,57 +131,55 @@ impl Back {
     }
 }
 
-#[derive(Default)]
-struct Writer {
-    tape: Tape,
-    out: Back,
-    /// For each open message, the entry of each of its leaves.
-    slots: Vec<u32>,
+struct Writer<'o, D, At> {
+    doc: D,
+    out: &'o mut Back,
+    /// For each open message, where the value of each of its leaves is.
+    slots: Vec<Option<At>>,
 }
 
-impl Writer {
-    fn wrong(m: &str, field: &str) -> ProtobufError {
-        ProtobufError::Value { name: format!("{m}.{field}") }
-    }
+fn wrong(m: &str, field: &str) -> ProtobufError {
+    ProtobufError::Value { name: format!("{m}.{field}") }
+}
 
-    fn object(&mut self, json: &[u8], m: &'static Message, at: usize) -> Result<()> {
-        if self.tape.entries[at].tag != Tag::Object {
+impl<'a, D: Document<'a>> Writer<'_, D, D::At> {
+    fn object(&mut self, m: &'static Message, at: D::At) -> Result<()> {
+        let doc = self.doc;
+        if doc.form(at) != Form::Object {
             return Err(ProtobufError::Value { name: m.name.into() });
         }
         let base = self.slots.len();
-        self.slots.resize(base + m.slots(), NONE);
-        let (mut key, end) = (at + 1, self.tape.entries[at].next as usize);
-        while key < end {
-            let value = key + 1;
-            if self.tape.entries[value].tag != Tag::Null {
-                let name = self.tape.text(json, key)?;
-                match m.slot(&name) {
-                    Some(slot) => self.slots[base + slot as usize] = value as u32,
-                    None if matches!(&*name, b"kind" | b"apiVersion") => {}
-                    None => return Err(Self::wrong(m.name, &String::from_utf8_lossy(&name))),
-                }
+        self.slots.resize(base + m.slots(), None);
+        for field in doc.fields(at) {
+            let (name, value) = field?;
+            if doc.form(value) == Form::Null {
+                continue;
             }
-            key = self.tape.entries[value].next as usize;
+            match m.slot(&name) {
+                Some(slot) => self.slots[base + slot as usize] = Some(value),
+                None if matches!(&*name, b"kind" | b"apiVersion") => {}
+                None => return Err(wrong(m.name, &String::from_utf8_lossy(&name))),
+            }
         }
-        self.group(json, m, &m.fields, base)?;
+        self.group(m, &m.fields, base)?;
         self.slots.truncate(base);
         Ok(())
     }
 
     /// The fields of a message, or of a struct inlined in it, last first.
-    fn group(&mut self, json: &[u8], m: &'static Message, fields: &'static [Field], base: usize) -> Result<()> {
+    fn group(&mut self, m: &'static Message, fields: &'static [Field], base: usize) -> Result<()> {
         for f in fields.iter().rev() {
             if let Kind::Inline(inner) = &f.kind {
                 let end = self.out.len();
-                self.group(json, m, inner, base)?;
+                self.group(m, inner, base)?;
                 self.out.wrap(f.number, end);
                 continue;
             }
             match self.slots[base + f.slot as usize] {
-                NONE if f.by_value => self.zero(&f.kind, f.number),
-                NONE => Ok(()),
-                at => self.field(json, f, at as usize).map_err(|e| match e {
-                    ProtobufError::Json => Self::wrong(m.name, f.name),
+                None if f.by_value => self.zero(&f.kind, f.number),
+                None => Ok(()),
+                Some(at) => self.field(f, at).map_err(|e| match e {
+                    ProtobufError::Json => wrong(m.name, f.name),
                     e => e,
                 }),
             }?;
@@ -174,32 +187,30 @@ impl Writer {
         Ok(())
     }
 
-    fn field(&mut self, json: &[u8], f: &'static Field, at: usize) -> Result<()> {
+    fn field(&mut self, f: &'static Field, at: D::At) -> Result<()> {
         match &f.kind {
-            Kind::List(item) => self.list(json, item, f.number, at),
-            Kind::Map(value) => self.map(json, value, f.number, at),
-            kind => self.single(json, kind, f.number, at),
+            Kind::List(item) => self.list(item, f.number, at),
+            Kind::Map(value) => self.map(value, f.number, at),
+            kind => self.single(kind, f.number, at),
         }
     }
 
-    fn list(&mut self, json: &[u8], item: &'static Kind, number: u32, at: usize) -> Result<()> {
-        if self.tape.entries[at].tag != Tag::Array {
+    fn list(&mut self, item: &'static Kind, number: u32, at: D::At) -> Result<()> {
+        if self.doc.form(at) != Form::List {
             return Err(ProtobufError::Json);
         }
-        let items: Vec<usize> = self.tape.children(at).collect();
-        items.into_iter().rev().try_for_each(|i| self.single(json, item, number, i))
+        self.doc.items(at).rev().try_for_each(|i| self.single(item, number, i))
     }
 
-    fn map(&mut self, json: &[u8], value: &'static Kind, number: u32, at: usize) -> Result<()> {
-        if self.tape.entries[at].tag != Tag::Object {
+    fn map(&mut self, value: &'static Kind, number: u32, at: D::At) -> Result<()> {
+        if self.doc.form(at) != Form::Object {
             return Err(ProtobufError::Json);
         }
-        let all: Vec<usize> = self.tape.children(at).collect();
-        let mut pairs = all.chunks_exact(2).map(|p| Ok((self.tape.text(json, p[0])?, p[1]))).collect::<Result<Vec<_>>>()?;
+        let mut pairs = self.doc.fields(at).collect::<Result<Vec<_>>>()?;
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         for (key, at) in pairs.into_iter().rev() {
             let end = self.out.len();
-            if self.tape.entries[at].tag == Tag::Null { self.zero(value, 2) } else { self.single(json, value, 2, at) }?;
+            if self.doc.form(at) == Form::Null { self.zero(value, 2) } else { self.single(value, 2, at) }?;
             self.out.bytes_field(1, &key);
             self.out.wrap(number, end);
         }
@@ -207,48 +218,40 @@ impl Writer {
     }
 
     /// One value with its tag.
-    fn single(&mut self, json: &[u8], kind: &'static Kind, number: u32, at: usize) -> Result<()> {
-        let tag = self.tape.entries[at].tag;
-        if tag == Tag::Null {
+    fn single(&mut self, kind: &'static Kind, number: u32, at: D::At) -> Result<()> {
+        let (doc, form) = (self.doc, self.doc.form(at));
+        if form == Form::Null {
             return self.zero(kind, number);
         }
         match kind {
-            Kind::Text => {
-                let text = self.tape.text(json, at)?;
-                self.out.bytes_field(number, &text);
-            }
+            Kind::Text => self.out.bytes_field(number, &doc.text(at)?),
             Kind::Bytes => {
-                let text = self.tape.text(json, at)?;
-                let bytes = base64::engine::general_purpose::STANDARD.decode(&*text).map_err(|_| ProtobufError::Json)?;
+                let bytes = base64::engine::general_purpose::STANDARD.decode(&*doc.text(at)?).map_err(|_| ProtobufError::Json)?;
                 self.out.bytes_field(number, &bytes);
             }
-            Kind::Bool => match tag {
-                Tag::True | Tag::False => self.out.varint_field(number, u64::from(tag == Tag::True)),
+            Kind::Bool => match form {
+                Form::Bool(v) => self.out.varint_field(number, u64::from(v)),
                 _ => return Err(ProtobufError::Json),
             },
-            Kind::Int32 | Kind::Int64 => {
-                let v = self.integer(json, at)?;
-                self.out.varint_field(number, v as u64);
-            }
+            Kind::Int32 | Kind::Int64 => self.out.varint_field(number, doc.integer(at)? as u64),
             Kind::Double => {
-                let v: f64 = self.number(json, at)?;
-                self.out.put(&v.to_bits().to_le_bytes());
+                self.out.put(&doc.double(at)?.to_bits().to_le_bytes());
                 self.out.tag(number, FIXED64);
             }
             Kind::Message(m) => {
                 let end = self.out.len();
-                self.object(json, &plan::builtin().messages[*m], at)?;
+                self.object(&plan::builtin().messages[*m], at)?;
                 self.out.wrap(number, end);
             }
             Kind::Wrapped(item) => {
                 let end = self.out.len();
-                self.list(json, item, 1, at)?;
+                self.list(item, 1, at)?;
                 self.out.wrap(number, end);
             }
             Kind::Inline(_) | Kind::List(_) | Kind::Map(_) => return Err(ProtobufError::Json),
             Kind::Time | Kind::MicroTime | Kind::Quantity | Kind::IntOrString | Kind::Raw | Kind::Either(..) => {
                 let end = self.out.len();
-                self.leaf_message(json, kind, at)?;
+                self.leaf_message(kind, at)?;
                 self.out.wrap(number, end);
             }
         }
@@ -256,36 +259,31 @@ impl Writer {
     }
 
     /// Leaves that are messages of their own on the wire.
-    fn leaf_message(&mut self, json: &[u8], kind: &'static Kind, at: usize) -> Result<()> {
-        let tag = self.tape.entries[at].tag;
+    fn leaf_message(&mut self, kind: &'static Kind, at: D::At) -> Result<()> {
+        let (doc, form) = (self.doc, self.doc.form(at));
         match kind {
-            Kind::Raw => {
-                let start = self.tape.entries[at];
-                let quote = usize::from(matches!(tag, Tag::Text | Tag::Escaped));
-                self.out.bytes_field(1, &json[start.start as usize - quote..start.end as usize + quote]);
-            }
+            Kind::Raw => self.out.bytes_field(1, &doc.json(at)),
             Kind::Time | Kind::MicroTime => {
-                let text = self.tape.text(json, at)?;
+                let text = doc.text(at)?;
                 let text = std::str::from_utf8(&text).map_err(|_| ProtobufError::Json)?;
                 let t = if matches!(kind, Kind::Time) { crate::time::parse(text) } else { crate::time::parse_micro(text) }.map_err(|_| ProtobufError::Json)?;
                 self.out.varint_field(2, u64::from(t.micros) * 1000);
                 self.out.varint_field(1, t.seconds as u64);
             }
             Kind::Quantity => {
-                let text = if tag == Tag::Number { self.tape.bytes(json, at).into() } else { self.tape.text(json, at)? };
+                let text = if form == Form::Number { doc.json(at) } else { doc.text(at)? };
                 self.out.bytes_field(1, &text);
             }
             Kind::IntOrString => {
-                let text = if tag == Tag::Number { (&b""[..]).into() } else { self.tape.text(json, at)? };
-                let v = if tag == Tag::Number { self.integer(json, at)? } else { 0 };
+                let (text, v) = if form == Form::Number { ((&b""[..]).into(), doc.integer(at)?) } else { (doc.text(at)?, 0) };
                 self.out.bytes_field(3, &text);
                 self.out.varint_field(2, v as u64);
-                self.out.varint_field(1, u64::from(tag != Tag::Number));
+                self.out.varint_field(1, u64::from(form != Form::Number));
             }
             Kind::Either(other, props) => {
-                if tag == Tag::Object {
+                if form == Form::Object {
                     let end = self.out.len();
-                    self.object(json, &plan::builtin().messages[*props], at)?;
+                    self.object(&plan::builtin().messages[*props], at)?;
                     // The schema is field 1, except beside a bool, which it makes true.
                     self.out.wrap(if *other == Other::Bool { 2 } else { 1 }, end);
                     if *other == Other::Bool {
@@ -294,13 +292,12 @@ impl Writer {
                     return Ok(());
                 }
                 match other {
-                    Other::Bool => self.out.varint_field(1, u64::from(tag == Tag::True)),
-                    Other::Texts => self.list(json, &Kind::Text, 2, at)?,
+                    Other::Bool => self.out.varint_field(1, u64::from(form == Form::Bool(true))),
+                    Other::Texts => self.list(&Kind::Text, 2, at)?,
                     Other::Array => {
-                        let items: Vec<usize> = self.tape.children(at).collect();
-                        for i in items.into_iter().rev() {
+                        for i in doc.items(at).rev() {
                             let end = self.out.len();
-                            self.object(json, &plan::builtin().messages[*props], i)?;
+                            self.object(&plan::builtin().messages[*props], i)?;
                             self.out.wrap(2, end);
                         }
                     }
@@ -309,19 +306,6 @@ impl Writer {
             _ => return Err(ProtobufError::Json),
         }
         Ok(())
-    }
-
-    fn number<T: std::str::FromStr>(&self, json: &[u8], at: usize) -> Result<T> {
-        if self.tape.entries[at].tag != Tag::Number {
-            return Err(ProtobufError::Json);
-        }
-        std::str::from_utf8(self.tape.bytes(json, at)).ok().and_then(|t| t.parse().ok()).ok_or(ProtobufError::Json)
-    }
-    fn integer(&self, json: &[u8], at: usize) -> Result<i64> {
-        self.number::<i64>(json, at).or_else(|_| {
-            let v: f64 = self.number(json, at)?;
-            if v.fract() == 0.0 && v.abs() < 9e18 { Ok(v as i64) } else { Err(ProtobufError::Json) }
-        })
     }
 
     /// What gogo writes for a field held by value that is not there.
@@ -338,8 +322,8 @@ impl Writer {
             Kind::Message(m) => {
                 let m = &plan::builtin().messages[*m];
                 let (end, base) = (self.out.len(), self.slots.len());
-                self.slots.resize(base + m.slots(), NONE);
-                self.group(b"", m, &m.fields, base)?;
+                self.slots.resize(base + m.slots(), None);
+                self.group(m, &m.fields, base)?;
                 self.slots.truncate(base);
                 self.out.wrap(number, end);
             }

@@ -34,7 +34,7 @@ pub(super) struct Entry {
 
 #[derive(Default)]
 pub(super) struct Tape {
-    pub entries: Vec<Entry>,
+    entries: Vec<Entry>,
 }
 
 fn malformed() -> ProtobufError {
@@ -53,25 +53,28 @@ impl Tape {
         s.space();
         if s.at == json.len() { Ok(()) } else { Err(malformed()) }
     }
+    pub fn entry(&self, at: u32) -> Entry {
+        self.entries[at as usize]
+    }
     /// The children of an array, or the keys (each followed by its value) of an object.
-    pub fn children(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
-        let end = self.entries[at].next as usize;
+    pub fn children(&self, at: u32) -> impl Iterator<Item = u32> + '_ {
+        let end = self.entry(at).next;
         let mut next = at + 1;
         std::iter::from_fn(move || {
             (next < end).then(|| {
                 let this = next;
-                next = self.entries[this].next as usize;
+                next = self.entry(this).next;
                 this
             })
         })
     }
-    pub fn bytes<'j>(&self, json: &'j [u8], at: usize) -> &'j [u8] {
-        let e = self.entries[at];
+    pub fn bytes<'j>(&self, json: &'j [u8], at: u32) -> &'j [u8] {
+        let e = self.entry(at);
         &json[e.start as usize..e.end as usize]
     }
     /// The bytes of a string, unescaped.
-    pub fn text<'j>(&self, json: &'j [u8], at: usize) -> Result<Cow<'j, [u8]>> {
-        let e = self.entries[at];
+    pub fn text<'j>(&self, json: &'j [u8], at: u32) -> Result<Cow<'j, [u8]>> {
+        let e = self.entry(at);
         match e.tag {
             Tag::Text => Ok(Cow::Borrowed(&json[e.start as usize..e.end as usize])),
             Tag::Escaped => {

@@ -66,7 +66,12 @@ fn upstream_test_data_round_trips_byte_for_byte() {
             wrong.push(format!("{name}: {}", first_difference(&want, &got, "")));
         } else {
             match encode(&serde_json::to_vec(&want).unwrap()) {
-                Ok(e) if e == body => same += 1,
+                Ok(e) if e == body => {
+                    let (api_version, kind) = (want["apiVersion"].as_str().unwrap(), want["kind"].as_str().unwrap());
+                    let of_tree = encoder(api_version, kind).unwrap().message_of(&want).map(|m| envelope(api_version, kind, &m));
+                    assert!(of_tree.as_ref() == Ok(&body), "{name} of its tree");
+                    same += 1;
+                }
                 Ok(e) => wrong.push(format!("{name}: written {} bytes, wanted {}; differs at {:?}", e.len(), body.len(), e.iter().zip(&body).position(|(a, b)| a != b))),
                 Err(e) => wrong.push(format!("{name}: {e}")),
             }
@@ -168,6 +173,40 @@ fn schema_props_are_read_and_written_in_all_their_forms() {
     want["status"] = json!({"acceptedNames": {"plural": "", "kind": ""}});
     let got = decode(&encode(&serde_json::to_vec(&crd).unwrap()).unwrap()).unwrap();
     assert_eq!(first_difference(&want, &got, ""), "");
+}
+
+#[test]
+fn a_tree_is_written_as_its_text_and_refused_as_it() {
+    let pod = |spec: Value| ("v1", "Pod", json!({"metadata": {"name": "é\n\"", "creationTimestamp": "2026-11-23T10:11:12Z", "labels": {"b": "2", "a": null}}, "spec": spec}));
+    let schema = |schema: Value| ("apiextensions.k8s.io/v1", "CustomResourceDefinition", json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}}));
+    let documents = [
+        pod(json!({"containers": [{"name": "c"}, null, {"livenessProbe": {"httpGet": {"port": 8080}, "tcpSocket": {"port": "web"}}}], "hostNetwork": true, "hostIPC": null})),
+        pod(json!({"containers": [], "overhead": {"cpu": "1500m", "memory": 2048, "x": 0.5}, "activeDeadlineSeconds": 2.0, "priority": -1})),
+        ("v1", "Secret", json!({"data": {"a": "aGFsbG8="}, "immutable": false})),
+        ("v1", "Event", json!({"eventTime": "2026-11-23T10:11:12.123456Z", "metadata": {"managedFields": [{"fieldsV1": {"f:a": {".": {}, "k:{\"x\":1}": {}}}}]}})),
+        ("apps/v1", "ControllerRevision", json!({"revision": 3, "data": {"kind": "X", "n": [1, -2.5, "é", null, true]}})),
+        ("apps/v1", "ControllerRevision", json!({"data": "text"})),
+        schema(json!({"maximum": 1.5, "minimum": 7, "items": [{"type": "string"}, {}], "additionalProperties": true, "default": {"a": [1e300]}})),
+        schema(json!({"additionalProperties": {"type": "number"}, "dependencies": {"a": ["b"], "c": {}}})),
+        // What does not fit.
+        pod(json!({"containers": {"a": 1}})),
+        pod(json!({"hostNetwork": "true"})),
+        pod(json!({"activeDeadlineSeconds": 2.5})),
+        pod(json!({"activeDeadlineSeconds": u64::MAX})),
+        pod(json!({"nodeName": 1, "more": 1})),
+        pod(json!([])),
+        ("v1", "Pod", json!({"metadata": {"creationTimestamp": "yesterday"}})),
+        ("v1", "Secret", json!({"data": {"a": "?"}})),
+        ("v1", "Secret", json!(["data"])),
+    ];
+    let mut written = 0;
+    for (api_version, kind, document) in documents {
+        let mut e = encoder(api_version, kind).unwrap();
+        let of_text = e.message(document.to_string().as_bytes());
+        assert_eq!(e.message_of(&document), of_text, "{document}");
+        written += usize::from(of_text.is_ok());
+    }
+    assert_eq!(written, 8);
 }
 
 #[test]

@@ -159,13 +159,18 @@ fn value_end(text: &[u8], mut at: usize) -> usize {
 
 /// Where the first byte is that may not stand in a JSON text.
 fn escaped(text: &[u8]) -> Option<usize> {
-    // All bytes of a block are looked at together, in registers as wide as the processor has.
-    let good = text.as_chunks::<32>().0.iter().take_while(|block| !block.iter().fold(false, |found, byte| found | is_escaped(*byte))).count() * 32;
+    let good = text.as_chunks::<32>().0.iter().take_while(|block| !any_escaped(block)).count() * 32;
     escaped_by_words(&text[good..]).map(|at| good + at)
 }
 
+/// All bytes of a block at once: numbers instead of branches, which the compiler puts into wide registers (24 instructions a block; with `||` it
+/// takes the bytes one by one, 366).
+fn any_escaped(block: &[u8; 32]) -> bool {
+    block.iter().fold(0, |found, byte| found | u8::from(is_escaped(*byte))) != 0
+}
+
 fn is_escaped(byte: u8) -> bool {
-    byte < b' ' || matches!(byte, b'"' | b'\\')
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 /// The same, eight bytes at a time.

@@ -17,8 +17,8 @@ pub struct Field<'a> {
 }
 
 /// Which names the fields of a value may have, a bit for each name. Rules ask mostly for fields that are not there, which a bit says sooner
-/// than a map does; from the second question on, as the bits cost more than one look.
-#[derive(Clone, Copy, Debug, Default)]
+/// than a map does; they are made at the second question, as they cost more than one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Names(u64);
 
 impl Names {
@@ -55,12 +55,12 @@ impl<'a> Field<'a> {
     fn find(&self, name: &str) -> Option<&'a Value> {
         let map = self.value.as_object()?;
         match self.names.get() {
-            Names(0) => self.names.set(Names::ASKED),
-            Names(1) => self.names.set(Names::of(map)),
+            Names::UNASKED => self.names.set(Names::ASKED),
+            Names::ASKED => self.names.set(Names::of(map)),
+            known if known.0 & Names::bit(name) == 0 => return None,
             _ => {}
         }
-        let Names(known) = self.names.get();
-        if known != Names::ASKED.0 && known & Names::bit(name) == 0 { None } else { map.get(name) }
+        map.get(name)
     }
     pub fn value(&self) -> &'a Value {
         self.value

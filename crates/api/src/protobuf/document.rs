@@ -47,6 +47,10 @@ impl<'a> Text<'a> {
     pub fn new(tape: &'a Tape, json: &'a [u8]) -> Self {
         Text { tape, json }
     }
+    /// Of a value of that form; else none.
+    fn children(self, at: u32, form: Form) -> impl Iterator<Item = u32> {
+        (self.form(at) == form).then(|| self.tape.children(at)).into_iter().flatten()
+    }
     fn number<T: std::str::FromStr>(self, at: u32) -> Result<T> {
         if self.form(at) != Form::Number {
             return Err(ProtobufError::Json);
@@ -87,18 +91,13 @@ impl<'a> Document<'a> for Text<'a> {
     }
     fn items(self, at: u32) -> impl DoubleEndedIterator<Item = u32> {
         // They are found from first to last alone.
-        let all: Vec<u32> = if self.form(at) == Form::List { self.tape.children(at).collect() } else { Vec::new() };
-        all.into_iter()
+        self.children(at, Form::List).collect::<Vec<_>>().into_iter()
     }
     fn fields(self, at: u32) -> impl Iterator<Item = Result<(Cow<'a, [u8]>, u32)>> {
-        let end = if self.form(at) == Form::Object { self.tape.entry(at).next } else { 0 };
-        let mut key = at + 1;
+        let mut keys_and_values = self.children(at, Form::Object);
         std::iter::from_fn(move || {
-            (key < end).then(|| {
-                let (name, value) = (self.tape.text(self.json, key), key + 1);
-                key = self.tape.entry(value).next;
-                Ok((name?, value))
-            })
+            let (key, value) = (keys_and_values.next()?, keys_and_values.next()?);
+            Some(self.text(key).map(|name| (name, value)))
         })
     }
 }
